@@ -1,0 +1,1 @@
+"""Ways to build the environment that a job's command runs in."""

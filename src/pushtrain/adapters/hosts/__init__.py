@@ -1,0 +1,1 @@
+"""Git hosts: what a push looks like when it arrives as a webhook."""

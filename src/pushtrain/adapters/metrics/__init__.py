@@ -1,0 +1,1 @@
+"""Formats that a job may leave its metrics in."""

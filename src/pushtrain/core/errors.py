@@ -1,0 +1,167 @@
+"""What can go wrong, who mends it, and the exit code and HTTP status each error carries.
+
+Every error that a user can meet is a `PushtrainError`. Its message names what failed and why; `mend` names
+what to do about it. The command line prints one line and exits with `exit_code`; a server answers with
+`status` and `{"error": {"code", "message", "mend"}}`. Anything else that escapes is a defect.
+"""
+
+from typing import ClassVar
+
+
+class PushtrainError(Exception):
+    """Base of every error meant for a person.
+
+    Args:
+        message: What failed and why, one sentence, without the mend.
+        mend: What the reader can do about it, one sentence; may hold a command in backquotes.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, mend: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.mend}" if self.mend else self.message
+
+
+class UsageError(PushtrainError):
+    """A command or a request is not of a form we understand."""
+
+    code = "usage"
+    exit_code = 2
+    status = 400
+
+
+class ConfigError(PushtrainError):
+    """`pushtrain.toml` or a settings file is wrong; the message names file, key and value."""
+
+    code = "config"
+    exit_code = 3
+    status = 422
+
+
+class Unauthorized(PushtrainError):
+    """A signature is missing, wrong, expired, or of a key that nobody authorised. One answer for all of them."""
+
+    code = "unauthorized"
+    exit_code = 4
+    status = 401
+
+
+class Forbidden(PushtrainError):
+    """The key is known, but may not do this."""
+
+    code = "forbidden"
+    exit_code = 4
+    status = 403
+
+
+class NotFound(PushtrainError):
+    """There is no such run, job, commit or file."""
+
+    code = "not-found"
+    exit_code = 5
+    status = 404
+
+
+class Conflict(PushtrainError):
+    """The thing exists, but its state does not allow this."""
+
+    code = "conflict"
+    exit_code = 6
+    status = 409
+
+
+class IllegalTransition(Conflict):
+    """A lifecycle event does not fit the run's state; the run is as it was."""
+
+    code = "illegal-transition"
+
+
+class TooLarge(PushtrainError):
+    """A request or a file is over its documented limit."""
+
+    code = "too-large"
+    exit_code = 2
+    status = 413
+
+
+class Busy(PushtrainError):
+    """A documented cap is reached; try again later."""
+
+    code = "busy"
+    exit_code = 7
+    status = 429
+
+
+class Unreachable(PushtrainError):
+    """The other machine did not answer, or what answered is not what it should be."""
+
+    code = "unreachable"
+    exit_code = 7
+    status = 502
+
+
+class StorageError(PushtrainError):
+    """This machine could not write something down durably: disk full, I/O error, damaged store."""
+
+    code = "storage"
+    exit_code = 8
+    status = 503
+
+
+class GitError(PushtrainError):
+    """A git command failed."""
+
+    code = "git"
+    exit_code = 9
+    status = 502
+
+
+class PushRejected(GitError):
+    """The remote has moved on since we fetched; fetch and try again."""
+
+    code = "push-rejected"
+
+
+class CredentialError(GitError):
+    """The remote refused our credentials, or we have none."""
+
+    code = "credential"
+
+
+class DataError(PushtrainError):
+    """Data could not be fetched, or is not what its digest says."""
+
+    code = "data"
+    exit_code = 10
+    status = 502
+
+
+class BuildError(PushtrainError):
+    """The environment could not be built, or does not fit this machine."""
+
+    code = "environment"
+    exit_code = 11
+    status = 500
+
+
+class RunFailed(PushtrainError):
+    """The run that we waited for did not succeed."""
+
+    code = "run-failed"
+    exit_code = 12
+    status = 500
+
+
+class Cancelled(PushtrainError):
+    """Work stopped because somebody asked for it."""
+
+    code = "cancelled"
+    exit_code = 13
+    status = 409

@@ -1,0 +1,186 @@
+"""The run's transition table and `advance()`: the only way a run moves.
+
+Every pair of state and event that is not in `TABLE` is illegal: it raises and the run is as it was.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pushtrain.core.errors import IllegalTransition
+from pushtrain.core.model import Outcome, Reason, Run, State
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An executor took the run, with these GPUs, under a fresh token."""
+
+    token: str
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Code, data and environment stand, and the shim holds the attempt's lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareFailed:
+    """The attempt could not be started."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Somebody's wish to cancel took effect."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """The attempt ended without a verdict; the run waits for another. Illegal once cancel is requested."""
+
+    reason: Reason
+    detail: str = ""
+    not_before: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The command ended and its tree is dead."""
+
+    reason: Reason
+    exit_code: int | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The shim died without a verdict."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The results are on the remote."""
+
+    commit: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class PublishFailed:
+    """The results are not on the remote yet; try again at `not_before`."""
+
+    detail: str
+    not_before: float
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A person gave up publishing."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Another executor will run it."""
+
+    detail: str = ""
+
+
+Event = (
+    Claimed
+    | Prepared
+    | PrepareFailed
+    | Cancelled
+    | Requeued
+    | Exited
+    | Lost
+    | Published
+    | PublishFailed
+    | Abandoned
+    | Released
+)
+
+TABLE: Final[dict[tuple[State, type[Event]], State]] = {
+    (State.QUEUED, Claimed): State.PREPARING,
+    (State.QUEUED, Cancelled): State.PUBLISHING,
+    (State.QUEUED, Released): State.DONE,
+    (State.PREPARING, Prepared): State.RUNNING,
+    (State.PREPARING, PrepareFailed): State.PUBLISHING,
+    (State.PREPARING, Cancelled): State.PUBLISHING,
+    (State.PREPARING, Requeued): State.QUEUED,
+    (State.RUNNING, Exited): State.PUBLISHING,
+    (State.RUNNING, Lost): State.PUBLISHING,
+    (State.RUNNING, Requeued): State.QUEUED,
+    (State.PUBLISHING, Published): State.DONE,
+    (State.PUBLISHING, PublishFailed): State.PUBLISHING,
+    (State.PUBLISHING, Abandoned): State.DONE,
+}
+
+
+def advance(run: Run, event: Event, *, now: float) -> Run:
+    """The run after `event`.
+
+    Args:
+        run: The run as it is.
+        event: What happened.
+        now: Seconds since the epoch.
+
+    Raises:
+        IllegalTransition: The event does not fit the run's state.
+    """
+    state = TABLE.get((run.state, type(event)))
+    if state is None or (isinstance(event, Requeued) and run.cancel_requested):
+        name = type(event).__name__
+        wish = ", its cancellation requested" if run.cancel_requested else ""
+        raise IllegalTransition(f"Run {run.short} is {run.state}{wish}; the event {name} does not fit that.")
+    change: dict[str, object] = {"state": state, "updated_at": now, "waiting_for": ""}
+    match event:
+        case Claimed(token, gpus):
+            change |= {"token": token, "gpus": gpus, "attempt": run.attempt + 1, "not_before": 0.0}
+        case Prepared():
+            pass
+        case PrepareFailed(reason, detail):
+            change |= {"outcome": Outcome.FAILED, "reason": reason, "detail": detail, "gpus": ()}
+        case Cancelled(detail):
+            change |= {"outcome": Outcome.CANCELLED, "reason": Reason.CANCELLED, "detail": detail, "gpus": ()}
+        case Requeued(reason, detail, not_before):
+            change |= {"reason": reason, "detail": detail, "not_before": not_before, "gpus": (), "token": ""}
+        case Exited(reason, exit_code, detail):
+            change |= {"outcome": _verdict(reason, exit_code), "reason": reason, "detail": detail, "gpus": ()}
+        case Lost(detail):
+            change |= {"outcome": Outcome.LOST, "reason": Reason.LOST, "detail": detail, "gpus": ()}
+        case Published(commit, path):
+            change |= {"result_commit": commit, "result_path": path, "done_at": now, "waiting_for": ""}
+        case PublishFailed(detail, not_before):
+            tries = run.publish_tries + 1
+            change |= {"waiting_for": detail, "not_before": not_before, "publish_tries": tries}
+        case Abandoned(detail):
+            change |= {"detail": detail or run.detail, "done_at": now}
+        case Released(detail):
+            change |= {"outcome": Outcome.MOVED, "reason": Reason.RELEASED, "detail": detail, "done_at": now}
+    return run.model_copy(update=change)
+
+
+def _verdict(reason: Reason, exit_code: int | None) -> Outcome:
+    if reason is Reason.CANCELLED:
+        return Outcome.CANCELLED
+    if reason is Reason.EXITED and exit_code == 0:
+        return Outcome.SUCCEEDED
+    return Outcome.FAILED
+
+
+def diagram() -> str:
+    """The transition table as a Mermaid state diagram; the docs hold exactly this text."""
+    edges: dict[tuple[State, State], list[str]] = {}
+    for (before, event), after in TABLE.items():
+        edges.setdefault((before, after), []).append(event.__name__)
+    lines = ["stateDiagram-v2", "    [*] --> queued"]
+    lines += [f"    {before} --> {after}: {', '.join(names)}" for (before, after), names in edges.items()]
+    return "\n".join([*lines, "    done --> [*]"])

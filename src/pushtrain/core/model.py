@@ -1,0 +1,441 @@
+"""The values that flow through the house; all frozen, all strict about unknown fields.
+
+Sizes are bytes, durations seconds, times seconds since the epoch (float, UTC). A value that crosses a
+boundary (a file, a socket, the store) is a `Value`; `model_dump_json()` is its wire form.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+import rfc8785
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+Scalar = bool | int | float | str
+"""What one matrix parameter may hold."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+CommitId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$|^[0-9a-f]{64}$")]
+RepositoryKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~:-]+(/[A-Za-z0-9._~-]+)+$", max_length=400)]
+"""`host/path`, for example `github.com/octo/hello`; lower-case host, no `.git`, no user."""
+
+JobName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
+RESULTS_BRANCH: Final = "pushtrain/results"
+CONFIG_BRANCH: Final = "pushtrain/config"
+NO_COMMIT: Final = "0" * 40
+"""What Git hosts send as `before` of a new branch and `after` of a deleted one."""
+
+
+class Value(BaseModel):
+    """A frozen value with no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# --- what arrives -----------------------------------------------------------------------------------------
+
+
+class Push(Value):
+    """A branch or tag of a repository moved."""
+
+    host: str
+    repository: str
+    """Full name on the host, for example `octo/hello`."""
+    repository_id: str = ""
+    """The host's own number for it, when it has one: checked, never hashed."""
+    ref: str
+    """Fully qualified: `refs/heads/main`."""
+    before: str
+    after: str
+    pusher: str = ""
+    delivery: str
+    """Unique for each delivery; a redelivery repeats it."""
+
+    @property
+    def key(self) -> str:
+        """The repository key, `host/path`."""
+        return f"{self.host.lower()}/{self.repository}"
+
+    @property
+    def deletes(self) -> bool:
+        """Whether this push deleted the ref."""
+        return set(self.after) == {"0"}
+
+
+# --- what a job asks for ----------------------------------------------------------------------------------
+
+
+class DataSource(Value):
+    """One entry of a job's `data`: a URL or a folder that the executor's owner lends.
+
+    Exactly one of `url` and `mount` is set.
+    """
+
+    url: str = ""
+    """http(s), or s3, gs, az, hf. A URL that ends in `/` names a folder and needs `manifest`."""
+    mount: str = ""
+    """Name of a folder that the owner lends read-only; also a placement label."""
+    sha256: Sha256 | None = None
+    """Digest of the file, or of the manifest where there is one."""
+    path: str
+    """Where it appears, relative to the work folder."""
+    unpack: bool = False
+    manifest: str = ""
+    """For a folder: the file below `url` that lists `DIGEST  PATH` lines, as `sha256sum` writes them."""
+
+
+class EnvironmentKind(StrEnum):
+    """Ways to build a job's environment; `auto` looks at the repository."""
+
+    AUTO = "auto"
+    UV = "uv"
+    REQUIREMENTS = "requirements"
+    SCRIPT = "script"
+    CONDA = "conda"
+    NAMED = "named"
+    SYSTEM = "system"
+
+
+class EnvironmentSpec(Value):
+    """What a job's command runs in."""
+
+    kind: EnvironmentKind = EnvironmentKind.AUTO
+    file: str = ""
+    """The file it is built from, relative to the repository's root; for `uv` the folder of pyproject.toml."""
+    name: str = ""
+    """For `named`: the environment that the owner offers."""
+    python: str = ""
+    """A Python version such as `3.12`; empty: what the project asks for, else the executor's."""
+    groups: tuple[str, ...] = ()
+    """uv dependency groups, beside the default ones."""
+    extras: tuple[str, ...] = ()
+    """The project's optional dependencies."""
+
+
+class Resources(Value):
+    """What an attempt needs of the machine."""
+
+    gpus: int = Field(default=0, ge=0, le=64)
+    gpu_memory: int = Field(default=0, ge=0)
+    """Bytes on each GPU."""
+    cpus: float = Field(default=0, ge=0)
+    memory: int = Field(default=0, ge=0)
+    """Bytes."""
+    labels: tuple[str, ...] = ()
+
+
+class ResultsTarget(Value):
+    """Where a run's results are committed."""
+
+    branch: str = RESULTS_BRANCH
+    """A branch, or `same` for the pushed one."""
+    repository: str = ""
+    """Another repository's key; empty: the job's own."""
+    path: str = ""
+    """Folder in that branch; empty: the root, or `pushtrain-results` on a branch that is not ours alone."""
+    artifacts: str = ""
+    """Where files over the limits go: empty (they stay with the executor), `lfs`, or a URL such as `s3://b/p`."""
+
+
+class JobSpec(Value):
+    """One job, one matrix cell: everything an executor needs, with matrix values already put in."""
+
+    name: JobName
+    command: str | tuple[str, ...]
+    """A string runs as `bash -eo pipefail -c`; a tuple is executed as it is."""
+    workdir: str = "."
+    setup: tuple[str, ...] = ()
+    """Commands after the environment stands, each as `bash -eo pipefail -c`."""
+    data: tuple[DataSource, ...] = ()
+    environment: EnvironmentSpec = EnvironmentSpec()
+    env: dict[str, str] = Field(default_factory=dict)
+    resources: Resources = Resources()
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds from the training's start; None: the executor's limit."""
+    results: tuple[str, ...] = ()
+    """Globs relative to the work folder."""
+    results_to: ResultsTarget = ResultsTarget()
+    submodules: bool = False
+    lfs: bool = True
+    """Whether Git LFS pointers must be resolved."""
+    cell: dict[str, Scalar] = Field(default_factory=dict)
+    """The matrix cell's values; empty without a matrix."""
+    max_parallel: int | None = Field(default=None, ge=1)
+    """How many cells of this job and commit may run at once."""
+
+    @property
+    def title(self) -> str:
+        """The name with its cell: `train (lr=0.1, seed=2)`."""
+        if not self.cell:
+            return self.name
+        return f"{self.name} ({', '.join(f'{k}={_show(v)}' for k, v in self.cell.items())})"
+
+
+def _show(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class TrainCommand(Value):
+    """What a sender signs and an executor runs. Times and nonce live in the signature, not here."""
+
+    version: Literal[1] = 1
+    run_id: RunId
+    repository: RepositoryKey
+    ref: str = Field(pattern=r"^refs/", max_length=1000)
+    commit: CommitId
+    job: JobSpec
+    request: str = Field(default="", max_length=64)
+    """Empty for pushes, so that a redelivery is the same run; fresh for a deliberate re-run."""
+
+
+def run_id(*, repository: str, commit: str, job: str, cell: Mapping[str, Scalar], request: str = "") -> str:
+    """The deterministic id of a run: 32 hex digits of SHA-256 over RFC 8785 bytes.
+
+    The ref is not hashed: one commit on two branches is one run.
+    """
+    identity = [repository, commit, job, dict(cell), request]
+    return hashlib.sha256(b"pushtrain-run-1\n" + rfc8785.dumps(identity)).hexdigest()[:32]
+
+
+# --- what an executor knows -------------------------------------------------------------------------------
+
+
+class Gpu(Value):
+    """One GPU of this machine."""
+
+    uuid: str
+    index: int
+    name: str
+    memory: int
+    """Bytes in all."""
+    driver: str = ""
+
+
+class ExecutorCard(Value):
+    """How a sender reaches and recognises one executor."""
+
+    name: str
+    public_url: str
+    ip: str = "127.0.0.1"
+    """Informative; never dialled."""
+    port: int = 0
+    """Informative; never dialled."""
+    timestamp: float
+    public_key: str
+    """`ed25519:` and the base64 of 32 bytes."""
+    labels: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    repositories: tuple[str, ...] = ()
+
+
+class Capacity(Value):
+    """What an executor has free at this moment; part of its signed answer to a challenge."""
+
+    slots: int
+    free_slots: int
+    free_gpus: int
+    queued: int
+    running: int
+
+
+class Challenge(Value):
+    """The executor's answer to a challenge: who it is, and what it has free."""
+
+    nonce: str
+    card: ExecutorCard
+    capacity: Capacity
+    version: str
+
+
+class State(StrEnum):
+    """Where a run is."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    PUBLISHING = "publishing"
+    DONE = "done"
+
+
+class Outcome(StrEnum):
+    """How a run went."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    MOVED = "moved"
+
+
+class Reason(StrEnum):
+    """Why a run or an attempt ended as it did."""
+
+    NONE = ""
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    CHECKOUT = "checkout"
+    DATA = "data"
+    ENVIRONMENT = "environment"
+    SETUP = "setup"
+    NO_GPU = "no-gpu"
+    LOST = "lost"
+    PREEMPTED = "preempted"
+    CHECKPOINTED = "checkpointed"
+    INTERRUPTED = "interrupted"
+    INTERNAL = "internal"
+    RELEASED = "released"
+
+
+class Stage(StrEnum):
+    """The stations of the line, each timed."""
+
+    QUEUE = "queue"
+    FETCH = "fetch"
+    CHECKOUT = "checkout"
+    DATA = "data"
+    ENVIRONMENT = "environment"
+    SETUP = "setup"
+    TRAIN = "train"
+    PUBLISH = "publish"
+
+
+class StageTime(Value):
+    """How long one stage of an attempt took."""
+
+    stage: Stage
+    seconds: float
+    note: str = ""
+    """For people: `cached`, `12 files`, `numpy 2.4 and 3 more`."""
+
+
+class Progress(Value):
+    """What an attempt is doing at this moment; shown, never stored."""
+
+    stage: Stage
+    text: str = ""
+    done: int = 0
+    total: int = 0
+    """Bytes or steps; 0: unknown."""
+
+
+class Fetched(Value):
+    """One data source as an attempt really got it."""
+
+    source: DataSource
+    sha256: str
+    size: int
+    etag: str = ""
+    pinned: bool
+    """Whether the job named the digest."""
+    cached: bool = False
+
+
+class Attempt(Value):
+    """One start of a run on one executor."""
+
+    run_id: RunId
+    number: int
+    executor: str
+    claimed_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: Reason = Reason.NONE
+    detail: str = ""
+    gpus: tuple[str, ...] = ()
+    """UUIDs."""
+    log_size: int = 0
+    """Bytes the job wrote, elided ones included."""
+    stages: tuple[StageTime, ...] = ()
+    data: tuple[Fetched, ...] = ()
+    environment: str = ""
+    """For people: `uv: 14 packages, cached`."""
+    isolation: str = "none"
+    cpu_seconds: float = 0
+    max_rss: int = 0
+    """Bytes; the largest process of the tree."""
+
+
+class Run(Value):
+    """One execution of a job for one commit."""
+
+    id: RunId
+    command: TrainCommand
+    sender: str
+    """Fingerprint of the key that signed the command."""
+    state: State = State.QUEUED
+    outcome: Outcome | None = None
+    reason: Reason = Reason.NONE
+    detail: str = ""
+    """One sentence for people: what went wrong, and the mend."""
+    attempt: int = 0
+    """Number of the current attempt; 0 before the first claim."""
+    token: str = ""
+    """The current claim's token; late writes without it are refused."""
+    cancel_requested: bool = False
+    preempt_requested: bool = False
+    not_before: float = 0
+    waiting_for: str = ""
+    gpus: tuple[str, ...] = ()
+    accepted_at: float
+    updated_at: float
+    done_at: float | None = None
+    result_commit: str = ""
+    result_path: str = ""
+    publish_tries: int = 0
+
+    @property
+    def short(self) -> str:
+        """The first eight digits of the id, enough for people."""
+        return self.id[:8]
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen to this run."""
+        return self.state is State.DONE
+
+
+class RunEvent(Value):
+    """One line of a run's history; append-only."""
+
+    run_id: RunId
+    sequence: int
+    time: float
+    kind: str
+    """The lifecycle event's name in lower case, or `accepted`, `cancel-requested`."""
+    state: State
+    detail: str = ""
+
+
+class Artifact(Value):
+    """One file that a run left, and where it is."""
+
+    path: str
+    size: int
+    sha256: str
+    where: Literal["git", "lfs", "url", "executor", "refused"]
+    url: str = ""
+    until: float | None = None
+    """For `executor`: kept at least to this time."""
+    why: str = ""
+    """For `refused`: what was wrong with it."""
+
+
+class RunView(Value):
+    """A run as its executor shows it."""
+
+    run: Run
+    attempts: tuple[Attempt, ...] = ()
+    events: tuple[RunEvent, ...] = ()
+    progress: Progress | None = None
+    log_size: int = 0
+    """Bytes the current attempt has written so far."""
+    artifacts: tuple[Artifact, ...] = ()
+    """Known once the run is published."""

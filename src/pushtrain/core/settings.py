@@ -1,0 +1,89 @@
+"""What an owner or a borrower may set, with the defaults and the reasons.
+
+Read from `settings.toml` in the state folder, then from the environment (`PUSHTRAIN_EXECUTOR_SLOTS`,
+`PUSHTRAIN_SENDER_POLL_SECONDS`), then from flags; the last one wins. `docs/settings.md` lists every field.
+"""
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from pushtrain.core.model import RepositoryKey, Value
+
+MIB = 1024 * 1024
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+class Repository(Value):
+    """A repository that this machine serves or watches."""
+
+    key: RepositoryKey
+    """`host/path`; what signed commands name."""
+    remote: str
+    """Where git fetches and pushes; never holds a password."""
+
+
+class ExecutorAddress(Value):
+    """An executor that the sender may use: its address, and the key that it must prove."""
+
+    url: str
+    public_key: str
+
+
+class ExecutorSettings(Value):
+    """The lending machine."""
+
+    name: Name = "executor"
+    """Shown on reports and commits. Never the host name unless the owner says so."""
+    host: str = "127.0.0.1"
+    """Address the HTTP server listens on."""
+    port: int = Field(default=8421, ge=0, le=65535)
+    """Port the HTTP server listens on; 0: any free one."""
+    slots: int = Field(default=1, ge=1, le=1024)
+    """Runs at once that ask for no GPU; on a machine with GPUs at least as many as there are GPUs."""
+    labels: tuple[str, ...] = ()
+    """Words that jobs may ask for."""
+    mounts: dict[Name, str] = Field(default_factory=dict)
+    """Folders lent read-only to jobs, by name."""
+    environments: dict[Name, str] = Field(default_factory=dict)
+    """Ready-made environments (folders with `bin/`), by name."""
+    max_timeout: float = Field(default=24 * 3600, gt=0)
+    """Seconds a training may last at most; also the default of a job that sets no `timeout`."""
+    grace: float = Field(default=10, ge=0)
+    """Seconds between the polite signal and the kill, on timeout and cancel."""
+    log_limit: int = Field(default=64 * MIB, ge=MIB)
+    """Bytes of a log kept on disk, half from its head and half from its tail."""
+    published_log_limit: int = Field(default=MIB, ge=4096)
+    """Bytes of a log in the results commit, head and tail."""
+    git_file_limit: int = Field(default=5 * MIB, ge=0)
+    """A larger result file does not go into Git."""
+    git_run_limit: int = Field(default=20 * MIB, ge=0)
+    """Result files of one run in Git, in all."""
+    keep_artifacts_days: float = Field(default=30, ge=0)
+    """Days that the executor keeps what did not go into Git."""
+    disk_floor: int = Field(default=5 * 1024 * MIB, ge=0)
+    """Free bytes below which cached data and environments are evicted, least used first."""
+    queue_limit: int = Field(default=10_000, ge=1)
+    """Runs that may wait; one more is answered 429."""
+
+
+class SenderSettings(Value):
+    """Whoever turns pushes into commands."""
+
+    host: str = "127.0.0.1"
+    """Address the webhook server listens on."""
+    port: int = Field(default=8422, ge=0, le=65535)
+    """Port the webhook server listens on; 0: any free one."""
+    poll_seconds: float = Field(default=60, gt=0)
+    """How often every watched repository's branches are compared with the runs that exist."""
+    executors: tuple[ExecutorAddress, ...] = ()
+    """Where commands go; empty: the executor of the same state folder."""
+
+
+class Settings(Value):
+    """`settings.toml`."""
+
+    repositories: tuple[Repository, ...] = ()
+    """Repositories that this machine serves and watches; the only ones."""
+    executor: ExecutorSettings = ExecutorSettings()
+    sender: SenderSettings = SenderSettings()

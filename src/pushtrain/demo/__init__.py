@@ -1,0 +1,1 @@
+"""The embedded Git host and the sample project of `pushtrain demo`."""

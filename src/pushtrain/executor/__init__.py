@@ -1,0 +1,1 @@
+"""The room on the lending machine: accept signed commands, run them, commit the results."""

@@ -1,0 +1,108 @@
+"""The state folder: one place for everything that pushtrain keeps on a machine.
+
+Every path below it is named here and nowhere else. The folder is private to its user (mode 0700).
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_state_path
+
+from pushtrain.core.errors import StorageError
+
+
+def default_state() -> Path:
+    """`PUSHTRAIN_STATE`, else the user's state folder (`~/.local/state/pushtrain`)."""
+    named = os.environ.get("PUSHTRAIN_STATE")
+    return Path(named).expanduser().absolute() if named else user_state_path("pushtrain")
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """Paths below one state folder."""
+
+    root: Path
+
+    def create(self) -> "StateFolder":
+        """Make the folder and its rooms.
+
+        Raises:
+            StorageError: The folder cannot be made or written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.chmod(0o700)
+            for folder in (self.repositories, self.runs, self.data, self.environments, self.caches):
+                folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"The state folder {self.root} cannot be used: {error.strerror}.",
+                mend="Choose another with `--state` or PUSHTRAIN_STATE.",
+            ) from error
+        return self
+
+    @property
+    def settings(self) -> Path:
+        """`settings.toml`, written by a person or by `--repo`."""
+        return self.root / "settings.toml"
+
+    @property
+    def key(self) -> Path:
+        """This identity's private key, mode 0600."""
+        return self.root / "identity.key"
+
+    @property
+    def authorized(self) -> Path:
+        """Keys that may command this executor."""
+        return self.root / "authorized_keys"
+
+    @property
+    def trusted(self) -> Path:
+        """Executors' keys that this sender trusts."""
+        return self.root / "trusted_keys"
+
+    @property
+    def webhook_secret(self) -> Path:
+        """The secret shared with the Git host, mode 0600."""
+        return self.root / "webhook.secret"
+
+    @property
+    def store(self) -> Path:
+        """The database."""
+        return self.root / "store.db"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one executor or sender that serves this folder."""
+        return self.root / "lock"
+
+    @property
+    def card(self) -> Path:
+        """The running executor's card: how callers on this machine find it."""
+        return self.root / "executor.json"
+
+    @property
+    def repositories(self) -> Path:
+        """Mirrors and pristine trees."""
+        return self.root / "repositories"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run, below it one an attempt."""
+        return self.root / "runs"
+
+    @property
+    def data(self) -> Path:
+        """Data by digest."""
+        return self.root / "data"
+
+    @property
+    def environments(self) -> Path:
+        """Built environments by key."""
+        return self.root / "environments"
+
+    @property
+    def caches(self) -> Path:
+        """HF_HOME and friends, one folder a repository."""
+        return self.root / "caches"

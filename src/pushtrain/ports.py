@@ -1,0 +1,89 @@
+"""The shapes of the windows: small protocols that adapters fit.
+
+A port exists where there are two real implementations. Adapters are named in `wiring` and imported when used.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pushtrain.core.model import EnvironmentSpec, Push
+
+Report = Callable[[str, int, int], None]
+"""Progress for people: a text, how much is done, and of how much (0: unknown)."""
+
+Stop = Callable[[], None]
+"""Called now and then by long work; raises `errors.Cancelled` when somebody wants it to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """An environment that could be built for a tree, and the digest of everything that decides it."""
+
+    key: str
+    """Hex digest: same key, same environment. Empty: there is nothing to build or to keep."""
+    title: str
+    """For people: `uv.lock, Python 3.12`."""
+    locked: bool = True
+    """Whether versions are pinned; the report says so when they are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What a command needs to run inside an environment."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables to set."""
+    path: tuple[Path, ...] = ()
+    """Folders to put before `PATH`."""
+
+
+class Environment(Protocol):
+    """One way to build what a command runs in."""
+
+    def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:
+        """What would be built for this tree; None when this way does not apply. Reads files only; ≤ 20 ms."""
+
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+        """Build it in the empty folder `into`, final path included in what is written.
+
+        Raises:
+            BuildError: It could not be built; the message holds the tool's last words.
+        """
+
+    def activate(self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path) -> Activation:
+        """How to run a command in the environment at `root`; the project itself may go into `overlay`."""
+
+
+class GitHost(Protocol):
+    """What a Git host sends when somebody pushes."""
+
+    def verify(self, headers: Mapping[str, str], body: bytes, secret: bytes) -> bool:
+        """Whether the raw bytes carry the host's signature under `secret`. Header names are lower-case."""
+
+    def parse(self, headers: Mapping[str, str], body: bytes) -> Push | None:
+        """The push, or None for an event that is not one.
+
+        Raises:
+            UsageError: The payload is not of the host's form.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric over steps."""
+
+    name: str
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+class MetricsFormat(Protocol):
+    """A file format that training leaves its metrics in."""
+
+    def fits(self, path: Path) -> bool:
+        """Whether this file looks like the format, by its name."""
+
+    def read(self, path: Path) -> list[Series]:
+        """The series in it; a damaged tail is passed over, never an error."""
