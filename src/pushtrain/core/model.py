@@ -7,7 +7,7 @@ boundary (a file, a socket, the store) is a `Value`; `model_dump_json()` is its 
 import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -17,7 +17,9 @@ Scalar = bool | int | float | str
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 CommitId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$|^[0-9a-f]{64}$")]
-RepositoryKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~:-]+(/[A-Za-z0-9._~-]+)+$", max_length=400)]
+RepositoryKey = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9._~:-]+(/[A-Za-z0-9._~-]+)+$", max_length=400)
+]
 """`host/path`, for example `github.com/octo/hello`; lower-case host, no `.git`, no user."""
 
 JobName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -196,7 +198,7 @@ def run_id(*, repository: str, commit: str, job: str, cell: Mapping[str, Scalar]
 
     The ref is not hashed: one commit on two branches is one run.
     """
-    identity = [repository, commit, job, dict(cell), request]
+    identity: list[Any] = [repository, commit, job, dict(cell), request]
     return hashlib.sha256(b"pushtrain-run-1\n" + rfc8785.dumps(identity)).hexdigest()[:32]
 
 

@@ -1,0 +1,91 @@
+"""The verbs and where each one stands; a verb's module is imported only when it is called.
+
+`run` is the one place where errors become a line on the terminal and an exit status (docs/cli.md lists them).
+"""
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Final
+
+from cyclopts import App, CycloptsError, Group
+
+from pushtrain import __version__
+from pushtrain.core.errors import PushtrainError, UsageError
+
+HELP: Final = """Push to train.
+
+A `git push` starts training on a GPU somebody lends you, and the results come back as a commit.
+To begin: `pushtrain init` in your repository, then `pushtrain up` on the machine that trains.
+"""
+
+_START: Final = Group.create_ordered("Start here")
+_RUNS: Final = Group.create_ordered("Runs")
+_MACHINES: Final = Group.create_ordered("Machines")
+_MORE: Final = Group.create_ordered("More")
+
+VERBS: Final[tuple[tuple[str, str, str, Group], ...]] = (
+    (
+        "demo",
+        "demo:demo",
+        "Watch a push train a model and come back as a commit, on this machine.",
+        _START,
+    ),
+    ("init", "init:init", "Write a commented pushtrain.toml by looking at this repository.", _START),
+    ("check", "check:check", "Validate pushtrain.toml and explain what a push would start, and why.", _START),
+    ("up", "up:up", "Executor and sender in one process: for the person with one machine.", _START),
+    ("send", "send:send", "Start the jobs of a commit by hand.", _RUNS),
+    ("ps", "ps:ps", "List runs.", _RUNS),
+    ("show", "show:show", "Show one run: its stages, its end, its files.", _RUNS),
+    ("logs", "logs:logs", "Print a run's log; `-f` follows it.", _RUNS),
+    ("cancel", "cancel:cancel", "Cancel a run.", _RUNS),
+    ("rerun", "rerun:rerun", "Run the same command once more, as a new run.", _RUNS),
+    ("results", "results:app", "List, show and fetch what runs left.", _RUNS),
+    ("executor", "executor:app", "Lend this machine.", _MACHINES),
+    ("sender", "sender:app", "Turn pushes into commands: webhook and polling.", _MACHINES),
+    ("key", "key:app", "Who may command whom.", _MACHINES),
+    ("doctor", "doctor:doctor", "Check this machine, and say the mend for what is wrong.", _MACHINES),
+    ("data", "data:app", "Measure and pin data sets.", _MORE),
+    ("schema", "schema:schema", "Print the JSON Schema of pushtrain.toml for editors.", _MORE),
+    ("completion", "completion:completion", "Print or install shell completion.", _MORE),
+)
+"""Name, module below `pushtrain.cli` and its object, one line of help, group."""
+
+
+def build() -> App:
+    """The command tree, with no verb's module loaded."""
+    app = App(name="pushtrain", help=HELP, version=f"pushtrain {__version__}", help_format="markdown")
+    for name, target, line, group in VERBS:
+        app.command(f"pushtrain.cli.{target}", name=name, help=line, group=group)
+    return app
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line; returns the exit status, never raises for a user's mistake."""
+    word = next((word for word in argv if not word.startswith("-")), "")
+    names = [verb[0] for verb in VERBS]
+    if word and word not in names:
+        near = get_close_matches(word, names, n=1)
+        mend = f"Did you mean `pushtrain {near[0]}`?" if near else "`pushtrain --help` lists the verbs."
+        _complain(f"There is no verb `{word}`.", mend, argv, UsageError.code)
+        return UsageError.exit_code
+    try:
+        result = build()(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        _complain(f"{error}".strip(), f"See `pushtrain {word} --help`.", argv, UsageError.code)
+        return UsageError.exit_code
+    except PushtrainError as error:
+        _complain(error.message, error.mend, argv, error.code)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str, mend: str, argv: Sequence[str], code: str) -> None:
+    from pushtrain.cli import render
+
+    render.error(message, mend, code=code, as_json="--json" in argv)

@@ -1,0 +1,15 @@
+"""Options that many verbs share, defined once so that they read the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+State = Annotated[
+    Path | None,
+    Parameter(name="--state", help="State folder; else PUSHTRAIN_STATE, else ~/.local/state/pushtrain."),
+]
+"""`*, state: State = None` — resolve with `wiring.open_state(state)`."""
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for scripts instead of text.")]
+"""`*, json: Json = False`."""

@@ -1,0 +1,125 @@
+"""What people see: one console, one table style, one way to tell of an error, one way to print JSON."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COLOURS: Final = {
+    "queued": "cyan",
+    "preparing": "blue",
+    "running": "bold blue",
+    "publishing": "magenta",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "lost": "red",
+    "moved": "dim",
+}
+
+
+@cache
+def console() -> "Console":
+    """The console for output; plain when it is not a terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str = "") -> None:
+    """Print one line; `[bold]…[/]` is rich's markup."""
+    console().print(text)
+
+
+def plain(text: str) -> None:
+    """Print text as it is: no markup, no wrapping."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def emit_json(value: object) -> None:
+    """Print one JSON document; values of `core.model` are understood."""
+    json.dump(_plain(value), sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def error(message: str, mend: str = "", *, code: str = "error", as_json: bool = False) -> None:
+    """Tell of an error on standard error: what and why, then the mend."""
+    if as_json:
+        document = {"error": {"code": code, "message": message, "mend": mend}}
+        sys.stderr.write(json.dumps(document, ensure_ascii=False) + "\n")
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text.assemble(("pushtrain: ", "bold red"), message)
+    if mend:
+        line.append(f" {mend}", "bold")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """Print a light table; cells may be text or rich renderables. Nothing is cut when piped."""
+    from rich import box
+    from rich.table import Table
+
+    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        out.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        out.add_row(*(cell if hasattr(cell, "__rich_console__") else str(cell) for cell in row))
+    console().print(out)
+
+
+def coloured(word: str) -> str:
+    """A state or an outcome in its colour, as rich markup."""
+    return f"[{COLOURS.get(word, 'default')}]{word}[/]"
+
+
+def size(count: float) -> str:
+    """Bytes for people: `5.0 MB`, decimal as GitHub and disks count."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:  # noqa: PLR2004  a thousand is a thousand
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def seconds(value: float) -> str:
+    """A duration for people: `45 ms`, `3.2 s`, `4 m 05 s`, `2 h 07 m`."""
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 60:  # noqa: PLR2004  a minute
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:  # noqa: PLR2004  an hour
+        return f"{minutes} m {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} m"
+
+
+def ago(then: float, now: float) -> str:
+    """How long ago, in one unit."""
+    past = max(0.0, now - then)
+    for limit, divisor, unit in ((90, 1, "s"), (5400, 60, "min"), (129_600, 3600, "h")):
+        if past < limit:
+            return f"{past / divisor:.0f} {unit} ago"
+    return f"{past / 86_400:.0f} d ago"
+
+
+def when(moment: float) -> str:
+    """A time in the reader's zone, to the second."""
+    return datetime.fromtimestamp(moment, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
