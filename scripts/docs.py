@@ -1,0 +1,164 @@
+"""Write the pages of docs/ that are made from the code: cli.md, settings.md and errors.md.
+
+`python scripts/docs.py` writes them; `python scripts/docs.py --check` fails if one is out of date (a test runs it).
+"""
+
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+from pushtrain.cli.app import build
+from pushtrain.core import errors
+from pushtrain.core.settings import ExecutorSettings, SenderSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+MADE = "<!-- made by scripts/docs.py -->\n"
+
+
+def field_docs(module: str) -> dict[tuple[str, str], str]:
+    """The docstring below each field of each class of a module of the core."""
+    tree = ast.parse((ROOT / "src/pushtrain/core" / f"{module}.py").read_text())
+    found = {}
+    for cls in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for field, text in zip(cls.body, cls.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                name = field.target.id if isinstance(field.target, ast.Name) else ""
+                found[cls.name, name] = " ".join(str(ast.literal_eval(text.value)).split())
+    return found
+
+
+def default(value: Any) -> str:
+    """A default as one would write it in TOML."""
+    if value in ((), {}):
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"`{value!r}`".replace("'", '"')
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    docs = field_docs("settings")
+    page = [
+        "# Settings",
+        "",
+        MADE,
+        "`settings.toml` in the state folder (`--state`, else `PUSHTRAIN_STATE`, else `~/.local/state/pushtrain`). Every",
+        "setting may also be given in the environment, and most as a flag of `pushtrain executor`, `pushtrain sender` or",
+        "`pushtrain up`; a flag wins over the environment, which wins over the file. A misspelt setting is an error that",
+        "names the one you meant. Sizes are bytes and durations seconds.",
+        "",
+        "```toml",
+        'repositories = ["https://github.com/octo/hello"]   # served and watched; the only ones',
+        "",
+        "[executor]",
+        'name = "lab-3"',
+        "slots = 2",
+        'mounts = { imagenet = "/data/imagenet" }',
+        "",
+        "[sender]",
+        'executors = [{ url = "http://127.0.0.1:8421", public_key = "ed25519:…" }]',
+        "```",
+        "",
+        'A repository may also be a table with a key of its own: `{ key = "github.com/octo/hello", remote = "git@github.com:octo/hello.git" }`.',
+        "A remote never holds a password; see [Credentials](#credentials).",
+        "",
+    ]
+    for title, name, model in (
+        ("The executor", "executor", ExecutorSettings),
+        ("The sender", "sender", SenderSettings),
+    ):
+        page += [f"## {title}: `[{name}]`", "", "| setting | default | what it does |", "|---|---|---|"]
+        for field, info in model.model_fields.items():
+            shown = default(info.get_default(call_default_factory=True))
+            page.append(f"| `{field}` | {shown} | {docs[model.__name__, field]} |")
+        page += [
+            "",
+            f"In the environment: `PUSHTRAIN_{name.upper()}_` and the setting's name in capitals, for example",
+            f"`PUSHTRAIN_{name.upper()}_{'SLOTS=2' if name == 'executor' else 'POLL_SECONDS=30'}`. Lists are separated by commas: "
+            + (
+                "`linux,a100`; tables are `name=value` pairs: `imagenet=/data/imagenet`."
+                if name == "executor"
+                else "`URL KEY,URL KEY`."
+            ),
+            "",
+        ]
+    page += [
+        "## Credentials",
+        "",
+        "git finds credentials as it always does: its own credential helpers, an SSH agent or key. Where there is none (a",
+        "service, CI), a token in `PUSHTRAIN_GIT_TOKEN` is handed to git by askpass: never in a URL, an argument list or a",
+        "job's environment.",
+        "",
+        "| variable | meaning |",
+        "|---|---|",
+        "| `PUSHTRAIN_STATE` | the state folder |",
+        "| `PUSHTRAIN_GIT_TOKEN` | token for fetching and pushing over https |",
+        "| `PUSHTRAIN_WEBHOOK_SECRET` | the secret shared with the Git host; else `webhook.secret` in the state folder |",
+        "",
+    ]
+    return "\n".join(page)
+
+
+def errors_page() -> str:
+    """docs/errors.md."""
+    rows = []
+    for name in dir(errors):
+        cls = getattr(errors, name)
+        if (
+            isinstance(cls, type)
+            and issubclass(cls, errors.PushtrainError)
+            and cls is not errors.PushtrainError
+        ):
+            rows.append((cls.exit_code, cls.code, cls.status, " ".join(str(cls.__doc__).split())))
+    page = [
+        "# Errors and exit codes",
+        "",
+        MADE,
+        "An error is one line that names what failed, why, and the mend. Scripts get the same as JSON on standard error with",
+        '`--json`: `{"error": {"code": …, "message": …, "mend": …}}`; a server answers with the same body and the status below.',
+        "",
+        "| exit code | code | HTTP status | meaning |",
+        "|---|---|---|---|",
+        *(
+            f"| {exit_code} | `{code}` | {status} | {text} |"
+            for exit_code, code, status, text in sorted(rows)
+        ),
+        "",
+        "Besides: 0 success, 1 a defect of ours (please report it), 130 interrupted by Ctrl-C, 141 the reader of our output",
+        "went away.",
+        "",
+    ]
+    return "\n".join(page)
+
+
+def cli_page() -> str:
+    """docs/cli.md."""
+    text = build().generate_docs(output_format="markdown", recursive=True)
+    head = (
+        "# Command line\n\n"
+        + MADE
+        + "\nExit codes: [errors.md](errors.md). Every verb takes `--json` for scripts.\n\n"
+    )
+    body = text.split("\n", 1)[1] if text.startswith("# ") else text
+    return head + body.strip() + "\n"
+
+
+def main() -> int:
+    """Write the pages, or compare them."""
+    stale = []
+    for name, page in (("cli", cli_page()), ("settings", settings_page()), ("errors", errors_page())):
+        path = ROOT / "docs" / f"{name}.md"
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text() != page:
+                stale.append(path.name)
+        else:
+            path.write_text(page)
+    if stale:
+        print(f"out of date: {', '.join(stale)}; run `python scripts/docs.py`")
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
