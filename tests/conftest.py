@@ -1,0 +1,82 @@
+"""What every test stands on: a home of its own, real repositories, and a look for processes left behind."""
+
+import os
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pushtrain.testing import WorkRepository, wait_until
+
+MARK = "PUSHTRAIN_TEST_SESSION"
+
+# Ours, git's and the CI's variables decide what our code does: no test may depend on who runs it.
+FOREIGN = ("PUSHTRAIN_", "GIT_", "GITHUB_", "SSH_", "XDG_", "CUDA_", "UV_", "HF_", "TORCH_", "CONDA_")
+KEPT = ("UV_CACHE_DIR", "UV_FIND_LINKS", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_PYTHON_INSTALL_DIR")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the session a home, so that no test reads or writes the developer's files."""
+    home = tmp_path_factory.mktemp("home")
+    before = Path(os.environ.get("HOME", "/"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(FOREIGN) and name not in KEPT:
+                patch.delenv(name)
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        patch.setenv("HOME", str(home))
+        for name, folder in {"CONFIG": ".config", "STATE": ".local/state", "DATA": ".local/share"}.items():
+            patch.setenv(f"XDG_{name}_HOME", str(home / folder))
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        patch.setenv("LANG", "C.UTF-8")
+        # Downloads are content, not settings: without the cache each session would fetch its wheels anew.
+        patch.setenv("UV_CACHE_DIR", os.environ.get("UV_CACHE_DIR", str(before / ".cache" / "uv")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory, _own_home: None) -> Iterator[None]:
+    """Fail the session when a process that a test started outlives it; end it by its own id."""
+    mark = f"{MARK}={uuid.uuid4()}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(*mark.split("="))
+        yield
+    base = tmp_path_factory.getbasetemp().resolve()
+    try:
+        wait_until(lambda: not _ours(mark, base), timeout=5)
+    except AssertionError:
+        left = _ours(mark, base)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        pytest.fail("processes left behind: " + "; ".join(f"{pid} {line}" for pid, line in left.items()))
+
+
+def _ours(mark: str, base: Path) -> dict[int, str]:
+    """Processes that carry this session's mark or work in its folder (jobs inherit no variables)."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            if mark.encode() in environment or (entry / "cwd").readlink().is_relative_to(base):
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if line:  # a zombie has none
+                    found[int(entry.name)] = line
+        except OSError:  # it ended while we looked, or is somebody else's
+            continue
+    return found
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Callable[..., WorkRepository]:
+    """Make real repositories: `repository("name", remote=..., token=...)`."""
+
+    def make(name: str = "work", *, remote: str = "", token: str = "") -> WorkRepository:
+        return WorkRepository(tmp_path / name, remote, token=token)
+
+    return make

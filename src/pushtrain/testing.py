@@ -1,0 +1,286 @@
+"""Public fakes and builders for tests, ours and those of people who extend pushtrain.
+
+Tests may import this module; no layer of the house may. Builders give a valid value and take any field to
+change, so that a test names only what it is about. `WorkRepository` is real git in a folder, with an
+identity of its own and none of the developer's settings.
+"""
+
+import asyncio
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pushtrain.core.model import (
+    NO_COMMIT,
+    Attempt,
+    Capacity,
+    ExecutorCard,
+    Gpu,
+    JobSpec,
+    Push,
+    Run,
+    Scalar,
+    TrainCommand,
+    run_id,
+)
+
+T = TypeVar("T")
+
+NOON: Final = 1_790_000_000.0
+"""When tests happen: a fixed second of September 2026."""
+
+REPOSITORY: Final = "github.com/octo/hello"
+COMMIT: Final = "1234567890abcdef1234567890abcdef12345678"
+PARENT: Final = "fedcba0987654321fedcba0987654321fedcba09"
+SENDER: Final = "SHA256:" + "S" * 43
+PUBLIC_KEY: Final = "ed25519:" + "A" * 43 + "="
+
+_deliveries = count(1)
+
+
+# --- builders ---------------------------------------------------------------------------------------------
+
+
+def a_push(**changes: object) -> Push:
+    """A push of one commit to `main`, each with a delivery id of its own."""
+    return _built(
+        Push(
+            host="github.com",
+            repository="octo/hello",
+            repository_id="1296269",
+            ref="refs/heads/main",
+            before=PARENT,
+            after=COMMIT,
+            pusher="octocat",
+            delivery=f"00000000-0000-4000-8000-{next(_deliveries):012d}",
+        ),
+        changes,
+    )
+
+
+def a_new_branch(**changes: object) -> Push:
+    """The first push of a branch: there was nothing before."""
+    return a_push(**{"before": NO_COMMIT, **changes})
+
+
+def a_spec(**changes: object) -> JobSpec:
+    """A job that prints one line."""
+    return _built(JobSpec(name="train", command=("echo", "hello")), changes)
+
+
+def a_command(
+    *,
+    repository: str = REPOSITORY,
+    commit: str = COMMIT,
+    ref: str = "refs/heads/main",
+    job: JobSpec | None = None,
+    request: str = "",
+) -> TrainCommand:
+    """A command whose run id is the true one for what it says."""
+    spec = job or a_spec()
+    cell: Mapping[str, Scalar] = spec.cell
+    identity = run_id(repository=repository, commit=commit, job=spec.name, cell=cell, request=request)
+    return TrainCommand(
+        run_id=identity, repository=repository, ref=ref, commit=commit, job=spec, request=request
+    )
+
+
+def a_run(command: TrainCommand | None = None, **changes: object) -> Run:
+    """A run as it is when it has just been accepted."""
+    of = command or a_command()
+    return _built(Run(id=of.run_id, command=of, sender=SENDER, accepted_at=NOON, updated_at=NOON), changes)
+
+
+def an_attempt(run: Run | None = None, **changes: object) -> Attempt:
+    """The first attempt of a run, just claimed."""
+    return _built(Attempt(run_id=(run or a_run()).id, number=1, executor="lab-1", claimed_at=NOON), changes)
+
+
+def a_card(**changes: object) -> ExecutorCard:
+    """The card of an executor without GPUs."""
+    card = ExecutorCard(
+        name="lab-1", public_url="http://127.0.0.1:8421", timestamp=NOON, public_key=PUBLIC_KEY, port=8421
+    )
+    return _built(card, changes)
+
+
+def a_gpu(index: int = 0, **changes: object) -> Gpu:
+    """A GPU of 24 GiB."""
+    gpu = Gpu(uuid=f"GPU-{index:08d}", index=index, name="NVIDIA RTX 4090", memory=24 << 30, driver="580.65")
+    return _built(gpu, changes)
+
+
+def a_capacity(**changes: object) -> Capacity:
+    """One free slot, nothing waiting."""
+    return _built(Capacity(slots=1, free_slots=1, free_gpus=0, queued=0, running=0), changes)
+
+
+def _built(value: T, changes: Mapping[str, object]) -> T:
+    # Validation and all: a builder that could make an invalid value would make tests that prove nothing.
+    model = type(value)
+    fields = {name: getattr(value, name) for name in model.model_fields}  # type: ignore[attr-defined]
+    return model(**{**fields, **changes})
+
+
+# --- time -------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that stands still until told: pass it where `time.time` is expected."""
+
+    def __init__(self, now: float = NOON) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+
+    def __call__(self) -> float:
+        """What the clock shows."""
+        with self._lock:
+            return self._now
+
+    def advance(self, seconds: float) -> float:
+        """Move on, and show the new time."""
+        with self._lock:
+            self._now += seconds
+            return self._now
+
+
+def wait_until(
+    condition: Callable[[], T | None], timeout: float = 20, *, what: str = "", every: float = 0.01
+) -> T:
+    """Wait for a condition to hold, and give what it returned.
+
+    Args:
+        condition: Called again and again, in this thread, until it returns something true.
+        timeout: Seconds after which to give up.
+        what: Named in the error, when given.
+        every: Seconds between two looks.
+
+    Raises:
+        AssertionError: It did not hold in time.
+    """
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+        pause.wait(every)
+
+
+async def eventually(
+    condition: Callable[[], T | None], seconds: float = 20, *, what: str = "", every: float = 0.005
+) -> T:
+    """`wait_until` for coroutines: the event loop goes on while we wait."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what or condition}")
+        await asyncio.sleep(every)
+
+
+# --- real git ---------------------------------------------------------------------------------------------
+
+
+class WorkRepository:
+    """A work tree as a person has it: write files, commit, push.
+
+    Args:
+        folder: Made with `git init` unless it is a repository already.
+        remote: Address of `origin`, when there is one.
+        token: Password that the remote asks for; given to git by askpass, never in the address.
+    """
+
+    def __init__(self, folder: Path, remote: str = "", *, token: str = "") -> None:
+        self.folder = folder
+        self._token = token
+        if not (folder / ".git").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            self.git("init", "--quiet", "--initial-branch=main")
+        if remote:
+            self.git("remote", "add", "origin", remote)
+
+    def git(self, *arguments: str, check: bool = True) -> str:
+        """Run git in the folder, and give what it printed, stripped.
+
+        Raises:
+            AssertionError: It failed and `check` is set; the message holds git's own.
+        """
+        done = subprocess.run(
+            ("git", *arguments),
+            cwd=self.folder,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"git {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout.strip()
+
+    def write(self, files: Mapping[str, str | bytes]) -> None:
+        """Write files, folders included; text as UTF-8."""
+        for name, content in files.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def commit(self, files: Mapping[str, str | bytes] | None = None, message: str = "A change") -> str:
+        """Write `files`, commit everything, and give the commit's id."""
+        self.write(files or {})
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+        return self.head()
+
+    def head(self) -> str:
+        """The id of the commit that is checked out."""
+        return self.git("rev-parse", "HEAD")
+
+    def push(self, ref: str = "main", *options: str) -> None:
+        """Push a branch, or any refspec, to `origin`."""
+        self.git("push", "--quiet", *options, "origin", ref)
+
+    def fetch(self, branch: str) -> str:
+        """Fetch a branch of `origin`, and give the commit at its tip; empty when there is no such branch."""
+        self.git(
+            "fetch", "--quiet", "origin", f"+refs/heads/{branch}:refs/remotes/origin/{branch}", check=False
+        )
+        return self.git("rev-parse", "--quiet", "--verify", f"refs/remotes/origin/{branch}", check=False)
+
+    def show(self, revision: str, path: str) -> str:
+        """A file as it is in a commit."""
+        return self.git("show", f"{revision}:{path}")
+
+    def files(self, revision: str) -> list[str]:
+        """Every path in a commit."""
+        return self.git("ls-tree", "-r", "--name-only", revision).splitlines()
+
+    def _environment(self) -> dict[str, str]:
+        base = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        base |= {
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_AUTHOR_NAME": "Ada",
+            "GIT_AUTHOR_EMAIL": "ada@example.org",
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_EMAIL": "ada@example.org",
+        }
+        if self._token:
+            # A credential helper of one line: git's own way to be told a password by its environment.
+            base |= {
+                "PUSHTRAIN_TEST_TOKEN": self._token,
+                "GIT_CONFIG_COUNT": "1",
+                "GIT_CONFIG_KEY_0": "credential.helper",
+                "GIT_CONFIG_VALUE_0": '!f() { echo username=x; echo "password=$PUSHTRAIN_TEST_TOKEN"; }; f',
+            }
+        return base
