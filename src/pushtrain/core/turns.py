@@ -1,0 +1,70 @@
+"""Whose turn it is: which waiting run starts next, on which GPUs.
+
+Runs start in the order in which they were accepted. There are two kinds of room: a run that asks for GPUs
+needs only free GPUs, a run that asks for none needs a free slot, and neither kind holds up the other. A run
+whose GPUs are taken reserves every GPU it could use until it starts, so later, smaller runs cannot starve it;
+those that fit on other GPUs pass it. A run that its own `max_parallel` holds back, and one that asks for GPUs
+this machine does not have, holds up nobody.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pushtrain.core.model import Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A queued run: what it needs."""
+
+    id: str
+    gpus: int
+    gpu_memory: int
+    group: tuple[str, ...]
+    """Repository, commit, job and request: the cells that `max_parallel` counts together."""
+    max_parallel: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """A run that is being prepared or runs: what it holds."""
+
+    gpus: tuple[str, ...]
+    """UUIDs."""
+    group: tuple[str, ...]
+
+
+def pick(
+    waiting: Iterable[Waiting], active: Sequence[Active], *, slots: int, gpus: Sequence[Gpu]
+) -> tuple[Waiting, tuple[str, ...]] | None:
+    """The run whose turn it is and the GPUs it gets, or None.
+
+    Args:
+        waiting: Queued runs that may start now, in order of acceptance; read only as far as needed.
+        active: Every run that holds something.
+        slots: How many runs without GPUs may be active at once.
+        gpus: The GPUs that are lent.
+    """
+    taken = {uuid for run in active for uuid in run.gpus}
+    free_slots = slots - sum(1 for run in active if not run.gpus)
+    free = [gpu for gpu in sorted(gpus, key=lambda gpu: (gpu.memory, gpu.index)) if gpu.uuid not in taken]
+    running = Counter(run.group for run in active)
+    if free_slots <= 0 and not free:
+        return None
+    for run in waiting:
+        if run.max_parallel is not None and running[run.group] >= run.max_parallel:
+            continue
+        if run.gpus == 0:
+            if free_slots > 0:
+                return run, ()
+            continue
+        if sum(1 for gpu in gpus if gpu.memory >= run.gpu_memory) < run.gpus:
+            continue
+        fitting = [gpu.uuid for gpu in free if gpu.memory >= run.gpu_memory]
+        if len(fitting) >= run.gpus:
+            return run, tuple(fitting[: run.gpus])
+        free = [gpu for gpu in free if gpu.memory < run.gpu_memory]
+        if free_slots <= 0 and not free:
+            return None
+    return None

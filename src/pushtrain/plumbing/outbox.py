@@ -1,0 +1,237 @@
+"""The sender's half of the store: pushes heard of, commands to deliver, tips last seen.
+
+A push and a command are written down before anyone is told that they are taken care of; an executor's address
+is written beside a command before the first byte goes there.
+"""
+
+# ruff: noqa: S608  what is put into SQL here are this module's own constants; values are bound
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import apsw
+
+from pushtrain.core.errors import NotFound
+from pushtrain.core.model import Push, TrainCommand
+from pushtrain.plumbing.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class HeardPush:
+    """A push as the sender keeps it."""
+
+    id: int
+    push: Push
+    source: str
+    """`webhook`, `poll` or `person`."""
+    received_at: float
+    note: str = ""
+    """What came of it; empty: not looked at yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A command that the sender delivers, or has delivered."""
+
+    command: TrainCommand
+    state: str
+    """`waiting`, `delivered` or `refused`."""
+    executor: str
+    """URL of the executor that was chosen; empty: none yet."""
+    tries: int
+    not_before: float
+    created_at: float
+    updated_at: float
+    detail: str
+    """Why it still waits, or was refused."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that this command is."""
+        return self.command.run_id
+
+
+_OUT = "command, state, executor, tries, not_before, created_at, updated_at, detail"
+_HEARD = "id, value, source, received_at, note"
+
+
+class Outbox:
+    """Methods of the store that a sender uses."""
+
+    _database: Database
+    _clock: Callable[[], float]
+
+    def record_push(self, push: Push, *, source: str) -> bool:
+        """Keep a push until it is settled; False when this delivery was heard before."""
+        now = self._clock()
+        rows = self._database.write(
+            lambda db: db.execute(
+                "INSERT INTO pushes (host, delivery, source, repository, received_at, value) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id",
+                (push.host, push.delivery, source, push.key, now, push.model_dump_json()),
+            ).fetchall()
+        )
+        return bool(rows)
+
+    def pending_pushes(self, *, limit: int = 1000) -> list[HeardPush]:
+        """Pushes that nobody has looked at yet, oldest first."""
+        query = f"SELECT {_HEARD} FROM pushes WHERE settled_at IS NULL ORDER BY id LIMIT ?"
+        return self._database.read(lambda db: [_heard(*row) for row in db.execute(query, (limit,))])
+
+    def pushes(self, *, limit: int = 50) -> list[HeardPush]:
+        """Pushes heard of, newest first."""
+        query = f"SELECT {_HEARD} FROM pushes ORDER BY id DESC LIMIT ?"
+        return self._database.read(lambda db: [_heard(*row) for row in db.execute(query, (limit,))])
+
+    def settle_push(self, push_id: int | None, commands: Sequence[TrainCommand], note: str) -> int:
+        """Put a push's commands into the outbox and note what came of it, in one transaction.
+
+        A command that is in the outbox already stays as it is.
+
+        Args:
+            push_id: Which push; None for commands that come from no push.
+            commands: What it starts.
+            note: For people; not empty.
+
+        Returns:
+            How many commands are new.
+        """
+        now = self._clock()
+        bodies = [(command.run_id, command.model_dump_json()) for command in commands]
+
+        def work(db: apsw.Connection) -> int:
+            new = 0
+            for run_id, body in bodies:
+                new += len(
+                    db.execute(
+                        "INSERT INTO outbox (run_id, push_id, state, created_at, updated_at, command) "
+                        "VALUES (?, ?, 'waiting', ?, ?, ?) ON CONFLICT DO NOTHING RETURNING seq",
+                        (run_id, push_id, now, now, body),
+                    ).fetchall()
+                )
+            db.execute("UPDATE pushes SET settled_at = ?, note = ? WHERE id = ?", (now, note, push_id))
+            return new
+
+        return self._database.write(work)
+
+    def outbox_due(self, now: float, *, limit: int = 1000) -> list[Outgoing]:
+        """Commands that should be tried now, in the order they came."""
+        query = f"SELECT {_OUT} FROM outbox WHERE state = 'waiting' AND not_before <= ? ORDER BY seq LIMIT ?"
+        return self._database.read(lambda db: [_outgoing(*row) for row in db.execute(query, (now, limit))])
+
+    def outbox_next(self) -> float | None:
+        """When the next waiting command is due; None when none waits."""
+        due = self._database.read(
+            lambda db: db.execute("SELECT min(not_before) FROM outbox WHERE state = 'waiting'").get
+        )
+        return None if due is None else float(due)
+
+    def outbox(self, *, states: Sequence[str] = (), limit: int = 50) -> list[Outgoing]:
+        """Commands, newest first."""
+        condition = f"WHERE state IN ({', '.join('?' * len(states))}) " if states else ""
+        query = f"SELECT {_OUT} FROM outbox {condition}ORDER BY seq DESC LIMIT ?"
+        return self._database.read(
+            lambda db: [_outgoing(*row) for row in db.execute(query, (*states, limit))]
+        )
+
+    def outgoing(self, run_id: str) -> Outgoing:
+        """One command.
+
+        Raises:
+            NotFound: There is none for this run.
+        """
+        query = f"SELECT {_OUT} FROM outbox WHERE run_id = ?"
+        row = self._database.read(lambda db: db.execute(query, (run_id,)).fetchone())
+        if row is None:
+            raise NotFound(
+                f"There is no command for run {run_id[:32]} here.", mend="`pushtrain ps` lists the runs."
+            )
+        return _outgoing(*row)
+
+    def outbox_place(self, run_id: str, executor: str) -> None:
+        """Write down who gets this command, before its first byte goes there."""
+        self._mark(run_id, "executor = ?", (executor,))
+
+    def outbox_delivered(self, run_id: str) -> None:
+        """An executor has taken the command on, in a signed answer."""
+        self._mark(run_id, "state = 'delivered', detail = ''", ())
+
+    def outbox_retry(
+        self, run_id: str, detail: str, not_before: float, *, executor: str | None = None
+    ) -> None:
+        """The command could not be delivered; try again at `not_before`.
+
+        Args:
+            run_id: Which one.
+            detail: Why, for people.
+            not_before: When.
+            executor: Who is to get it then; empty: whoever fits; None: as before.
+        """
+        place, values = ("", ()) if executor is None else (", executor = ?", (executor,))
+        self._mark(
+            run_id, f"tries = tries + 1, detail = ?, not_before = ?{place}", (detail, not_before, *values)
+        )
+
+    def outbox_refused(self, run_id: str, detail: str) -> None:
+        """No executor will take the command; it stays, with the reason, for people to see."""
+        self._mark(run_id, "state = 'refused', detail = ?", (detail,))
+
+    def _mark(self, run_id: str, change: str, values: Sequence[str | float]) -> None:
+        now = self._clock()
+        query = f"UPDATE outbox SET {change}, updated_at = ? WHERE run_id = ? AND state = 'waiting'"
+        self._database.write(lambda db: db.execute(query, (*values, now, run_id)).fetchall())
+
+    def tips(self, repository: str) -> dict[str, str]:
+        """Each ref's commit as the reconciler last saw it."""
+        query = "SELECT ref, commit_id FROM tips WHERE repository = ?"
+        return self._database.read(
+            lambda db: {str(ref): str(commit) for ref, commit in db.execute(query, (repository,))}
+        )
+
+    def set_tip(self, repository: str, ref: str, commit: str | None) -> None:
+        """Note where a ref is; None forgets it."""
+        self.set_tips(repository, {ref: commit})
+
+    def set_tips(self, repository: str, tips: Mapping[str, str | None]) -> None:
+        """Note where several refs are, in one transaction; None forgets one."""
+
+        def work(db: apsw.Connection) -> None:
+            for ref, commit in tips.items():
+                if commit is None:
+                    db.execute("DELETE FROM tips WHERE repository = ? AND ref = ?", (repository, ref))
+                else:
+                    db.execute(
+                        "INSERT INTO tips VALUES (?, ?, ?) "
+                        "ON CONFLICT DO UPDATE SET commit_id = excluded.commit_id",
+                        (repository, ref, commit),
+                    )
+
+        self._database.write(work)
+
+
+def _heard(push_id: int, value: str, source: str, received_at: float, note: str) -> HeardPush:
+    return HeardPush(
+        id=push_id, push=Push.model_validate_json(value), source=source, received_at=received_at, note=note
+    )
+
+
+def _outgoing(  # noqa: PLR0917  one argument a column
+    command: str,
+    state: str,
+    executor: str,
+    tries: int,
+    not_before: float,
+    created_at: float,
+    updated_at: float,
+    detail: str,
+) -> Outgoing:
+    return Outgoing(
+        command=TrainCommand.model_validate_json(command),
+        state=state,
+        executor=executor,
+        tries=tries,
+        not_before=not_before,
+        created_at=created_at,
+        updated_at=updated_at,
+        detail=detail,
+    )

@@ -1,0 +1,123 @@
+-- The store, version 1. Times are seconds since the epoch, UTC.
+--
+-- A value lives as JSON in one column; beside it stand only the columns that a query needs. Those are written
+-- from the value in the same statement, so the two cannot disagree.
+
+-- What an executor accepted. `seq` is the order of acceptance.
+CREATE TABLE runs (
+    seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+    id           TEXT NOT NULL UNIQUE,
+    repository   TEXT NOT NULL,
+    commit_id    TEXT NOT NULL,
+    ref          TEXT NOT NULL,
+    job          TEXT NOT NULL,
+    request      TEXT NOT NULL,
+    gpus         INTEGER NOT NULL,           -- how many it asks for
+    gpu_memory   INTEGER NOT NULL,
+    max_parallel INTEGER,
+    state        TEXT NOT NULL,
+    not_before   REAL NOT NULL,
+    command      TEXT NOT NULL,              -- TrainCommand; never changes
+    value        TEXT NOT NULL               -- Run without its command
+) STRICT;
+CREATE INDEX runs_queued ON runs (seq, not_before, gpus, gpu_memory, max_parallel) WHERE state = 'queued';
+CREATE INDEX runs_active ON runs (seq) WHERE state IN ('preparing', 'running');
+CREATE INDEX runs_publishing ON runs (not_before, seq) WHERE state = 'publishing';
+CREATE INDEX runs_later ON runs (not_before) WHERE state = 'queued' AND not_before > 0;
+CREATE INDEX runs_state ON runs (state, seq);
+CREATE INDEX runs_repository ON runs (repository, seq);
+CREATE INDEX runs_commit ON runs (commit_id, seq);
+CREATE INDEX runs_ref ON runs (ref, seq);
+CREATE INDEX runs_job ON runs (job, seq);
+
+-- How many runs are in each state, kept by triggers: the queue's limit is checked at every acceptance, and
+-- counting ten thousand rows each time would cost more than the acceptance itself.
+CREATE TABLE tally (
+    state TEXT PRIMARY KEY,
+    runs  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER tally_insert AFTER INSERT ON runs BEGIN
+    INSERT INTO tally VALUES (NEW.state, 1) ON CONFLICT (state) DO UPDATE SET runs = runs + 1;
+END;
+CREATE TRIGGER tally_update AFTER UPDATE OF state ON runs WHEN OLD.state <> NEW.state BEGIN
+    UPDATE tally SET runs = runs - 1 WHERE state = OLD.state;
+    INSERT INTO tally VALUES (NEW.state, 1) ON CONFLICT (state) DO UPDATE SET runs = runs + 1;
+END;
+
+-- The signed command, byte for byte as it came.
+CREATE TABLE received (
+    run_id  TEXT PRIMARY KEY REFERENCES runs (id),
+    raw     BLOB NOT NULL,
+    headers TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE attempts (
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    number INTEGER NOT NULL,
+    value  TEXT NOT NULL,
+    PRIMARY KEY (run_id, number)
+) STRICT, WITHOUT ROWID;
+
+-- Append-only; sequence counts from 1 without gaps for each run.
+CREATE TABLE events (
+    run_id   TEXT NOT NULL REFERENCES runs (id),
+    sequence INTEGER NOT NULL,
+    time     REAL NOT NULL,
+    kind     TEXT NOT NULL,
+    state    TEXT NOT NULL,
+    detail   TEXT NOT NULL,
+    PRIMARY KEY (run_id, sequence)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE artifacts (
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    path   TEXT NOT NULL,
+    value  TEXT NOT NULL,
+    PRIMARY KEY (run_id, path)
+) STRICT, WITHOUT ROWID;
+
+-- Nonces of signed writes, kept until the signature they came with has expired.
+CREATE TABLE nonces (
+    nonce   TEXT PRIMARY KEY,
+    expires REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX nonces_expires ON nonces (expires);
+
+-- What a sender heard of. `note` is empty until the push is settled, then says what came of it.
+CREATE TABLE pushes (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    host        TEXT NOT NULL,
+    delivery    TEXT NOT NULL,
+    source      TEXT NOT NULL,
+    repository  TEXT NOT NULL,
+    received_at REAL NOT NULL,
+    settled_at  REAL,
+    note        TEXT NOT NULL DEFAULT '',
+    value       TEXT NOT NULL,
+    UNIQUE (host, delivery)
+) STRICT;
+CREATE INDEX pushes_pending ON pushes (id) WHERE settled_at IS NULL;
+
+-- What a sender must deliver, is delivering, or has delivered.
+CREATE TABLE outbox (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    run_id     TEXT NOT NULL UNIQUE,
+    push_id    INTEGER REFERENCES pushes (id),
+    state      TEXT NOT NULL,                -- waiting, delivered, refused
+    executor   TEXT NOT NULL DEFAULT '',     -- written down before the first byte goes there
+    tries      INTEGER NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL DEFAULT 0,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    detail     TEXT NOT NULL DEFAULT '',
+    command    TEXT NOT NULL
+) STRICT;
+CREATE INDEX outbox_due ON outbox (not_before, seq) WHERE state = 'waiting';
+
+-- Where each watched ref was when the reconciler last looked.
+CREATE TABLE tips (
+    repository TEXT NOT NULL,
+    ref        TEXT NOT NULL,
+    commit_id  TEXT NOT NULL,
+    PRIMARY KEY (repository, ref)
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,441 @@
+"""The durable state of an executor and of a sender: runs, attempts, events, nonces; pushes, commands, tips.
+
+What a method wrote is on the disk when it returns. A run moves only through `core.lifecycle.advance`, its
+event in the same transaction; a late write with an old claim's token is refused. One process at a time opens
+a store (`plumbing.lock`); within it every method may be called from any thread.
+"""
+
+# ruff: noqa: S608  what is put into SQL here are this module's own constants; values are bound
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from pushtrain.core.errors import Busy, Conflict, NotFound, Unauthorized
+from pushtrain.core.lifecycle import Cancelled, Claimed, Event, advance
+from pushtrain.core.model import Artifact, Attempt, Gpu, Outcome, Run, RunEvent, State, TrainCommand
+from pushtrain.core.turns import Active, Waiting, pick
+from pushtrain.plumbing.database import Database
+from pushtrain.plumbing.outbox import Outbox
+
+_HEX: Final = frozenset("0123456789abcdef")
+_RUN: Final = "command, value"
+_GROUP: Final = "repository, commit_id, job, request"
+
+
+class Store(Outbox):
+    """One state folder's store, open.
+
+    Args:
+        path: The file; made when it is not there.
+        clock: Seconds since the epoch.
+
+    Raises:
+        StorageError: The file cannot be used: damaged, of a newer pushtrain, not writable.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._database = Database(path)
+        self._clock = clock
+
+    def close(self) -> None:
+        """Close the file; calls after this raise StorageError."""
+        self._database.close()
+
+    # --- what came in ---------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        command: TrainCommand,
+        *,
+        sender: str,
+        raw: bytes,
+        headers: Mapping[str, str],
+        nonce: str,
+        nonce_expires: float,
+        queue_limit: int,
+    ) -> tuple[Run, bool]:
+        """Keep a command as a queued run, together with the nonce it came with.
+
+        Returns:
+            The run, and whether it is new; a command that is known already is the run that it made.
+
+        Raises:
+            Unauthorized: The nonce was used before.
+            Busy: `queue_limit` runs wait already.
+        """
+        now = self._clock()
+        run = Run(id=command.run_id, command=command, sender=sender, accepted_at=now, updated_at=now)
+        command_json, value = command.model_dump_json(), _value(run)
+        signed_headers = json.dumps(dict(headers))
+
+        def work(db: apsw.Connection) -> tuple[Run, bool]:
+            _use_nonce(db, nonce, nonce_expires, now)
+            known = _get(db, command.run_id)
+            if known is not None:
+                return known, False
+            queued = db.execute("SELECT runs FROM tally WHERE state = 'queued'").get
+            if queued is not None and queued >= queue_limit:
+                raise Busy(
+                    f"{queued} runs wait already, which is this executor's limit.", mend="Try again later."
+                )
+            job = command.job
+            db.execute(
+                f"INSERT INTO runs (id, {_GROUP}, ref, gpus, gpu_memory, max_parallel, state, not_before, "
+                f"{_RUN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0.0, ?, ?)",
+                (
+                    run.id,
+                    command.repository,
+                    command.commit,
+                    job.name,
+                    command.request,
+                    command.ref,
+                    job.resources.gpus,
+                    job.resources.gpu_memory,
+                    job.max_parallel,
+                    run.state.value,
+                    command_json,
+                    value,
+                ),
+            )
+            db.execute("INSERT INTO received VALUES (?, ?, ?)", (run.id, raw, signed_headers))
+            _tell(db, run, "accepted", "", now)
+            return run, True
+
+        return self._database.write(work)
+
+    def use_nonce(self, nonce: str, expires: float) -> None:
+        """Keep the nonce of a signed write that is not a command.
+
+        Raises:
+            Unauthorized: It was used before.
+        """
+        self._database.write(lambda db: _use_nonce(db, nonce, expires, self._clock()))
+
+    def command_as_received(self, run_id: str) -> tuple[bytes, dict[str, str]]:
+        """The signed command's bytes and headers."""
+        row = self._database.read(
+            lambda db: db.execute("SELECT raw, headers FROM received WHERE run_id = ?", (run_id,)).fetchone()
+        )
+        if row is None:
+            raise _no_run(run_id)
+        return bytes(row[0]), json.loads(row[1])
+
+    # --- what moves -----------------------------------------------------------------------------------
+
+    def claim(self, *, slots: int, gpus: Sequence[Gpu], executor: str) -> tuple[Run, Attempt] | None:
+        """Start the next attempt of the run whose turn it is (`core.turns`), or return None.
+
+        Args:
+            slots: How many runs that ask for no GPU may be active at once.
+            gpus: The GPUs that are lent, free or not.
+            executor: Who claims; goes into the attempt.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> tuple[Run, Attempt] | None:
+            turn = pick(_waiting(db, now), _active(db), slots=slots, gpus=gpus)
+            if turn is None:
+                return None
+            chosen, uuids = turn
+            before = _get(db, chosen.id)
+            if before is None:
+                return None
+            run = advance(before, Claimed(token=secrets.token_hex(16), gpus=uuids), now=now)
+            if not _put(db, run, before=State.QUEUED):
+                return None
+            attempt = Attempt(
+                run_id=run.id, number=run.attempt, executor=executor, claimed_at=now, gpus=uuids
+            )
+            _put_attempt(db, attempt)
+            _tell(db, run, "claimed", f"attempt {run.attempt}", now)
+            return run, attempt
+
+        return self._database.write(work)
+
+    def advance(
+        self, run_id: str, event: Event, *, token: str | None = None, attempt: Attempt | None = None
+    ) -> Run:
+        """Move a run by one lifecycle event, its history and its attempt in the same transaction.
+
+        Args:
+            run_id: Which run.
+            event: What happened.
+            token: The claim that this write belongs to; None for what needs no claim.
+            attempt: What is known of the attempt now.
+
+        Raises:
+            Conflict: The claim is not the current one any more.
+            IllegalTransition: The event does not fit the run's state.
+            NotFound: There is no such run.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> Run:
+            before = _claimed_by(db, run_id, token)
+            run = advance(before, event, now=now)
+            _put(db, run, before=before.state)
+            if attempt is not None:
+                _put_attempt(db, attempt)
+            _tell(db, run, type(event).__name__.lower(), getattr(event, "detail", ""), now)
+            return run
+
+        return self._database.write(work)
+
+    def save_attempt(self, attempt: Attempt, *, token: str) -> None:
+        """Keep what is known of the current attempt.
+
+        Raises:
+            Conflict: The claim is not the current one any more.
+        """
+
+        def work(db: apsw.Connection) -> None:
+            _claimed_by(db, attempt.run_id, token)
+            _put_attempt(db, attempt)
+
+        self._database.write(work)
+
+    def request_cancel(self, run_id: str, *, by: str) -> Run:
+        """Cancel a queued run at once; for one that is active, write the wish down.
+
+        A second wish is the first one. Returns the run as it is then.
+
+        Raises:
+            Conflict: The command has ended already.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> Run:
+            before = _require(db, run_id)
+            if before.state is State.QUEUED:
+                run = advance(before, Cancelled(f"cancelled by {by} before it started"), now=now)
+                kind = "cancelled"
+            elif before.state in {State.PREPARING, State.RUNNING}:
+                if before.cancel_requested:
+                    return before
+                run = before.model_copy(update={"cancel_requested": True, "updated_at": now})
+                kind = "cancel-requested"
+            elif before.outcome is Outcome.CANCELLED:
+                return before
+            else:
+                raise Conflict(
+                    f"Run {before.short} has ended already ({before.outcome}).",
+                    mend="There is nothing to cancel.",
+                )
+            _put(db, run, before=before.state)
+            _tell(db, run, kind, f"by {by}", now)
+            return run
+
+        return self._database.write(work)
+
+    def save_artifacts(self, run_id: str, artifacts: Sequence[Artifact]) -> None:
+        """Keep where a run's files are, in place of what was known before."""
+
+        def work(db: apsw.Connection) -> None:
+            _require(db, run_id)
+            db.execute("DELETE FROM artifacts WHERE run_id = ?", (run_id,))
+            db.executemany(
+                "INSERT INTO artifacts VALUES (?, ?, ?)",
+                [(run_id, artifact.path, artifact.model_dump_json()) for artifact in artifacts],
+            )
+
+        self._database.write(work)
+
+    # --- what is known --------------------------------------------------------------------------------
+
+    def run(self, run_id: str) -> Run:
+        """The run with this id.
+
+        Raises:
+            NotFound: There is none.
+        """
+        return self._database.read(lambda db: _require(db, run_id))
+
+    def find(self, text: str, *, limit: int = 50) -> list[Run]:
+        """Runs that a person may mean, newest first: by the start of an id or a commit, by branch, by job."""
+        refs = (text, f"refs/heads/{text}", f"refs/tags/{text}")
+        parts = ["SELECT seq FROM runs WHERE ref IN (?, ?, ?)", "SELECT seq FROM runs WHERE job = ?"]
+        values: list[str] = [*refs, text]
+        start = text.lower()
+        if start and _HEX.issuperset(start):
+            parts += [
+                f"SELECT seq FROM runs WHERE {column} BETWEEN ? AND ?" for column in ("id", "commit_id")
+            ]
+            values += [start, start + "g"] * 2
+        return self._select(
+            f"WHERE seq IN ({' UNION '.join(parts)}) ORDER BY seq DESC LIMIT ?", (*values, limit)
+        )
+
+    def runs(
+        self,
+        *,
+        states: Sequence[State] = (),
+        repository: str = "",
+        commit: str = "",
+        ref: str = "",
+        job: str = "",
+        limit: int = 50,
+    ) -> list[Run]:
+        """Runs that fit every filter given, newest first."""
+        given = {"repository": repository, "commit_id": commit, "ref": ref, "job": job}
+        where = [f"{column} = ?" for column, value in given.items() if value]
+        values: list[str | int] = [value for value in given.values() if value]
+        if states:
+            where.append(f"state IN ({', '.join('?' * len(states))})")
+            values += [state.value for state in states]
+        condition = f"WHERE {' AND '.join(where)} " if where else ""
+        return self._select(f"{condition}ORDER BY seq DESC LIMIT ?", (*values, limit))
+
+    def _select(self, condition: str, values: Sequence[str | float] = ()) -> list[Run]:
+        query = f"SELECT {_RUN} FROM runs {condition}"
+        return self._database.read(lambda db: [_run(*row) for row in db.execute(query, values)])
+
+    def active(self) -> list[Run]:
+        """Runs that hold a slot or GPUs, oldest first; what a starting executor must look after."""
+        return self._select("WHERE state IN ('preparing', 'running') ORDER BY seq")
+
+    def publishable(self, now: float, *, limit: int = 100) -> list[Run]:
+        """Runs whose results should be published now, oldest first."""
+        return self._select(
+            "WHERE state = 'publishing' AND not_before <= ? ORDER BY not_before, seq LIMIT ?", (now, limit)
+        )
+
+    def next_due(self) -> float | None:
+        """When the next run that waits for a time may go on: the earliest `not_before` that lies ahead."""
+        query = (
+            "SELECT min(due) FROM (SELECT min(not_before) AS due FROM runs INDEXED BY runs_later "
+            "WHERE state = 'queued' AND not_before > 0 AND not_before > ?1 UNION ALL "
+            "SELECT min(not_before) FROM runs INDEXED BY runs_publishing "
+            "WHERE state = 'publishing' AND not_before > ?1)"
+        )
+        due = self._database.read(lambda db: db.execute(query, (self._clock(),)).get)
+        return None if due is None else float(due)
+
+    def counts(self) -> tuple[int, int, set[str]]:
+        """How many runs are queued, how many are active, and the GPUs that those hold."""
+
+        def work(db: apsw.Connection) -> tuple[int, int, set[str]]:
+            queued = db.execute("SELECT runs FROM tally WHERE state = 'queued'").get
+            active = _active(db)
+            return queued or 0, len(active), {uuid for run in active for uuid in run.gpus}
+
+        return self._database.read(work)
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        """A run's attempts, in order."""
+        query = "SELECT value FROM attempts WHERE run_id = ? ORDER BY number"
+        return self._database.read(
+            lambda db: [Attempt.model_validate_json(row[0]) for row in db.execute(query, (run_id,))]
+        )
+
+    def events(self, run_id: str, *, after: int = 0) -> list[RunEvent]:
+        """A run's history, in order, from the event that follows number `after`."""
+        query = (
+            "SELECT sequence, time, kind, state, detail FROM events "
+            "WHERE run_id = ? AND sequence > ? ORDER BY sequence"
+        )
+        return self._database.read(
+            lambda db: [
+                RunEvent(
+                    run_id=run_id, sequence=number, time=at, kind=kind, state=State(state), detail=detail
+                )
+                for number, at, kind, state, detail in db.execute(query, (run_id, after))
+            ]
+        )
+
+    def artifacts(self, run_id: str) -> list[Artifact]:
+        """Where a run's files are, by path."""
+        query = "SELECT value FROM artifacts WHERE run_id = ? ORDER BY path"
+        return self._database.read(
+            lambda db: [Artifact.model_validate_json(row[0]) for row in db.execute(query, (run_id,))]
+        )
+
+
+def _value(run: Run) -> str:
+    return run.model_dump_json(exclude={"command"})
+
+
+def _run(command: str, value: str) -> Run:
+    return Run.model_validate_json(f'{{"command":{command},{value[1:]}')
+
+
+def _get(db: apsw.Connection, run_id: str) -> Run | None:
+    row = db.execute(f"SELECT {_RUN} FROM runs WHERE id = ?", (run_id,)).fetchone()
+    return None if row is None else _run(*row)
+
+
+def _require(db: apsw.Connection, run_id: str) -> Run:
+    run = _get(db, run_id)
+    if run is None:
+        raise _no_run(run_id)
+    return run
+
+
+def _no_run(run_id: str) -> NotFound:
+    return NotFound(f"There is no run {run_id[:32]} here.", mend="`pushtrain ps` lists the runs.")
+
+
+def _claimed_by(db: apsw.Connection, run_id: str, token: str | None) -> Run:
+    run = _require(db, run_id)
+    if token is not None and token != run.token:
+        raise Conflict(
+            f"Run {run.short} has been claimed anew; what an earlier attempt says does not count any more.",
+            mend="Nothing needs to be done.",
+        )
+    return run
+
+
+def _put(db: apsw.Connection, run: Run, *, before: State) -> bool:
+    """Write a run that was in state `before`; False when it is not any more."""
+    rows = db.execute(
+        "UPDATE runs SET state = ?, not_before = ?, value = ? WHERE id = ? AND state = ? RETURNING seq",
+        (run.state.value, run.not_before, _value(run), run.id, before.value),
+    ).fetchall()
+    return bool(rows)
+
+
+def _put_attempt(db: apsw.Connection, attempt: Attempt) -> None:
+    db.execute(
+        "INSERT INTO attempts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+        (attempt.run_id, attempt.number, attempt.model_dump_json()),
+    )
+
+
+def _tell(db: apsw.Connection, run: Run, kind: str, detail: str, now: float) -> None:
+    db.execute(
+        "INSERT INTO events SELECT ?1, coalesce(max(sequence), 0) + 1, ?2, ?3, ?4, ?5 FROM events "
+        "WHERE run_id = ?1",
+        (run.id, now, kind, run.state.value, detail),
+    )
+
+
+def _use_nonce(db: apsw.Connection, nonce: str, expires: float, now: float) -> None:
+    db.execute("DELETE FROM nonces WHERE expires < ?", (now,))
+    if not db.execute(
+        "INSERT INTO nonces VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1", (nonce, expires)
+    ).fetchall():
+        raise Unauthorized("The signature has been used before.", mend="Sign the request afresh.")
+
+
+def _waiting(db: apsw.Connection, now: float) -> Iterator[Waiting]:
+    query = (
+        f"SELECT id, gpus, gpu_memory, max_parallel, {_GROUP} FROM runs "
+        "WHERE state = 'queued' AND not_before <= ? ORDER BY seq"
+    )
+    for run_id, gpus, gpu_memory, max_parallel, *group in db.execute(query, (now,)):
+        yield Waiting(
+            id=run_id, gpus=gpus, gpu_memory=gpu_memory, group=tuple(group), max_parallel=max_parallel
+        )
+
+
+def _active(db: apsw.Connection) -> list[Active]:
+    query = (
+        f"SELECT json_extract(value, '$.gpus'), {_GROUP} FROM runs "
+        "WHERE state IN ('preparing', 'running') ORDER BY seq"
+    )
+    return [Active(gpus=tuple(json.loads(gpus)), group=tuple(group)) for gpus, *group in db.execute(query)]
