@@ -13,3 +13,9 @@ State = Annotated[
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for scripts instead of text.")]
 """`*, json: Json = False`."""
+
+Repo = Annotated[
+    tuple[str, ...],
+    Parameter(name="--repo", negative="", help="Remote of a repository; may be given several times."),
+]
+"""`*, repo: Repo = ()`."""

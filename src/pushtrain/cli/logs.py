@@ -1,0 +1,87 @@
+"""`pushtrain logs`: a run's log, whole or live."""
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pushtrain.cli import render
+from pushtrain.cli.connect import Found, find_run
+from pushtrain.cli.options import Json, State
+from pushtrain.core.errors import RunFailed, UsageError
+from pushtrain.core.model import Outcome
+from pushtrain.plumbing.client import LogFrame, ViewFrame
+
+_CHUNK = 1024 * 1024
+
+
+def logs(
+    which: str = "",
+    *,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
+    attempt: int = 0,
+    offset: int = 0,
+    json: Json = False,
+    state: State = None,
+) -> None:
+    """Print a run's log exactly as the job wrote it.
+
+    With `-f` it goes on until the run ends, survives cuts of the connection, and exits with 12 if the run did
+    not succeed. Without it, what is there now is printed.
+
+    Args:
+        which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
+        follow: Stay and print what comes.
+        attempt: Which attempt; the latest when left out.
+        offset: Byte to begin at.
+        json: Print one JSON object: run, offset, next, text.
+    """
+    if follow and json:
+        raise UsageError("`--follow` and `--json` do not go together.", mend="Use `--json` with `--offset`.")
+    found = find_run(which, state)
+    if follow:
+        follow_log(found, offset=offset)
+        return
+    number = attempt or found.run.attempt
+    parts, start = [], offset
+    while number:
+        chunk = found.client.log(found.run.id, attempt=number, offset=offset, limit=_CHUNK)
+        if chunk.elided:
+            parts.append(f"\n[… {chunk.offset - offset} bytes left out …]\n".encode())
+        parts.append(chunk.data)
+        offset = chunk.next_offset
+        if not json:
+            _write(b"".join(parts))
+            parts.clear()
+        if chunk.complete or not chunk.data:
+            break
+    if json:
+        text = b"".join(parts).decode("utf-8", "replace")
+        render.emit_json(
+            {"run": found.run.id, "attempt": number, "offset": start, "next": offset, "text": text}
+        )
+
+
+def follow_log(found: Found, *, offset: int = 0) -> None:
+    """Print a run's log until the run is final.
+
+    Raises:
+        RunFailed: The run ended in another way than success.
+    """
+    last = found.view
+    for frame in found.client.follow(found.run.id, offset=offset):
+        if isinstance(frame, LogFrame):
+            _write(frame.data)
+        elif isinstance(frame, ViewFrame):
+            last = frame.view
+    if last.run.outcome is not Outcome.SUCCEEDED:
+        run = last.run
+        raise RunFailed(
+            f"Run {run.short} {run.outcome or run.state}: {run.detail or run.reason}".rstrip(".: ") + ".",
+            mend=f"`pushtrain show {run.short}` tells more.",
+        )
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()

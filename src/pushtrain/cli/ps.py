@@ -1,0 +1,63 @@
+"""`pushtrain ps`: the runs, newest first."""
+
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pushtrain.cli import render
+from pushtrain.cli.connect import find_runs
+from pushtrain.cli.options import Json, State
+from pushtrain.core.model import Run
+
+
+def ps(
+    which: str = "",
+    *,
+    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
+    json: Json = False,
+    state: State = None,
+) -> None:
+    """List runs, newest first.
+
+    `pushtrain ps` lists the last 20, `pushtrain ps main` those of a branch, `pushtrain ps HEAD` of a commit.
+
+    Args:
+        which: A commit, a branch, a job, or the beginning of a run's id; every run when left out.
+        limit: How many at most.
+    """
+    runs = [run for _, run in find_runs(which, state, limit=limit)]
+    if json:
+        render.emit_json(runs)
+        return
+    if not runs:
+        render.say("No runs yet. Push a commit, or start one with `pushtrain send`.")
+        return
+    now = time.time()
+    render.table(
+        ("run", "job", "commit", "branch", "state", "age", "took"),
+        [_row(run, now) for run in runs],
+        right=("took",),
+    )
+
+
+def _row(run: Run, now: float) -> tuple[str, ...]:
+    end = run.done_at or now
+    return (
+        run.short,
+        run.command.job.title,
+        run.command.commit[:7],
+        run.command.ref.removeprefix("refs/heads/").removeprefix("refs/"),
+        standing(run),
+        render.ago(run.accepted_at, now),
+        render.seconds(end - run.accepted_at),
+    )
+
+
+def standing(run: Run) -> str:
+    """Where a run is and how it went, coloured: `running`, `succeeded`, `failed, publishing`."""
+    if run.outcome is None:
+        waiting = f" ({run.waiting_for})" if run.waiting_for else ""
+        wish = ", cancelling" if run.cancel_requested else ""
+        return f"{render.coloured(run.state)}{wish}{waiting}"
+    return render.coloured(run.outcome) + ("" if run.final else f", {render.coloured(run.state)}")

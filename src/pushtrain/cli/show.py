@@ -1,0 +1,81 @@
+"""`pushtrain show`: everything about one run."""
+
+import shlex
+
+from pushtrain.cli import render
+from pushtrain.cli.connect import find_run
+from pushtrain.cli.options import Json, State
+from pushtrain.cli.ps import standing
+from pushtrain.core.model import Attempt, Run, RunView
+
+
+def show(which: str = "", *, json: Json = False, state: State = None) -> None:
+    """Show one run: its stages, how it ended, where its results are.
+
+    Args:
+        which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
+    """
+    view = find_run(which, state).view
+    if json:
+        render.emit_json(view)
+        return
+    _facts(view.run)
+    for attempt in view.attempts:
+        _attempt(attempt, several=len(view.attempts) > 1)
+    _progress(view)
+    _files(view)
+    _next(view.run)
+
+
+def _facts(run: Run) -> None:
+    from rich.markup import escape
+
+    command = run.command.job.command
+    render.say(f"[bold]{escape(run.command.job.title)}[/]  {standing(run)}")
+    if run.detail:
+        render.say(f"[bold]{escape(run.detail)}[/]")
+    facts = {
+        "run": run.id,
+        "commit": f"{run.command.commit[:12]} on {run.command.ref.removeprefix('refs/heads/')}",
+        "repository": run.command.repository,
+        "command": command if isinstance(command, str) else shlex.join(command),
+        "accepted": render.when(run.accepted_at),
+        "results": f"{run.result_commit[:12]} {run.result_path}" if run.result_commit else "",
+        "sender": run.sender,
+    }
+    for name, value in facts.items():
+        if value:
+            render.say(f"  [dim]{name:<11}[/]{escape(value)}")
+
+
+def _attempt(attempt: Attempt, *, several: bool) -> None:
+    from rich.markup import escape
+
+    if several or attempt.executor:
+        render.say(f"\n[bold]attempt {attempt.number}[/] on {escape(attempt.executor)}")
+    for stage in attempt.stages:
+        note = f"  [dim]{escape(stage.note)}[/]" if stage.note else ""
+        render.say(f"  {stage.stage:<12}{render.seconds(stage.seconds):>9}{note}")
+    if attempt.exit_code is not None:
+        render.say(f"  [dim]exit code[/]   {attempt.exit_code:>9}")
+
+
+def _progress(view: RunView) -> None:
+    if view.progress is None:
+        return
+    part = f" {100 * view.progress.done // view.progress.total} %" if view.progress.total else ""
+    render.say(f"  {view.progress.stage:<12}{'…':>9}  {view.progress.text}{part}")
+
+
+def _files(view: RunView) -> None:
+    if not view.artifacts:
+        return
+    render.say("\n[bold]files[/]")
+    for file in view.artifacts:
+        where = {"git": "", "refused": f"refused: {file.why}", "url": file.url}.get(file.where, file.where)
+        render.say(f"  {file.path}  [dim]{render.size(file.size)}  {where}[/]")
+
+
+def _next(run: Run) -> None:
+    word = "logs -f" if not run.final else "logs"
+    render.say(f"\n[dim]pushtrain {word} {run.short} · pushtrain results fetch {run.short}[/]")

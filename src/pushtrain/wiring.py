@@ -1,0 +1,119 @@
+"""From settings and adapter names to rooms: the only module that knows them all.
+
+Settings come from `settings.toml` in the state folder, then the environment, then flags; the last one wins.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from pushtrain.core.errors import ConfigError
+from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
+from pushtrain.plumbing.git import key_of, validate_remote
+from pushtrain.plumbing.state import StateFolder, default_state
+
+_SECTIONS: Final = {"executor": ExecutorSettings, "sender": SenderSettings}
+
+
+def open_state(path: Path | None = None) -> StateFolder:
+    """The state folder, made if need be.
+
+    Raises:
+        StorageError: It cannot be made or written.
+    """
+    return StateFolder(path.expanduser().absolute() if path else default_state()).create()
+
+
+def load_settings(
+    state: StateFolder,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    executor: Mapping[str, Any] | None = None,
+    sender: Mapping[str, Any] | None = None,
+    repositories: tuple[str, ...] = (),
+) -> Settings:
+    """The settings in force.
+
+    Args:
+        state: Whose `settings.toml` is read; it need not exist.
+        environ: Where `PUSHTRAIN_EXECUTOR_…` and `PUSHTRAIN_SENDER_…` are looked up.
+        executor: Flags of the executor; a None counts as not given.
+        sender: Flags of the sender; likewise.
+        repositories: Remotes given by flag, beside those in the file.
+
+    Raises:
+        ConfigError: A setting is unknown or wrong; names where it stands, its value and the mend.
+    """
+    tables = _read(state.settings)
+    tables["repositories"] = [*tables.get("repositories", []), *repositories]
+    flags = {"executor": executor or {}, "sender": sender or {}}
+    for section, model in _SECTIONS.items():
+        table = dict(tables.get(section, {}))
+        for field, info in model.model_fields.items():
+            value = environ.get(f"PUSHTRAIN_{section}_{field}".upper())
+            if value is not None:
+                table[field] = _from_text(value, str(info.annotation))
+        table |= {name: value for name, value in flags[section].items() if value is not None}
+        tables[section] = table
+    tables["repositories"] = _repositories(tables["repositories"], state.settings)
+    try:
+        return Settings.model_validate(tables)
+    except ValidationError as error:
+        raise _explain(error, state.settings) from None
+
+
+def _from_text(value: str, annotation: str) -> Any:
+    """A setting from the environment: `a,b` for lists, `a=/x` for tables, `URL KEY` for executors."""
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    if annotation.startswith("dict"):
+        return dict(word.partition("=")[::2] for word in words)
+    if "ExecutorAddress" in annotation:
+        return [dict(zip(("url", "public_key"), word.split(None, 1), strict=False)) for word in words]
+    return words if annotation.startswith("tuple") else value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.", mend="Mend the file or remove it.") from error
+
+
+def _repositories(entries: object, path: Path) -> list[dict[str, str]]:
+    """Each entry as key and remote; a plain string is a remote whose key is its host and path."""
+    if not isinstance(entries, list):
+        raise ConfigError(
+            f"{path}: `repositories` is {entries!r}, not a list.",
+            mend='Write for example `repositories = ["https://github.com/octo/hello"]`.',
+        )
+    found: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        table = {"remote": entry} if isinstance(entry, str) else dict(entry)
+        remote = str(table.get("remote", ""))
+        validate_remote(remote)
+        table.setdefault("key", key_of(remote))
+        found[table["key"]] = table
+    return list(found.values())
+
+
+def _explain(error: ValidationError, path: Path) -> ConfigError:
+    """One line for the first thing that is wrong."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        *section, name = (str(part) for part in first["loc"])
+        model = _SECTIONS.get(section[0], Settings) if section else Settings
+        near = difflib.get_close_matches(name, model.model_fields, n=1)
+        mend = f"Did you mean `{near[0]}`?" if near else "docs/settings.md lists the settings."
+        return ConfigError(f"{path}: there is no setting `{where}`.", mend=mend)
+    return ConfigError(
+        f"{path}: `{where}` is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}.",
+        mend=f"Mend it there, or where `PUSHTRAIN_{where.replace('.', '_').upper()}` is set.",
+    )
