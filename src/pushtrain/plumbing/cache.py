@@ -1,0 +1,348 @@
+"""Folders kept by key, built once, read by many, least used first to go.
+
+An entry is a folder named by a key that says what is in it, so it never changes and never goes stale. It is
+built in its final place (an environment writes its own path into itself) under a lock of that key, and it
+exists only once its record does: the record is written last, after the content has reached the disk. Whatever
+stands there without a record is a half-built leftover, which the next builder or `evict` removes. So a crash
+at any line, also of the machine, leaves either a whole entry or none.
+
+Locks are flocks: they hold between threads and between processes, and die with their holder. Entries are
+made read-only by their mode. That keeps mistakes out, not malice: a job of the same user without a sandbox
+could undo it; a sandbox binds them read-only.
+
+Beside the entries stand `.entries` (records, locks, holders), `.scratch` (work that survives a failed build,
+such as half a download) and `.trash`.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pushtrain.core.errors import StorageError
+from pushtrain.plumbing.trees import flush, remove_tree, seal, sync_folder
+from pushtrain.ports import Stop
+
+_KEY: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+_FIRST_WAIT: Final = 0.002
+_LONGEST_WAIT: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One finished folder."""
+
+    key: str
+    path: Path
+    size: int
+    """Bytes, as its files say."""
+    used: float
+    """When it was last asked for, seconds since the epoch."""
+
+
+class Cache:
+    """The folders below one root. Threads and processes may share it freely.
+
+    Args:
+        root: Where they are; made when first needed.
+        clock: Seconds since the epoch.
+        free: How many bytes the disk of a folder has free.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+    ) -> None:
+        self.root = root
+        self._clock = clock
+        self._free = free
+        self._entries = root / ".entries"
+        self._scratch = root / ".scratch"
+        self._trash = root / ".trash"
+
+    # --- use ----------------------------------------------------------------------------------------------
+
+    def get(self, key: str, *, holder: Path | None = None) -> Path | None:
+        """The finished folder of this key, or None; counts as a use.
+
+        Args:
+            key: Lower-case letters, digits, `_` and `-`.
+            holder: While this path exists, the entry is not evicted: an attempt's folder, for instance.
+        """
+        record = self._record(key)
+        if holder is None:
+            return self.root / key if self._touch(record) else None
+        if not record.exists():
+            return None
+        with self._locked(key, exclusive=False, wait=False) as held:
+            if not held or not self._touch(record):
+                return None
+            self._hold(key, holder)
+            return self.root / key
+
+    def build(
+        self,
+        key: str,
+        make: Callable[[Path], None],
+        *,
+        holder: Path | None = None,
+        stop: Stop | None = None,
+    ) -> tuple[Path, bool]:
+        """The folder of this key, made if need be, and whether it was there already.
+
+        Args:
+            key: Lower-case letters, digits, `_` and `-`.
+            make: Fills the empty folder it is given, which is already the final path. What it raises goes on,
+                and leaves no entry.
+            holder: As in `get`.
+            stop: Called while another builder of the same key is waited for.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        found = self.get(key, holder=holder)
+        if found is not None:
+            return found, True
+        with self.lock(key, stop=stop):
+            return self._build_locked(key, make, holder)
+
+    def _build_locked(self, key: str, make: Callable[[Path], None], holder: Path | None) -> tuple[Path, bool]:
+        path, record = self.root / key, self._record(key)
+        cached = self._touch(record)
+        if not cached:
+            self._discard(path)
+            with _storage(path):
+                path.mkdir()
+            try:
+                make(path)
+                with _storage(path):
+                    size = seal(path)
+                    flush(path)
+                    self._write_record(record, {"version": 1, "size": size, "made": self._clock()})
+            except BaseException:
+                self._discard(path)
+                raise
+            self._discard(self._scratch / key)
+        if holder is not None:
+            self._hold(key, holder)
+        return path, cached
+
+    @contextlib.contextmanager
+    def lock(self, key: str, *, stop: Stop | None = None) -> Iterator[None]:
+        """Be the only one to work on this key; waits for others. Not to be held around `build` of it.
+
+        Raises:
+            StorageError: The lock's file cannot be made.
+        """
+        with self._locked(key, exclusive=True, wait=True, stop=stop):
+            yield
+
+    def scratch(self, key: str) -> Path:
+        """A folder for unfinished work on this key: it outlives failures and kills, and goes with success.
+
+        Use it within `make` of `build`, or under `lock`.
+        """
+        _check(key)
+        folder = self._scratch / key
+        with _storage(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def clear_scratch(self, key: str) -> None:
+        """Remove the unfinished work on this key."""
+        _check(key)
+        self._discard(self._scratch / key)
+
+    def entries(self) -> list[Entry]:
+        """All finished folders, least recently used first."""
+        found = []
+        for record in list(self._entries.glob("*.json")):
+            with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+                size = json.loads(record.read_bytes())["size"]
+                found.append(Entry(record.stem, self.root / record.stem, size, record.stat().st_mtime))
+        return sorted(found, key=lambda entry: entry.used)
+
+    def free(self) -> int:
+        """Free bytes of the disk."""
+        return self._free(self.root)
+
+    # --- removal ------------------------------------------------------------------------------------------
+
+    def go_first(self, key: str) -> None:
+        """Make this entry the first that eviction takes: it has served its purpose."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._record(key), (0, 0))
+
+    def remove(self, key: str, *, in_use: Collection[str] = ()) -> bool:
+        """Remove an entry or its unfinished work unless somebody holds or builds it; whether it is gone."""
+        if key in in_use:
+            return False
+        with self._locked(key, exclusive=True, wait=False) as held:
+            if not held or self._is_held(key):
+                return False
+            self._record(key).unlink(missing_ok=True)  # from here on there is no entry, whatever happens
+            self._discard(self.root / key)
+            self._discard(self._scratch / key)
+            shutil.rmtree(self._holders(key), ignore_errors=True)
+            self._lock_path(key).unlink(missing_ok=True)
+            return True
+
+    def evict(self, free_floor: int, in_use: Collection[str] = ()) -> list[str]:
+        """Remove entries, least used first, until the disk has `free_floor` bytes free; the keys removed."""
+        return evict((self,), free_floor, in_use)
+
+    def sweep(self) -> None:
+        """Remove half-built leftovers, holders that are gone, and what earlier removals could not finish."""
+        for doomed in list(self._trash.glob("*")):
+            remove_tree(doomed)
+        for path in list(self.root.glob("*")):
+            if _KEY.fullmatch(path.name) and not self._record(path.name).exists():
+                with self._locked(path.name, exclusive=True, wait=False) as held:
+                    if held and not self._record(path.name).exists():
+                        self._discard(path)
+        for gone in self._entries.glob("*.holders/*"):
+            if not gone.exists():
+                gone.unlink(missing_ok=True)
+
+    def candidates(self) -> list[tuple[float, str]]:
+        """When each entry and each unfinished work was last used, and its key."""
+        found = {entry.key: entry.used for entry in self.entries()}
+        for folder in self._scratch.glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                found.setdefault(folder.name, folder.stat().st_mtime)
+        return [(used, key) for key, used in found.items()]
+
+    # --- the parts of an entry ----------------------------------------------------------------------------
+
+    def _record(self, key: str) -> Path:
+        return self._entries / f"{_check(key)}.json"
+
+    def _lock_path(self, key: str) -> Path:
+        return self._entries / f"{_check(key)}.lock"
+
+    def _holders(self, key: str) -> Path:
+        return self._entries / f"{_check(key)}.holders"
+
+    def _touch(self, record: Path) -> bool:
+        now = self._clock()
+        try:
+            os.utime(record, (now, now))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def _hold(self, key: str, holder: Path) -> None:
+        # A symlink to the holder: made in one step, and "does the holder exist?" is one stat away.
+        folder = self._holders(key)
+        with _storage(folder), contextlib.suppress(FileExistsError):
+            folder.mkdir(exist_ok=True)
+            name = hashlib.sha256(os.fsencode(holder)).hexdigest()[:32]
+            (folder / name).symlink_to(holder.absolute())
+
+    def _is_held(self, key: str) -> bool:
+        return any(holder.exists() for holder in self._holders(key).glob("*"))
+
+    def _write_record(self, record: Path, content: dict[str, object]) -> None:
+        temporary = record.with_suffix(f".{secrets.token_hex(4)}.tmp")
+        with temporary.open("w") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        now = self._clock()
+        os.utime(temporary, (now, now))
+        temporary.replace(record)
+        sync_folder(record.parent)
+
+    def _discard(self, path: Path) -> None:
+        """Take a folder out of sight at once, then remove it."""
+        if not path.is_dir():
+            return
+        with _storage(path):
+            self._trash.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o700)  # a folder without write permission cannot be moved
+            doomed = self._trash / f"{path.name}-{secrets.token_hex(4)}"
+            path.rename(doomed)
+        remove_tree(doomed)
+
+    @contextlib.contextmanager
+    def _locked(self, key: str, *, exclusive: bool, wait: bool, stop: Stop | None = None) -> Iterator[bool]:
+        path = self._lock_path(key)
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        with _storage(path):
+            self._entries.mkdir(parents=True, exist_ok=True)
+        pause = _FIRST_WAIT
+        while True:
+            with _storage(path):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                try:
+                    fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                    held = _same_file(descriptor, path)  # else it was removed while we opened it
+                except BlockingIOError:
+                    held = False
+                if held or not wait:
+                    yield held
+                    return
+            finally:
+                os.close(descriptor)
+            if stop is not None:
+                stop()
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_WAIT)
+
+
+def evict(caches: Iterable[Cache], free_floor: int, in_use: Collection[str] = ()) -> list[str]:
+    """Remove entries of several caches on one disk, least used first, until `free_floor` bytes are free.
+
+    What somebody holds, builds or names in `in_use` stays. Leftovers of killed builders always go.
+
+    Returns:
+        The keys that were removed, in order.
+    """
+    shared = [cache for cache in caches if cache.root.is_dir()]
+    for cache in shared:
+        cache.sweep()
+    candidates = sorted((use, key, at) for at, one in enumerate(shared) for use, key in one.candidates())
+    removed = []
+    for _, key, at in candidates:
+        if shared[at].free() >= free_floor:
+            break
+        if shared[at].remove(key, in_use=in_use):
+            removed.append(key)
+    return removed
+
+
+def _check(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} cannot be a cache key")
+    return key
+
+
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"The cache cannot write {path}: {error.strerror or error}.",
+            mend="Free some space, or check the state folder's permissions.",
+        ) from error
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,61 @@
+"""What is done to whole folders: made read-only, brought to the disk, removed.
+
+Symlinks are never followed.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Final
+
+_WRITE_BITS: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+
+
+def seal(folder: Path) -> int:
+    """Take away everybody's permission to write; the bytes of all files."""
+    size = 0
+    for item in list(os.scandir(folder)):
+        if item.is_dir(follow_symlinks=False):
+            size += seal(Path(item.path))
+        elif not item.is_symlink():
+            found = item.stat(follow_symlinks=False)
+            size += found.st_size
+            _without_write(Path(item.path), found.st_mode)
+    _without_write(folder, folder.stat().st_mode)
+    return size
+
+
+def _without_write(path: Path, mode: int) -> None:
+    if mode & _WRITE_BITS:
+        path.chmod(stat.S_IMODE(mode) & ~_WRITE_BITS)
+
+
+def flush(folder: Path) -> None:
+    """Wait until everything on this folder's file system is on the disk: one call however many files."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(descriptor)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's own names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder whose folders may be read-only; what resists stays for the next sweep."""
+    with contextlib.suppress(OSError):
+        for path, _, _ in os.walk(folder):
+            Path(path).chmod(0o700)
+        shutil.rmtree(folder, ignore_errors=True)

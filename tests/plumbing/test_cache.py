@@ -1,0 +1,330 @@
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushtrain.core.errors import Cancelled, StorageError
+from pushtrain.plumbing.cache import Cache, evict
+
+BUILDER = """
+import pathlib, sys
+from pushtrain.plumbing.cache import Cache
+root, key, mode = sys.argv[1:]
+
+def make(folder):
+    (folder / "half").write_text("half")
+    if mode == "hang":
+        print("building", flush=True)
+        sys.stdin.read()
+    with open(pathlib.Path(root) / "builds.log", "a") as log:
+        log.write("built\\n")
+
+path, cached = Cache(pathlib.Path(root)).build(key, make)
+print("cached" if cached else "made", flush=True)
+"""
+
+
+class FakeDisk:
+    """A disk that grows free as entries go: one unit each."""
+
+    def __init__(self, cache_root: Path) -> None:
+        self.root = cache_root
+
+    def free(self, _: Path) -> int:
+        return 10 - sum(1 for item in self.root.iterdir() if not item.name.startswith("."))
+
+
+class Ticks:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def fill(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "file").write_bytes(b"12345")
+
+
+def builder(root: Path, key: str, mode: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILDER, str(root), key, mode],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_entry_is_made_once_and_found_afterwards(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c")
+    assert cache.get("abc") is None
+    path, cached = cache.build("abc", fill)
+    assert (path, cached) == (tmp_path / "c" / "abc", False)
+    assert cache.get("abc") == path
+    assert cache.build("abc", lambda _: pytest.fail("made twice")) == (path, True)
+    assert [(entry.key, entry.size) for entry in cache.entries()] == [("abc", 5)]
+
+
+def test_entry_is_built_at_its_final_path(tmp_path: Path) -> None:
+    seen: list[Path] = []
+    path, _ = Cache(tmp_path).build("abc", seen.append)
+    assert seen == [path]
+
+
+def test_entries_are_read_only_and_links_out_are_left_alone(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    before = outside.stat().st_mode
+
+    def make(folder: Path) -> None:
+        fill(folder)
+        (folder / "link").symlink_to(outside)
+
+    path, _ = Cache(tmp_path / "c").build("abc", make)
+    for item in (path, path / "deep", path / "deep" / "file"):
+        assert not item.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    assert outside.stat().st_mode == before
+
+
+def test_failed_build_leaves_no_entry_but_keeps_its_scratch(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def make(folder: Path) -> None:
+        fill(folder)
+        (cache.scratch("abc") / "part").write_text("half")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        cache.build("abc", make)
+    assert cache.get("abc") is None
+    assert not (tmp_path / "abc").exists()
+    assert (cache.scratch("abc") / "part").read_text() == "half"
+    cache.build("abc", fill)
+    assert not (tmp_path / ".scratch" / "abc").exists()
+
+
+def test_killed_builder_leaves_no_entry_and_the_next_one_builds_afresh(tmp_path: Path) -> None:
+    with builder(tmp_path, "abc", "hang") as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "building\n"
+        child.send_signal(signal.SIGKILL)
+        child.wait(10)
+    cache = Cache(tmp_path)
+    assert (tmp_path / "abc" / "half").exists()
+    assert cache.get("abc") is None
+    path, cached = cache.build("abc", fill)
+    assert not cached
+    assert sorted(item.name for item in path.iterdir()) == ["deep"]
+
+
+def test_two_processes_build_one_key_once(tmp_path: Path) -> None:
+    children = [builder(tmp_path, "abc", "quick") for _ in range(4)]
+    said = [child.communicate(timeout=60)[0].strip() for child in children]
+    assert sorted(said) == ["cached", "cached", "cached", "made"]
+    assert (tmp_path / "builds.log").read_text() == "built\n"
+
+
+def test_threads_build_one_key_once_and_other_keys_meanwhile(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    inside, release = threading.Event(), threading.Event()
+    made: list[str] = []
+
+    def slow(_: Path) -> None:
+        made.append("slow")
+        inside.set()
+        assert release.wait(20)
+
+    threads = [threading.Thread(target=cache.build, args=("abc", slow)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert inside.wait(20)
+    assert cache.get("abc") is None, "an entry is not visible before it is whole"
+    assert cache.build("other", fill)[1] is False
+    release.set()
+    for thread in threads:
+        thread.join(20)
+    assert made == ["slow"]
+
+
+def test_waiting_for_another_builder_stops_when_asked(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def stop() -> None:
+        raise Cancelled("The run was cancelled.")
+
+    with cache.lock("abc"), pytest.raises(Cancelled):
+        cache.build("abc", fill, stop=stop)
+
+
+def test_least_used_goes_first_and_eviction_stops_at_the_floor(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, clock=Ticks(), free=FakeDisk(tmp_path).free)
+    for key in ("a", "b", "c", "d"):
+        cache.build(key, fill)
+    cache.get("a")
+    assert cache.evict(8) == ["b", "c"]
+    assert [entry.key for entry in cache.entries()] == ["d", "a"]
+    assert not (tmp_path / "b").exists()
+    assert cache.evict(8) == []
+
+
+def test_what_is_in_use_or_held_is_not_evicted(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c", clock=Ticks(), free=lambda _: 0)
+    attempt, other = tmp_path / "attempt", tmp_path / "other"
+    attempt.mkdir()
+    other.mkdir()
+    for key in ("a", "b", "c", "d"):
+        cache.build(key, fill, holder=other if key == "d" else None)
+    assert cache.get("a", holder=attempt) is not None
+    assert cache.evict(1, in_use={"b"}) == ["c"]
+    attempt.rmdir()
+    assert cache.evict(1) == ["b", "a"]
+    assert cache.get("d") is not None
+
+
+def test_entry_under_construction_is_not_evicted(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, free=lambda _: 0)
+
+    def make(folder: Path) -> None:
+        fill(folder)
+        cache.scratch("abc")
+        assert cache.evict(1) == []
+        assert (folder / "deep" / "file").exists()
+
+    cache.build("abc", make)
+
+
+def test_asking_for_an_entry_that_is_being_removed_finds_none(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c")
+    cache.build("abc", fill)
+    with cache.lock("abc"):
+        assert cache.get("abc", holder=tmp_path) is None
+
+
+def test_what_served_its_purpose_goes_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, clock=Ticks(), free=FakeDisk(tmp_path).free)
+    for key in ("a", "b"):
+        cache.build(key, fill)
+    cache.go_first("b")
+    assert cache.evict(9) == ["b"]
+
+
+def test_several_caches_are_evicted_in_one_order(tmp_path: Path) -> None:
+    ticks = Ticks()
+    one, two = (Cache(tmp_path / name, clock=ticks, free=lambda _: 0) for name in ("one", "two"))
+    one.build("a", fill)
+    two.build("b", fill)
+    one.build("c", fill)
+    assert evict((one, two, Cache(tmp_path / "absent")), 1) == ["a", "b", "c"]
+
+
+def test_unfinished_work_is_evicted_too(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, free=lambda _: 0)
+    (cache.scratch("abc") / "part").write_text("half")
+    assert cache.evict(1) == ["abc"]
+    assert not (tmp_path / ".scratch" / "abc").exists()
+    (cache.scratch("abc") / "part").write_text("half")
+    cache.clear_scratch("abc")
+    assert not (tmp_path / ".scratch" / "abc").exists()
+
+
+def test_sweep_removes_leftovers_and_keeps_entries(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c")
+    cache.build("abc", fill)
+    cache.get("abc", holder=tmp_path / "gone")
+    (cache.root / "half-built").mkdir()
+    doomed = cache.root / ".trash" / "x"
+    doomed.mkdir(parents=True)
+    fill(doomed)
+    doomed.chmod(0o500)
+    cache.sweep()
+    assert cache.get("abc") is not None
+    assert not (cache.root / "half-built").exists()
+    assert not doomed.exists()
+    assert not list(cache.root.glob(".entries/*.holders/*"))
+
+
+def test_removed_entry_can_be_built_again(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.build("abc", fill)
+    assert cache.remove("abc")
+    assert cache.get("abc") is None
+    assert cache.build("abc", fill)[1] is False
+
+
+def test_lock_file_removed_under_a_waiter_is_noticed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    done = threading.Event()
+
+    def build() -> None:
+        cache.build("abc", fill)
+        done.set()
+
+    with cache.lock("abc"):
+        waiter = threading.Thread(target=build)
+        waiter.start()
+        (tmp_path / ".entries" / "abc.lock").unlink()
+    assert done.wait(20)
+    waiter.join(20)
+    assert cache.get("abc") is not None
+
+
+def test_unwritable_root_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        Cache(tmp_path / "file" / "c").build("abc", fill)
+
+
+def test_finding_an_entry_takes_less_than_a_millisecond(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c")
+    cache.build("abc", fill)
+    times = []
+    for number in range(50):
+        holder = tmp_path / str(number)
+        holder.mkdir()
+        start = time.perf_counter()
+        assert cache.get("abc", holder=holder) is not None
+        times.append(time.perf_counter() - start)
+    assert sorted(times)[25] < 0.001
+
+
+@given(st.text(min_size=1, max_size=5))
+def test_keys_cannot_name_anything_outside(key: str) -> None:
+    cache = Cache(Path("/nonexistent"))
+    if key.isascii() and key.replace("-", "").replace("_", "").isalnum() and key == key.lower():
+        return
+    with pytest.raises(ValueError, match="cannot be a cache key"):
+        cache.get(key)
+
+
+def test_sealed_entry_is_removed_by_an_ordinary_user_too() -> None:
+    # Root may do anything, so an unprivileged child builds and removes.
+    script = """
+import os, pathlib, sys, tempfile
+from pushtrain.plumbing.cache import Cache
+if os.getuid() == 0:
+    os.setgid(65534); os.setuid(65534)
+root = pathlib.Path(tempfile.mkdtemp())
+def make(folder):
+    (folder / "deep").mkdir(); (folder / "deep" / "file").write_text("x")
+cache = Cache(root / "c")
+path, _ = cache.build("abc", make)
+try:
+    (path / "deep" / "file").write_text("changed")
+except PermissionError:
+    print("read-only")
+print(cache.remove("abc"), os.listdir(root / "c" / ".trash"))
+import shutil; shutil.rmtree(root)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert done.stdout == "read-only\nTrue []\n", done.stderr
