@@ -165,3 +165,11 @@ class Cancelled(PushtrainError):
     code = "cancelled"
     exit_code = 13
     status = 409
+
+
+class NeedsMending(PushtrainError):
+    """`pushtrain doctor` found something that must be mended."""
+
+    code = "needs-mending"
+    exit_code = 14
+    status = 500
