@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pushtrain.demo.host import Host, hosting
 from pushtrain.testing import WorkRepository, wait_until
 
 MARK = "PUSHTRAIN_TEST_SESSION"
@@ -80,3 +81,11 @@ def repository(tmp_path: Path) -> Callable[..., WorkRepository]:
         return WorkRepository(tmp_path / name, remote, token=token)
 
     return make
+
+
+@pytest.fixture
+def git_host(tmp_path: Path) -> Iterator[Host]:
+    """A real smart-HTTP host: `remote = git_host.create("octo/hello")`, password `git_host.token`."""
+    (tmp_path / "host-data").mkdir()
+    with hosting(tmp_path / "host", data=tmp_path / "host-data") as host:
+        yield host
