@@ -46,7 +46,7 @@ class ConfigError(PushtrainError):
 
 
 class Unauthorized(PushtrainError):
-    """A signature is missing, wrong, expired, or of a key that nobody authorised. One answer for all of them."""
+    """A signature is missing, wrong or expired, or its key was never authorised: one answer for all."""
 
     code = "unauthorized"
     exit_code = 4
