@@ -1,0 +1,399 @@
+"""One attempt's folder: its paths, its records, its lock and its log.
+
+Executor and shim speak only through this folder, so either may die and the other still finds out what was
+done. `Orders` are written before the shim starts, `Started` before the job's first instruction, `Verdict`
+after its tree is dead; each is written whole or not at all. A held lock means: the shim lives. The log is a
+plain file with a hole where output beyond the limit was let go: offsets and sizes stay those of all the bytes
+that the job wrote, and the file system itself remembers what is missing.
+"""
+
+import errno
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
+
+from pushtrain.core.errors import StorageError
+from pushtrain.core.model import Reason, StageTime, Value
+
+RecordT = TypeVar("RecordT", bound=Value)
+
+_MODE: Final = 0o600
+
+
+# --- records ----------------------------------------------------------------------------------------------
+
+
+class SetupStep(Value):
+    """One command that runs after the environment stands."""
+
+    title: str
+    argv: tuple[str, ...]
+
+
+class Orders(Value):
+    """What a shim is to do; `spec.json`."""
+
+    setup: tuple[SetupStep, ...] = ()
+    argv: tuple[str, ...]
+    shell: bool = False
+    """Whether `argv` is a shell around the real command; a polite stop then reaches what it started, too."""
+    env: dict[str, str]
+    cwd: str
+    log_limit: int
+    timeout: float
+    """Seconds from the training's start."""
+    setup_timeout: float
+    grace: float
+
+
+class Started(Value):
+    """Who runs the attempt; `started.json`."""
+
+    pid: int
+    """The shim's."""
+    start: int
+    """When the shim started, in clock ticks since boot."""
+    boot: str
+    phase: str
+    """`setup` or `train`."""
+    at: float
+    """When this phase began."""
+    command_pid: int
+    command_start: int
+
+
+class Verdict(Value):
+    """How the attempt ended; `exit.json`."""
+
+    phase: str
+    reason: Reason
+    code: int | None = None
+    signal: int | None = None
+    detail: str = ""
+    started_at: float | None = None
+    """When the training began; None: it never did."""
+    ended_at: float
+    log_size: int = 0
+    elided: tuple[int, int] | None = None
+    cpu_seconds: float = 0
+    max_rss: int = 0
+    stages: tuple[StageTime, ...] = ()
+
+
+class StopOrder(Value):
+    """Why a shim is asked to end its job; `stop.json`."""
+
+    reason: Reason
+    detail: str = ""
+
+
+class LogChunk(Value):
+    """A part of a log."""
+
+    model_config = Value.model_config | {"ser_json_bytes": "base64", "val_json_bytes": "base64"}
+
+    offset: int
+    """Where `data` begins: the asked offset, or behind the hole when that lies in it."""
+    data: bytes
+    next_offset: int
+    complete: bool
+    """Whether nothing will follow `data`."""
+    elided: tuple[int, int] | None = None
+    """First byte let go, and the first kept again."""
+
+
+# --- the folder -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Paths of one attempt."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, runs: Path, run_id: str, number: int) -> "RunDir":
+        """The folder of an attempt, below the state folder's `runs`."""
+        return cls(runs / run_id / str(number))
+
+    def create(self) -> "RunDir":
+        """Make the folder and what the job finds ready in it.
+
+        Raises:
+            StorageError: It cannot be made.
+        """
+        try:
+            for folder in (self.results, self.overlay, self.tmp, self.checkpoint):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _storage(self.root, error) from error
+        return self
+
+    @property
+    def tree(self) -> Path:
+        """The work folder: the commit's files."""
+        return self.root / "tree"
+
+    @property
+    def log(self) -> Path:
+        """What the job wrote, standard output and error as they came."""
+        return self.root / "log.txt"
+
+    @property
+    def spec(self) -> Path:
+        """The shim's orders."""
+        return self.root / "spec.json"
+
+    @property
+    def started(self) -> Path:
+        """Written by the shim before the job's first instruction."""
+        return self.root / "started.json"
+
+    @property
+    def exit(self) -> Path:
+        """Written by the shim when the job's tree is dead."""
+        return self.root / "exit.json"
+
+    @property
+    def stop(self) -> Path:
+        """Written before the shim is asked to stop."""
+        return self.root / "stop.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held as long as the shim lives."""
+        return self.root / "lock"
+
+    @property
+    def summary(self) -> Path:
+        """Markdown that joins the report."""
+        return self.root / "summary.md"
+
+    @property
+    def metrics(self) -> Path:
+        """JSON lines of metrics."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def results(self) -> Path:
+        """Everything in it is a result."""
+        return self.root / "results"
+
+    @property
+    def artifacts(self) -> Path:
+        """Results that did not go into Git, kept to be fetched."""
+        return self.root / "artifacts"
+
+    @property
+    def overlay(self) -> Path:
+        """The project's own package, installed for this attempt only."""
+        return self.root / "overlay"
+
+    @property
+    def tmp(self) -> Path:
+        """The job's temporary files."""
+        return self.root / "tmp"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Checkpoints, shared by all attempts of the run."""
+        return self.root.parent / "checkpoint"
+
+    def read_started(self) -> Started | None:
+        """The shim's first record, or None before it is written."""
+        return _read(self.started, Started)
+
+    def read_verdict(self) -> Verdict | None:
+        """The shim's last record, or None before it is written."""
+        return _read(self.exit, Verdict)
+
+    def read_stop(self) -> StopOrder | None:
+        """The order to stop, or None when there is none."""
+        return _read(self.stop, StopOrder)
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def write_record(path: Path, value: Value, *, durable: bool = True) -> None:
+    """Write a value whole or not at all; when this returns it survives a power failure, if `durable`.
+
+    Raises:
+        StorageError: It could not be written; the old content, if any, stands.
+    """
+    write_bytes(path, value.model_dump_json().encode(), durable=durable)
+
+
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replace a file's content in one step.
+
+    Raises:
+        StorageError: It could not be written; the old content, if any, stands.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+        if durable:
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise _storage(path, error) from error
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path, kind: type[RecordT]) -> RecordT | None:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise StorageError(f"The record {path} cannot be read: {error}.") from error
+
+
+def _storage(path: Path, error: OSError) -> StorageError:
+    mend = "Free some space." if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check the state folder."
+    return StorageError(f"{path} could not be written: {error.strerror}.", mend=mend)
+
+
+def take_lock(path: Path) -> int | None:
+    """Take an attempt's lock; the descriptor that holds it, or None when another process does.
+
+    The lock belongs to the open file, not to the process: whoever inherits the descriptor holds it too, and
+    it is free when the last of them is gone.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    except OSError as error:
+        raise _storage(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def held(path: Path) -> bool:
+    """Whether a living process holds this lock."""
+    if not path.exists():
+        return False
+    descriptor = take_lock(path)
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return False
+
+
+# --- the log ----------------------------------------------------------------------------------------------
+
+
+def read_log(path: Path, offset: int, limit: int, *, ended: bool) -> LogChunk:
+    """Up to `limit` bytes of a log from `offset` on, never across the hole.
+
+    Args:
+        path: The log; it need not exist yet.
+        offset: Counted in all bytes that the job wrote.
+        limit: Bytes at most.
+        ended: Whether the writer has ended; asked before this is called, so that `complete` is true.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return LogChunk(offset=offset, data=b"", next_offset=offset, complete=ended)
+    try:
+        while True:
+            size = os.fstat(descriptor).st_size
+            data = os.pread(descriptor, limit, offset)
+            hole = _hole(descriptor, size)
+            # The hole only ever grows, so what lies outside it after the reading was true while reading.
+            if hole is not None and hole[0] <= offset < hole[1]:
+                offset = hole[1]
+                continue
+            if hole is not None and offset < hole[0]:
+                data = data[: hole[0] - offset]
+            end = offset + len(data)
+            return LogChunk(
+                offset=offset,
+                data=data,
+                next_offset=end,
+                complete=ended and end >= size,
+                elided=hole,
+            )
+    finally:
+        os.close(descriptor)
+
+
+def log_size(path: Path) -> int:
+    """Bytes written so far, those let go included."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnds:
+    """A log's head and tail; between them `missing` bytes."""
+
+    head: bytes
+    tail: bytes
+    missing: int
+    size: int
+
+
+def read_ends(path: Path, limit: int) -> LogEnds:
+    """A log of at most `limit` bytes: all of it, or its head and its tail, half each, cut at line ends.
+
+    For a log that is no longer written to.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return LogEnds(b"", b"", 0, 0)
+    try:
+        size = os.fstat(descriptor).st_size
+        hole = _hole(descriptor, size)
+        if hole is None and size <= limit:
+            return LogEnds(os.pread(descriptor, size, 0), b"", 0, size)
+        half = limit // 2
+        first, second = hole or (size, 0)
+        head = os.pread(descriptor, min(half, first), 0)
+        begin = max(size - half, second)
+        tail = os.pread(descriptor, size - begin, begin)
+    finally:
+        os.close(descriptor)
+    head = head[: head.rfind(b"\n") + 1] or head
+    tail = tail[tail.find(b"\n") + 1 :] or tail
+    return LogEnds(head, tail, size - len(head) - len(tail), size)
+
+
+def _hole(descriptor: int, size: int) -> tuple[int, int] | None:
+    """The first byte let go and the first kept again; the file system knows."""
+    try:
+        start = os.lseek(descriptor, 0, os.SEEK_HOLE)
+        if start >= size:
+            return None
+        return start, os.lseek(descriptor, start, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
