@@ -441,3 +441,20 @@ class RunView(Value):
     """Bytes the current attempt has written so far."""
     artifacts: tuple[Artifact, ...] = ()
     """Known once the run is published."""
+
+
+class LogChunk(Value):
+    """A piece of one attempt's log. Offsets count every byte that the job wrote, left-out ones included."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    attempt: int
+    offset: int
+    """Of the first byte of `data`."""
+    data: bytes
+    next_offset: int
+    """Where to go on reading."""
+    complete: bool
+    """Nothing comes after `next_offset`, now or later."""
+    elided: bool = False
+    """`offset` is beyond the one asked for: the middle of an over-long log is not kept."""
