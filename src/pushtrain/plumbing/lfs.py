@@ -1,0 +1,113 @@
+"""Git LFS by explicit calls: recognise pointers, fetch what they name, push what we add. No filter ever runs.
+
+The pointer format is https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md. Contents live in the mirror's
+own `lfs/objects`, named by their SHA-256, so that each is fetched once.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pushtrain.core.errors import GitError
+from pushtrain.plumbing.gitcommand import Git, is_local, validate_remote
+from pushtrain.ports import Stop
+
+_POINTER: Final = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-[^\n]*\n)*"
+    rb"oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n"
+)
+_POINTER_LIMIT: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """What stands in Git for a large file."""
+
+    oid: str
+    size: int
+
+    def text(self) -> bytes:
+        """The pointer file's content."""
+        return b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n" % (
+            self.oid.encode(),
+            self.size,
+        )
+
+
+def parse(data: bytes) -> Pointer | None:
+    """The pointer that a file's content is, or None."""
+    if len(data) > _POINTER_LIMIT or not data.startswith(b"version https://git-lfs"):
+        return None
+    found = _POINTER.fullmatch(data)
+    return Pointer(found[1].decode(), int(found[2])) if found else None
+
+
+def installed() -> bool:
+    """Whether git-lfs is on this machine."""
+    return shutil.which("git-lfs") is not None
+
+
+def content_path(git: Git, oid: str) -> Path:
+    """Where the mirror keeps one object's content."""
+    if git.folder is None:
+        raise ValueError("LFS contents live in a repository")
+    return git.folder / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+
+
+def fetch(git: Git, commit: str, pointers: Mapping[str, Pointer], *, stop: Stop | None) -> dict[str, Path]:
+    """The contents of these pointers, fetched as far as they are missing: path → file to copy from.
+
+    Raises:
+        GitError: git-lfs is not installed, or some content is not to be had; names the first files.
+    """
+    if _missing(git, pointers):
+        if not installed():
+            raise GitError(
+                f"{_some(pointers)} Git LFS pointers, and git-lfs is not installed on the executor.",
+                mend="Install it there (`apt install git-lfs`), or set `lfs = false` to train without them.",
+            )
+        url = _lfs_url(git, commit)
+        config = [f"remote.origin.url={git.remote}", *([f"lfs.url={url}"] if url else [])]
+        git.run("lfs", "fetch", "origin", commit, config=config, stop=stop, doing="fetch LFS files")
+    absent = _missing(git, pointers)
+    if absent:
+        raise GitError(
+            f"{_some(absent)} Git LFS pointers to content that the remote does not have.",
+            mend="Push it with `git lfs push --all origin`, or set `lfs = false`.",
+        )
+    return {path: content_path(git, pointer.oid) for path, pointer in pointers.items()}
+
+
+def _missing(git: Git, pointers: Mapping[str, Pointer]) -> list[str]:
+    absent = []
+    for path, pointer in pointers.items():
+        try:
+            if content_path(git, pointer.oid).stat().st_size == pointer.size:
+                continue
+        except OSError:
+            pass
+        absent.append(path)
+    return absent
+
+
+def _some(paths: Iterable[str]) -> str:
+    names = sorted(paths)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""  # noqa: PLR2004  enough to recognise them
+    return f"{', '.join(names[:3])}{more} {'is a' if len(names) == 1 else 'are'}".removesuffix(" a")
+
+
+def _lfs_url(git: Git, commit: str) -> str:
+    """Where `.lfsconfig` of this commit says that the contents are; empty: at the remote."""
+    done = git.run("config", "--blob", f"{commit}:.lfsconfig", "--get", "lfs.url", ok=(0, 1, 128))
+    url = done.text if done.code == 0 else ""
+    if not url:
+        return ""
+    validate_remote(url)
+    if is_local(url) and not is_local(git.remote):
+        raise GitError(
+            f".lfsconfig names {url!r}, a folder of the executor.", mend="Name an https URL there."
+        )
+    return url
