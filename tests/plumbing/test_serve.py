@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import socket
 
 import pytest
 from starlette.applications import Starlette
@@ -12,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from pushtrain.core.errors import Conflict, UsageError
-from pushtrain.plumbing.serve import Limits, serving
+from pushtrain.plumbing.serve import Limits, _bind, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -205,3 +206,9 @@ async def test_an_application_that_ignores_the_end_is_cancelled() -> None:
         await begun.wait()
     assert cancelled.is_set()
     writer.close()
+
+
+async def test_answers_of_several_writes_are_not_held_back() -> None:
+    listener = await _bind("127.0.0.1", 0)  # Linux hands its options on to every accepted connection
+    with listener:
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
