@@ -306,11 +306,12 @@ _MOVED: Final = re.compile(
 )
 _BROKEN: Final = re.compile(
     r"object file \S+ is empty|loose object \S+ .*corrupt|packfile \S+ (is|cannot|does)|inflate:|bad object"
-    r"|index file (corrupt|smaller)|unable to read (tree|sha1)|missing (blob|tree|commit)|not a git repository"
+    r"|index file (corrupt|smaller)|unable to read (tree|sha1)|missing (blob|tree|commit)"
+    r"|not a git repository"
 )
 
 
-class BrokenRepository(GitError):  # noqa: N818  named as its siblings in core.errors
+class BrokenRepository(GitError):
     """Our own copy is damaged, by a power failure perhaps; it can be made anew."""
 
     code = "git-broken"
