@@ -50,17 +50,20 @@ def load_settings(
         ConfigError: A setting is unknown or wrong; names where it stands, its value and the mend.
     """
     tables = _read(state.settings)
-    tables["repositories"] = [*tables.get("repositories", []), *repositories]
+    tables["repositories"] = _repositories(tables.get("repositories", []), repositories, state.settings)
     flags = {"executor": executor or {}, "sender": sender or {}}
     for section, model in _SECTIONS.items():
-        table = dict(tables.get(section, {}))
+        table = tables.get(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"{state.settings}: `{section}` is {table!r}.", mend=f"Write a table, `[{section}]`."
+            )
         for field, info in model.model_fields.items():
             value = environ.get(f"PUSHTRAIN_{section}_{field}".upper())
             if value is not None:
                 table[field] = _from_text(value, str(info.annotation))
         table |= {name: value for name, value in flags[section].items() if value is not None}
         tables[section] = table
-    tables["repositories"] = _repositories(tables["repositories"], state.settings)
     try:
         return Settings.model_validate(tables)
     except ValidationError as error:
@@ -86,20 +89,20 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error}.", mend="Mend the file or remove it.") from error
 
 
-def _repositories(entries: object, path: Path) -> list[dict[str, str]]:
+def _repositories(entries: object, flags: tuple[str, ...], path: Path) -> list[dict[str, Any]]:
     """Each entry as key and remote; a plain string is a remote whose key is its host and path."""
-    if not isinstance(entries, list):
+    if not isinstance(entries, list) or not all(isinstance(entry, str | dict) for entry in entries):
         raise ConfigError(
-            f"{path}: `repositories` is {entries!r}, not a list.",
+            f"{path}: `repositories` is {entries!r}, not a list of addresses.",
             mend='Write for example `repositories = ["https://github.com/octo/hello"]`.',
         )
-    found: dict[str, dict[str, str]] = {}
-    for entry in entries:
+    found: dict[str, dict[str, Any]] = {}
+    for entry in (*entries, *flags):
         table = {"remote": entry} if isinstance(entry, str) else dict(entry)
         remote = str(table.get("remote", ""))
         validate_remote(remote)
         table.setdefault("key", key_of(remote))
-        found[table["key"]] = table
+        found[str(table["key"])] = table
     return list(found.values())
 
 
