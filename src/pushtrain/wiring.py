@@ -13,11 +13,12 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from pushtrain.core.errors import ConfigError
+from pushtrain.core.model import Value
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
 from pushtrain.plumbing.git import key_of, validate_remote
 from pushtrain.plumbing.state import StateFolder, default_state
 
-_SECTIONS: Final = {"executor": ExecutorSettings, "sender": SenderSettings}
+_SECTIONS: Final[dict[str, type[Value]]] = {"executor": ExecutorSettings, "sender": SenderSettings}
 
 
 def open_state(path: Path | None = None) -> StateFolder:
@@ -112,7 +113,7 @@ def _explain(error: ValidationError, path: Path) -> ConfigError:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         *section, name = (str(part) for part in first["loc"])
-        model = _SECTIONS.get(section[0], Settings) if section else Settings
+        model: type[Value] = _SECTIONS.get(section[0], Settings) if section else Settings
         near = difflib.get_close_matches(name, model.model_fields, n=1)
         mend = f"Did you mean `{near[0]}`?" if near else "docs/settings.md lists the settings."
         return ConfigError(f"{path}: there is no setting `{where}`.", mend=mend)

@@ -1,0 +1,1 @@
+"""What a run costs above the bare work: `make bench`."""
