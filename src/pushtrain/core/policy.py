@@ -1,0 +1,249 @@
+"""Which jobs a push starts and why, which commands follow, and which executor fits.
+
+Filters mean what they mean in GitHub Actions. Nothing that pushtrain itself pushes starts a run: its own
+branches never do, and on a shared branch a commit is ours by what it changes, not by its author, so a
+person's commit that forges our trailers still runs.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pushtrain.core.forms import listed
+from pushtrain.core.jobfile import Job, JobFile, expand
+from pushtrain.core.model import (
+    CONFIG_BRANCH,
+    RESULTS_BRANCH,
+    Capacity,
+    ExecutorCard,
+    JobSpec,
+    Push,
+    ResultsTarget,
+    TrainCommand,
+    Value,
+    run_id,
+)
+from pushtrain.core.patterns import selects
+from pushtrain.core.triggers import PushTrigger
+
+SKIP_TOKENS: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip train]")
+SHARED_FOLDER: Final = "pushtrain-results"
+"""Where results lie on a branch that is not ours alone, unless `[results] path` names a folder."""
+OUR_BRANCHES: Final = (RESULTS_BRANCH, CONFIG_BRANCH)
+_BRANCH: Final = "refs/heads/"
+_TAG: Final = "refs/tags/"
+
+
+class Decision(Value):
+    """Whether one job starts, why, and with which cells."""
+
+    job: str
+    starts: bool
+    why: str
+    """One sentence without a full stop, to follow the job's name and a colon."""
+    specs: tuple[JobSpec, ...] = ()
+    """Empty when it does not start."""
+
+
+def skip(message: str) -> str | None:
+    """The skip token in a commit's message, in whatever capitals; None when there is none."""
+    lower = message.lower()
+    return next((token for token in SKIP_TOKENS if token in lower), None)
+
+
+def folder(target: ResultsTarget) -> str:
+    """The folder of the target's branch that holds all results; empty: the branch's root."""
+    return target.path or ("" if target.branch == RESULTS_BRANCH else SHARED_FOLDER)
+
+
+def ours(changed: Sequence[str], target: ResultsTarget, *, branch: str = "") -> bool:
+    """Whether a commit is pushtrain's own: it changes something, and only below results folders.
+
+    Args:
+        changed: Paths that the commit changes.
+        target: Where this repository's jobs leave their results.
+        branch: The branch the commit is on; empty when it is not known.
+    """
+    folders = [SHARED_FOLDER]
+    if target.path and target.branch != RESULTS_BRANCH and target.branch in ("same", branch or target.branch):
+        folders.append(target.path)
+    prefixes = tuple(f"{name}/" for name in folders)
+    return bool(changed) and all(path.startswith(prefixes) for path in changed)
+
+
+def starts(
+    push: Push,
+    jobs: JobFile,
+    *,
+    message: str,
+    changed: Sequence[str] | None,
+    default_branch: str = "",
+) -> tuple[Decision, ...]:
+    """What a push starts: one decision a job, in the file's order.
+
+    Args:
+        push: The push.
+        jobs: `pushtrain.toml` at the pushed commit.
+        message: The pushed commit's whole message.
+        changed: Paths that differ between `before` and `after`; None: unknown, and path filters let pass.
+        default_branch: The repository's, when known; only used to explain.
+    """
+    never = _never(push, jobs, message, changed)
+    if never:
+        return tuple(Decision(job=job.name, starts=False, why=never) for job in jobs.jobs)
+    return tuple(_decide(job, push.ref, changed, default_branch) for job in jobs.jobs)
+
+
+def by_hand(jobs: JobFile, names: Sequence[str] = ()) -> tuple[Decision, ...]:
+    """What a person's wish starts: the named jobs, or all; one decision a job.
+
+    Raises:
+        NotFound: A name is not in the file.
+    """
+    chosen = [jobs.job(name) for name in dict.fromkeys(names)] or list(jobs.jobs)
+    return tuple(
+        Decision(job=job.name, starts=True, why="it was asked for by hand", specs=expand(job))
+        if job.on.manual
+        else Decision(job=job.name, starts=False, why="`on.manual` is false: only a push starts it")
+        for job in chosen
+    )
+
+
+def commands(
+    specs: Sequence[JobSpec], *, repository: str, ref: str, commit: str, request: str = ""
+) -> tuple[TrainCommand, ...]:
+    """One command a spec, each with its deterministic run id.
+
+    Args:
+        specs: What runs.
+        repository: The repository's key.
+        ref: Fully qualified; told, not hashed.
+        commit: Its full id.
+        request: Empty for pushes; fresh for a deliberate re-run.
+    """
+    return tuple(
+        TrainCommand(
+            run_id=run_id(
+                repository=repository, commit=commit, job=spec.name, cell=spec.cell, request=request
+            ),
+            repository=repository,
+            ref=ref,
+            commit=commit,
+            job=spec,
+            request=request,
+        )
+        for spec in specs
+    )
+
+
+def fits(card: ExecutorCard, spec: JobSpec) -> str:
+    """Why an executor cannot run a job; empty when it can."""
+    needs = spec.resources
+    lacking = [label for label in needs.labels if label not in card.labels]
+    if lacking:
+        return f"{card.name} has no label {listed(lacking)}"
+    mounts = [source.mount for source in spec.data if source.mount and source.mount not in card.mounts]
+    if mounts:
+        return f"{card.name} lends no folder {listed(mounts)}"
+    if len(card.gpus) < needs.gpus:
+        return f"{card.name} has {len(card.gpus)} GPUs; the job asks for {needs.gpus}"
+    large = sum(1 for gpu in card.gpus if gpu.memory >= needs.gpu_memory)
+    if large < needs.gpus:
+        memory = f"{needs.gpu_memory / 10**9:g} GB"
+        return f"{card.name} has {large} GPUs of at least {memory}; the job asks for {needs.gpus}"
+    return ""
+
+
+def choose(
+    candidates: Sequence[tuple[ExecutorCard, Capacity | None]], spec: JobSpec
+) -> tuple[ExecutorCard, ...]:
+    """The executors that fit, best first: free now, shortest queue, smallest GPUs that do."""
+
+    def rank(candidate: tuple[ExecutorCard, Capacity | None]) -> tuple[bool, bool, int, int, str]:
+        card, capacity = candidate
+        gpus = spec.resources.gpus
+        memory = min((gpu.memory for gpu in card.gpus if gpu.memory >= spec.resources.gpu_memory), default=0)
+        spare = memory if gpus else len(card.gpus)
+        if capacity is None:
+            return (True, True, 0, spare, card.name)
+        free = capacity.free_gpus >= gpus if gpus else capacity.free_slots > 0
+        return (False, not free or capacity.queued > 0, capacity.queued + capacity.running, spare, card.name)
+
+    return tuple(card for card, _ in sorted(candidates, key=rank) if not fits(card, spec))
+
+
+def _never(push: Push, jobs: JobFile, message: str, changed: Sequence[str] | None) -> str:
+    """Why no job at all starts; empty when some may."""
+    branch = push.ref.removeprefix(_BRANCH)
+    if push.deletes:
+        return "the push deletes the branch or tag"
+    if not push.ref.startswith((_BRANCH, _TAG)):
+        return f"only branches and tags start jobs, and {push.ref} is neither"
+    if push.ref.startswith(_BRANCH) and branch in OUR_BRANCHES:
+        return f"`{branch}` is pushtrain's own branch"
+    if changed and push.ref.startswith(_BRANCH) and ours(changed, jobs.results, branch=branch):
+        return "the commit changes only results that pushtrain published"
+    if token := skip(message):
+        return f"the commit's message holds {token}"
+    return ""
+
+
+def _decide(job: Job, ref: str, changed: Sequence[str] | None, default_branch: str) -> Decision:
+    trigger = job.on.push
+    if trigger is None:
+        return Decision(job=job.name, starts=False, why="`on` names no push: it starts by hand only")
+    if ref.startswith(_TAG):
+        chosen, why = _tag(trigger, ref.removeprefix(_TAG))
+    else:
+        chosen, why = _branch(trigger, ref.removeprefix(_BRANCH), default_branch)
+        if chosen:
+            chosen, paths = _paths(trigger, changed)
+            why = paths if not chosen else f"{why}, and {paths}" if paths else why
+    return Decision(job=job.name, starts=chosen, why=why, specs=expand(job) if chosen else ())
+
+
+def _branch(trigger: PushTrigger, branch: str, default_branch: str) -> tuple[bool, str]:
+    if trigger.branches:
+        if selects(trigger.branches, branch):
+            return True, f"branch `{branch}` is in `on.push.branches`"
+        why = f"branch `{branch}` is not in `on.push.branches` ({listed(trigger.branches)})"
+        return False, f"{why}, although it is the default branch" if branch == default_branch else why
+    if trigger.branches_ignore:
+        if selects(trigger.branches_ignore, branch):
+            return False, f"branch `{branch}` is in `on.push.branches-ignore`"
+        return True, f"branch `{branch}` is not in `on.push.branches-ignore`"
+    if trigger.tags or trigger.tags_ignore:
+        return False, "`on.push` names tags only, and this is a branch"
+    return True, "every push starts it"
+
+
+def _tag(trigger: PushTrigger, tag: str) -> tuple[bool, str]:
+    if trigger.tags:
+        if selects(trigger.tags, tag):
+            return True, f"tag `{tag}` is in `on.push.tags`"
+        return False, f"tag `{tag}` is not in `on.push.tags` ({listed(trigger.tags)})"
+    if trigger.tags_ignore:
+        if selects(trigger.tags_ignore, tag):
+            return False, f"tag `{tag}` is in `on.push.tags-ignore`"
+        return True, f"tag `{tag}` is not in `on.push.tags-ignore`"
+    if trigger.branches or trigger.branches_ignore:
+        return False, "`on.push` names branches only, and this is a tag"
+    return True, "every push starts it"
+
+
+def _paths(trigger: PushTrigger, changed: Sequence[str] | None) -> tuple[bool, str]:
+    """Path filters let pass what is unknown; they are not asked about tags, as in Actions."""
+    patterns = trigger.paths or trigger.paths_ignore
+    if not patterns:
+        return True, ""
+    if changed is None:
+        return True, "the changed files are not known"
+    if not changed:
+        return False, "no file changed, and `on.push` filters by path"
+    ignores = not trigger.paths
+    for path in changed:
+        if selects(patterns, path) != ignores:
+            key = "not in `on.push.paths-ignore`" if ignores else "in `on.push.paths`"
+            return True, f"changed `{path}` is {key}"
+    if ignores:
+        return False, "every changed file is in `on.push.paths-ignore`"
+    return False, "no changed file is in `on.push.paths`"
