@@ -74,6 +74,8 @@ class Verdict(Value):
     code: int | None = None
     signal: int | None = None
     detail: str = ""
+    oom: bool = False
+    """Whether the kernel evidently killed it for lack of memory."""
     started_at: float | None = None
     """When the training began; None: it never did."""
     ended_at: float

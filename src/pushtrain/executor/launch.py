@@ -1,0 +1,120 @@
+"""Start a shim, find it again, ask it to stop, and clear up after one that was killed.
+
+The lock is taken before the shim exists and passes to it, so there is no moment in which a started attempt
+looks unstarted. A shim is a child of the executor that started it and a stranger to the next one; everything
+here but `start` works the same for both.
+"""
+
+import contextlib
+import os
+import py_compile
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pushtrain.core.errors import StorageError
+from pushtrain.executor import shim as shim_module
+from pushtrain.plumbing import process
+from pushtrain.plumbing.rundir import Orders, RunDir, Started, StopOrder, take_lock, write_record
+
+_LOCK: Final = 3
+"""The descriptor that a shim finds its lock at."""
+_BLOCKED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process, and the witness that tells it from a later one with its pid."""
+
+    pid: int
+    start: int
+
+
+def compile_shim(into: Path) -> Path:
+    """Compile the shim to bytecode, so that no start has to; where it is.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    compiled = into / "shim.pyc"
+    try:
+        py_compile.compile(shim_module.__file__, str(compiled), doraise=True)
+    except OSError as error:
+        raise StorageError(f"{compiled} could not be written: {error.strerror}.") from error
+    return compiled
+
+
+def start(folder: RunDir, orders: Orders, compiled: Path) -> Process:
+    """Start the shim of an attempt; when this returns it holds the attempt's lock.
+
+    Raises:
+        StorageError: The orders could not be written, or another shim holds the lock.
+    """
+    write_record(folder.spec, orders, durable=False)  # of no use after a restart of the machine
+    lock = take_lock(folder.lock)
+    if lock is None:
+        raise StorageError(f"The attempt in {folder.root} is already running.")
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            (sys.executable, "-I", "-S", "-X", "utf8", str(compiled), str(folder.spec), str(_LOCK)),
+            {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
+            file_actions=(
+                (os.POSIX_SPAWN_DUP2, lock, _LOCK),
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(folder.log), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ),
+            setsid=True,
+            setsigmask=_BLOCKED,
+        )
+    except OSError as error:
+        raise StorageError(f"No process could be started: {error.strerror}.") from error
+    finally:
+        os.close(lock)
+    return Process(pid, process.start_time(pid) or 0)
+
+
+def find(folder: RunDir) -> Process | None:
+    """The shim of an attempt as it wrote itself down; None before it did, and after a reboot."""
+    started = folder.read_started()
+    if started is None or started.boot != process.boot_id():
+        return None
+    return Process(started.pid, started.start)
+
+
+def watch(one: Process) -> int | None:
+    """A descriptor that is readable when the process ends; None: it has ended. The caller closes it."""
+    return process.open_process(one.pid, one.start)
+
+
+def bury(one: Process) -> None:
+    """Reap the shim if it is our child; a stranger is somebody else's to reap."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(one.pid, 0)
+
+
+def stop(folder: RunDir, one: Process, order: StopOrder) -> bool:
+    """Ask a shim to end its job; False: it had ended. A second order changes nothing.
+
+    Raises:
+        StorageError: The reason could not be written down.
+    """
+    if folder.read_stop() is None:
+        write_record(folder.stop, order)
+    return process.send(one.pid, one.start, signal.SIGTERM)
+
+
+def clear_up(folder: RunDir, mark: str) -> int:
+    """Kill what a killed shim has left of its job; how many processes that were."""
+    started: Started | None = folder.read_started()
+    killed = 0
+    if started is not None and started.boot == process.boot_id():
+        if process.alive(started.command_pid, started.command_start):
+            process.kill_tree(started.command_pid)
+            killed += 1
+        elif process.start_time(started.command_pid) is None:
+            process.kill_tree(started.command_pid)  # its session may live on without it
+    return killed + process.sweep(mark)

@@ -1,0 +1,434 @@
+"""The shim: one small process per attempt, which outlives the executor and always leaves a verdict.
+
+Started as `python -I -S shim.pyc SPEC LOCK` with the log as its standard output and error, in a session of
+its own, its signals blocked from birth. It holds the lock for life; the job gets neither that descriptor nor
+any other. It writes `started.json` durably before each command's first instruction, and `exit.json` durably
+when the whole tree is dead. As a subreaper it becomes the parent of whatever the job leaves behind, so a
+double fork does not escape it; should it be killed itself, the kernel kills the command. SIGTERM, with the
+reason in `stop.json`, means: end the job politely, and after `grace` seconds by force.
+
+Every import delays the job's first statement: `_json` and `_signal` are the C halves of modules whose Python
+halves cost 8 ms. Nothing of pushtrain is imported: the spec has the shape of `Orders`, the records those of
+`Started` and `Verdict` in `plumbing/rundir.py`, and a test holds them together.
+"""
+
+import ctypes
+import os
+import sys
+import time
+from _json import encode_basestring_ascii, make_scanner
+
+TYPE_CHECKING = False  # typing's own costs 10 ms
+if TYPE_CHECKING:
+    import signal
+    from typing import Any
+else:
+    import _signal as signal
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+
+LOG = 1  # standard output
+BLOCK = 65536  # holes begin and end at a multiple of any file system's block
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+RESERVE = 16384  # bytes kept free for the verdict, should the disk fill up
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Grammar:
+    """What the JSON scanner wants to know."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+
+
+class Quietly:
+    """`contextlib.suppress`, without what importing it costs."""
+
+    def __init__(self, *errors: type[BaseException]) -> None:
+        self.errors = errors
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        return kind is not None and issubclass(kind, self.errors)
+
+
+def read_json(path: str) -> "dict[str, Any]":
+    """Read a JSON object."""
+    with open(path, encoding="utf-8") as file:
+        found: dict[str, Any] = make_scanner(Grammar)(file.read(), 0)[0]  # type: ignore[arg-type]
+        return found
+
+
+def to_json(value: object) -> str:
+    """Write JSON: what `json.dumps` does for the few types in our records."""
+    if isinstance(value, str):
+        return encode_basestring_ascii(value)
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{to_json(k)}:{to_json(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(to_json, value)) + "]"
+    return repr(value)
+
+
+def read_small(path: str) -> bytes:
+    """Read a file of `/proc` in one go; empty when there is none."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read() or b""
+    except OSError:
+        return b""
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 when it is gone."""
+    text = read_small(f"/proc/{pid}/stat")
+    return int(text[text.rindex(b")") + 2 :].split()[19]) if text else 0
+
+
+def below(pid: int) -> list[int]:
+    """All living descendants of a process, parents first."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (text := read_small(f"/proc/{name}/stat")):
+            state, parent = text[text.rindex(b")") + 2 :].split()[:2]
+            if state not in b"ZX":
+                children.setdefault(int(parent), []).append(int(name))
+    found = list(children.get(pid, ()))
+    for one in found:
+        found += children.get(one, ())
+    return found
+
+
+def memory_kills() -> int:
+    """How often this machine's kernel has killed for lack of memory."""
+    _, found, rest = read_small("/proc/vmstat").partition(b"\noom_kill ")
+    return int(rest.split(None, 1)[0]) if found else 0
+
+
+def write_whole(path: str, text: str, reserved: str = "") -> None:
+    """Write a file whole, durably; into the blocks of a reserved file if one is named."""
+    temporary = reserved or f"{path}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600)
+    data = text.encode()
+    os.write(descriptor, data)
+    os.ftruncate(descriptor, len(data))
+    os.fsync(descriptor)
+    os.close(descriptor)
+    os.replace(temporary, path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def say(text: str) -> None:
+    """Write a line of our own to the log."""
+    os.write(LOG, f"pushtrain: {text}\n".encode("utf-8", "replace"))
+
+
+class Ended:
+    """How one command ended."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.reason = "exited"
+        self.detail = ""
+        self.oom = False
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, None after a signal."""
+        return os.WEXITSTATUS(self.status) if self.status is not None and os.WIFEXITED(self.status) else None
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended it."""
+        return os.WTERMSIG(self.status) if self.status is not None and os.WIFSIGNALED(self.status) else None
+
+
+class Shim:
+    """One attempt, from its orders to its verdict."""
+
+    def __init__(self, spec: str, lock: int) -> None:
+        self.folder = os.path.dirname(spec)
+        self.lock = lock
+        self.spec = spec
+        self.orders: dict[str, Any] = {}
+        self.pid = os.getpid()
+        self.start = start_time(self.pid)
+        self.boot = read_small("/proc/sys/kernel/random/boot_id").decode().strip()
+        self.reserve = os.path.join(self.folder, ".exit.reserve")
+        self.gone: dict[int, int] = {}
+        self.cpu = 0.0
+        self.rss = 0
+        self.elided: tuple[int, int] | None = None
+        self.stages: list[dict[str, object]] = []
+        self.phase = "setup"
+        self.began: float | None = None
+
+    # --- the attempt --------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run the setup commands, then the training; leave a verdict whatever happens."""
+        kills = memory_kills()
+        try:
+            ended = self.commands()
+        except BaseException as error:  # noqa: BLE001  nothing may lose the verdict
+            ended = Ended()
+            ended.reason, ended.detail = "internal", f"The shim failed: {type(error).__name__}: {error}"
+            with Quietly(OSError):
+                say(ended.detail)
+        self.end_all()
+        killed = ended.signal == signal.SIGKILL or ended.code == 128 + signal.SIGKILL
+        ended.oom = ended.reason == "exited" and killed and memory_kills() > kills
+        with Quietly(Exception):  # a log that is too long is better than no verdict
+            self.trim(exact=True)
+        self.verdict(ended)
+
+    def commands(self) -> Ended:
+        """Run every command in turn, up to the first that fails."""
+        orders = self.orders = read_json(self.spec)
+        setup = orders.get("setup", ())
+        self.reserve_verdict()
+        begin = time.monotonic()
+        deadline = begin + orders["setup_timeout"]
+        for number, step in enumerate(setup, 1):
+            say(f"setup {number} of {len(setup)}: {step['title']}")
+            ended = self.command(step["argv"], deadline, wrapped=True)
+            if ended.reason != "exited" or ended.status:
+                self.stage("setup", begin)
+                if ended.reason == "exited":
+                    ended.reason = "setup"
+                ended.detail = ended.detail or step["title"]
+                return ended
+        if setup:
+            self.stage("setup", begin)
+            say("training")
+        self.phase, begin, self.began = "train", time.monotonic(), time.time()
+        try:
+            return self.command(orders["argv"], begin + orders["timeout"], wrapped=orders.get("shell", False))
+        finally:
+            self.stage("train", begin)
+
+    def stage(self, name: str, begin: float) -> None:
+        """Note how long a stage took."""
+        self.stages.append({"stage": name, "seconds": round(time.monotonic() - begin, 6)})
+
+    # --- one command --------------------------------------------------------------------------------------
+
+    def command(self, argv: list[str], deadline: float, *, wrapped: bool) -> Ended:
+        """Run one command to its end, and end what it leaves behind."""
+        wait, go = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(go)
+                self.become(argv, wait)
+            finally:
+                os._exit(NOT_EXECUTABLE)
+        os.close(wait)
+        try:
+            self.write_started(pid)
+            os.write(go, b"\n")
+        finally:
+            os.close(go)
+        ended = Ended()
+        while self.reap() and pid not in self.gone:
+            if time.monotonic() >= deadline:
+                ended.reason = "timeout"
+            elif self.stop_wanted(deadline):
+                ended.reason, ended.detail = self.why()
+            if ended.reason != "exited":
+                self.end_politely(pid, wrapped=wrapped)
+                break
+        self.end_all()
+        ended.status = self.gone.get(pid)
+        return ended
+
+    def become(self, argv: list[str], wait: int) -> None:
+        """In the child: become the command."""
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.read(wait, 1) != b"\n" or os.getppid() != self.pid:
+            return
+        os.setsid()
+        os.umask(0o022)
+        for number in range(1, signal.NSIG):
+            if number not in {signal.SIGKILL, signal.SIGSTOP}:
+                with Quietly(OSError):  # the C library keeps a few for itself
+                    signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        name = argv[0]
+        try:
+            os.chdir(self.orders["cwd"])
+        except OSError as error:
+            say(f"the work folder {self.orders['cwd']} cannot be entered: {error.strerror}")
+            return
+        try:
+            os.execvpe(name, argv, self.orders["env"])  # noqa: S606  no shell is the point
+        except (FileNotFoundError, NotADirectoryError):
+            if os.path.exists(name):
+                say(f"{name} names an interpreter that does not exist")
+            else:
+                say(f"command not found: {name}")
+            os._exit(NOT_FOUND)
+        except OSError as error:
+            say(f"{name} cannot be executed: {error.strerror}")
+
+    def end_politely(self, pid: int, *, wrapped: bool) -> None:
+        """Ask the command to end, and give it `grace` seconds.
+
+        A shell does not pass the signal on, so what it runs is asked as well. A program that the shell has
+        become is asked alone: its helpers are its own to end.
+        """
+        told = [pid]
+        with Quietly(OSError):  # it was quicker
+            if wrapped and os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "bash":
+                told += [one for one in below(pid) if self.parent(one) == pid]
+        alive = {one: start_time(one) for one in told}
+        for one in reversed(told):
+            with Quietly(ProcessLookupError):
+                os.kill(one, signal.SIGTERM)
+        kill_at = time.monotonic() + self.orders["grace"]
+        while self.reap() and alive and time.monotonic() < kill_at:
+            alive = {one: start for one, start in alive.items() if start and start_time(one) == start}
+            if alive:
+                self.stop_wanted(kill_at)
+
+    @staticmethod
+    def parent(pid: int) -> int:
+        """Who started a process; 0 when it is gone."""
+        text = read_small(f"/proc/{pid}/stat")
+        return int(text[text.rindex(b")") + 2 :].split()[1]) if text else 0
+
+    def stop_wanted(self, until: float) -> bool:
+        """Sleep until a child ends, a signal comes, or there is something to look after; whether to stop."""
+        self.trim()
+        big = os.fstat(LOG).st_size > self.orders["log_limit"] // 2
+        wait = max(0.0, min(until - time.monotonic(), 0.2 if big else 1.0))
+        found = signal.sigtimedwait(SIGNALS, wait)
+        return found is not None and found.si_signo == signal.SIGTERM
+
+    def why(self) -> tuple[str, str]:
+        """Why we were asked to stop."""
+        try:
+            order = read_json(os.path.join(self.folder, "stop.json"))
+            return order["reason"], order.get("detail", "")
+        except (OSError, ValueError, KeyError, StopIteration):
+            return "cancelled", ""
+
+    # --- the tree -----------------------------------------------------------------------------------------
+
+    def reap(self) -> bool:
+        """Bury every child that has ended; whether any child is left."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            self.gone[pid] = status
+            self.cpu += usage.ru_utime + usage.ru_stime
+            self.rss = max(self.rss, usage.ru_maxrss * 1024)
+
+    def end_all(self) -> None:
+        """Kill everything below us until nothing is left. A process that the kernel cannot end holds us."""
+        while self.reap():
+            for pid in below(self.pid):
+                with Quietly(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+
+    # --- the log ------------------------------------------------------------------------------------------
+
+    def trim(self, *, exact: bool = False) -> None:
+        """Let go what lies between the log's head and tail, once that is worth it."""
+        half = self.orders["log_limit"] // 2
+        size = os.fstat(LOG).st_size
+        if size <= self.orders["log_limit"]:
+            return
+        begin = -(-half // BLOCK) * BLOCK
+        end = (size - half) // BLOCK * BLOCK
+        kept = self.elided[1] if self.elided else begin
+        if end - kept < (BLOCK if exact else max(half // 4, BLOCK)):
+            return
+        _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+        if _libc.fallocate(LOG, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, begin, end - begin) == 0:
+            self.elided = (begin, end)
+
+    # --- the records --------------------------------------------------------------------------------------
+
+    def reserve_verdict(self) -> None:
+        """Take the blocks that the verdict will need, while there are some."""
+        descriptor = os.open(self.reserve, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, RESERVE)
+        finally:
+            os.close(descriptor)
+
+    def write_started(self, command: int) -> None:
+        """Say durably who runs what, before it runs."""
+        record = {
+            "pid": self.pid,
+            "start": self.start,
+            "boot": self.boot,
+            "phase": self.phase,
+            "at": time.time(),
+            "command_pid": command,
+            "command_start": start_time(command),
+        }
+        write_whole(os.path.join(self.folder, "started.json"), to_json(record))
+
+    def verdict(self, ended: Ended) -> None:
+        """Say durably how it ended."""
+        record = {
+            "phase": self.phase,
+            "reason": ended.reason if ended.signal is None or ended.reason != "exited" else "signalled",
+            "code": ended.code,
+            "signal": ended.signal,
+            "detail": ended.detail[:2000],
+            "oom": ended.oom,
+            "started_at": self.began,
+            "ended_at": time.time(),
+            "log_size": os.fstat(LOG).st_size,
+            "elided": self.elided,
+            "cpu_seconds": round(self.cpu, 6),
+            "max_rss": self.rss,
+            "stages": self.stages,
+        }
+        write_whole(os.path.join(self.folder, "exit.json"), to_json(record), self.reserve)
+
+
+def main() -> None:
+    """Take over the descriptors, then run the attempt."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    lock = int(sys.argv[2])
+    os.set_inheritable(lock, False)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in {0, 1, 2, lock}:
+            with Quietly(OSError):  # the descriptor of this very listing
+                os.close(int(name))
+    os.chdir("/")
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _libc.prctl(PR_SET_NAME, b"pushtrain-shim", 0, 0, 0)
+    Shim(sys.argv[1], lock).run()
+    os._exit(0)  # tidying up the interpreter would only hold up the news
+
+
+if __name__ == "__main__":
+    main()

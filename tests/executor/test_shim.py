@@ -1,0 +1,404 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushtrain.core.model import Reason, Stage
+from pushtrain.executor import launch
+from pushtrain.plumbing import process
+from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep, StopOrder, Verdict, held, read_ends
+
+MIB = 1024 * 1024
+Start = Callable[..., "Attempt"]
+
+
+class Attempt:
+    """A shim under test."""
+
+    def __init__(self, folder: RunDir, shim: launch.Process) -> None:
+        self.folder = folder
+        self.shim = shim
+
+    def verdict(self, seconds: float = 30) -> Verdict:
+        descriptor = launch.watch(self.shim)
+        if descriptor is not None:
+            os.close(descriptor)
+            assert process.ended_within(self.shim.pid, seconds), "the shim did not end"
+        launch.bury(self.shim)
+        found = self.folder.read_verdict()
+        assert found is not None, self.log
+        return found
+
+    @property
+    def log(self) -> str:
+        return self.folder.log.read_text(errors="replace")
+
+    def until(self, text: str, seconds: float = 20) -> None:
+        """Wait until the job has written this."""
+        deadline = time.monotonic() + seconds
+        while not self.folder.log.exists() or text not in self.log:
+            assert time.monotonic() < deadline, self.log
+            os.sched_yield()
+
+    def stop(self, reason: Reason = Reason.CANCELLED, detail: str = "by test") -> None:
+        assert launch.stop(self.folder, self.shim, StopOrder(reason=reason, detail=detail))
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch.compile_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+def start(tmp_path: Path, compiled: Path) -> Iterator[Start]:
+    """Start a shim on a bash script (or an argv); every one is ended with the test."""
+    begun: list[Attempt] = []
+
+    def begin(command: str | tuple[str, ...], **changes: Any) -> Attempt:
+        folder = RunDir.of(tmp_path, "run", len(begun) + 1).create()
+        folder.tree.mkdir()
+        orders = Orders(
+            argv=("bash", "-eo", "pipefail", "-c", command) if isinstance(command, str) else command,
+            shell=isinstance(command, str),
+            env={"PATH": os.environ["PATH"], process.ATTEMPT_MARK: f"shim-{tmp_path}-{len(begun)}"},
+            cwd=str(folder.tree),
+            log_limit=64 * MIB,
+            timeout=60,
+            setup_timeout=60,
+            grace=5,
+        )
+        begun.append(
+            Attempt(folder, launch.start(folder, orders.model_copy(update=changes), compiled)),
+        )
+        return begun[-1]
+
+    yield begin
+    for number, attempt in enumerate(begun):
+        process.send(attempt.shim.pid, attempt.shim.start, signal.SIGKILL)
+        launch.bury(attempt.shim)
+        launch.clear_up(attempt.folder, f"shim-{tmp_path}-{number}")
+
+
+def python(script: str, *more: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", script, *more)
+
+
+def gone(pid: int) -> bool:
+    found = process.stat(pid)
+    return found is None or found.state in "ZX"
+
+
+def test_a_command_runs_in_its_folder_and_its_output_is_the_log(start: Start) -> None:
+    attempt = start("pwd; echo to stderr >&2")
+    verdict = attempt.verdict()
+    assert (verdict.reason, verdict.code, verdict.signal, verdict.phase) == (Reason.EXITED, 0, None, "train")
+    assert attempt.log == f"{attempt.folder.tree}\nto stderr\n"
+    assert verdict.log_size == len(attempt.log)
+    assert [stage.stage for stage in verdict.stages] == [Stage.TRAIN]
+    assert verdict.started_at is not None
+    assert verdict.started_at <= verdict.ended_at
+
+
+def test_an_exit_code_is_told_as_it_is(start: Start) -> None:
+    verdict = start("exit 7").verdict()
+    assert (verdict.reason, verdict.code) == (Reason.EXITED, 7)
+
+
+def test_an_end_by_signal_is_told_as_a_signal(start: Start) -> None:
+    verdict = start("kill -SEGV $$").verdict()
+    assert (verdict.reason, verdict.code, verdict.signal) == (Reason.SIGNALLED, None, signal.SIGSEGV)
+    assert not verdict.oom
+
+
+def test_a_pipe_that_fails_in_the_middle_fails_the_command(start: Start) -> None:
+    assert start("false | cat").verdict().code == 1
+
+
+def test_a_command_that_is_not_there_is_127_with_a_clear_line(start: Start) -> None:
+    attempt = start(("no-such-training-program",))
+    assert attempt.verdict().code == 127
+    assert attempt.log == "pushtrain: command not found: no-such-training-program\n"
+
+
+def test_a_file_that_is_not_executable_is_126(start: Start, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("print()")
+    attempt = start((str(script),))
+    assert attempt.verdict().code == 126
+    assert attempt.log == f"pushtrain: {script} cannot be executed: Permission denied\n"
+
+
+def test_a_missing_interpreter_is_told_apart_from_a_missing_command(start: Start, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("#!/no/such/python\n")
+    script.chmod(0o755)
+    attempt = start((str(script),))
+    assert attempt.verdict().code == 127
+    assert "names an interpreter that does not exist" in attempt.log
+
+
+def test_a_work_folder_that_is_gone_is_told(start: Start, tmp_path: Path) -> None:
+    attempt = start("true", cwd=str(tmp_path / "nowhere"))
+    assert attempt.verdict().code == 126
+    assert f"the work folder {tmp_path / 'nowhere'} cannot be entered" in attempt.log
+
+
+def test_the_job_has_three_descriptors_and_none_of_them_is_the_lock(start: Start) -> None:
+    script = (
+        "import os\n"
+        "for fd in sorted(map(int, os.listdir('/proc/self/fd'))):\n"
+        "    try: print(fd, os.readlink(f'/proc/self/fd/{fd}'))\n"
+        "    except FileNotFoundError: pass\n"
+    )
+    leaky = os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(leaky, True)
+    try:
+        attempt = start(python(script))
+        attempt.verdict()
+    finally:
+        os.close(leaky)
+    log = attempt.folder.log
+    assert attempt.log.splitlines() == ["0 /dev/null", f"1 {log}", f"2 {log}"]
+
+
+def test_the_job_has_exactly_the_environment_of_its_orders(start: Start) -> None:
+    attempt = start(("env",), env={"PATH": os.environ["PATH"], "GREETING": "grüß dich\nworld"})
+    attempt.verdict()
+    assert set(attempt.log.splitlines()) == {f"PATH={os.environ['PATH']}", "GREETING=grüß dich", "world"}
+
+
+def test_the_job_starts_with_clean_signals_in_a_session_of_its_own(start: Start) -> None:
+    attempt = start(("cat", "/proc/self/status", "/proc/self/stat"))
+    attempt.verdict()
+    fields = dict(line.split(":\t") for line in attempt.log.splitlines() if ":\t" in line)
+    assert int(fields["SigBlk"], 16) == 0
+    c_library = 0b11 << 31  # signals 32 and 33, which nobody else can set
+    assert int(fields["SigIgn"], 16) & ~c_library == 0
+    numbers = attempt.log.splitlines()[-1].split()
+    assert numbers[0] == numbers[5]
+
+
+def test_setup_commands_run_first_and_head_their_output(start: Start) -> None:
+    steps = tuple(
+        SetupStep(title=line, argv=("bash", "-eo", "pipefail", "-c", line))
+        for line in ("echo one > made", "cat made")
+    )
+    attempt = start("echo trained", setup=steps)
+    verdict = attempt.verdict()
+    assert attempt.log.splitlines() == [
+        "pushtrain: setup 1 of 2: echo one > made",
+        "pushtrain: setup 2 of 2: cat made",
+        "one",
+        "pushtrain: training",
+        "trained",
+    ]
+    assert [stage.stage for stage in verdict.stages] == [Stage.SETUP, Stage.TRAIN]
+
+
+def test_a_setup_command_that_fails_ends_the_attempt_before_training(start: Start) -> None:
+    step = SetupStep(title="exit 4", argv=("bash", "-c", "exit 4"))
+    attempt = start("echo trained", setup=(step,))
+    verdict = attempt.verdict()
+    assert (verdict.phase, verdict.reason, verdict.code) == ("setup", Reason.SETUP, 4)
+    assert (verdict.detail, verdict.started_at) == ("exit 4", None)
+    assert "trained" not in attempt.log
+
+
+def test_the_timeout_counts_from_the_training_not_from_the_setup(start: Start) -> None:
+    step = SetupStep(title="wait", argv=("bash", "-c", "sleep 0.6"))
+    verdict = start("sleep 0.2", setup=(step,), timeout=0.5).verdict()
+    assert (verdict.reason, verdict.code) == (Reason.EXITED, 0)
+
+
+def test_a_timeout_ends_the_training(start: Start) -> None:
+    verdict = start("sleep 60", timeout=0.3).verdict()
+    assert (verdict.reason, verdict.phase, verdict.signal) == (Reason.TIMEOUT, "train", signal.SIGTERM)
+
+
+def test_setup_has_a_limit_of_its_own(start: Start) -> None:
+    step = SetupStep(title="hang", argv=("bash", "-c", "sleep 60"))
+    verdict = start("true", setup=(step,), setup_timeout=0.3).verdict()
+    assert (verdict.reason, verdict.phase) == (Reason.TIMEOUT, "setup")
+
+
+def test_a_stop_is_polite_first_and_its_reason_is_kept(start: Start) -> None:
+    script = (
+        "import signal, sys, time\n"
+        "def bye(*_): print('saved', flush=True); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, bye); print('ready', flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    attempt = start(python(script))
+    attempt.until("ready")
+    attempt.stop(Reason.CANCELLED, "ada asked")
+    verdict = attempt.verdict()
+    assert (verdict.reason, verdict.detail, verdict.code) == (Reason.CANCELLED, "ada asked", 0)
+    assert attempt.log == "ready\nsaved\n"
+
+
+def test_a_stop_reaches_what_a_shell_runs_and_waits_for_it(start: Start) -> None:
+    script = (
+        "import signal, sys, time\n"
+        "def bye(*_): time.sleep(0.2); print('saved', flush=True); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, bye); print('ready', flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    attempt = start(f"""{sys.executable} -c "{script}"; echo never""")
+    attempt.until("ready")
+    attempt.stop()
+    assert attempt.verdict().reason is Reason.CANCELLED
+    assert attempt.log == "ready\nsaved\n"
+
+
+def test_a_stop_leaves_the_helpers_of_a_program_to_the_program(start: Start) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: print('worker hit', flush=True))\n"
+        "    while True: signal.pause()\n"
+        "def bye(*_): print('saved', flush=True); os.kill(child, 9); os.wait(); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, bye); print('ready', flush=True)\n"
+        "while True: signal.pause()\n"
+    )
+    attempt = start(f'exec {sys.executable} -c "{script}"')
+    attempt.until("ready")
+    attempt.stop()
+    attempt.verdict()
+    assert attempt.log == "ready\nsaved\n"
+
+
+def test_what_ignores_the_polite_signal_is_killed_after_the_grace(start: Start) -> None:
+    script = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('ready', flush=True)\nwhile True: signal.pause()"
+    )
+    attempt = start(python(script), grace=0.2)
+    attempt.until("ready")
+    attempt.stop()
+    verdict = attempt.verdict(5)
+    assert (verdict.reason, verdict.signal) == (Reason.CANCELLED, signal.SIGKILL)
+
+
+def test_a_stop_order_before_the_command_runs_is_not_lost(start: Start) -> None:
+    attempt = start("sleep 60", grace=0)
+    attempt.stop()
+    assert attempt.verdict(5).reason is Reason.CANCELLED
+
+
+@pytest.mark.parametrize("ending", ["exit 0", "sleep 60"])
+def test_a_double_forked_survivor_dies_with_the_attempt(start: Start, ending: str) -> None:
+    survivor = "(setsid bash -c 'trap \"\" TERM HUP; echo pid $$; while :; do sleep 1; done' &) ; "
+    attempt = start(
+        f"{survivor} until grep -q pid {{log}}; do :; done; {ending}".replace("{log}", "/dev/fd/1")
+    )
+    attempt.until("pid ")
+    if ending != "exit 0":
+        attempt.stop()
+    assert attempt.verdict(15).reason in {Reason.EXITED, Reason.CANCELLED}
+    assert gone(int(attempt.log.split()[1]))
+
+
+def test_the_command_dies_when_the_shim_is_killed_and_the_lock_is_free(start: Start) -> None:
+    attempt = start(("bash", "-c", "echo pid $$; sleep 60 & setsid sleep 61 & wait"))
+    attempt.until("pid ")
+    command = int(attempt.log.split()[1])
+    deadline = time.monotonic() + 10
+    while len(process.descendants(command)) < 2:
+        assert time.monotonic() < deadline
+    below = process.descendants(command)
+    assert held(attempt.folder.lock)
+    process.send(attempt.shim.pid, attempt.shim.start, signal.SIGKILL)
+    launch.bury(attempt.shim)
+    assert not held(attempt.folder.lock)
+    mark = f"shim-{attempt.folder.root.parent.parent}-0"
+    launch.clear_up(attempt.folder, mark)
+    assert gone(command)
+    assert all(gone(pid) for pid in below)
+    assert attempt.folder.read_verdict() is None
+
+
+def test_started_is_written_before_the_jobs_first_statement(start: Start) -> None:
+    attempt = start("cat ../started.json; echo; echo $$")
+    attempt.verdict()
+    record, pid = attempt.log.splitlines()
+    assert json.loads(record)["command_pid"] == int(pid)
+    started = attempt.folder.read_started()
+    assert started is not None
+    assert (started.pid, started.boot) == (attempt.shim.pid, process.boot_id())
+    assert started.phase == "train"
+
+
+def test_the_lock_is_held_for_the_shims_life_only(start: Start) -> None:
+    attempt = start("echo ready; sleep 60")
+    attempt.until("ready")
+    assert held(attempt.folder.lock)
+    with pytest.raises(Exception, match="already running"):
+        launch.start(attempt.folder, Orders.model_validate_json(attempt.folder.spec.read_bytes()), Path("x"))
+    attempt.stop()
+    attempt.verdict()
+    assert not held(attempt.folder.lock)
+
+
+def test_use_of_the_processor_and_of_memory_is_counted(start: Start) -> None:
+    script = "x = bytearray(60_000_000); sum(range(4_000_000))"
+    verdict = start(f'{sys.executable} -c "{script}"; true').verdict()
+    assert verdict.cpu_seconds > 0.05
+    assert verdict.max_rss > 60_000_000
+
+
+@pytest.mark.parametrize("text", ["{}", "", '{"setup": []}'])
+def test_orders_that_cannot_be_read_still_end_in_a_verdict(compiled: Path, tmp_path: Path, text: str) -> None:
+    folder = RunDir.of(tmp_path, "bad", 1).create()
+    folder.spec.write_text(text)
+    subprocess.run([sys.executable, "-I", "-S", compiled, folder.spec, "0"], capture_output=True, check=False)
+    verdict = folder.read_verdict()
+    assert verdict is not None
+    assert verdict.reason is Reason.INTERNAL
+    assert "The shim failed" in verdict.detail
+
+
+def test_a_log_over_its_limit_keeps_head_tail_and_every_offset(start: Start) -> None:
+    script = "import sys\nfor i in range(120_000): sys.stdout.write(f'{i:099d}\\n')"
+    attempt = start(python(script), log_limit=MIB)
+    verdict = attempt.verdict()
+    assert verdict.log_size == 12_000_000
+    assert verdict.elided is not None
+    begin, end = verdict.elided
+    assert begin <= MIB // 2 + 65536
+    assert end >= 12_000_000 - MIB // 2 - 65536
+    assert attempt.folder.log.stat().st_blocks * 512 <= MIB + 3 * 65536
+    ends = read_ends(attempt.folder.log, 4000)
+    assert ends.head.startswith(b"0" * 99 + b"\n")
+    assert ends.tail.endswith(f"{119_999:099d}\n".encode())
+    assert len(ends.head) + len(ends.tail) + ends.missing == ends.size == 12_000_000
+
+
+@pytest.mark.slow
+def test_disk_use_stays_bounded_while_a_job_floods_its_log(start: Start) -> None:
+    attempt = start(("bash", "-c", "head -c 1500M /dev/zero; echo end"), log_limit=4 * MIB)
+    most = 0
+    while launch.find(attempt.folder) is None or process.alive(attempt.shim.pid, attempt.shim.start):
+        if attempt.folder.log.exists():
+            most = max(most, attempt.folder.log.stat().st_blocks * 512)
+    verdict = attempt.verdict()
+    assert verdict.log_size == 1500 * MIB + 4
+    assert attempt.folder.log.stat().st_blocks * 512 <= 5 * MIB
+    assert most < 1400 * MIB
+
+
+@pytest.mark.slow
+def test_a_million_lines_are_complete_to_the_byte(start: Start) -> None:
+    script = "import sys\nfor i in range(1_000_000): sys.stdout.write(f'{i:099d}\\n')"
+    attempt = start(python(script), log_limit=128 * MIB)
+    verdict = attempt.verdict(60)
+    assert (verdict.log_size, verdict.elided) == (100_000_000, None)
+    data = attempt.folder.log.read_bytes()
+    assert data == b"".join(b"%099d\n" % i for i in range(1_000_000))
