@@ -1,0 +1,91 @@
+"""The signed lines of a live stream."""
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushtrain.core.errors import Unauthorized
+from pushtrain.core.frames import BeatFrame, EndFrame, Frame, LogFrame, ViewFrame, seal, unseal
+from pushtrain.core.model import RunView
+from pushtrain.testing import a_run
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
+VIEW = RunView(run=a_run())
+FRAMES: list[Frame] = [
+    LogFrame(attempt=1, offset=7, data=b"epoch 1\xff\n", next_offset=16, complete=False),
+    ViewFrame(view=VIEW),
+    BeatFrame(),
+    EndFrame(view=VIEW),
+]
+
+
+def read(line: bytes, *, request: str = "r", number: int = 0) -> Frame:
+    return unseal(line, key=KEY.public_key(), request=request, number=number)
+
+
+GOLDEN = (
+    b'{"kind":"beat","signature":'
+    b'"HKEuThZIcN0j7Z2WLUxeZuQyy0YxVXD6HDS9vIxNSrHy9tZSciHNK68gazN80ypleSEC2Ww5ReUfBAS8BgwGBg"}\n'
+)
+
+
+def test_the_format_of_a_line_is_frozen() -> None:
+    assert seal(BeatFrame(), key=KEY, request="r", number=0) == GOLDEN
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_line_is_one_json_object_and_reads_back(frame: Frame) -> None:
+    line = seal(frame, key=KEY, request="r", number=3)
+    assert line.endswith(b"}\n")
+    assert line.count(b"\n") == 1
+    assert list(json.loads(line))[-1] == "signature"
+    assert read(line, number=3) == frame
+    assert read(line.rstrip(b"\n"), number=3) == frame
+
+
+@given(data=st.binary(max_size=200), offset=st.integers(0, 2**53), number=st.integers(0, 2**40))
+def test_whatever_bytes_a_log_holds_survive(data: bytes, offset: int, number: int) -> None:
+    frame = LogFrame(attempt=1, offset=offset, data=data, next_offset=offset + len(data), complete=True)
+    assert read(seal(frame, key=KEY, request="r", number=number), number=number) == frame
+
+
+@given(place=st.integers(0, 10_000), flip=st.integers(1, 255), frame=st.sampled_from(FRAMES))
+def test_any_flipped_byte_is_refused(place: int, flip: int, frame: Frame) -> None:
+    line = bytearray(seal(frame, key=KEY, request="r", number=0).rstrip())
+    line[place % len(line)] ^= flip
+    with pytest.raises(Unauthorized, match="not signed by the executor"):
+        read(bytes(line))
+
+
+def test_a_line_of_another_place_stream_or_executor_is_refused() -> None:
+    line = seal(BeatFrame(), key=KEY, request="r", number=1)
+    for wrong in ({"number": 0}, {"number": 2}, {"request": "s", "number": 1}):
+        with pytest.raises(Unauthorized):
+            read(line, **wrong)
+    with pytest.raises(Unauthorized):
+        read(seal(BeatFrame(), key=OTHER, request="r", number=0))
+
+
+@given(st.binary(max_size=300))
+def test_noise_is_refused(noise: bytes) -> None:
+    with pytest.raises(Unauthorized):
+        read(noise)
+
+
+def test_a_base64_of_another_spelling_is_refused() -> None:
+    line = seal(BeatFrame(), key=KEY, request="r", number=0).rstrip()
+    last = line[-3:-2]
+    with pytest.raises(Unauthorized):
+        read(line[:-3] + bytes([last[0] + 1]) + b'"}')
+
+
+def test_something_signed_that_is_no_frame_is_a_value_error() -> None:
+    class Odd(BeatFrame):
+        more: int = 1
+
+    with pytest.raises(ValueError, match="more"):
+        read(seal(Odd(), key=KEY, request="r", number=0))
