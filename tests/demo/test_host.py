@@ -6,6 +6,8 @@ import hmac
 import http.client
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -94,7 +96,7 @@ def test_without_the_token_nothing_is_given_or_taken(git_host: Host, repository:
     remote = git_host.create("octo/hello")
     work = repository(remote=remote, token="wrong")
     work.commit({"a": "1"})
-    with pytest.raises(AssertionError, match="Authentication failed"):
+    with pytest.raises(GitError, match="Authentication failed"):
         work.push()
     assert work.git("ls-remote", "origin", check=False) == ""
     assert git(git_host.folder("octo/hello"), "for-each-ref") == ""
@@ -352,7 +354,7 @@ def test_a_rejected_push_is_not_told(git_host: Host, repository: Repositories, r
     work.commit({"a": "1"})
     work.push()
     work.git("commit", "--quiet", "--amend", "--message", "Rewritten")
-    with pytest.raises(AssertionError, match="non-fast-forward"):
+    with pytest.raises(GitError, match="non-fast-forward"):
         work.push("main", "--force")
     work.push("main:other")
     assert _payload(receiver, 2)["ref"] == "refs/heads/other"
@@ -383,6 +385,42 @@ def test_a_redelivery_has_the_same_id_and_the_same_bytes(
     assert receiver.received[0][1] == receiver.received[1][1]
     ids = [headers["x-github-delivery"] for headers, _ in receiver.received]
     assert ids == [again.id, again.id]
+
+
+def test_webhooks_are_set_and_listed_over_http_as_on_github(
+    git_host: Host, repository: Repositories, receiver: Receiver
+) -> None:
+    me = urllib3.make_headers(basic_auth=f"x:{git_host.token}")
+    url = f"{git_host.url}/hooks"
+    assert urllib3.request("GET", url).status == 401
+    for nonsense in (b"", b"[]", b'{"url": 1}'):
+        assert urllib3.request("POST", url, body=nonsense, headers=me).status == 422
+    hook = json.dumps({"url": receiver.url, "secret": SECRET.decode()})
+    assert urllib3.request("POST", url, body=hook, headers=me).json() == []
+    work = repository(remote=git_host.create("octo/hello"), token=git_host.token)
+    commit = work.commit({"a": "1"})
+    work.push()
+    assert _payload(receiver, 1)["after"] == commit
+    told = wait_until(lambda: urllib3.request("GET", url, headers=me).json())
+    assert [(one["ref"], one["after"], one["status"]) for one in told] == [("refs/heads/main", commit, 202)]
+
+
+def test_the_host_as_a_process_of_its_own_ends_when_it_is_told(
+    tmp_path: Path, repository: Repositories
+) -> None:
+    (tmp_path / "data").mkdir()
+    argv = (sys.executable, "-m", "pushtrain.demo.host", tmp_path / "root", tmp_path / "data")
+    environment = {**os.environ, "PUSHTRAIN_GIT_TOKEN": "open sesame"}
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        url = json.loads(child.stdout.readline())["url"]
+        Host(tmp_path / "root", token="").create("octo/hello")
+        work = repository(remote=f"{url}/octo/hello.git", token="open sesame")
+        commit = work.commit({"a": "1"})
+        work.push()
+        assert work.fetch("main") == commit
+        child.terminate()
+        assert child.wait(timeout=10) == 0
 
 
 def test_a_quiet_host_tells_nobody(git_host: Host, repository: Repositories, receiver: Receiver) -> None:

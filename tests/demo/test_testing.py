@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from pushtrain.core.errors import GitError
 from pushtrain.core.model import State
 from pushtrain.testing import (
     NOON,
@@ -93,5 +94,5 @@ def test_a_work_repository_commits_and_pushes_with_an_identity_of_its_own(
     assert bare.files(commit) == ["src/train.py", "weights.bin"]
     assert bare.git("log", "-1", "--format=%an <%ae>") == "Ada <ada@example.org>"
     assert work.fetch("missing") == ""
-    with pytest.raises(AssertionError, match="nowhere"):
+    with pytest.raises(GitError, match="nowhere"):
         work.git("checkout", "nowhere")

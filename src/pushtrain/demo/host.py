@@ -3,18 +3,23 @@
 An ASGI application without a framework. A request's body is fed to git whole, from a file, before git's
 answer is read: however large a push is, and whether or not it is chunked, neither side can wait for the other
 for ever. Every repository needs the host's token (HTTP Basic, any user name), so that whoever uses the host
-shows that their credentials work. Files below `/data/` are open, with ETag and byte ranges.
+shows that their credentials work. Files below `/data/` are open, with ETag and byte ranges. `/hooks` sets and
+lists webhooks, as GitHub's REST API does for a repository.
 
-`hosting()` runs one in a thread; the demo, the tests and the benchmarks use nothing else.
+`hosting()` runs one in a thread, for tests and benchmarks; `python -m pushtrain.demo.host` is one by itself.
 """
 
 import asyncio
 import base64
 import binascii
 import contextlib
+import json
+import os
 import re
 import secrets
+import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import zlib
@@ -24,9 +29,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.staticfiles import StaticFiles
 
+from pushtrain.core.model import Value
 from pushtrain.demo.history import ENVIRONMENT, commits, exec_path, forced, git
 from pushtrain.demo.webhook import Delivery, Update, Webhooks, payload, pushed
 from pushtrain.plumbing.process import kill_tree
@@ -44,6 +52,13 @@ _COMMANDS: Final = 1024 * 1024
 """Bytes at the beginning of a push in which its commands stand; more refs than that are not told of."""
 
 Headers = list[tuple[bytes, bytes]]
+
+
+class Hook(Value):
+    """Where pushes are told, and with which secret."""
+
+    url: str
+    secret: str
 
 
 class Host:
@@ -127,13 +142,30 @@ class Host:
                 await _answer(send, error.status_code, b"There is no such file.\n")
             return
         route = _ROUTE.fullmatch(path)
-        if route is None or not self.folder(route["repository"]).is_dir():
+        if path != "/hooks" and (route is None or not self.folder(route["repository"]).is_dir()):
             await _answer(send, 404, b"There is nothing here.\n")
         elif not self._admits(scope):
             realm = (b"www-authenticate", b'Basic realm="pushtrain demo"')
             await _answer(send, 401, b"Show the host's token.\n", [realm])
+        elif route is None:
+            await self._hooks(Request(scope, receive), send)
         else:
             await self._git_request(scope, route["repository"], route["rest"], receive, send)
+
+    async def _hooks(self, request: Request, send: "Send") -> None:
+        """POST `{"url", "secret"}` to set where pushes are told; GET what was told."""
+        if request.method == "POST":
+            try:
+                hook = Hook.model_validate_json(await request.body())
+            except ValidationError:
+                await _answer(send, 422, b"A hook has `url` and `secret`.\n")
+                return
+            self.notify(hook.url, hook.secret.encode())
+        told = [
+            {"id": d.id, "ref": d.update.ref, "after": d.update.after, "status": d.status, "at": d.at}
+            for d in self.deliveries
+        ]
+        await _answer(send, 200, json.dumps(told).encode(), kind=b"application/json")
 
     def _admits(self, scope: "Scope") -> bool:
         scheme, _, given = _header(scope, b"authorization").partition(" ")
@@ -206,9 +238,14 @@ def _header(scope: "Scope", name: bytes) -> str:
 
 
 async def _answer(
-    send: "Send", status: int, text: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
+    send: "Send",
+    status: int,
+    text: bytes,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    *,
+    kind: bytes = b"text/plain; charset=utf-8",
 ) -> None:
-    plain = (b"content-type", b"text/plain; charset=utf-8")
+    plain = (b"content-type", kind)
     size = (b"content-length", str(len(text)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [plain, size, *headers]})
     await send({"type": "http.response.body", "body": text})
@@ -331,3 +368,18 @@ def hosting(root: Path, *, token: str = "", data: Path | None = None, port: int 
     finally:
         running.end()
         thread.join()
+
+
+def main() -> None:
+    """`ROOT DATA`: print the address, serve until SIGTERM; the token is in the environment."""
+    root, data = map(Path, sys.argv[1:])
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    with hosting(root, token=os.environ["PUSHTRAIN_GIT_TOKEN"], data=data) as host:
+        sys.stdout.write(json.dumps({"url": host.url}) + "\n")
+        sys.stdout.flush()
+        ending.wait()
+
+
+if __name__ == "__main__":
+    main()

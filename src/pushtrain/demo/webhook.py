@@ -71,8 +71,8 @@ class Delivery:
     body: bytes
     status: int
     """The answer's HTTP status; 0: nobody answered."""
-    seconds: float
-    """How long the answer took, the tries before it included."""
+    at: float
+    """When it was answered, or given up."""
 
 
 # --- what was pushed --------------------------------------------------------------------------------------
@@ -241,13 +241,12 @@ class Webhooks:
             "X-GitHub-Delivery": delivery,
             "X-Hub-Signature-256": signature(self._secret, body),
         }
-        begun = time.monotonic()
         status = self._post(headers, body)
         for pause in _PAUSES:
             if 200 <= status < 500 or self._ending.wait(pause):  # noqa: PLR2004  HTTP's classes
                 break
             status = self._post(headers, body)
-        done = Delivery(delivery, update, headers, body, status, time.monotonic() - begun)
+        done = Delivery(delivery, update, headers, body, status, time.time())
         with self._lock:
             self._sent.append(done)
         return done
