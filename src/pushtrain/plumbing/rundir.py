@@ -7,6 +7,7 @@ plain file with a hole where output beyond the limit was let go: offsets and siz
 that the job wrote, and the file system itself remembers what is missing.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -17,7 +18,7 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.model import Reason, StageTime, Value
+from pushtrain.core.model import LogChunk, Reason, StageTime, Value
 
 RecordT = TypeVar("RecordT", bound=Value)
 
@@ -91,21 +92,6 @@ class StopOrder(Value):
 
     reason: Reason
     detail: str = ""
-
-
-class LogChunk(Value):
-    """A part of a log."""
-
-    model_config = Value.model_config | {"ser_json_bytes": "base64", "val_json_bytes": "base64"}
-
-    offset: int
-    """Where `data` begins: the asked offset, or behind the hole when that lies in it."""
-    data: bytes
-    next_offset: int
-    complete: bool
-    """Whether nothing will follow `data`."""
-    elided: tuple[int, int] | None = None
-    """First byte let go, and the first kept again."""
 
 
 # --- the folder -------------------------------------------------------------------------------------------
@@ -308,40 +294,38 @@ def held(path: Path) -> bool:
 # --- the log ----------------------------------------------------------------------------------------------
 
 
-def read_log(path: Path, offset: int, limit: int, *, ended: bool) -> LogChunk:
+def read_log(path: Path, attempt: int, offset: int, limit: int, *, ended: bool) -> LogChunk:
     """Up to `limit` bytes of a log from `offset` on, never across the hole.
 
     Args:
         path: The log; it need not exist yet.
+        attempt: Whose log it is.
         offset: Counted in all bytes that the job wrote.
         limit: Bytes at most.
         ended: Whether the writer has ended; asked before this is called, so that `complete` is true.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return LogChunk(offset=offset, data=b"", next_offset=offset, complete=ended)
-    try:
+    at, data, size = offset, b"", 0
+    with contextlib.suppress(FileNotFoundError), path.open("rb", buffering=0) as file:
+        descriptor = file.fileno()
         while True:
             size = os.fstat(descriptor).st_size
-            data = os.pread(descriptor, limit, offset)
-            hole = _hole(descriptor, size)
+            data = os.pread(descriptor, limit, at)
             # The hole only ever grows, so what lies outside it after the reading was true while reading.
-            if hole is not None and hole[0] <= offset < hole[1]:
-                offset = hole[1]
-                continue
-            if hole is not None and offset < hole[0]:
-                data = data[: hole[0] - offset]
-            end = offset + len(data)
-            return LogChunk(
-                offset=offset,
-                data=data,
-                next_offset=end,
-                complete=ended and end >= size,
-                elided=hole,
-            )
-    finally:
-        os.close(descriptor)
+            begin, end = _hole(descriptor, size) or (size, 0)
+            if not begin <= at < end:
+                break
+            at = end
+        if at < begin:
+            data = data[: begin - at]
+    after = at + len(data)
+    return LogChunk(
+        attempt=attempt,
+        offset=at,
+        data=data,
+        next_offset=after,
+        complete=ended and after >= size,
+        elided=at > offset,
+    )
 
 
 def log_size(path: Path) -> int:
@@ -367,11 +351,10 @@ def read_ends(path: Path, limit: int) -> LogEnds:
 
     For a log that is no longer written to.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if not path.exists():
         return LogEnds(b"", b"", 0, 0)
-    try:
+    with path.open("rb", buffering=0) as file:
+        descriptor = file.fileno()
         size = os.fstat(descriptor).st_size
         hole = _hole(descriptor, size)
         if hole is None and size <= limit:
@@ -381,8 +364,6 @@ def read_ends(path: Path, limit: int) -> LogEnds:
         head = os.pread(descriptor, min(half, first), 0)
         begin = max(size - half, second)
         tail = os.pread(descriptor, size - begin, begin)
-    finally:
-        os.close(descriptor)
     head = head[: head.rfind(b"\n") + 1] or head
     tail = tail[tail.find(b"\n") + 1 :] or tail
     return LogEnds(head, tail, size - len(head) - len(tail), size)
