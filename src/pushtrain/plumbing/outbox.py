@@ -73,17 +73,30 @@ class Outbox:
         )
         return bool(rows)
 
-    def pending_pushes(self, *, limit: int = 1000) -> list[HeardPush]:
-        """Pushes that nobody has looked at yet, oldest first."""
-        query = f"SELECT {_HEARD} FROM pushes WHERE settled_at IS NULL ORDER BY id LIMIT ?"
-        return self._database.read(lambda db: [_heard(*row) for row in db.execute(query, (limit,))])
+    def pending_pushes(self, repository: str = "", *, limit: int = 1000) -> list[HeardPush]:
+        """Pushes that nobody has looked at yet, of one repository or of all, oldest first."""
+        query = (
+            f"SELECT {_HEARD} FROM pushes WHERE settled_at IS NULL AND (?1 = '' OR repository = ?1) "
+            "ORDER BY id LIMIT ?2"
+        )
+        return self._database.read(
+            lambda db: [_heard(*row) for row in db.execute(query, (repository, limit))]
+        )
 
     def pushes(self, *, limit: int = 50) -> list[HeardPush]:
         """Pushes heard of, newest first."""
         query = f"SELECT {_HEARD} FROM pushes ORDER BY id DESC LIMIT ?"
         return self._database.read(lambda db: [_heard(*row) for row in db.execute(query, (limit,))])
 
-    def settle_push(self, push_id: int | None, commands: Sequence[TrainCommand], note: str) -> int:
+    def settle_push(
+        self,
+        push_id: int | None,
+        commands: Sequence[TrainCommand],
+        note: str,
+        *,
+        tip: tuple[str, str, str | None] | None = None,
+        executor: str = "",
+    ) -> int:
         """Put a push's commands into the outbox and note what came of it, in one transaction.
 
         A command that is in the outbox already stays as it is.
@@ -92,6 +105,8 @@ class Outbox:
             push_id: Which push; None for commands that come from no push.
             commands: What it starts.
             note: For people; not empty.
+            tip: Repository, ref and commit (None: deleted) that the reconciler need not look at again.
+            executor: URL of the executor that may have the commands already.
 
         Returns:
             How many commands are new.
@@ -104,12 +119,14 @@ class Outbox:
             for run_id, body in bodies:
                 new += len(
                     db.execute(
-                        "INSERT INTO outbox (run_id, push_id, state, created_at, updated_at, command) "
-                        "VALUES (?, ?, 'waiting', ?, ?, ?) ON CONFLICT DO NOTHING RETURNING seq",
-                        (run_id, push_id, now, now, body),
+                        "INSERT INTO outbox (run_id, push_id, state, executor, created_at, updated_at, "
+                        "command) VALUES (?, ?, 'waiting', ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING seq",
+                        (run_id, push_id, executor, now, now, body),
                     ).fetchall()
                 )
             db.execute("UPDATE pushes SET settled_at = ?, note = ? WHERE id = ?", (now, note, push_id))
+            if tip is not None:
+                _set_tip(db, *tip)
             return new
 
         return self._database.write(work)
@@ -197,16 +214,19 @@ class Outbox:
 
         def work(db: apsw.Connection) -> None:
             for ref, commit in tips.items():
-                if commit is None:
-                    db.execute("DELETE FROM tips WHERE repository = ? AND ref = ?", (repository, ref))
-                else:
-                    db.execute(
-                        "INSERT INTO tips VALUES (?, ?, ?) "
-                        "ON CONFLICT DO UPDATE SET commit_id = excluded.commit_id",
-                        (repository, ref, commit),
-                    )
+                _set_tip(db, repository, ref, commit)
 
         self._database.write(work)
+
+
+def _set_tip(db: apsw.Connection, repository: str, ref: str, commit: str | None) -> None:
+    if commit is None:
+        db.execute("DELETE FROM tips WHERE repository = ? AND ref = ?", (repository, ref))
+    else:
+        db.execute(
+            "INSERT INTO tips VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET commit_id = excluded.commit_id",
+            (repository, ref, commit),
+        )
 
 
 def _heard(push_id: int, value: str, source: str, received_at: float, note: str) -> HeardPush:

@@ -83,6 +83,11 @@ class StateFolder:
         return self.root / "executor.json"
 
     @property
+    def outbox(self) -> Path:
+        """Commands that `pushtrain send` could not deliver yet."""
+        return self.root / "outbox"
+
+    @property
     def repositories(self) -> Path:
         """Mirrors and pristine trees."""
         return self.root / "repositories"

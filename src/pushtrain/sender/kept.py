@@ -1,0 +1,181 @@
+"""Commands that `pushtrain send` must not lose, one file each, from before the first byte leaves.
+
+`send` opens no store: a server may hold the folder's. It writes each command here, tries to deliver it, and
+takes the file away once an executor has accepted or refused. What is left (no executor answered, or `send` was
+killed) the next `pushtrain send` or the folder's sender delivers. A file's lock says that somebody is at it; a
+killed holder's lock is gone with it.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from pydantic import ValidationError
+
+from pushtrain.core.errors import StorageError
+from pushtrain.core.model import TrainCommand, Value
+
+_SUFFIX: Final = ".json"
+
+
+class _Kept(Value):
+    """What a file holds."""
+
+    command: TrainCommand
+    executor: str = ""
+
+
+class Entry:
+    """One kept command, locked while it is held.
+
+    Attributes:
+        command: What is to be delivered.
+        executor: URL of the executor that may have it already; empty: none.
+    """
+
+    def __init__(self, path: Path, handle: int, kept: _Kept) -> None:
+        self.command = kept.command
+        self.executor = kept.executor
+        self._path = path
+        self._handle = handle
+
+    def place(self, executor: str) -> None:
+        """Write down durably who gets it."""
+        if executor != self.executor:
+            handle = _write(self._path, _Kept(command=self.command, executor=executor))
+            os.close(self._handle)
+            self._handle, self.executor = handle, executor
+
+    def remove(self) -> None:
+        """It is taken care of."""
+        with _explained(self._path):
+            self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go; what was not removed stays for whoever comes next."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class KeptCommands:
+    """A folder of kept commands.
+
+    Args:
+        folder: `StateFolder.outbox`; made when first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, command: TrainCommand) -> Entry | None:
+        """Write a command down durably and hold it; None when somebody is delivering the same one.
+
+        Raises:
+            StorageError: It could not be written.
+        """
+        path = self._folder / f"{command.run_id}{_SUFFIX}"
+        with _explained(path):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+        before = _locked(path, create=True)
+        if before is None:
+            return None
+        try:
+            known = _read(before)
+            kept = _Kept(command=command, executor=known.executor if known else "")
+            return Entry(path, _write(path, kept), kept)
+        finally:
+            os.close(before)
+
+    def left(self) -> Iterator[Entry]:
+        """What nobody is delivering, each to be closed by the caller. Damaged files are skipped.
+
+        Raises:
+            StorageError: The folder could not be read.
+        """
+        with _explained(self._folder):
+            if not self._folder.is_dir():
+                return
+            found = sorted(self._folder.glob(f"*{_SUFFIX}"))
+        for path in found:
+            handle = _locked(path, create=False)
+            if handle is None:
+                continue
+            kept = _read(handle)
+            if kept is None:
+                os.close(handle)
+            else:
+                yield Entry(path, handle, kept)
+
+
+def _locked(path: Path, *, create: bool) -> int | None:
+    """The file, open and locked; None when another holds it, or it went away meanwhile."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _failed(path, error) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.stat().st_ino == os.fstat(handle).st_ino:
+            return handle
+    except OSError:
+        pass
+    os.close(handle)
+    return None
+
+
+def _write(path: Path, kept: _Kept) -> int:
+    """Put the file in place, whole, durable and locked; returns its handle."""
+    with _explained(path):
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        handle = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            os.write(handle, kept.model_dump_json().encode())
+            os.fsync(handle)
+            fresh.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+
+
+def _read(handle: int) -> _Kept | None:
+    """What an open file holds; None when it is damaged, which none is that `keep` returned from."""
+    try:
+        return _Kept.model_validate_json(os.pread(handle, os.fstat(handle).st_size, 0))
+    except (OSError, ValidationError):
+        return None
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _failed(path, error) from error
+
+
+def _failed(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{path} cannot be used: {error.strerror}.", mend="Check the disk and the folder's owner."
+    )

@@ -1,0 +1,110 @@
+"""The reconciler: compare every watched branch with where it was, so that a lost webhook only costs time.
+
+Each watched ref's tip gets its runs within one round. Tips at first sight are a baseline and start nothing;
+tips that were overtaken between two rounds count as superseded; a deleted ref is forgotten. A push that a
+webhook told of already is the same runs, because run ids follow from what is run.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pushtrain.core.errors import PushtrainError
+from pushtrain.core.model import NO_COMMIT, Push
+from pushtrain.core.settings import Repository
+from pushtrain.sender.planning import watched
+from pushtrain.sender.service import SenderService
+
+log = logging.getLogger(__name__)
+
+_LOOKED: Final = ""
+"""The ref under which it is noted that a repository was looked at before; an empty one has no other."""
+_SPREAD: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """What became of a repository's refs since the last look."""
+
+    pushes: tuple[Push, ...]
+    tips: Mapping[str, str | None]
+    """What to note at once; a moved tip is noted when its push is settled."""
+
+
+def moves(key: str, known: Mapping[str, str], seen: Mapping[str, str]) -> Moves:
+    """Compare two looks at one repository.
+
+    Args:
+        key: The repository.
+        known: Each ref's commit as noted.
+        seen: Each ref's commit now.
+    """
+    now = {ref: commit for ref, commit in seen.items() if watched(ref)}
+    if _LOOKED not in known:
+        return Moves((), {**now, _LOOKED: NO_COMMIT})
+    host, _, name = key.partition("/")
+    pushes = tuple(
+        Push(
+            host=host,
+            repository=name,
+            ref=ref,
+            before=known.get(ref, "0" * len(commit)),
+            after=commit,
+            delivery=f"poll:{key}:{ref}:{commit}",
+        )
+        for ref, commit in sorted(now.items())
+        if known.get(ref) != commit
+    )
+    return Moves(pushes, {ref: None for ref in known if ref not in now and ref != _LOOKED})
+
+
+class Reconciler:
+    """Looks at every repository each so many seconds.
+
+    Args:
+        service: Whom to tell of pushes.
+        poll_seconds: From the end of one look to the next.
+        jitter: A number from 0 to 1; spreads the looks of many senders.
+    """
+
+    def __init__(
+        self, service: SenderService, *, poll_seconds: float, jitter: Callable[[], float] = random.random
+    ) -> None:
+        self._service = service
+        self._poll_seconds = poll_seconds
+        self._jitter = jitter
+
+    async def run(self) -> None:
+        """Look at each repository, at once and then again and again, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for repository in self._service.repositories:
+                group.create_task(self._watch(repository), name=f"poll {repository.key}")
+
+    async def _watch(self, repository: Repository) -> None:
+        trouble = ""
+        while True:
+            try:
+                await asyncio.to_thread(self.look, repository.key)
+                trouble = ""
+            except PushtrainError as error:
+                if str(error) != trouble:
+                    trouble = str(error)
+                    log.warning("the branches of %s could not be compared: %s", repository.key, trouble)
+            self._service.kept_more()
+            await asyncio.sleep(self._poll_seconds * (1 - _SPREAD + 2 * _SPREAD * self._jitter()))
+
+    def look(self, key: str) -> int:
+        """Compare one repository's refs with what is noted; how many pushes were found.
+
+        Raises:
+            GitError: The remote did not answer.
+            StorageError: What was found could not be kept.
+        """
+        found = moves(key, self._service.store.tips(key), self._service.mirror(key).ls_remote())
+        new = sum(self._service.hear(push, source="poll") for push in found.pushes)
+        if found.tips:
+            self._service.store.set_tips(key, found.tips)
+        return new
