@@ -145,8 +145,10 @@ def show(value: object) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`Did you mean …?`, or nothing."""
+    said = name.replace("-", "_").lower()
     plain = {key.replace("-", "_").lower(): key for key in known}
-    near = difflib.get_close_matches(name.replace("-", "_").lower(), plain, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(said, plain, n=1, cutoff=0.7)
+    near += [key for key in plain if len(said) > 2 and key.startswith(said)]  # noqa: PLR2004  `sha` for `sha256`
     return f"Did you mean `{plain[near[0]]}`?" if near else ""
 
 

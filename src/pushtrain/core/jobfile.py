@@ -40,7 +40,7 @@ MAX_BYTES: Final = 256 * 1024
 
 JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-STORE_URL: Final = re.compile(r"(s3|gs|az)://[^\s/@]+(/[^\s]*)?")
+STORE_URL: Final = re.compile(r"(s3|gs|az)://[^\x00-\x20\x7f/@?#]+(/[^\x00-\x20\x7f?#]*)?")
 REPOSITORY: Final = re.compile(r"[A-Za-z0-9._~:-]+(/[A-Za-z0-9._~-]+)+")
 BRANCH: Final = re.compile(
     r"(?!-|/|\.)(?!.*(\.\.|//|@\{|/\.|\.lock(/|$)))[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])"
@@ -149,8 +149,10 @@ def _loaded(text: str, source: str) -> dict[str, object]:
             f"{source} is nested too deeply.", mend="Three levels are enough for any job."
         ) from error
     except ValueError as error:
-        match = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", str(error), re.DOTALL)
-        where, why = (f"{source}:{match[2]}:{match[3]}", match[1]) if match else (source, str(error))
+        why, _, place = str(error).rpartition(" (at ")
+        at = re.fullmatch(r"line (\d+), column (\d+)\)", place)
+        where = f"{source}:{at[1]}:{at[2]}" if at else f"{source}:{len(text.splitlines())}" if why else source
+        why = why or str(error)
         raise ConfigError(
             f"{where}: this is not TOML: {why[:1].lower()}{why[1:]}.",
             mend="Text stands in quotes, lists in [brackets]; https://toml.io shows the format on one page.",

@@ -124,7 +124,7 @@ TABLE: Final[dict[tuple[State, type[Event]], State]] = {
 }
 
 
-def advance(run: Run, event: Event, *, now: float) -> Run:
+def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901  one branch an event
     """The run after `event`.
 
     Args:
@@ -144,8 +144,6 @@ def advance(run: Run, event: Event, *, now: float) -> Run:
     match event:
         case Claimed(token, gpus):
             change |= {"token": token, "gpus": gpus, "attempt": run.attempt + 1, "not_before": 0.0}
-        case Prepared():
-            pass
         case PrepareFailed(reason, detail):
             change |= {"outcome": Outcome.FAILED, "reason": reason, "detail": detail, "gpus": ()}
         case Cancelled(detail):

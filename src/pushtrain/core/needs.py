@@ -8,10 +8,10 @@ from pushtrain.core.forms import Wrong, inside, kind, listed, size
 from pushtrain.core.model import DataSource, EnvironmentKind, EnvironmentSpec, Resources
 from pushtrain.core.reading import Table
 
-_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
-_PYTHON: Final = re.compile(r"[0-9]+(\.[0-9]+){0,2}")
-_URL: Final = re.compile(r"(https?|s3|gs|az|hf)://[^\s/@]+(/[^\s]*)?")
+WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
+PYTHON: Final = re.compile(r"[0-9]+(\.[0-9]+){0,2}")
+URL: Final = re.compile(r"(https?|s3|gs|az|hf)://[^\x00-\x20\x7f/@?#]+(/[^\x00-\x20\x7f]*)?")
 
 _KINDS: Final = {
     "uv": EnvironmentKind.UV,
@@ -26,7 +26,7 @@ def resources(table: Table) -> Resources:
     """`gpus`, `gpu_memory`, `cpus`, `memory` and `labels`."""
     labels = table.texts("labels", example="a100")
     for label in labels:
-        if not _WORD.fullmatch(label):
+        if not WORD.fullmatch(label):
             table.wrong(
                 "labels", label, "is not a label", "Use letters, digits, `.`, `_` and `-`, at most 63."
             )
@@ -107,7 +107,7 @@ def _source(entry: Table) -> DataSource:
 
 
 def _url(value: object) -> str:
-    if not isinstance(value, str) or not _URL.fullmatch(value):
+    if not isinstance(value, str) or not URL.fullmatch(value):
         if isinstance(value, str) and re.match(r"[a-z0-9]+://[^/]*@", value):
             mend = "Leave them out: the file is in Git. The executor's owner sets credentials."
             raise Wrong("holds a user or a password", mend)
@@ -119,13 +119,13 @@ def _url(value: object) -> str:
 
 
 def _word(value: object) -> str:
-    if not isinstance(value, str) or not _WORD.fullmatch(value):
+    if not isinstance(value, str) or not WORD.fullmatch(value):
         raise Wrong("is not a name", "Use letters, digits, `.`, `_` and `-`, at most 63.")
     return value
 
 
 def _sha256(value: object) -> str:
-    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+    if not isinstance(value, str) or not SHA256.fullmatch(value):
         raise Wrong(
             "is not a SHA-256 digest",
             "Write its 64 hexadecimal digits; `pushtrain data add URL` measures it.",
@@ -182,6 +182,6 @@ def _path_or_name(key: str) -> Callable[[object], str]:
 def _python(value: object) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise Wrong("is a number, and 3.10 would read as 3.1", f'Write it in quotes: `python = "{value}"`.')
-    if not isinstance(value, str) or not _PYTHON.fullmatch(value):
+    if not isinstance(value, str) or not PYTHON.fullmatch(value):
         raise Wrong("is not a Python version", 'Write it as in `python = "3.12"`.')
     return value

@@ -88,17 +88,6 @@ class Table:
         """Note a mistake at one key."""
         self.notes.add((*self.path, key), value, problem, mend)
 
-    def text(self, key: str, default: str = "") -> str:
-        """A string that is not blank."""
-        value = self.take(key)
-        if value is None:
-            return default
-        problem = text_problem(value)
-        if problem:
-            self.wrong(key, value, problem, f'Write text in quotes, as in `{key} = "…"`.')
-            return default
-        return str(value)
-
     def flag(self, key: str, *, default: bool) -> bool:
         """`true` or `false`."""
         value = self.take(key)
