@@ -1,0 +1,179 @@
+"""Text files of public keys, as people know them from ssh: a key a line, options behind it, comments kept.
+
+    # the group's workstation
+    ed25519:c2l4dHktZm91ciBieXRlcyBvZiBrZXkgaGVyZSE= scopes=send,read repo=github.com/octo/* name=ada
+
+A file is read again when it changed, so that a server need not be restarted. A line that is not understood
+in full grants nothing: an owner who mistypes `scopes` must not lend more than he meant to.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from pushtrain.core.errors import PushtrainError, StorageError, UsageError
+from pushtrain.core.signing import fingerprint, parse_public, public_text
+from pushtrain.plumbing.trees import sync_folder
+
+log = logging.getLogger(__name__)
+
+EntryT = TypeVar("EntryT")
+
+PRIVATE: Final = 0o600
+_OTHERS_WRITE: Final = 0o022
+_WORD: Final = re.compile(r"[^\s,#=]{1,200}")
+
+
+class KeyFile(Generic[EntryT]):
+    """One such file; any thread may call any method.
+
+    Args:
+        path: The file; it need not exist.
+        read: Makes an entry of a key and its options; raises ValueError where it does not understand them.
+    """
+
+    def __init__(self, path: Path, read: Callable[[Ed25519PublicKey, Mapping[str, str]], EntryT]) -> None:
+        self._path = path
+        self._read = read
+        self._lock = threading.Lock()
+        self._seen: tuple[int, int, int, int] | None = None
+        self._entries: dict[str, EntryT] = {}
+
+    def entries(self) -> Mapping[str, EntryT]:
+        """The entries by fingerprint; of a key that stands there twice the last line counts.
+
+        A file that cannot be read, or that other users may write, has none; the log says why.
+        """
+        with self._lock:
+            try:
+                state = self._path.stat()
+            except OSError:
+                self._seen, self._entries = None, {}
+                return self._entries
+            seen = (state.st_mtime_ns, state.st_size, state.st_ino, state.st_mode)
+            if seen != self._seen:
+                self._entries = self._load(state.st_mode)
+                self._seen = seen
+            return self._entries
+
+    def write(self, key: Ed25519PublicKey, options: Mapping[str, str]) -> EntryT:
+        """Put a key into the file, in place of a line that has it; every other line stays as it is.
+
+        Raises:
+            UsageError: The options would not be understood.
+            StorageError: The file cannot be written.
+        """
+        given = {name: value for name, value in options.items() if value}
+        for word in (word for value in given.values() for word in value.split(",")):
+            check_word(word)
+        entry = self._entry(key, given)
+        line = " ".join([public_text(key), *(f"{name}={value}" for name, value in given.items())])
+        with told(self._path, "The key file"), _alone(self._path):
+            old = self._path.read_text("utf-8").splitlines() if self._path.exists() else []
+            kept = [each for each in old if each.split()[:1] != [public_text(key)]]
+            _replace(self._path, "\n".join([*kept, line, ""]).encode())
+        return entry
+
+    def _entry(self, key: Ed25519PublicKey, options: Mapping[str, str]) -> EntryT:
+        try:
+            return self._read(key, options)
+        except ValueError as error:
+            raise UsageError(f"Its options are not understood: {error}.") from error
+
+    def _load(self, mode: int) -> dict[str, EntryT]:
+        if mode & _OTHERS_WRITE:
+            log.warning("%s is ignored: others may write it. The mend: chmod 600 %s", self._path, self._path)
+            return {}
+        try:
+            lines = self._path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            log.warning("%s is ignored: %s", self._path, error)
+            return {}
+        found: dict[str, EntryT] = {}
+        for number, line in enumerate(lines, 1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            try:
+                key, options = _parse(line)
+                found[fingerprint(key)] = self._entry(key, options)
+            except UsageError as error:
+                log.warning("%s, line %d grants nothing: %s", self._path, number, error.message)
+        return found
+
+
+def _parse(line: str) -> tuple[Ed25519PublicKey, dict[str, str]]:
+    word, *rest = line.split()
+    options: dict[str, str] = {}
+    for option in rest:
+        name, _, value = option.partition("=")
+        if not value or name in options:
+            raise UsageError(f"`{option[:80]}` has no value or is there twice.")
+        options[name] = value
+    return parse_public(word), options
+
+
+def check_word(word: str) -> None:
+    """Raise UsageError for what would read back as something else."""
+    if not _WORD.fullmatch(word):
+        raise UsageError(
+            f"`{word[:80]}` cannot stand in a key file.",
+            mend="Leave out spaces, commas, `#` and `=`, and keep it under 200 characters.",
+        )
+
+
+@contextlib.contextmanager
+def told(path: Path, what: str) -> Iterator[None]:
+    """Turn an I/O error of the block into a StorageError that names the file."""
+    try:
+        yield
+    except PushtrainError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(
+            f"{what} {path} cannot be used: {getattr(error, 'strerror', None) or error}.",
+            mend="Check who owns the state folder, and that its disk is not full.",
+        ) from error
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet, only for this user to read, through to the disk."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+    with os.fdopen(file, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def beside(path: Path) -> Path:
+    """A name in the same folder that nobody else uses."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """One writer at a time, among all processes; the lock dies with its holder."""
+    file = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    fresh = beside(path)
+    try:
+        write_new(fresh, content)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    sync_folder(path.parent)
