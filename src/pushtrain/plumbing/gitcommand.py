@@ -356,6 +356,6 @@ def _last_words(said: str) -> str:
     telling = [
         line for line in lines if line and not line.startswith(("hint:", "warning:", "To ", "remote: \n"))
     ]
-    blunt = [line for line in telling if re.match(r"(fatal|error|remote|ERROR|ssh|!)\b?", line)]
+    blunt = [line for line in telling if re.match(r"(fatal|error|remote|ERROR|ssh|!)", line)]
     text = "; ".join(dict.fromkeys(blunt or telling))
     return text if len(text) <= 500 else f"…{text[-500:]}"  # noqa: PLR2004  a message, not a log
