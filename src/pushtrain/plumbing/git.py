@@ -145,7 +145,7 @@ class Mirror:
                         f"{self.remote.key} has no commit {commit[:12]} (any more).",
                         mend="It was pushed over perhaps; push again.",
                     ) from error
-            self._tidy(stop)
+            self.tidy(stop=stop)
         return True
 
     def fetch_into(self, source: str, ref: str, *, stop: Stop | None = None) -> None:
@@ -284,7 +284,8 @@ class Mirror:
         shutil.rmtree(grave, ignore_errors=True)
         self.pristine.forget()
 
-    def _tidy(self, stop: Stop | None) -> None:
+    def tidy(self, *, stop: Stop | None = None) -> None:
+        """Join packs when there are many: each fetch and each publication leaves one."""
         packs = sum(path.suffix == ".pack" for path in (self.folder / "objects" / "pack").iterdir())
         if packs > _MANY_PACKS:
             self.git.run("repack", "--quiet", "--geometric=2", "-d", stop=stop, doing="join packs")

@@ -1,0 +1,65 @@
+"""What a run left: its files, taken out of the job's hands, and its metrics, read once.
+
+`harvest` may be cut short at any line and called again; its record is written last. After it the work folder
+is no longer needed.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from pushtrain.core.model import Artifact, Run, Value
+from pushtrain.executor.collect import collect
+from pushtrain.executor.metrics import Metric, candidates, gather
+from pushtrain.plumbing.rundir import RunDir, write_bytes
+from pushtrain.ports import MetricsFormat, Stop
+
+_RECORD: Final = "harvest.json"
+
+_log = logging.getLogger(__name__)
+
+
+class Harvest(Value):
+    """What a run left."""
+
+    version: Literal[1] = 1
+    files: tuple[Artifact, ...] = ()
+    """Files in `RunDir.artifacts`, `executor` for a place; then what was refused."""
+    metrics: tuple[Metric, ...] = ()
+
+
+def harvest(
+    run: Run,
+    folder: RunDir,
+    formats: Sequence[MetricsFormat],
+    *,
+    since: float = 0,
+    stop: Stop | None = None,
+) -> Harvest:
+    """Collect an attempt's files and metrics, or tell again what was collected.
+
+    Args:
+        run: Whose job names the globs.
+        folder: The attempt's.
+        formats: Metrics formats, the preferred ones first.
+        since: When the attempt started; only later files of the work folder count as metrics.
+        stop: Called now and then; what it raises ends the work.
+
+    Raises:
+        StorageError: The disk is full or cannot be written.
+    """
+    record = folder.root / _RECORD
+    try:
+        return Harvest.model_validate_json(record.read_bytes())
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        _log.warning("%s is gathered again: %s", record, error)
+    files = collect(folder.results, folder.tree, run.command.job.results, folder.artifacts, stop=stop)
+    named = [folder.metrics, *candidates(folder.artifacts, formats)]
+    metrics = gather(named, formats, root=folder.artifacts)
+    if not metrics:
+        metrics = gather(list(candidates(folder.tree, formats, since=since)), formats, root=folder.tree)
+    found = Harvest(files=files, metrics=metrics)
+    write_bytes(record, found.model_dump_json().encode())
+    return found

@@ -1,0 +1,418 @@
+"""Write down what a run was and how it went: the files of its folder on the results branch.
+
+Pure: the same story gives the same bytes. `README.md` is for people, `run.json` for programs (everything,
+`"version": 1`); `metrics.json`, `plots/*.svg`, `log.txt` (head and tail, what is missing stated to the byte)
+and the signed command as it was received stand beside them. What comes from a repository or a job is shown,
+never interpreted (see `markdown`).
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from pushtrain.core.model import Artifact, Attempt, Outcome, Reason, Run, RunEvent, Value
+from pushtrain.executor import markdown as md
+from pushtrain.executor import plot
+from pushtrain.executor.metrics import Metric
+from pushtrain.plumbing.rundir import LogEnds
+
+VERSION: Final = 1
+MOST_CHARTS: Final = 12
+_MOST_FILES_SHOWN: Final = 100
+_SUMMARY_LIMIT: Final = 64 * 1024
+_TAIL_LINES, _TAIL_WIDTH = 60, 300
+_FAILED_TAIL_LINES: Final = 120
+_BAR: Final = 16
+
+_MARKS: Final = {
+    Outcome.SUCCEEDED: "✅",
+    Outcome.FAILED: "❌",
+    Outcome.CANCELLED: "🚫",
+    Outcome.LOST: "❓",
+    Outcome.MOVED: "➡️",
+}
+_COMMIT_LINKS: Final = {
+    "github.com": "https://{key}/commit/{commit}",
+    "gitlab.com": "https://{key}/-/commit/{commit}",
+    "codeberg.org": "https://{key}/commit/{commit}",
+    "bitbucket.org": "https://{key}/commits/{commit}",
+}
+_BRANCH_LINKS: Final = {
+    "github.com": "https://{key}/tree/{branch}",
+    "gitlab.com": "https://{key}/-/tree/{branch}",
+    "codeberg.org": "https://{key}/src/branch/{branch}",
+    "bitbucket.org": "https://{key}/branch/{branch}",
+}
+
+
+class Machine(Value):
+    """What a run ran on; no host name, no address."""
+
+    cpu: str = ""
+    cpus: int = 0
+    memory: int = 0
+    """Bytes."""
+    gpus: tuple[str, ...] = ()
+    """Names of the GPUs that the run had."""
+    driver: str = ""
+    system: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Everything that a report tells."""
+
+    run: Run
+    executor: str
+    executor_key: str = ""
+    """The executor's fingerprint."""
+    version: str = ""
+    """Pushtrain's."""
+    attempts: tuple[Attempt, ...] = ()
+    events: tuple[RunEvent, ...] = ()
+    machine: Machine = field(default_factory=Machine)
+    files: tuple[Artifact, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    log: LogEnds = field(default=LogEnds(b"", b"", 0, 0))
+    summary: str = ""
+    subject: str = ""
+    """The commit message's first line."""
+    command: bytes = b""
+    """The signed body as received."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Its signature's headers."""
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The last attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+
+def folder(run: Run) -> str:
+    """A run's folder below the results: `runs/JOB/YYYY-MM/DD-SHA7-ID`, dated by acceptance (UTC)."""
+    day = datetime.fromtimestamp(run.accepted_at, UTC)
+    command = run.command
+    return f"runs/{command.job.name}/{day:%Y-%m}/{day:%d}-{command.commit[:7]}-{run.short}"
+
+
+def headline(run: Run) -> str:
+    """Mark and outcome in a word or two: `✅ succeeded`, `❌ timed out`."""
+    outcome = run.outcome or Outcome.LOST
+    word = "timed out" if run.reason is Reason.TIMEOUT else str(outcome)
+    return f"{'⏱️' if run.reason is Reason.TIMEOUT else _MARKS[outcome]} {word}"
+
+
+def commit_link(key: str, commit: str) -> str:
+    """Markdown for a commit: a link where the host's form of link is known."""
+    form = _COMMIT_LINKS.get(key.partition("/")[0])
+    shown = f"`{commit[:7]}`"
+    return md.link(shown, form.format(key=key, commit=commit)) if form else shown
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: `45 ms`, `3.2 s`, `4 min 05 s`, `2 h 07 min`."""
+    if seconds < 0.9995:  # noqa: PLR2004  below a second
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:  # noqa: PLR2004  below a minute
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:  # noqa: PLR2004  below an hour
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Bytes for people, decimal as disks and GitHub count: `1.4 MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 999.5 or unit == "TB":  # noqa: PLR2004  a thousand is a thousand
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def moment(time: float) -> str:
+    """A time in UTC, to the second."""
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def write(story: Story) -> dict[str, bytes]:
+    """The run's files by name, without those that the job left."""
+    drawn = plot.charts(story.metrics)[:MOST_CHARTS]
+    names = _plot_names([title for title, _ in drawn])
+    files = {
+        "README.md": _readme(story, dict(zip(names, (title for title, _ in drawn), strict=True))).encode(),
+        "run.json": _json(_record(story)),
+    }
+    if story.attempts:
+        files["log.txt"] = log_file(story.log)
+    if story.metrics:
+        series = [metric.model_dump(mode="json") for metric in story.metrics]
+        files["metrics.json"] = _json({"version": VERSION, "series": series}, indent=None)
+    for name, (title, metrics) in zip(names, drawn, strict=True):
+        files[name] = plot.draw(title, metrics)
+    if story.command:
+        files["command.json"] = story.command
+        files["command.headers.json"] = _json(dict(story.headers))
+    return files
+
+
+def log_file(log: LogEnds) -> bytes:
+    """The log as it is published: exact bytes, and where some are missing one line that says how many."""
+    if not log.missing:
+        return log.head + log.tail
+    note = f"\n[pushtrain: {log.missing} of {log.size} bytes left out here]\n\n"
+    return log.head + note.encode() + log.tail
+
+
+# --- run.json ---------------------------------------------------------------------------------------------
+
+
+def _record(story: Story) -> dict[str, Any]:
+    run = story.run.model_dump(
+        mode="json", exclude={"token", "result_commit", "result_path", "publish_tries"}
+    )
+    return {
+        "version": VERSION,
+        "pushtrain": story.version,
+        "executor": {"name": story.executor, "key": story.executor_key},
+        "machine": story.machine.model_dump(mode="json"),
+        "run": run,
+        "attempts": [attempt.model_dump(mode="json") for attempt in story.attempts],
+        "events": [event.model_dump(mode="json") for event in story.events],
+        "metrics": {metric.name: _last_and_best(metric) for metric in story.metrics},
+        "files": [file.model_dump(mode="json") for file in story.files],
+        "log": {"size": story.log.size, "left_out": story.log.missing},
+    }
+
+
+def _last_and_best(metric: Metric) -> dict[str, float | int | None]:
+    best = metric.best()
+    found: dict[str, float | int | None] = {"last": metric.last, "points": metric.points}
+    return found | ({"best": best[0], "best_step": best[1]} if best else {})
+
+
+def _json(value: object, *, indent: int | None = 2) -> bytes:
+    return json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+# --- README.md --------------------------------------------------------------------------------------------
+
+
+def _readme(story: Story, charts: Mapping[str, str]) -> str:
+    failed = story.run.outcome is not Outcome.SUCCEEDED
+    parts = [
+        f"# {headline(story.run)} · {md.text(story.run.command.job.title)}\n",
+        _verdict(story.run),
+        _facts(story),
+        *([_log(story, opened=True)] if failed else []),
+        _metrics(story.metrics, charts),
+        _summary(story),
+        _stages(story),
+        _data(story.attempt),
+        _files(story),
+        *([] if failed else [_log(story, opened=False)]),
+        _footer(story),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _verdict(run: Run) -> str:
+    """What went wrong, in the run's own sentence."""
+    return (
+        f"> {md.text(run.detail, most=1000)}\n" if run.detail and run.outcome is not Outcome.SUCCEEDED else ""
+    )
+
+
+def _facts(story: Story) -> str:
+    run, attempt, machine = story.run, story.attempt, story.machine
+    command = run.command
+    argv = command.job.command
+    shown = argv if isinstance(argv, str) else shlex.join(argv)
+    subject = f" {md.text(story.subject, most=100)}" if story.subject else ""
+    gpus = md.text(", ".join(machine.gpus))
+    rows = {
+        "Command": md.code(shown),
+        "Branch": _branch(command.repository, command.ref),
+        "Parameters": ", ".join(md.code(f"{name}={value}") for name, value in command.job.cell.items()),
+        "Result": _how(run, attempt),
+        "Started": moment(attempt.claimed_at if attempt else run.accepted_at),
+        "Executor": md.text(story.executor)
+        + (f", isolation {md.text(attempt.isolation)}" if attempt else ""),
+        "Machine": _machine(machine),
+        "GPU": gpus + (f" (driver {md.text(machine.driver)})" if gpus and machine.driver else ""),
+        "Used": _used(attempt),
+        "Environment": md.text(attempt.environment) if attempt else "",
+        "Attempt": f"{attempt.number}" if attempt and attempt.number > 1 else "",
+    }
+    header = ("Commit", commit_link(command.repository, command.commit) + subject)
+    return md.table(header, [(f"**{name}**", cell) for name, cell in rows.items() if cell], align="ll")
+
+
+def _branch(key: str, ref: str) -> str:
+    name = ref.removeprefix("refs/heads/")
+    form = _BRANCH_LINKS.get(key.partition("/")[0])
+    if form and ref.startswith("refs/heads/"):
+        return md.link(md.code(name), form.format(key=key, branch=quote(name)))
+    return md.code(name.removeprefix("refs/"))
+
+
+def _how(run: Run, attempt: Attempt | None) -> str:
+    words = headline(run).partition(" ")[2]
+    if attempt is None:
+        return f"{words} before it started"
+    if attempt.started_at is not None and attempt.ended_at is not None:
+        words += f" after {duration(attempt.ended_at - attempt.started_at)} of training"
+    if attempt.signal is not None:
+        return f"{words}, signal {attempt.signal}"
+    if attempt.exit_code is not None:
+        return f"{words}, exit code {attempt.exit_code}"
+    return f"{words} ({run.reason})" if run.reason else words
+
+
+def _machine(machine: Machine) -> str:
+    parts = [
+        f"{machine.cpus} x {md.text(machine.cpu)}" if machine.cpus and machine.cpu else "",
+        f"{size(machine.memory)} memory" if machine.memory else "",
+        md.text(machine.system),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _used(attempt: Attempt | None) -> str:
+    if attempt is None or not (attempt.cpu_seconds or attempt.max_rss):
+        return ""
+    return f"{duration(attempt.cpu_seconds)} of CPU, {size(attempt.max_rss)} of memory at most"
+
+
+def _stages(story: Story) -> str:
+    attempt = story.attempt
+    if attempt is None or not attempt.stages:
+        return ""
+    total = sum(stage.seconds for stage in attempt.stages)
+    longest = max(stage.seconds for stage in attempt.stages)
+    rows = []
+    for stage in attempt.stages:
+        bar = "█" * max(1, round(_BAR * stage.seconds / longest)) if longest else ""
+        rows.append((str(stage.stage), duration(stage.seconds), bar, md.text(stage.note)))
+    rows.append(("**in all**", f"**{duration(total)}**", "", ""))
+    return "## Stages\n\n" + md.table(("Stage", "Time", "", ""), rows, align="lrll")
+
+
+def _metrics(metrics: Sequence[Metric], charts: Mapping[str, str]) -> str:
+    if not metrics:
+        return ""
+    images = [f'<img src="{name}" alt="{md.text(title)}" width="410">' for name, title in charts.items()]
+    rows = []
+    for metric in metrics[:_MOST_FILES_SHOWN]:
+        best = metric.best()
+        where = f"{plot.show(best[0])} at step {plot.show(best[1])}" if best else ""
+        rows.append((md.code(metric.name), plot.show(metric.last), where, str(metric.points)))
+    more = len(metrics) - len(rows)
+    note = f"\n{more} more in [metrics.json](metrics.json).\n" if more else ""
+    pictures = f"<p>\n{chr(10).join(images)}\n</p>\n\n" if images else ""
+    return (
+        f"## Metrics\n\n{pictures}"
+        + md.table(("Metric", "Last", "Best", "Points"), rows, align="lrlr")
+        + note
+    )
+
+
+def _summary(story: Story) -> str:
+    if not story.summary.strip():
+        return ""
+    files = {file.path: f"files/{file.path}" for file in story.files if file.where in {"git", "lfs"}}
+    return f"## Summary\n\n{md.summary(story.summary, most=_SUMMARY_LIMIT, files=files)}"
+
+
+def _data(attempt: Attempt | None) -> str:
+    if attempt is None or not attempt.data:
+        return ""
+    rows = []
+    for one in attempt.data:
+        source = md.code(_public(one.source.url)) if one.source.url else f"mount {md.code(one.source.mount)}"
+        pinned = f"`{one.sha256[:16]}…`" if one.pinned else f"⚠️ not pinned; was `{one.sha256[:16]}…`"
+        if not one.sha256:
+            pinned = "lent by the owner"
+        rows.append((md.code(one.source.path), source, size(one.size), pinned))
+    unpinned = any(not one.pinned and one.sha256 for one in attempt.data)
+    note = "\n`pushtrain data add URL` writes the digest, so that a change is noticed.\n" if unpinned else ""
+    return "## Data\n\n" + md.table(("Path", "From", "Size", "SHA-256"), rows, align="llrl") + note
+
+
+def _public(url: str) -> str:
+    """A URL without user, query and fragment: those may hold secrets."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _files(story: Story) -> str:
+    kept = [file for file in story.files if file.where != "refused"]
+    refused = [file for file in story.files if file.where == "refused"]
+    if not story.files:
+        return ""
+    rows = [(_file(file), size(file.size), _where(file, story)) for file in kept[:_MOST_FILES_SHOWN]]
+    out = "## Files\n\n" + (md.table(("File", "Size", "Where"), rows, align="lrl") if rows else "")
+    if len(kept) > len(rows):
+        out += f"\n{len(kept) - len(rows)} more are listed in [run.json](run.json).\n"
+    if refused:
+        lines = [f"- {md.code(file.path)}: {md.text(file.why)}" for file in refused[:_MOST_FILES_SHOWN]]
+        title = f"{len(refused)} not taken"
+        out += "\n" + md.details(title, "\n".join(lines))
+    return out
+
+
+def _file(file: Artifact) -> str:
+    shown = md.code(file.path)
+    return md.link(shown, f"files/{file.path}") if file.where in {"git", "lfs"} else shown
+
+
+def _where(file: Artifact, story: Story) -> str:
+    if file.where == "executor":
+        until = f" until {moment(file.until)[:10]}" if file.until else ""
+        return f"on {md.text(story.executor)}{until}: `pushtrain results fetch {story.run.short}`"
+    if file.where == "url":
+        return md.code(file.url)
+    return {"git": "here", "lfs": "here, by Git LFS"}[file.where]
+
+
+def _log(story: Story, *, opened: bool) -> str:
+    if not story.attempts:
+        return ""
+    if not story.log.size:
+        return "## Log\n\nThe job wrote nothing.\n"
+    raw = story.log.tail or story.log.head
+    lines = _FAILED_TAIL_LINES if opened else _TAIL_LINES
+    shown = md.last_lines(md.clean_log(raw), lines=lines, width=_TAIL_WIDTH)
+    count = shown.count("\n") + 1
+    what = f"Last {count} lines" if count > 1 else "Last line"
+    left_out = f", {size(story.log.missing)} left out in the middle" if story.log.missing else ""
+    title = f"{what} of {size(story.log.size)}"
+    return (
+        "## Log\n\n"
+        + md.details(title, md.block(shown, "text"), opened=opened)
+        + f"\nAll of it: [log.txt](log.txt){left_out}.\n"
+    )
+
+
+def _footer(story: Story) -> str:
+    signed = f" · [signed command](command.json) by `{story.run.sender}`" if story.command else ""
+    version = f" by pushtrain {md.text(story.version)}" if story.version else ""
+    return f"---\n\n<sub>Run `{story.run.id}`{version} · [run.json](run.json){signed}</sub>\n"
+
+
+def _plot_names(titles: Sequence[str]) -> list[str]:
+    names: list[str] = []
+    for title in titles:
+        plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "metric"
+        number = 1
+        name = f"plots/{plain}.svg"
+        while name in names:
+            number += 1
+            name = f"plots/{plain}-{number}.svg"
+        names.append(name)
+    return names
