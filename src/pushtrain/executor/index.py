@@ -35,7 +35,7 @@ def row(run: Run, metrics: Sequence[Metric], subject: str, trained: float | None
     command = run.command
     about = f" {md.text(subject, most=60)}" if subject else ""
     cells = (
-        headline(run),
+        headline(run).replace(" ", "\u00a0"),
         md.link(md.text(command.job.title, most=80), f"{target}/"),
         commit_link(command.repository, command.commit) + about,
         md.code(command.ref.removeprefix("refs/heads/").removeprefix("refs/"), most=60),

@@ -14,7 +14,7 @@ from typing import Final
 from pushtrain.executor.metrics import Metric
 
 WIDTH, HEIGHT = 480, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 52, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 60, 40
 _MOST_DRAWN: Final = 400
 _MOST_LINES: Final = 6
 _LIGHT: Final = ("#0969da", "#cf222e", "#1a7f37", "#9a6700", "#8250df", "#bf3989")

@@ -231,7 +231,7 @@ class Publisher:
         mine = [self._gpus[uuid] for uuid in (attempts[-1].gpus if attempts else ()) if uuid in self._gpus]
         if not mine:
             return self._machine
-        names = tuple(f"{gpu.name}, {report.size(gpu.memory)}" for gpu in mine)
+        names = tuple(f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB" for gpu in mine)
         return self._machine.model_copy(update={"gpus": names, "driver": mine[0].driver})
 
     # --- one branch ---
@@ -269,7 +269,7 @@ class Publisher:
     def _push(
         self, branch: Branch, tip: str, base: str, ready: Sequence[_Ready], stop: Stop | None
     ) -> tuple[dict[str, Published], str]:
-        """Commit on a tip those runs that are not there yet, and push; what became of each, and the new tip."""
+        """Commit on a tip those runs that are not there yet, and push; what became of each, and the tip."""
         pages = _Pages(branch.mirror, tip, base, ready)
         done: dict[str, Published] = {}
         commits: list[NewCommit] = []

@@ -26,8 +26,6 @@ MOST_CHARTS: Final = 12
 _MOST_FILES_SHOWN: Final = 100
 _SUMMARY_LIMIT: Final = 64 * 1024
 _TAIL_LINES, _TAIL_WIDTH = 60, 300
-_FAILED_TAIL_LINES: Final = 120
-_BAR: Final = 16
 
 _MARKS: Final = {
     Outcome.SUCCEEDED: "✅",
@@ -115,15 +113,15 @@ def commit_link(key: str, commit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration for people: `45 ms`, `3.2 s`, `4 min 05 s`, `2 h 07 min`."""
+    """A duration for people: `45 ms`, `3.2 s`, `4 min 05 s`, `2 h 07 min`; its spaces do not break."""
     if seconds < 0.9995:  # noqa: PLR2004  below a second
-        return f"{seconds * 1000:.0f} ms"
+        return f"{seconds * 1000:.0f}\u00a0ms"
     if seconds < 59.95:  # noqa: PLR2004  below a minute
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}\u00a0s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:  # noqa: PLR2004  below an hour
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+        return f"{minutes}\u00a0min\u00a0{rest:02d}\u00a0s"
+    return f"{minutes // 60}\u00a0h\u00a0{minutes % 60:02d}\u00a0min"
 
 
 def size(count: float) -> str:
@@ -294,13 +292,17 @@ def _stages(story: Story) -> str:
     if attempt is None or not attempt.stages:
         return ""
     total = sum(stage.seconds for stage in attempt.stages)
-    longest = max(stage.seconds for stage in attempt.stages)
-    rows = []
-    for stage in attempt.stages:
-        bar = "█" * max(1, round(_BAR * stage.seconds / longest)) if longest else ""
-        rows.append((str(stage.stage), duration(stage.seconds), bar, md.text(stage.note)))
+    rows = [
+        (
+            str(stage.stage),
+            duration(stage.seconds),
+            f"{100 * stage.seconds / total:.0f} %" if total else "",
+            md.text(stage.note),
+        )
+        for stage in attempt.stages
+    ]
     rows.append(("**in all**", f"**{duration(total)}**", "", ""))
-    return "## Stages\n\n" + md.table(("Stage", "Time", "", ""), rows, align="lrll")
+    return "## Stages\n\n" + md.table(("Stage", "Time", "Share", ""), rows, align="lrrl")
 
 
 def _metrics(metrics: Sequence[Metric], charts: Mapping[str, str]) -> str:
@@ -377,7 +379,7 @@ def _where(file: Artifact, story: Story) -> str:
         return f"on {md.text(story.executor)}{until}: `pushtrain results fetch {story.run.short}`"
     if file.where == "url":
         return md.code(file.url)
-    return {"git": "here", "lfs": "here, by Git LFS"}[file.where]
+    return {"git": "in Git", "lfs": "in Git LFS"}[file.where]
 
 
 def _log(story: Story, *, opened: bool) -> str:
@@ -386,8 +388,7 @@ def _log(story: Story, *, opened: bool) -> str:
     if not story.log.size:
         return "## Log\n\nThe job wrote nothing.\n"
     raw = story.log.tail or story.log.head
-    lines = _FAILED_TAIL_LINES if opened else _TAIL_LINES
-    shown = md.last_lines(md.clean_log(raw), lines=lines, width=_TAIL_WIDTH)
+    shown = md.last_lines(md.clean_log(raw), lines=_TAIL_LINES, width=_TAIL_WIDTH)
     count = shown.count("\n") + 1
     what = f"Last {count} lines" if count > 1 else "Last line"
     left_out = f", {size(story.log.missing)} left out in the middle" if story.log.missing else ""
