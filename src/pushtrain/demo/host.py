@@ -162,8 +162,15 @@ class Host:
                 return
             self.notify(hook.url, hook.secret.encode())
         told = [
-            {"id": d.id, "ref": d.update.ref, "after": d.update.after, "status": d.status, "at": d.at}
-            for d in self.deliveries
+            {
+                "id": one.id,
+                "ref": one.update.ref,
+                "after": one.update.after,
+                "status": one.status,
+                "at": one.at,
+                "seconds": one.seconds,
+            }
+            for one in self.deliveries
         ]
         await _answer(send, 200, json.dumps(told).encode(), kind=b"application/json")
 

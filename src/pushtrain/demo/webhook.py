@@ -73,6 +73,8 @@ class Delivery:
     """The answer's HTTP status; 0: nobody answered."""
     at: float
     """When it was answered, or given up."""
+    seconds: float
+    """From the push to the answer."""
 
 
 # --- what was pushed --------------------------------------------------------------------------------------
@@ -215,11 +217,11 @@ class Webhooks:
     def tell(self, update: Update, body: Callable[[], bytes]) -> None:
         """Deliver a push soon; `body` is asked for in another thread."""
         if not self._ending.is_set():
-            self._threads.submit(self._compose, update, body)
+            self._threads.submit(self._compose, update, body, time.monotonic())
 
     def again(self, delivery: Delivery) -> Delivery:
         """Deliver once more, with the same delivery id, as GitHub's `Redeliver` button does; wait for it."""
-        return self._deliver(delivery.id, delivery.update, delivery.body)
+        return self._deliver(delivery.id, delivery.update, delivery.body, time.monotonic())
 
     def close(self) -> None:
         """Give up what is still waiting."""
@@ -227,13 +229,13 @@ class Webhooks:
         self._threads.shutdown(cancel_futures=True)
         self._http.clear()
 
-    def _compose(self, update: Update, body: Callable[[], bytes]) -> None:
+    def _compose(self, update: Update, body: Callable[[], bytes], begun: float) -> None:
         try:
-            self._deliver(str(uuid.uuid4()), update, body())
+            self._deliver(str(uuid.uuid4()), update, body(), begun)
         except GitError as error:
             _log.warning("the webhook for %s could not be made: %s", update.ref, error)
 
-    def _deliver(self, delivery: str, update: Update, body: bytes) -> Delivery:
+    def _deliver(self, delivery: str, update: Update, body: bytes, begun: float) -> Delivery:
         headers = {
             "User-Agent": "GitHub-Hookshot/pushtrain-demo",
             "Content-Type": "application/json",
@@ -246,7 +248,7 @@ class Webhooks:
             if 200 <= status < 500 or self._ending.wait(pause):  # noqa: PLR2004  HTTP's classes
                 break
             status = self._post(headers, body)
-        done = Delivery(delivery, update, headers, body, status, time.time())
+        done = Delivery(delivery, update, headers, body, status, time.time(), time.monotonic() - begun)
         with self._lock:
             self._sent.append(done)
         return done
