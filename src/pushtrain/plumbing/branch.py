@@ -18,6 +18,8 @@ from pushtrain.ports import Stop
 
 _LARGE: Final = 1024 * 1024
 _SAMPLE: Final = 16 * 1024
+_NO_DELTA: Final = "core.bigFileThreshold=64k"
+"""Larger files are not searched for likeness: that took half of the time of 20 MB, for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Branch:
         out = self.mirror.git.run(
             "fast-import", "--quiet", "--done", "--force", "--date-format=raw",
             input=bytes(stream), stop=stop, doing="write the results' commit",
-            config=("fastimport.unpackLimit=0", *_compression(commits)),
+            config=("fastimport.unpackLimit=0", _NO_DELTA, *_compression(commits)),
         ).text  # fmt: skip
         ids = out.split()
         if len(ids) != len(commits):
@@ -110,7 +112,7 @@ class Branch:
         self.mirror.git.run(
             "push", "--quiet", "--porcelain", "--no-verify", "--", self.mirror.remote.remote,
             f"{commit}:{self.ref}", stop=stop,
-            config=("core.compression=1", f"core.bigFileThreshold={_SAMPLE * 16}"),
+            config=("core.compression=1", _NO_DELTA),
             doing=f"push to {self.mirror.remote.key}",
         )  # fmt: skip
 
