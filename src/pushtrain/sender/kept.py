@@ -1,9 +1,9 @@
 """Commands that `pushtrain send` must not lose, one file each, from before the first byte leaves.
 
 `send` opens no store: a server may hold the folder's. It writes each command here, tries to deliver it, and
-takes the file away once an executor has accepted or refused. What is left (no executor answered, or `send` was
-killed) the next `pushtrain send` or the folder's sender delivers. A file's lock says that somebody is at it; a
-killed holder's lock is gone with it.
+takes the file away once an executor has accepted or refused. What is left (no executor answered, or it was
+killed) the next `pushtrain send` or the folder's sender delivers. A file's lock says that somebody is at it;
+a killed holder's lock is gone with it.
 """
 
 import contextlib

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pushtrain.core.errors import ConfigError, NotFound, UsageError
+from pushtrain.core.errors import ConfigError, GitError, NotFound, UsageError
 from pushtrain.core.jobfile import FILE, JobFile, parse
 from pushtrain.core.model import Push, TrainCommand
 from pushtrain.core.policy import OUR_BRANCHES, SHARED_FOLDER, Decision, by_hand, commands, ours, starts
@@ -58,7 +58,10 @@ def plan(push: Push, mirror: Mirror, *, stop: Stop | None = None) -> Plan:
     try:
         mirror.fetch(push.ref, push.after, stop=stop)
         return _decided(push, branch, mirror)
-    except (ConfigError, NotFound, UsageError) as error:
+    except NotFound as error:
+        _see_that_it_answers(mirror, stop)
+        return Plan((), f"starts nothing: {error}")
+    except (ConfigError, UsageError) as error:
         return Plan((), f"starts nothing: {error}")
 
 
@@ -94,6 +97,14 @@ def plan_by_hand(
     specs = [spec for decision in decisions for spec in decision.specs]
     made = commands(specs, repository=mirror.remote.key, ref=ref, commit=commit, request=request)
     return Plan(made, _note(decisions))
+
+
+def _see_that_it_answers(mirror: Mirror, stop: Stop | None) -> None:
+    """A host also says `not found` of a repository that we may not see: no verdict on a push."""
+    try:
+        mirror.ls_remote(stop=stop)
+    except NotFound as error:
+        raise GitError(error.message, mend=error.mend) from error
 
 
 def _decided(push: Push, branch: str, mirror: Mirror) -> Plan:

@@ -1,0 +1,101 @@
+"""What `pushtrain send` must not lose: whole files, one holder, nothing left once taken care of."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pushtrain.core.errors import StorageError
+from pushtrain.sender.kept import Entry, KeptCommands
+from pushtrain.testing import a_command, a_spec
+
+
+def test_a_kept_command_is_found_with_its_place_once_it_is_let_go(tmp_path: Path) -> None:
+    kept = KeptCommands(tmp_path / "outbox")
+    assert list(kept.left()) == []
+    entry = kept.keep(a_command())
+    assert entry is not None
+    assert list(kept.left()) == []
+    entry.place("http://one")
+    entry.place("http://one")
+    entry.close()
+    entry.close()
+    with next(iter(kept.left())) as found:
+        assert (found.command, found.executor) == (a_command(), "http://one")
+        found.remove()
+    assert list(kept.left()) == []
+    assert list((tmp_path / "outbox").iterdir()) == []
+
+
+def test_somebody_else_who_is_delivering_the_same_command_is_noticed(tmp_path: Path) -> None:
+    kept = KeptCommands(tmp_path / "outbox")
+    first = kept.keep(a_command())
+    assert first is not None
+    assert kept.keep(a_command()) is None
+    first.place("http://one")
+    assert kept.keep(a_command()) is None
+    first.close()
+    again = kept.keep(a_command())
+    assert again is not None
+    assert again.executor == "http://one"
+    again.close()
+
+
+_SENDER = """
+import sys
+from pathlib import Path
+from pushtrain.sender.kept import KeptCommands
+from pushtrain.testing import a_command
+entry = KeptCommands(Path(sys.argv[1])).keep(a_command())
+entry.place("http://one")
+print("placed", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_sends_command_is_left_for_the_next_one(tmp_path: Path) -> None:
+    kept = KeptCommands(tmp_path / "outbox")
+    argv = (sys.executable, "-c", _SENDER, str(tmp_path / "outbox"))
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"placed\n"
+        assert list(kept.left()) == []
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    (entry,) = kept.left()
+    with entry:
+        assert (entry.command, entry.executor) == (a_command(), "http://one")
+
+
+def test_a_damaged_file_is_passed_over_and_written_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "outbox"
+    kept = KeptCommands(folder)
+    folder.mkdir()
+    (folder / f"{a_command().run_id}.json").write_text('{"command":')
+    (folder / f"{'0' * 32}.json").mkdir()
+    other = kept.keep(a_command(job=a_spec(name="other")))
+    assert other is not None
+    other.close()
+    with pytest.raises(StorageError, match="cannot be used"):
+        list(kept.left())
+    (folder / f"{'0' * 32}.json").rmdir()
+    assert [entry.command.job.name for entry in _closed(kept)] == ["other"]
+    entry = kept.keep(a_command())
+    assert entry is not None
+    entry.close()
+    assert len(_closed(kept)) == 2
+
+
+def _closed(kept: KeptCommands) -> list[Entry]:
+    entries = list(kept.left())
+    for entry in entries:
+        entry.close()
+    return entries
+
+
+def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "outbox").write_text("a file")
+    with pytest.raises(StorageError, match="outbox"):
+        KeptCommands(tmp_path / "outbox").keep(a_command())
