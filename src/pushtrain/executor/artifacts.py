@@ -7,7 +7,7 @@ Uploads may be repeated: the same file goes to the same name. Object stores are 
 import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pushtrain.core.errors import GitError, PushtrainError, StorageError, UsageError
 from pushtrain.core.model import Artifact
@@ -99,8 +99,32 @@ def to_url(
                 f"{file.path} could not be uploaded to {base}: {words[0] if words else type(error).__name__}",
                 mend="Check the bucket's name and the executor's credentials for it.",
             ) from error
-        placed.append(file.model_copy(update={"url": f"{base.rstrip('/')}/{path}/{file.path}"}))
+        placed.append(file.model_copy(update={"url": f"{base.rstrip('/')}/{quote(f'{path}/{file.path}')}"}))
     return placed
+
+
+def from_url(file: Artifact, target: Path) -> None:
+    """Download a file that an earlier upload placed; the caller verifies it.
+
+    Raises:
+        UploadError: The store refused, or is not reachable.
+    """
+    parts = urlsplit(file.url)
+    store = _store(file.url)
+    partial = target.with_name(f".{target.name[:100]}.partial")
+    try:
+        import obstore
+
+        with partial.open("wb") as writing:
+            for chunk in obstore.get(store, unquote(parts.path).lstrip("/")).stream():
+                writing.write(chunk)
+        partial.replace(target)
+    except Exception as error:
+        words = str(error).strip().splitlines()
+        raise UploadError(
+            f"{file.url} could not be downloaded: {words[0] if words else type(error).__name__}",
+            mend="Check your credentials for that store.",
+        ) from error
 
 
 def _store(base: str) -> Any:

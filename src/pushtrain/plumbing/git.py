@@ -33,7 +33,17 @@ from pushtrain.plumbing.gitcommand import (
 )
 from pushtrain.ports import Stop
 
-__all__ = ["Checkout", "CommitInfo", "Git", "Mirror", "is_local", "key_of", "masked", "validate_remote"]
+__all__ = [
+    "Checkout",
+    "CommitInfo",
+    "Git",
+    "Mirror",
+    "is_local",
+    "key_of",
+    "masked",
+    "parse_batch",
+    "validate_remote",
+]
 
 _ATTRIBUTES: Final = b"* -filter\n"
 """No configured filter ever runs; LFS pointers are resolved by an explicit call."""
@@ -187,7 +197,7 @@ class Mirror:
         if not self.folder.is_dir():
             return [None] * len(names)
         out = self.git.run("cat-file", "--batch", input="".join(f"{name}\n" for name in names).encode()).out
-        return list(_parse_batch(out, len(names)))
+        return list(parse_batch(out, len(names)))
 
     def show(self, commit: str, path: str) -> bytes | None:
         """One file at one commit; None: there is none."""
@@ -319,7 +329,7 @@ def _unadvertised(text: str) -> bool:
     return any(words in lower for words in ("not our ref", "unadvertised object", "couldn't find remote ref"))
 
 
-def _parse_batch(out: bytes, count: int) -> Iterator[tuple[str, bytes] | None]:
+def parse_batch(out: bytes, count: int) -> Iterator[tuple[str, bytes] | None]:
     """The answers of `git cat-file --batch`."""
     at = 0
     for _ in range(count):

@@ -57,8 +57,17 @@ def content_path(git: Git, oid: str) -> Path:
     return git.folder / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
 
 
-def fetch(git: Git, commit: str, pointers: Mapping[str, Pointer], *, stop: Stop | None) -> dict[str, Path]:
+def fetch(
+    git: Git, commit: str, pointers: Mapping[str, Pointer], *, stop: Stop | None, below: str = ""
+) -> dict[str, Path]:
     """The contents of these pointers, fetched as far as they are missing: path → file to copy from.
+
+    Args:
+        git: The repository that keeps the contents.
+        commit: Whose pointers are fetched.
+        pointers: The ones that are wanted, by path.
+        stop: Called now and then; what it raises ends the work.
+        below: Only what lies in this folder of the commit is fetched; empty: everything.
 
     Raises:
         GitError: git-lfs is not installed, or some content is not to be had; names the first files.
@@ -71,7 +80,8 @@ def fetch(git: Git, commit: str, pointers: Mapping[str, Pointer], *, stop: Stop 
             )
         url = _lfs_url(git, commit)
         config = [f"remote.origin.url={git.remote}", *([f"lfs.url={url}"] if url else [])]
-        git.run("lfs", "fetch", "origin", commit, config=config, stop=stop, doing="fetch LFS files")
+        only = ("-I", f"{below}/**") if below else ()
+        git.run("lfs", "fetch", *only, "origin", commit, config=config, stop=stop, doing="fetch LFS files")
     absent = _missing(git, pointers)
     if absent:
         raise GitError(

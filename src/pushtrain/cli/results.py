@@ -1,0 +1,329 @@
+"""`pushtrain results`: what runs left, read from the results branch of the clone you stand in."""
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from pushtrain.cli import render
+from pushtrain.cli.clone import Clone, open_clone
+from pushtrain.cli.options import Json, State
+from pushtrain.cli.published import PublishedRuns, Record
+from pushtrain.core import jobfile
+from pushtrain.core.errors import NotFound, PushtrainError, UsageError
+from pushtrain.core.model import RESULTS_BRANCH, Artifact, ResultsTarget
+from pushtrain.executor import artifacts
+from pushtrain.executor.collect import unfit
+from pushtrain.plumbing import lfs
+from pushtrain.plumbing.checkout import clone as copy_file
+
+app = App(name="results")
+
+Branch = Annotated[
+    str, Parameter(name="--branch", help="Results branch; else the one that pushtrain.toml names.")
+]
+Remote = Annotated[str, Parameter(name="--remote", help="Remote or URL that has the branch.")]
+Offline = Annotated[bool, Parameter(name="--offline", negative="", help="Do not fetch; what is here counts.")]
+
+
+@app.command(name="list")
+def list_(
+    which: str = "",
+    *,
+    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
+    branch: Branch = "",
+    remote: Remote = "origin",
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """List published runs, newest first.
+
+    `pushtrain results list` lists the last 20, `pushtrain results list main` those of a branch.
+
+    Args:
+        which: A commit, a branch, a job, or the beginning of a run's id; every run when left out.
+        limit: How many at most.
+    """
+    clone, runs = _open(branch, remote, offline=offline)
+    found = runs.find(which, commit=_commit(clone, which), limit=limit)
+    if json:
+        render.emit_json([_summary(record) for record in found])
+        return
+    if not found:
+        render.say("No published runs yet." if not which else f"No published run fits `{which}`.")
+        return
+    now = time.time()
+    render.table(
+        ("run", "job", "commit", "branch", "outcome", "accepted", "metrics"),
+        [
+            (
+                record.run.short,
+                record.run.command.job.title,
+                record.run.command.commit[:7],
+                record.run.command.ref.removeprefix("refs/heads/").removeprefix("refs/"),
+                render.coloured(record.run.outcome or "lost"),
+                render.ago(record.run.accepted_at, now),
+                _told(record, most=2),
+            )
+            for record in found
+        ],
+    )
+
+
+@app.command
+def show(
+    which: str = "",
+    *,
+    branch: Branch = "",
+    remote: Remote = "origin",
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """Print a run's report in the terminal.
+
+    Args:
+        which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
+    """
+    clone, runs = _open(branch, remote, offline=offline)
+    record = _one(runs, clone, which)
+    if json:
+        render.emit_json(record.raw)
+        return
+    from rich.markdown import Markdown
+
+    text = runs.read(record.folder, "README.md").decode("utf-8", "replace")
+    if render.console().is_terminal:
+        render.console().print(Markdown(text))
+    else:
+        render.plain(text)
+
+
+@app.command
+def fetch(
+    which: str = "",
+    *,
+    into: Path | None = None,
+    branch: Branch = "",
+    remote: Remote = "origin",
+    offline: Offline = False,
+    json: Json = False,
+    state: State = None,
+) -> None:
+    """Write a run's report and files into a folder, wherever each of them is.
+
+    Files in Git are written at once, Git LFS pointers are replaced by their content, files in an object store
+    or still on the executor are downloaded, resumed where an earlier call stopped, and verified.
+
+    Args:
+        which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
+        into: The folder; `results-JOB-COMMIT-RUN` when left out.
+    """
+    clone, runs = _open(branch, remote, offline=offline)
+    record = _one(runs, clone, which)
+    default = f"results-{record.folder.job}-{record.folder.commit}-{record.run.short}"
+    haul = _Haul(into if into is not None else Path(default), json)
+    haul.take(runs, record, state)
+    if json:
+        render.emit_json(
+            {"run": record.run.id, "into": str(haul.into), "files": haul.written, "missing": haul.missing}
+        )
+    else:
+        render.say(f"{len(haul.written)} files of run {record.run.short} are in {haul.into}.")
+    if haul.missing:
+        first, why = next(iter(haul.missing.items()))
+        more = f" (and {len(haul.missing) - 1} more)" if len(haul.missing) > 1 else ""
+        raise NotFound(f"{first}{more} could not be fetched: {why}")
+
+
+def _open(branch: str, remote: str, *, offline: bool) -> tuple[Clone, PublishedRuns]:
+    clone = open_clone(Path.cwd())
+    target = _configured(clone)
+    if target.repository and remote == "origin":
+        raise UsageError(
+            f"Results of this repository go to {target.repository}.", mend="Name its URL with `--remote`."
+        )
+    name = branch or target.branch
+    if name == "same":
+        name = clone.branch() or RESULTS_BRANCH
+    place = "origin" if remote == "origin" else hashlib.sha256(remote.encode()).hexdigest()[:12]
+    runs = PublishedRuns(clone, f"refs/remotes/{place}/{name}")
+    trouble = None if offline else runs.fetch(remote, name)
+    if trouble is not None and runs.tip:
+        sys.stderr.write(f"pushtrain: {trouble.message} What was fetched before is shown.\n")
+    elif trouble is not None and not isinstance(trouble, NotFound):
+        raise trouble
+    return clone, runs
+
+
+def _configured(clone: Clone) -> ResultsTarget:
+    """Where this work tree's `pushtrain.toml` says that results go."""
+    try:
+        return jobfile.parse((clone.root / "pushtrain.toml").read_text("utf-8")).results
+    except (OSError, UnicodeDecodeError, PushtrainError):
+        return ResultsTarget()
+
+
+def _commit(clone: Clone, which: str) -> str:
+    """The commit that a word such as HEAD means here; a branch's name means the branch."""
+    if not which or clone.ask("rev-parse", "--quiet", "--verify", f"refs/heads/{which}"):
+        return ""
+    return clone.ask("rev-parse", "--quiet", "--verify", "--end-of-options", f"{which}^{{commit}}")
+
+
+def _one(runs: PublishedRuns, clone: Clone, which: str) -> Record:
+    found = runs.find(which, commit=_commit(clone, which), limit=1)
+    if not found:
+        what = f"fits `{which}`" if which else "is on the results branch yet"
+        raise NotFound(f"No published run {what}.", mend="`pushtrain results list` lists them.")
+    return found[0]
+
+
+def _told(record: Record, *, most: int) -> str:
+    told = [
+        f"{name} {value['last']:.4g}"
+        for name, value in list(record.metrics.items())[:most]
+        if isinstance(value.get("last"), (int, float))
+    ]
+    return ", ".join(told)
+
+
+def _summary(record: Record) -> dict[str, object]:
+    run = record.run
+    return {
+        "run": run.id,
+        "job": run.command.job.name,
+        "cell": run.command.job.cell,
+        "commit": run.command.commit,
+        "ref": run.command.ref,
+        "outcome": run.outcome,
+        "accepted_at": run.accepted_at,
+        "path": record.folder.path,
+        "executor": record.executor,
+        "metrics": record.metrics,
+        "files": len(record.files),
+    }
+
+
+@dataclass
+class _Haul:
+    """A run's files on their way into a folder."""
+
+    into: Path
+    quiet: bool
+    written: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def take(self, runs: PublishedRuns, record: Record, state: Path | None) -> None:
+        """Write everything of a run that can be had, and note what cannot."""
+        known = {f"files/{file.path}": file for file in record.files}
+        for path in runs.files(record.folder):
+            if path == ".gitattributes":
+                continue
+            file = known.get(path)
+            if file is None or file.where == "git":
+                self._write(path, runs.read(record.folder, path))
+        self._pointers(runs, record)
+        self._downloads([file for file in record.files if file.where == "url"], None, record)
+        kept = [file for file in record.files if file.where == "executor"]
+        if kept:
+            self._downloads(kept, state, record)
+
+    def _target(self, path: str) -> Path | None:
+        """Where a file goes; None (and noted) when its name cannot be trusted or a symlink is in the way."""
+        why = unfit(path)
+        target = self.into / path
+        folder = self.into
+        for part in Path(path).parts[:-1]:
+            folder /= part
+            if folder.is_symlink():
+                why = why or "a symbolic link is in its way"
+        if why:
+            self.missing[path] = f"{why}."
+            return None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def _write(self, path: str, content: bytes) -> None:
+        target = self._target(path)
+        if target is None:
+            return
+        partial = target.with_name(f".{target.name[:100]}.partial")
+        partial.unlink(missing_ok=True)
+        partial.write_bytes(content)
+        partial.replace(target)
+        self.written.append(path)
+
+    def _pointers(self, runs: PublishedRuns, record: Record) -> None:
+        files = {f"files/{file.path}": file for file in record.files if file.where == "lfs"}
+        if not files:
+            return
+        pointers = {path: lfs.Pointer(file.sha256, file.size) for path, file in files.items()}
+        try:
+            contents = lfs.fetch(runs.git, runs.tip, pointers, stop=None, below=f"{record.folder.path}/files")
+        except PushtrainError as error:
+            self.missing |= dict.fromkeys(files, str(error))
+            return
+        for path, content in contents.items():
+            target = self._target(path)
+            if target is not None:
+                target.unlink(missing_ok=True)
+                copy_file(content, target, 0o644)
+                self.written.append(path)
+
+    def _downloads(self, files: Iterable[Artifact], state: Path | None, record: Record) -> None:
+        for file in files:
+            path = f"files/{file.path}"
+            target = self._target(path)
+            if target is None:
+                continue
+            if _is_there(target, file):
+                self.written.append(path)
+                continue
+            try:
+                if file.where == "url":
+                    artifacts.from_url(file, target)
+                else:
+                    self._from_executor(file, target, state, record)
+            except PushtrainError as error:
+                self.missing[path] = str(error)
+                continue
+            if _is_there(target, file):
+                self.written.append(path)
+            else:
+                target.unlink(missing_ok=True)
+                self.missing[path] = "its content is not what was published."
+
+    def _from_executor(self, file: Artifact, target: Path, state: Path | None, record: Record) -> None:
+        from pushtrain.cli.connect import clients
+
+        if file.until is not None and file.until < time.time():
+            raise NotFound(f"The executor {record.executor} kept it until {render.when(file.until)}.")
+        trouble: PushtrainError | None = None
+        for client in clients(state):
+            try:
+                client.artifact(record.run.id, file.path, target, self._report)
+            except PushtrainError as error:
+                trouble = error
+            else:
+                return
+        raise trouble or NotFound(f"It is on the executor {record.executor}, which is not known here.")
+
+    def _report(self, text: str, done: int, total: int) -> None:
+        if not self.quiet and sys.stderr.isatty():
+            part = f"{render.size(done)} of {render.size(total)}" if total else render.size(done)
+            sys.stderr.write(f"\r{text} {part}{os.linesep if done == total else ''}")
+
+
+def _is_there(target: Path, file: Artifact) -> bool:
+    try:
+        with target.open("rb") as content:
+            same_size = os.fstat(content.fileno()).st_size == file.size
+            return same_size and hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
+    except OSError:
+        return False
