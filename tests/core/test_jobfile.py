@@ -1,7 +1,9 @@
 """`pushtrain.toml`: what it may say, what each key becomes, and what a person is told of a mistake."""
 
 import json
+import re
 import tomllib
+from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
 
@@ -564,3 +566,37 @@ def test_any_document_is_a_job_or_a_config_error(fields: dict[str, Any]) -> None
 def test_any_text_is_a_file_or_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError):
         parse(text)
+
+
+# --- the reference ----------------------------------------------------------------------------------------
+
+REFERENCE = (Path(__file__).parents[2] / "docs" / "pushtrain-toml.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```toml\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", REFERENCE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("block", "says"), BLOCKS, ids=[str(block[:40]) for block, _ in BLOCKS])
+def test_the_references_examples_are_true(block: str, says: str) -> None:
+    text = block if "[job." in block else job(block)
+    if says:
+        assert str(refused(text)) == says.strip()
+    else:
+        parse(text)
+        assert _valid(text)
+
+
+def test_the_reference_has_a_section_with_an_example_for_every_key() -> None:
+    schema = json_schema()["properties"]
+    keys = next(iter(schema["job"]["patternProperties"].values()))["properties"]
+    for key in keys:
+        section = re.search(rf"^### {key}\n(.*?)(?=^##)", REFERENCE, re.DOTALL | re.MULTILINE)
+        assert section, key
+        assert "```toml" in section[1], key
+    for key in (
+        *schema["results"]["properties"],
+        "unpack",
+        "manifest",
+        "mount",
+        "branches-ignore",
+        "tags-ignore",
+    ):
+        assert f"`{key}`" in REFERENCE, key

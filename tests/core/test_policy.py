@@ -184,13 +184,6 @@ def test_ours_counts_the_results_folder_when_the_branch_is_not_known() -> None:
     assert not policy.ours(["out"], target)
 
 
-def test_results_lie_at_the_root_of_our_branch_and_in_a_folder_elsewhere() -> None:
-    assert policy.folder(ResultsTarget()) == ""
-    assert policy.folder(ResultsTarget(branch="same")) == "pushtrain-results"
-    assert policy.folder(ResultsTarget(branch="same", path="out")) == "out"
-    assert policy.folder(ResultsTarget(path="out")) == "out"
-
-
 @given(st.lists(st.sampled_from(["pushtrain-results/a", "src/a.py", "b"]), min_size=1))
 def test_one_file_outside_the_results_makes_the_commit_a_persons(changed: list[str]) -> None:
     outside = any(not path.startswith("pushtrain-results/") for path in changed)

@@ -50,11 +50,6 @@ def skip(message: str) -> str | None:
     return next((token for token in SKIP_TOKENS if token in lower), None)
 
 
-def folder(target: ResultsTarget) -> str:
-    """The folder of the target's branch that holds all results; empty: the branch's root."""
-    return target.path or ("" if target.branch == RESULTS_BRANCH else SHARED_FOLDER)
-
-
 def ours(changed: Sequence[str], target: ResultsTarget, *, branch: str = "") -> bool:
     """Whether a commit is pushtrain's own: it changes something, and only below results folders.
 
