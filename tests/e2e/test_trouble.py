@@ -1,0 +1,126 @@
+"""The line when parts of it fail, are missing, or are all in one process."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from house import SYSTEM, House, housed
+
+from pushtrain.core.model import Outcome, State
+from pushtrain.testing import wait_until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with housed(tmp_path, repositories=2) as it:
+        yield it
+
+
+def test_a_lost_webhook_costs_time_and_nothing_else(house: House) -> None:
+    work = house.work(f'[job.train]\ncommand = "echo ran"\n{SYSTEM}')
+    work.pushed("Before anybody looked")
+    house.start_executor()
+    house.start_sender(poll_seconds=0.3, webhook=False)
+    # The first look is a baseline: it starts nothing that was there before.
+    wait_until(lambda: "baseline" in house.log("sender") or house.client().challenge(), what="the first look")
+    commit = work.pushed("Nobody is told of this", {"a.txt": "1"})
+    assert house.done(commit).run.outcome is Outcome.SUCCEEDED
+
+
+def test_a_sender_that_was_away_finds_what_was_pushed_meanwhile(house: House) -> None:
+    house.start_executor()
+    house.start_sender()
+    work = house.work(f'[job.train]\ncommand = "echo ran"\n{SYSTEM}')
+    house.done(work.pushed())
+    house.kill("sender")
+    house.host.quiet()
+    commit = work.pushed("While it was away", {"a.txt": "1"})
+    house.start_sender(poll_seconds=0.3, webhook=False)
+    assert house.done(commit).run.outcome is Outcome.SUCCEEDED
+
+
+def test_what_cannot_be_delivered_is_kept_until_it_can(house: House) -> None:
+    house.start_executor()
+    house.start_sender()
+    port = json.loads(house.executor_state.card.read_text())["public_url"].rpartition(":")[2]
+    work = house.work(f'[job.train]\ncommand = "echo ran"\n{SYSTEM}')
+    house.kill("executor")
+    commit = work.pushed()
+    wait_until(
+        lambda: [one for one in house.host.deliveries if one.update.after == commit], what="the webhook"
+    )
+    house.start_executor("--port", port)
+    assert house.done(commit).run.outcome is Outcome.SUCCEEDED
+
+
+def test_training_goes_on_while_its_executor_is_dead(house: House) -> None:
+    house.start_executor()
+    house.start_sender()
+    port = json.loads(house.executor_state.card.read_text())["public_url"].rpartition(":")[2]
+    gate = house.folder / "gate"
+    work = house.work(
+        '[job.train]\ncommand = "echo started; '
+        f'while [ ! -e {gate} ]; do sleep 0.05; done; echo finished"\n{SYSTEM}'
+    )
+    commit = work.pushed()
+    run_id = house.run_of(commit).run.id
+    house.until(run_id, State.RUNNING)
+    client = house.client()
+    wait_until(
+        lambda: b"started" in client.log(run_id, attempt=1, offset=0, limit=100).data, what="its output"
+    )
+    house.kill("executor")
+    gate.touch()
+    house.start_executor("--port", port)
+    view = house.until(run_id, State.DONE)
+    assert (view.run.outcome, view.run.attempt) == (Outcome.SUCCEEDED, 1)
+    assert work.results(view)["log.txt"] == "started\nfinished"
+    assert work.results_count() == 1
+
+
+def test_one_process_does_it_all_without_webhook_or_keys(house: House) -> None:
+    state = house.sender_state
+    out = house.start(
+        "up", "up", "--state", state.root, "--repo", house.remotes[0], "--port", "0", "--poll-seconds", "0.3"
+    )
+    house.facts("up", out)
+    work = house.work(f'[job.train]\ncommand = "echo up"\n{SYSTEM}', number=0)
+
+    def pushed() -> bool:
+        work.pushed("Another", {"a.txt": str(work.git("rev-list", "--count", "--all"))})
+        return True
+
+    pushed()
+    client = house.client(state)
+    run = wait_until(lambda: next(iter(client.runs(limit=1)), None), timeout=30, what=house.logs())
+    view = wait_until(lambda: seen if (seen := client.view(run.id)).run.final else None, timeout=30)
+    assert view.run.outcome is Outcome.SUCCEEDED
+    assert work.results(view)["log.txt"] == "up"
+    assert [one["id"] for one in house.json("ps", state=state)] == [run.id]
+
+
+def test_submodules_come_along_when_asked_for(house: House) -> None:
+    house.start_executor()
+    house.start_sender()
+    library = house.work("", {"lib.txt": "from the library"}, number=1)
+    library.git("rm", "--quiet", "--cached", "pushtrain.toml", check=False)
+    (library.folder / "pushtrain.toml").unlink()
+    library.pushed("The library")
+    job = f'[job.train]\ncommand = "cat lib/lib.txt"\nsubmodules = true\n{SYSTEM}'
+    work = house.work(job, {".gitmodules": '[submodule "lib"]\n\tpath = lib\n\turl = ../r1.git\n'}, number=0)
+    work.git("update-index", "--add", "--cacheinfo", f"160000,{library.head()},lib")
+    (work.folder / "lib").mkdir()
+    view = house.done(work.pushed())
+    assert view.run.outcome is Outcome.SUCCEEDED, view.run
+    assert work.results(view)["log.txt"] == "from the library"
+
+
+def test_a_push_by_hand_needs_no_sender_process(house: House) -> None:
+    house.start_executor()
+    work = house.work(f'[job.train]\ncommand = "echo $PUSHTRAIN_PARAM_LR"\n{SYSTEM}')
+    work.pushed()
+    sent = house.cli("send", "main", "--param", "lr=0.5", "--state", str(house.sender_state.root))
+    assert sent.returncode == 0, sent.stderr
