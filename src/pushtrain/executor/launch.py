@@ -6,6 +6,7 @@ here but `start` works the same for both.
 """
 
 import contextlib
+import logging
 import os
 import py_compile
 import signal
@@ -18,6 +19,8 @@ from pushtrain.core.errors import StorageError
 from pushtrain.executor import shim as shim_module
 from pushtrain.plumbing import process
 from pushtrain.plumbing.rundir import Orders, RunDir, Started, StopOrder, take_lock, write_record
+
+_log = logging.getLogger(__name__)
 
 _LOCK: Final = 3
 """The descriptor that a shim finds its lock at."""
@@ -90,6 +93,11 @@ def watch(one: Process) -> int | None:
     return process.open_process(one.pid, one.start)
 
 
+def let_go(descriptor: int) -> None:
+    """Close what `watch` gave."""
+    os.close(descriptor)
+
+
 def bury(one: Process) -> None:
     """Reap the shim if it is our child; a stranger is somebody else's to reap."""
     with contextlib.suppress(ChildProcessError):
@@ -97,13 +105,12 @@ def bury(one: Process) -> None:
 
 
 def stop(folder: RunDir, one: Process, order: StopOrder) -> bool:
-    """Ask a shim to end its job; False: it had ended. A second order changes nothing.
-
-    Raises:
-        StorageError: The reason could not be written down.
-    """
-    if folder.read_stop() is None:
-        write_record(folder.stop, order)
+    """Ask a shim to end its job; False: it had ended. A second order changes nothing."""
+    if not folder.stop.exists():
+        try:
+            write_record(folder.stop, order)
+        except StorageError as error:  # on a full disk the order counts without its reason
+            _log.warning("%s", error)
     return process.send(one.pid, one.start, signal.SIGTERM)
 
 

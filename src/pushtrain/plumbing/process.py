@@ -25,6 +25,8 @@ from pushtrain.ports import Stop
 ATTEMPT_MARK: Final = "PUSHTRAIN_ATTEMPT_ID"
 """The variable that every process of an attempt carries; a sweep finds them by it."""
 
+_PARENT_MARK: Final = "PUSHTRAIN_PARENT"
+"""The variable that every program started by `run` carries: the pid and start time of who started it."""
 _CHUNK: Final = 65536
 _STOP_INTERVAL: Final = 0.1
 """How often a wish to stop is looked for while a program runs, in seconds."""
@@ -76,7 +78,7 @@ def run(
     Args:
         argv: The program and its arguments; no shell.
         cwd: Its working folder.
-        env: Its whole environment; None: ours.
+        env: Its whole environment; None: ours. A mark of who started it is added.
         stop: Called about ten times a second; what it raises ends the program and goes on.
         timeout: Seconds it may take.
         input: What it reads on standard input; None: nothing.
@@ -93,7 +95,7 @@ def run(
     with subprocess.Popen(
         words,
         cwd=cwd,
-        env=None if env is None else dict(env),
+        env={**(os.environ if env is None else env), _PARENT_MARK: _own_mark(os.getpid())},
         stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -107,6 +109,11 @@ def run(
             _end(child, patience)
             raise
         return Completed(words, child.wait(), bytes(talk.out), bytes(talk.err), cut=talk.cut)
+
+
+@cache
+def _own_mark(pid: int) -> str:
+    return f"{pid}.{start_time(pid)}"
 
 
 class _Talk:
@@ -368,3 +375,20 @@ def sweep(value: str, *, seconds: float = 5.0) -> int:
             if start is not None and send(pid, start, signal.SIGKILL):
                 killed.add((pid, start))
     return len(killed)
+
+
+def end_orphans() -> int:
+    """Kill the programs whose starter was killed while it ran them; how many.
+
+    A killed executor leaves its git or uv behind, still writing where the next executor wants to write.
+    """
+    killed = 0
+    name = f"{_PARENT_MARK}=".encode()
+    for one in everybody():
+        with contextlib.suppress(OSError, ValueError):
+            for variable in Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0"):
+                if variable.startswith(name):
+                    pid, _, start = variable.removeprefix(name).decode().partition(".")
+                    if not alive(int(pid), int(start)):
+                        killed += send(one.pid, one.start, signal.SIGKILL)
+    return killed

@@ -1,0 +1,97 @@
+"""Compile the bytecode of a freshly built environment, off the critical path.
+
+Environments are read-only to jobs, so they never gain bytecode by being used, and without it the first import
+of the usual libraries takes seconds in every run. The environment's own interpreter compiles it once, at the
+lowest priority, one environment at a time, while the first training already runs. A mark beside the
+interpreter says that it is done; a compilation that was cut short is begun again at the next use.
+"""
+
+import logging
+import os
+import queue
+import threading
+from pathlib import Path
+from typing import Final
+
+from pushtrain.core.errors import Cancelled
+from pushtrain.plumbing import process
+
+_log = logging.getLogger(__name__)
+
+MARK: Final = ".pushtrain-bytecode"
+_SCRIPT: Final = """
+import compileall, os, pathlib, stat, sys
+root = sys.argv[1]
+opened = []
+def writable(path):
+    mode = os.stat(path).st_mode
+    if not mode & stat.S_IWUSR:
+        opened.append((path, mode))
+        os.chmod(path, mode | stat.S_IWUSR)
+for folder, below, files in os.walk(root):
+    if any(name.endswith(".py") for name in files) or folder == root or folder.endswith("__pycache__"):
+        writable(folder)
+try:
+    compileall.compile_dir(root, quiet=2, maxlevels=40)
+    pathlib.Path(root, sys.argv[2]).touch()
+finally:
+    for path, mode in opened:
+        os.chmod(path, mode)
+"""
+
+
+class Compiler:
+    """A queue of environments to compile, and the thread that does it while there are any."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[tuple[Path, Path]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._known: set[Path] = set()
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def want(self, root: Path, python: Path) -> None:
+        """Compile the environment at `root` some time soon, unless that was done; returns at once."""
+        with self._lock:
+            if self._closed.is_set() or root in self._known or (root / MARK).exists():
+                return
+            self._known.add(root)
+            self._waiting.put((root, python))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="pushtrain-bytecode", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """End what runs and forget what waits."""
+        with self._lock:
+            self._closed.set()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if self._closed.is_set() or self._waiting.empty():
+                    self._thread = None
+                    return
+                root, python = self._waiting.get()
+            self._compile(root, python)
+            with self._lock:
+                self._known.discard(root)
+
+    def _compile(self, root: Path, python: Path) -> None:
+        def stop() -> None:
+            if self._closed.is_set():
+                raise Cancelled("the executor stops")
+
+        argv = ("nice", "-n", "19", python, "-I", "-c", _SCRIPT, root, MARK)
+        try:
+            done = process.run(argv, env={"PATH": os.defpath}, stop=stop, patience=0.2)
+        except Cancelled:
+            return
+        except OSError as error:
+            _log.warning("The bytecode of %s was not compiled: %s.", root.name, error.strerror)
+            return
+        if done.code:
+            _log.warning("The bytecode of %s was not compiled: %s", root.name, done.complaint[-300:])

@@ -1,0 +1,342 @@
+"""Prepare an attempt: the commit's files, the data, the environment, and the orders for its shim.
+
+Data and environment are fetched and built at the same time, when there is both. Whatever fails becomes a
+`PreparationError` that says which stage failed and why, in one sentence; the same words go into the attempt's
+log, because the log is what gets published. Everything here is repeatable: an attempt that was cut short is
+made again in a folder of its own.
+"""
+
+import hashlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pushtrain.core.errors import Cancelled, PushtrainError
+from pushtrain.core.model import (
+    Attempt,
+    DataSource,
+    EnvironmentKind,
+    EnvironmentSpec,
+    Fetched,
+    Gpu,
+    JobSpec,
+    Progress,
+    Reason,
+    Run,
+    Stage,
+    StageTime,
+)
+from pushtrain.core.settings import ExecutorSettings
+from pushtrain.executor.bytecode import Compiler
+from pushtrain.executor.preflight import ask_torch
+from pushtrain.executor.variables import job_environment
+from pushtrain.plumbing import data
+from pushtrain.plumbing.cache import Cache, evict
+from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.ports import Activation, Environment, Recipe, Report, Stop
+
+SHELL: Final = ("bash", "-eo", "pipefail", "-c")
+_REASONS: Final = {
+    Stage.FETCH: Reason.CHECKOUT,
+    Stage.CHECKOUT: Reason.CHECKOUT,
+    Stage.DATA: Reason.DATA,
+    Stage.ENVIRONMENT: Reason.ENVIRONMENT,
+}
+_LONGEST_NAME: Final = 200
+
+
+class PreparationError(Exception):
+    """An attempt could not be started.
+
+    Args:
+        reason: The stage that failed.
+        detail: What went wrong and the mend, for people.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What preparing takes; the same for all attempts."""
+
+    state: StateFolder
+    settings: ExecutorSettings
+    mirrors: Callable[[str], Mirror]
+    """The mirror of a repository's key."""
+    environments: Mapping[str, Environment]
+    """By `EnvironmentKind`, in the order in which `auto` asks them."""
+    data: Cache
+    built: Cache
+    gpus: tuple[Gpu, ...] = ()
+    compiler: Compiler = field(default_factory=Compiler)
+    seeing: set[tuple[Path, str]] = field(default_factory=set)
+    """Environments and drivers that are known to see GPUs together."""
+    inherited: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def caches(self, repository: str) -> Path:
+        """A repository's own folder for `HF_HOME` and its like, kept between runs."""
+        name = repository.replace("/", "+")
+        if len(name) > _LONGEST_NAME:
+            name = hashlib.sha256(name.encode()).hexdigest()
+        folder = self.state.caches / name
+        for part in ("home", "huggingface", "torch", "cache"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def make_room(self) -> None:
+        """Evict cached data and environments, least used first, when the disk is nearly full."""
+        floor = self.settings.disk_floor
+        if shutil.disk_usage(self.state.root).free < floor:
+            evict((self.data, self.built), floor)
+
+
+class Preparation:
+    """One attempt on its way to the shim.
+
+    Args:
+        run: The run, claimed.
+        folder: The attempt's folder, made.
+        shop: What it takes.
+        progress: Told what happens at the moment.
+        stop: Called now and then; what it raises ends the work.
+    """
+
+    def __init__(
+        self, run: Run, folder: RunDir, shop: Workshop, *, progress: Callable[[Progress], None], stop: Stop
+    ) -> None:
+        self._run = run
+        self._job = run.command.job
+        self._folder = folder
+        self._shop = shop
+        self._progress = progress
+        self._stop = stop
+        self._given_up = threading.Event()
+        self._stages: dict[Stage, StageTime] = {}
+        self._data: list[Fetched] = []
+        self._environment = ""
+
+    def orders(self) -> Orders:
+        """Do all of it; the shim's orders.
+
+        Raises:
+            PreparationError: The attempt cannot be started; the log says why.
+            Cancelled: `stop` wanted it.
+        """
+        try:
+            return self._orders()
+        except PreparationError as error:
+            with self._folder.log.open("a", encoding="utf-8") as log:
+                log.write(f"pushtrain: {error.reason}: {error.detail}\n")
+            raise
+
+    def told(self, attempt: Attempt) -> Attempt:
+        """The attempt with what is known of its preparation, also of one that failed."""
+        if attempt.number == 1:
+            waited = max(0.0, attempt.claimed_at - self._run.accepted_at)
+            self._stages[Stage.QUEUE] = StageTime(stage=Stage.QUEUE, seconds=waited)
+        return attempt.model_copy(
+            update={
+                "stages": tuple(self._stages[stage] for stage in Stage if stage in self._stages),
+                "data": tuple(self._data),
+                "environment": self._environment,
+            }
+        )
+
+    def _orders(self) -> Orders:
+        job, folder, settings = self._job, self._folder, self._shop.settings
+        self._check_out()
+        cwd = self._work_folder()
+        self._shop.make_room()
+        activation, root = self._data_and_environment()
+        env = job_environment(
+            self._run,
+            folder,
+            caches=self._shop.caches(self._run.command.repository),
+            activation=activation,
+            gpus=self._run.gpus,
+            inherited=self._shop.inherited,
+        )
+        if self._run.gpus:
+            self._check_torch(env, root)
+        return Orders(
+            setup=tuple(SetupStep(title=line, argv=(*SHELL, line)) for line in job.setup),
+            argv=(*SHELL, job.command) if isinstance(job.command, str) else job.command,
+            shell=isinstance(job.command, str),
+            env=env,
+            cwd=str(cwd),
+            log_limit=settings.log_limit,
+            timeout=time_limit(job, settings),
+            setup_timeout=settings.max_timeout,
+            grace=settings.grace,
+        )
+
+    # --- the stages ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _stage(self, stage: Stage, text: str = "") -> Iterator[list[str]]:
+        """Time a stage, and name it as the culprit of what fails in it; the list takes notes for people."""
+        self._progress(Progress(stage=stage, text=text))
+        notes: list[str] = []
+        begin = time.monotonic()
+        try:
+            yield notes
+        except Cancelled:
+            raise
+        except PushtrainError as error:
+            self._given_up.set()
+            raise PreparationError(_REASONS[stage], str(error)) from error
+        except OSError as error:
+            self._given_up.set()
+            raise PreparationError(_REASONS[stage], f"The {stage} failed: {error}.") from error
+        finally:
+            seconds = time.monotonic() - begin
+            self._stages[stage] = StageTime(stage=stage, seconds=seconds, note=", ".join(notes))
+
+    def _report(self, stage: Stage) -> Report:
+        def report(text: str, done: int, total: int) -> None:
+            self._progress(Progress(stage=stage, text=text, done=done, total=total))
+
+        return report
+
+    def _stop_all(self) -> None:
+        """Stop also when the other half of the work has failed."""
+        self._stop()
+        if self._given_up.is_set():
+            raise Cancelled("Another part of the preparation failed.")
+
+    def _check_out(self) -> None:
+        command = self._run.command
+        mirror = self._shop.mirrors(command.repository)
+        with self._stage(Stage.FETCH) as notes:
+            if not mirror.fetch(command.ref, command.commit, stop=self._stop):
+                notes.append("cached")
+        with self._stage(Stage.CHECKOUT) as notes:
+            done = mirror.checkout(
+                command.commit,
+                self._folder.tree,
+                submodules=self._job.submodules,
+                lfs=self._job.lfs,
+                stop=self._stop,
+            )
+            notes.append(f"{done.files} file{'s' if done.files != 1 else ''}")
+            if done.lfs_files:
+                notes.append(f"{done.lfs_files} from LFS")
+
+    def _work_folder(self) -> Path:
+        """Where the command starts: a folder of the commit, links followed, never outside it."""
+        tree = self._folder.tree.resolve()
+        cwd = (tree / self._job.workdir).resolve()
+        if cwd.is_relative_to(tree) and cwd.is_dir():
+            return cwd
+        problem = f"`workdir` is {self._job.workdir!r}, which is not a folder in this commit."
+        raise PreparationError(Reason.CHECKOUT, f"{problem} Mend it in pushtrain.toml.")
+
+    def _data_and_environment(self) -> tuple[Activation, Path]:
+        if not self._job.data:
+            return self._build()
+        with ThreadPoolExecutor(1, thread_name_prefix="pushtrain-data") as pool:
+            fetching = pool.submit(self._fetch_data)
+            try:
+                built = self._build()
+            except BaseException:
+                self._given_up.set()
+                if (error := fetching.exception()) and isinstance(error, PreparationError):
+                    raise error from None  # it came first: the build gave up because of it
+                raise
+            found = fetching.result()
+        for path, source in found:
+            try:
+                data.attach(path, self._folder.tree, source)
+            except PushtrainError as error:
+                raise PreparationError(Reason.DATA, str(error)) from error
+        return built
+
+    def _fetch_data(self) -> list[tuple[Path, DataSource]]:
+        found = []
+        with self._stage(Stage.DATA) as notes:
+            for source in self._job.data:
+                path, fetched = data.fetch(
+                    source,
+                    cache=self._shop.data,
+                    mounts=self._shop.settings.mounts,
+                    report=self._report(Stage.DATA),
+                    stop=self._stop_all,
+                    holder=self._folder.tree,
+                )
+                self._data.append(fetched)
+                found.append((path, source))
+            if all(one.cached for one in self._data):
+                notes.append("cached")
+        return found
+
+    def _build(self) -> tuple[Activation, Path]:
+        """The environment, built if need be, and where it is."""
+        tree, spec, overlay = self._folder.tree, self._job.environment, self._folder.overlay
+        with self._stage(Stage.ENVIRONMENT) as notes:
+            kind, adapter, recipe = self._choose()
+            report = self._report(Stage.ENVIRONMENT)
+            root, cached = overlay, False
+            if recipe.key:
+                root, cached = self._shop.built.build(
+                    f"{kind}-{recipe.key}".lower(),
+                    lambda into: adapter.build(tree, spec, into, report, self._stop_all),
+                    holder=tree,
+                    stop=self._stop_all,
+                )
+                notes.append("cached" if cached else "built")
+            activation = adapter.activate(tree, spec, root, overlay)
+            self._environment = ", ".join([recipe.title, *notes, *(() if recipe.locked else ("not pinned",))])
+        python = next((one / "python" for one in activation.path if (one / "python").exists()), None)
+        if recipe.key and python is not None:
+            self._shop.compiler.want(root, python)
+        return activation, root
+
+    def _choose(self) -> tuple[str, Environment, Recipe]:
+        tree, spec, offered = self._folder.tree, self._job.environment, self._shop.environments
+        kinds = [kind for kind in offered if spec.kind in {EnvironmentKind.AUTO, kind}]
+        for kind in kinds:
+            if (recipe := offered[kind].plan(tree, spec)) is not None:
+                return kind, offered[kind], recipe
+        raise PreparationError(Reason.ENVIRONMENT, _unfit(spec, offered=bool(kinds)))
+
+    def _check_torch(self, env: Mapping[str, str], root: Path) -> None:
+        driver = next((gpu.driver for gpu in self._shop.gpus), "")
+        if (root, driver) in self._shop.seeing:
+            return
+        self._progress(Progress(stage=Stage.ENVIRONMENT, text="asking torch for its GPUs"))
+        problem = ask_torch(env, self._folder.tmp, gpus=len(self._run.gpus), driver=driver, stop=self._stop)
+        if problem:
+            raise PreparationError(Reason.NO_GPU, problem)
+        if problem is not None:
+            self._shop.seeing.add((root, driver))
+
+
+def time_limit(job: JobSpec, settings: ExecutorSettings) -> float:
+    """Seconds that a training may last here."""
+    return min(job.timeout or settings.max_timeout, settings.max_timeout)
+
+
+def _unfit(spec: EnvironmentSpec, *, offered: bool) -> str:
+    if not offered:
+        return (
+            f"This executor builds no `{spec.kind}` environments. Choose another kind, or another executor."
+        )
+    if spec.kind is EnvironmentKind.AUTO:
+        return "No way to build an environment fits this commit. Name one with `environment`."
+    return (
+        f"This commit has nothing that a `{spec.kind}` environment is built from. "
+        "Commit what it needs, or change `environment`."
+    )
