@@ -1,0 +1,190 @@
+"""Hand finished runs to the publisher until their results are on the remote.
+
+Runs of one repository go in one batch, which is one push; while one repository's remote is away the others go
+on. What failed is tried again after 1 s, then twice as long each time up to 10 min, for as long as it takes;
+it holds no slot meanwhile. When a run is published its work folder goes.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Protocol
+
+from pushtrain.core.errors import Cancelled, IllegalTransition, PushtrainError
+from pushtrain.core.lifecycle import Published as PublishedEvent
+from pushtrain.core.lifecycle import PublishFailed
+from pushtrain.core.model import Run
+from pushtrain.executor.publish import Publishable, Published
+from pushtrain.plumbing.rundir import RunDir
+from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.trees import remove_tree
+from pushtrain.ports import Stop
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE: Final = 1.0
+_LONGEST_PAUSE: Final = 600.0
+_THREADS: Final = 4
+_SOON: Final = 0.05
+
+
+class Publisher(Protocol):
+    """What brings results to a remote."""
+
+    def publish(
+        self, batch: Sequence[Publishable], *, stop: Stop | None = None
+    ) -> dict[str, Published | PushtrainError]:
+        """Publish these runs; for each run's id what came of it."""
+
+
+def pause_after(tries: int) -> float:
+    """Seconds until the next try, after so many that failed."""
+    return float(min(_FIRST_PAUSE * 2 ** min(tries, 20), _LONGEST_PAUSE))
+
+
+class Courier:
+    """The results of one executor on their way out.
+
+    Args:
+        store: Where publishable runs are found.
+        publisher: Brings them out.
+        runs: The state folder's `runs`.
+        changed: Told the id of each run that changed; called from any thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        runs: Path,
+        *,
+        changed: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._runs = runs
+        self._changed = changed
+        self._clock = clock
+        self._busy: set[str] = set()
+        self._stopping = threading.Event()
+        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="pushtrain-publish")
+
+    def wake(self) -> None:
+        """Look whether something can be published; from any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and we with it
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    self._wake.clear()
+                    pause = _SOON
+                    try:
+                        batches, due = await self._loop.run_in_executor(self._pool, self._due)
+                    except PushtrainError:
+                        _log.exception("what is to be published could not be read")
+                        batches, due = {}, self._clock() + _LONGEST_PAUSE / 10
+                    for target, batch in batches.items():
+                        self._busy.add(target)
+                        group.create_task(self._deliver(target, batch))
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(None if due is None else max(pause, due - self._clock())):
+                            await self._wake.wait()
+        finally:
+            self._stopping.set()
+            await asyncio.to_thread(self._pool.shutdown)
+
+    def _due(self) -> tuple[dict[str, list[Run]], float | None]:
+        """Runs to publish now, by repository, without those whose repository is busy; and the next time."""
+        batches: dict[str, list[Run]] = {}
+        for run in self._store.publishable(self._clock(), limit=200):
+            target = run.command.job.results_to.repository or run.command.repository
+            if target not in self._busy:
+                batches.setdefault(target, []).append(run)
+        return batches, self._store.next_due()
+
+    async def _deliver(self, target: str, batch: Sequence[Run]) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._publish, batch)
+        except Cancelled:
+            return
+        finally:
+            self._busy.discard(target)
+        self._wake.set()
+
+    def _publish(self, batch: Sequence[Run]) -> None:
+        outcomes: dict[str, Published | PushtrainError]
+        try:
+            outcomes = self._publisher.publish([self._publishable(run) for run in batch], stop=self._check)
+        except Cancelled:
+            raise
+        except PushtrainError as error:
+            outcomes = {run.id: error for run in batch}
+        except Exception as error:  # noqa: BLE001  a defect must not end the other repositories' results
+            _log.exception("publishing failed")
+            outcomes = {run.id: PushtrainError(f"{type(error).__name__}: {error}") for run in batch}
+        for run in batch:
+            self._note(run, outcomes.get(run.id, PushtrainError("The publisher said nothing of this run.")))
+
+    def _publishable(self, run: Run) -> Publishable:
+        store = self._store
+        command, headers = store.command_as_received(run.id)
+        return Publishable(
+            run=run,
+            attempts=tuple(store.attempts(run.id)),
+            folder=RunDir.of(self._runs, run.id, run.attempt) if run.attempt else None,
+            events=tuple(store.events(run.id)),
+            command=command,
+            headers=headers,
+        )
+
+    def _check(self) -> None:
+        if self._stopping.is_set():
+            raise Cancelled("The executor stops.")
+
+    def _note(self, run: Run, outcome: Published | PushtrainError) -> None:
+        try:
+            if isinstance(outcome, Published):
+                if outcome.artifacts:
+                    self._store.save_artifacts(run.id, outcome.artifacts)
+                self._store.advance(run.id, PublishedEvent(outcome.commit, outcome.path))
+                clear(self._runs / run.id)
+            else:
+                pause = pause_after(run.publish_tries)
+                _log.warning("run %s: not published, next try in %g s: %s", run.short, pause, outcome)
+                self._store.advance(run.id, PublishFailed(str(outcome), self._clock() + pause))
+        except IllegalTransition as error:
+            _log.warning("run %s: %s", run.short, error)  # a person has abandoned it
+        self._changed(run.id)
+
+
+def clear(run_folder: Path) -> None:
+    """Remove what only served a run's attempts; logs, records and kept result files stay."""
+    for attempt in run_folder.glob("[0-9]*"):
+        folder = RunDir(attempt)
+        for gone in (folder.tree, folder.overlay, folder.tmp, folder.results):
+            remove_tree(gone)
+    remove_tree(run_folder / RunDir(run_folder / "0").checkpoint.name)
+
+
+def clear_expired(runs: Path, *, before: float) -> int:
+    """Remove result files that were kept for fetching and are older than a time; of how many attempts."""
+    removed = 0
+    for folder in runs.glob("*/[0-9]*/artifacts"):
+        with contextlib.suppress(FileNotFoundError):
+            if folder.stat().st_mtime < before:
+                remove_tree(folder)
+                removed += 1
+    return removed

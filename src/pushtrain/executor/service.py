@@ -1,0 +1,295 @@
+"""The executor as its door sees it: accept, show, cancel, read logs; and the loops behind.
+
+Every method but `run` is a plain function, may block for a moment, and may be called from any thread. What
+changes is told to subscribers by the run's id; they look for themselves what became of it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pushtrain import __version__
+from pushtrain.core.errors import ConfigError, Forbidden, NotFound
+from pushtrain.core.model import (
+    Capacity,
+    Challenge,
+    ExecutorCard,
+    Gpu,
+    LogChunk,
+    Run,
+    RunView,
+    State,
+    TrainCommand,
+)
+from pushtrain.core.policy import fits
+from pushtrain.core.settings import Settings
+from pushtrain.core.signing import public_text
+from pushtrain.executor.courier import Courier, Publisher, clear_expired
+from pushtrain.executor.dispatch import Dispatch
+from pushtrain.executor.prepare import Workshop
+from pushtrain.plumbing.cache import Cache
+from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.rundir import RunDir, log_size, read_log
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.store import Store
+from pushtrain.ports import Environment
+
+_log = logging.getLogger(__name__)
+
+_DAY: Final = 86_400.0
+_RUNNING: Final = frozenset({State.PREPARING, State.RUNNING})
+
+
+class ExecutorService:
+    """One executor.
+
+    Args:
+        settings: What the owner set.
+        state: Where everything is kept.
+        store: The state folder's store, open.
+        key: The executor's identity.
+        mirrors: The mirror of a repository's key.
+        environments: Ways to build environments, by kind, in the order in which `auto` asks them.
+        publisher: Brings results to their branch.
+        gpus: This machine's GPUs.
+        url: Where callers reach it; `serve` may set it once the port is known.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: StateFolder,
+        store: Store,
+        *,
+        key: Ed25519PrivateKey,
+        mirrors: Callable[[str], Mirror],
+        environments: Mapping[str, Environment],
+        publisher: Publisher,
+        gpus: Sequence[Gpu] = (),
+        url: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.url = url
+        self.gpus = tuple(gpus)
+        self._state = state
+        self._key = key
+        self._clock = clock
+        self._subscribers: set[Callable[[str], None]] = set()
+        self._guard = threading.Lock()
+        self._slots = max(settings.executor.slots, len(self.gpus))
+        self._shop = Workshop(
+            state=state,
+            settings=settings.executor,
+            mirrors=mirrors,
+            environments=environments,
+            data=Cache(state.data),
+            built=Cache(state.environments),
+            gpus=self.gpus,
+        )
+        self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)
+        self._dispatch = Dispatch(
+            store, self._shop, slots=self._slots, changed=self._changed, ended=self._courier.wake, clock=clock
+        )
+
+    async def run(self) -> None:
+        """Recover, then run and publish until cancelled; trainings outlive this."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._dispatch.run())
+                group.create_task(self._courier.run())
+                group.create_task(self._keep_house())
+        finally:
+            await asyncio.to_thread(self._shop.compiler.close)
+
+    def wake(self) -> None:
+        """Look for work: something was accepted by other means than `accept`."""
+        self._dispatch.wake()
+        self._courier.wake()
+
+    # --- what comes in ------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> Ed25519PrivateKey:
+        """The executor's identity; signs every answer."""
+        return self._key
+
+    def accept(
+        self,
+        command: TrainCommand,
+        *,
+        sender: str,
+        raw: bytes,
+        headers: Mapping[str, str],
+        nonce: str,
+        nonce_expires: float,
+    ) -> tuple[Run, bool]:
+        """Keep a command durably, its nonce in the same transaction; the run, and whether it is new.
+
+        Raises:
+            Forbidden: This executor does not serve the repository, or not the one for its results.
+            ConfigError: It can never run such a job here.
+            Busy, Unauthorized, StorageError: As the store's `accept`.
+        """
+        served = {repository.key for repository in self.settings.repositories}
+        for repository in {command.repository, command.job.results_to.repository or command.repository}:
+            if repository not in served:
+                raise Forbidden(
+                    f"Executor {self.settings.executor.name} does not serve the repository {repository}.",
+                    mend="Its owner adds it with `--repo` or in settings.toml.",
+                )
+        if problem := fits(self.card(), command.job):
+            raise ConfigError(
+                f"Executor {self.settings.executor.name} can never run the job {command.job.name}: {problem}",
+                mend="Ask for less, or send it to another executor.",
+            )
+        run, fresh = self.store.accept(
+            command,
+            sender=sender,
+            raw=raw,
+            headers=headers,
+            nonce=nonce,
+            nonce_expires=nonce_expires,
+            queue_limit=self.settings.executor.queue_limit,
+        )
+        if fresh:
+            self._changed(run.id)
+            self._dispatch.wake()
+        return run, fresh
+
+    def cancel(self, run_id: str, *, by: str, nonce: str = "", nonce_expires: float = 0) -> Run:
+        """Use up the nonce, if there is one, then ask the run to end.
+
+        Raises:
+            NotFound, Conflict, Unauthorized: As the store's methods.
+        """
+        if nonce:
+            self.store.use_nonce(nonce, nonce_expires)
+        return self._dispatch.cancel(run_id, by=by)
+
+    # --- what is shown ------------------------------------------------------------------------------------
+
+    def runs(self, *, find: str = "", repository: str = "", limit: int = 50) -> list[Run]:
+        """Runs, newest first; `find` as the store's `find`."""
+        if not find:
+            return self.store.runs(repository=repository, limit=limit)
+        found = self.store.find(find, limit=limit)
+        return [run for run in found if repository in {"", run.command.repository}]
+
+    def view(self, run_id: str) -> RunView:
+        """The run as it is shown. Raises NotFound."""
+        run = self.store.run(run_id)
+        return RunView(
+            run=run,
+            attempts=tuple(self.store.attempts(run_id)),
+            events=tuple(self.store.events(run_id)),
+            progress=self._dispatch.progress(run_id),
+            log_size=log_size(self._folder(run, run.attempt).log) if run.attempt else 0,
+            artifacts=tuple(self.store.artifacts(run_id)),
+        )
+
+    def log_chunk(self, run_id: str, attempt: int, offset: int, limit: int) -> LogChunk:
+        """At most `limit` bytes of an attempt's log from `offset`; empty when there is nothing yet.
+
+        Args:
+            run_id: Which run.
+            attempt: Which attempt; 0: the current one.
+            offset: Counted in all bytes that the job wrote; what lies in the part that was let go is skipped.
+            limit: Bytes at most.
+
+        Raises:
+            NotFound: There is no such run, or it has no such attempt.
+        """
+        run = self.store.run(run_id)
+        number = attempt or run.attempt
+        if number > run.attempt or number < 0:
+            raise NotFound(f"Run {run.short} has no attempt {number}.")
+        over = run.state in {State.PUBLISHING, State.DONE}
+        if number == 0:
+            return LogChunk(attempt=0, offset=offset, data=b"", next_offset=offset, complete=over)
+        ended = over or number < run.attempt
+        return read_log(self._folder(run, number).log, number, offset, limit, ended=ended)
+
+    def artifact_path(self, run_id: str, path: str) -> Path:
+        """Where a file that the executor keeps lies. Raises NotFound, also for paths that lead outside."""
+        run = self.store.run(run_id)
+        kept = {found.path for found in self.store.artifacts(run_id) if found.where == "executor"}
+        folder = self._folder(run, run.attempt).artifacts.resolve()
+        file = (folder / path).resolve()
+        if path not in kept or not file.is_relative_to(folder) or not file.is_file():
+            raise NotFound(
+                f"Run {run.short} has no file {path!r} on this executor.",
+                mend="`pushtrain results list` tells what there is, and for how long.",
+            )
+        return file
+
+    def card(self) -> ExecutorCard:
+        """How a sender reaches and recognises this executor."""
+        settings = self.settings.executor
+        return ExecutorCard(
+            name=settings.name,
+            public_url=self.url,
+            timestamp=self._clock(),
+            public_key=public_text(self._key.public_key()),
+            labels=settings.labels,
+            mounts=tuple(settings.mounts),
+            gpus=self.gpus,
+            repositories=tuple(repository.key for repository in self.settings.repositories),
+        )
+
+    def capacity(self) -> Capacity:
+        """What is free at this moment."""
+        queued, active, used = self.store.counts()
+        running = self.store.active()
+        without = sum(1 for run in running if not run.gpus)
+        return Capacity(
+            slots=self._slots,
+            free_slots=max(0, self._slots - without),
+            free_gpus=sum(1 for gpu in self.gpus if gpu.uuid not in used),
+            queued=queued,
+            running=active,
+        )
+
+    def challenge(self, nonce: str) -> Challenge:
+        """Who this is and what it has free."""
+        return Challenge(nonce=nonce, card=self.card(), capacity=self.capacity(), version=__version__)
+
+    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
+        """Call `changed(run_id)`, from any thread, whenever a run's view changes; returns how to stop it."""
+        with self._guard:
+            self._subscribers.add(changed)
+
+        def leave() -> None:
+            with self._guard:
+                self._subscribers.discard(changed)
+
+        return leave
+
+    def _changed(self, run_id: str) -> None:
+        with self._guard:
+            subscribers = tuple(self._subscribers)
+        for tell in subscribers:
+            try:
+                tell(run_id)
+            except Exception:  # noqa: BLE001  one reader's defect must not reach the others
+                _log.exception("a reader could not be told of run %s", run_id)
+
+    def _folder(self, run: Run, number: int) -> RunDir:
+        return RunDir.of(self._state.runs, run.id, number)
+
+    async def _keep_house(self) -> None:
+        """Once a day, remove result files that were promised for a time that is over."""
+        kept = self.settings.executor.keep_artifacts_days * _DAY
+        while True:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(clear_expired, self._state.runs, before=self._clock() - kept)
+            await asyncio.sleep(_DAY)

@@ -1,0 +1,88 @@
+"""Say in a sentence how an attempt ended. Pure."""
+
+import signal
+
+from pushtrain.core.lifecycle import Event, Exited, Lost
+from pushtrain.core.model import Attempt, Reason
+from pushtrain.plumbing.rundir import Verdict
+
+_NOT_EXECUTABLE, _NOT_FOUND = 126, 127
+
+
+def exited(verdict: Verdict, *, limit: float) -> Exited:
+    """The lifecycle's event for a verdict.
+
+    Args:
+        verdict: What the shim wrote.
+        limit: Seconds that the phase it ended in might take.
+    """
+    return Exited(verdict.reason, verdict.code, sentence(verdict, limit=limit))
+
+
+def sentence(verdict: Verdict, *, limit: float) -> str:
+    """How it ended, for people; empty when there is nothing to say."""
+    match verdict.reason:
+        case Reason.TIMEOUT if verdict.phase == "setup":
+            return f"The setup commands took longer than {duration(limit)} and were ended."
+        case Reason.TIMEOUT:
+            return f"The training ran longer than its {duration(limit)} and was ended."
+        case Reason.SETUP:
+            return f"The setup command `{verdict.detail}` {_ending(verdict)}."
+        case Reason.EXITED | Reason.SIGNALLED if verdict.code != 0:
+            return f"The command {_ending(verdict)}."
+        case _:
+            return verdict.detail
+
+
+def ended(attempt: Attempt, event: Event, *, now: float, size: int) -> Attempt:
+    """The attempt as it is after the event that ends it.
+
+    Args:
+        attempt: As it was known, its verdict's figures included if there is one.
+        event: What ends it.
+        now: Seconds since the epoch.
+        size: Bytes of its log.
+    """
+    reason = getattr(event, "reason", Reason.LOST if isinstance(event, Lost) else Reason.CANCELLED)
+    change = {"ended_at": attempt.ended_at or now, "reason": reason, "log_size": attempt.log_size or size}
+    return attempt.model_copy(update=change | {"detail": getattr(event, "detail", "")})
+
+
+def with_verdict(attempt: Attempt, verdict: Verdict) -> Attempt:
+    """The attempt with everything that its shim found out."""
+    return attempt.model_copy(
+        update={
+            "started_at": verdict.started_at,
+            "ended_at": verdict.ended_at,
+            "exit_code": verdict.code,
+            "signal": verdict.signal,
+            "log_size": verdict.log_size,
+            "cpu_seconds": verdict.cpu_seconds,
+            "max_rss": verdict.max_rss,
+            "stages": (*attempt.stages, *verdict.stages),
+        }
+    )
+
+
+def duration(seconds: float) -> str:
+    """A limit in words: `90 s`, `20 min`, `6 h`."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size or seconds == size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _ending(verdict: Verdict) -> str:
+    if verdict.oom:
+        return "was killed by the kernel, because the machine ran out of memory"
+    if verdict.signal is not None:
+        return f"was ended by {_name(verdict.signal)}"
+    meaning = {_NOT_EXECUTABLE: " (it could not be executed)", _NOT_FOUND: " (command not found)"}
+    return f"ended with exit code {verdict.code}{meaning.get(verdict.code or 0, '')}"
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,152 @@
+"""A whole executor in a folder: real git, store and shims; the environment is the machine's own Python."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pushtrain.core.model import EnvironmentSpec, Gpu, Run, State, TrainCommand
+from pushtrain.core.settings import ExecutorSettings, Repository, Settings
+from pushtrain.executor.publish import Publisher
+from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.store import Store
+from pushtrain.ports import Activation, Environment, Recipe, Report, Stop
+from pushtrain.testing import REPOSITORY, SENDER, WorkRepository, a_command, a_spec, eventually
+
+_nonces = count()
+
+
+class Bare:
+    """The machine's own Python: nothing is built."""
+
+    def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:  # noqa: ARG002  the port's names
+        return Recipe(key="", title="system", locked=True)
+
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+        raise AssertionError(f"nothing to build: {tree} {spec} {into} {report} {stop}")
+
+    def activate(
+        self,
+        tree: Path,  # noqa: ARG002
+        spec: EnvironmentSpec,  # noqa: ARG002
+        root: Path,  # noqa: ARG002
+        overlay: Path,  # noqa: ARG002
+    ) -> Activation:
+        return Activation(path=(Path(sys.executable).parent,))
+
+
+class House:
+    """An executor and the repository it serves."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.origin = folder / "origin.git"
+        self.state = StateFolder(folder / "state")
+        self.environments: Mapping[str, Environment] = {"system": Bare()}
+        self.gpus: Sequence[Gpu] = ()
+        self.settings = Settings(
+            repositories=(Repository(key=REPOSITORY, remote=str(self.origin)),),
+            executor=ExecutorSettings(**{"grace": 5, "disk_floor": 0, **settings}),
+        )
+        self.work = WorkRepository(folder / "work", str(self.origin))
+        if not self.origin.exists():
+            self.work.git("init", "--quiet", "--bare", str(self.origin))
+            self.commit({"README.md": "hello\n"})
+
+    def commit(self, files: Mapping[str, str | bytes]) -> str:
+        commit = self.work.commit(files)
+        self.work.push()
+        return commit
+
+    def open(self) -> ExecutorService:
+        """An executor on this state folder; `run` it, and close its store."""
+        self.state.create()
+        remote = self.settings.repositories[0]
+        mirrors: Callable[[str], Mirror] = lambda _: Mirror(self.state.repositories, remote)  # noqa: E731
+        return ExecutorService(
+            self.settings,
+            self.state,
+            Store(self.state.store),
+            key=Ed25519PrivateKey.generate(),
+            mirrors=mirrors,
+            environments=self.environments,
+            publisher=Publisher(mirrors, self.settings.executor),
+            gpus=self.gpus,
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[ExecutorService]:
+        """The executor at work; stopped in order at the end."""
+        service = self.open()
+        task = asyncio.create_task(service.run())
+        try:
+            yield service
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            service.store.close()
+
+    def command(self, command: str | tuple[str, ...], **changes: Any) -> TrainCommand:
+        """A command for the current commit, each a run of its own."""
+        number = next(_nonces)
+        spec = a_spec(command=command, **changes)
+        return a_command(commit=self.work.head(), job=spec, request=f"request-{number}")
+
+    def send(self, service: ExecutorService, command: str | tuple[str, ...], **changes: Any) -> Run:
+        """Have a command accepted."""
+        signed = self.command(command, **changes)
+        run, fresh = service.accept(
+            signed,
+            sender=SENDER,
+            raw=signed.model_dump_json().encode(),
+            headers={},
+            nonce=f"nonce-{next(_nonces)}",
+            nonce_expires=2e9,
+        )
+        assert fresh
+        return run
+
+    def result(self, run: Run, name: str) -> str:
+        """A file of a published run, from the origin."""
+        tip = self.work.fetch("pushtrain/results")
+        assert tip
+        return self.work.show(tip, f"{run.result_path}/{name}")
+
+
+async def done(service: ExecutorService, run: Run, seconds: float = 30) -> Run:
+    """Wait until a run is published."""
+    return await reached(service, run, State.DONE, seconds)
+
+
+async def reached(service: ExecutorService, run: Run, state: State, seconds: float = 30) -> Run:
+    """Wait until a run is in a state."""
+
+    def there() -> Run | None:
+        found = service.store.run(run.id)
+        return found if found.state is state else None
+
+    return await eventually(there, seconds, what=f"{run.short} {state}")
+
+
+async def logged(service: ExecutorService, run: Run, text: str, seconds: float = 20) -> str:
+    """Wait until the run's log holds this; all of the log."""
+
+    def there() -> str | None:
+        found = service.log_chunk(run.id, 0, 0, 1_000_000).data.decode()
+        return found if text in found else None
+
+    return await eventually(there, seconds, what=f"{text!r} in the log of {run.short}")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
