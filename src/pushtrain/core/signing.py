@@ -57,7 +57,8 @@ _ANSWERS: Final = {
 }
 """The tag of each kind of answer, and what it covers."""
 
-_ONCE: Final = frozenset({"signature", "signature-input", AUDIENCE, *_BODY})
+KEPT: Final = frozenset({"signature", "signature-input", AUDIENCE, *_BODY})
+"""The headers that a signature rests on: each at most once, and worth keeping with a command."""
 _REQUEST_PARAMETERS: Final = frozenset({"created", "expires", "nonce", "keyid", "alg", "tag"})
 _ANSWER_PARAMETERS: Final = frozenset({"created", "keyid", "alg", "tag"})
 
@@ -147,7 +148,7 @@ def fields(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in pairs:
         name, value = name.lower(), value.strip(" \t")  # noqa: PLW2901  the same header, made comparable
-        if name in found and name in _ONCE:
+        if name in found and name in KEPT:
             raise _refuse()
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found
