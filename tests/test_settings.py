@@ -7,7 +7,7 @@ import pytest
 from pushtrain.core.errors import ConfigError, PushtrainError
 from pushtrain.core.settings import ExecutorSettings, Settings
 from pushtrain.plumbing.state import StateFolder
-from pushtrain.wiring import load_settings, open_state
+from pushtrain.wiring.settings import load_settings, open_state
 
 
 @pytest.fixture

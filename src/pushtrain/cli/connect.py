@@ -8,7 +8,8 @@ from pathlib import Path
 from pushtrain.core.errors import NotFound, Unreachable, UsageError
 from pushtrain.core.model import Run, RunView
 from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.wiring import executor_clients, load_settings, open_state
+from pushtrain.wiring.parts import executor_clients
+from pushtrain.wiring.settings import load_settings, open_state
 
 _SHOWN = 5
 

@@ -15,7 +15,8 @@ from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import NeedsMending, PushtrainError
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.state import StateFolder
-from pushtrain.wiring import executor_clients, load_settings, mirror, open_state
+from pushtrain.wiring.parts import executor_clients, mirror
+from pushtrain.wiring.settings import load_settings, open_state
 
 _GIT: Final = (2, 30)
 _SKEW: Final = 30

@@ -9,7 +9,8 @@ from pushtrain.cli import render
 from pushtrain.cli.connect import clients
 from pushtrain.cli.options import Json, Repo, State
 from pushtrain.cli.room import run_until_stopped
-from pushtrain.wiring import load_settings, open_state, serve_executor
+from pushtrain.wiring.rooms import serve_executor
+from pushtrain.wiring.settings import load_settings, open_state
 
 app = App(name="executor")
 

@@ -9,7 +9,7 @@ State = Annotated[
     Path | None,
     Parameter(name="--state", help="State folder; else PUSHTRAIN_STATE, else ~/.local/state/pushtrain."),
 ]
-"""`*, state: State = None` — resolve with `wiring.open_state(state)`."""
+"""`*, state: State = None` — resolve with `wiring.settings.open_state(state)`."""
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for scripts instead of text.")]
 """`*, json: Json = False`."""

@@ -7,7 +7,7 @@ import sys
 from contextlib import AbstractAsyncContextManager
 
 from pushtrain.cli import render
-from pushtrain.wiring import Running
+from pushtrain.wiring.rooms import Running
 
 
 async def run_until_stopped(room: AbstractAsyncContextManager[Running], title: str, *, as_json: bool) -> None:

@@ -6,7 +6,8 @@ from cyclopts import App
 
 from pushtrain.cli.options import Json, Repo, State
 from pushtrain.cli.room import run_until_stopped
-from pushtrain.wiring import load_settings, open_state, serve_sender
+from pushtrain.wiring.rooms import serve_sender
+from pushtrain.wiring.settings import load_settings, open_state
 
 app = App(name="sender")
 

@@ -6,7 +6,8 @@ import subprocess
 from pushtrain.cli.options import Json, Repo, State
 from pushtrain.cli.room import run_until_stopped
 from pushtrain.core.errors import UsageError
-from pushtrain.wiring import load_settings, open_state, serve_both
+from pushtrain.wiring.rooms import serve_both
+from pushtrain.wiring.settings import load_settings, open_state
 
 
 def up(

@@ -1,7 +1,4 @@
-"""From settings and adapter names to rooms: the only module that knows them all.
-
-Settings come from `settings.toml` in the state folder, then the environment, then flags; the last one wins.
-"""
+"""The settings in force: `settings.toml`, then the environment, then flags; the last one wins."""
 
 import difflib
 import os
@@ -15,7 +12,7 @@ from pydantic import ValidationError
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Value
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
-from pushtrain.plumbing.git import key_of, validate_remote
+from pushtrain.plumbing.gitcommand import key_of, validate_remote
 from pushtrain.plumbing.state import StateFolder, default_state
 
 _SECTIONS: Final[dict[str, type[Value]]] = {"executor": ExecutorSettings, "sender": SenderSettings}

@@ -1,0 +1,32 @@
+"""Files that are whole or absent: written beside their place, synced, moved in, and the folder synced."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Put `content` at `path` durably; a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: It could not be written; the old file stands.
+    """
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,85 @@
+"""Parts that more than one room or verb needs: mirrors, the identity, clients of executors."""
+
+import importlib
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
+
+from pushtrain.core.errors import Forbidden
+from pushtrain.core.model import ExecutorCard
+from pushtrain.core.settings import Repository, Settings
+from pushtrain.core.signing import parse_public
+from pushtrain.plumbing.client import ExecutorClient
+from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.keys import Trusted, load_or_create
+from pushtrain.plumbing.state import StateFolder
+
+
+def mirror(state: StateFolder, repository: Repository, environ: Mapping[str, str] = os.environ) -> Mirror:
+    """The repository's mirror in this state folder; `PUSHTRAIN_GIT_TOKEN` is its token where it is set."""
+    return Mirror(state.repositories, repository, token=environ.get("PUSHTRAIN_GIT_TOKEN", ""))
+
+
+def mirrors(state: StateFolder, settings: Settings) -> Callable[[str], Mirror]:
+    """Each served repository's one mirror, by key.
+
+    Raises:
+        Forbidden: (on call) The repository is not served here.
+    """
+    served = {repository.key: repository for repository in settings.repositories}
+
+    @cache
+    def find(key: str) -> Mirror:
+        if key not in served:
+            mend = "Add it to `repositories` in settings.toml, or start with `--repo`."
+            raise Forbidden(f"The repository {key} is not served here.", mend=mend)
+        return mirror(state, served[key])
+
+    return find
+
+
+def identity(state: StateFolder) -> Ed25519PrivateKey:
+    """This state folder's key, made when there is none."""
+    return load_or_create(state.key)
+
+
+def webhook_secret(state: StateFolder, environ: Mapping[str, str] = os.environ) -> bytes:
+    """`PUSHTRAIN_WEBHOOK_SECRET`, else the content of `webhook.secret`, made at random when there is none."""
+    if given := environ.get("PUSHTRAIN_WEBHOOK_SECRET"):
+        return given.encode()
+    try:
+        with open(os.open(state.webhook_secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123  mode before content
+            file.write(secrets.token_urlsafe(32))
+    except FileExistsError:
+        pass
+    return state.webhook_secret.read_bytes().strip()
+
+
+def running_card(state: StateFolder) -> ExecutorCard | None:
+    """The card of the executor that serves this state folder now; None when none does."""
+    try:
+        return ExecutorCard.model_validate_json(state.card.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def executor_clients(state: StateFolder, settings: Settings) -> list[ExecutorClient]:
+    """A client for every executor known here: the one running, those in the settings, those trusted."""
+    card = running_card(state)
+    known = {card.public_key: card.public_url} if card else {}
+    for address in (*settings.sender.executors, *Trusted(state.trusted).entries()):
+        if address.url:
+            known.setdefault(address.public_key, address.url)
+    key = identity(state)
+    return [ExecutorClient(url, parse_public(public), key) for public, url in known.items()]
+
+
+def adapter(target: str, *arguments: object) -> Any:
+    """Make the adapter named `module:Class`."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)(*arguments)

@@ -1,0 +1,175 @@
+"""The rooms, furnished: an executor, a sender, or both in one process, each open while its block runs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pushtrain.adapters.environments import registry as environments
+from pushtrain.adapters.environments.site import Site
+from pushtrain.adapters.hosts import HOSTS
+from pushtrain.adapters.metrics import FORMATS
+from pushtrain.core.settings import Settings
+from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.executor.publish import Publisher
+from pushtrain.executor.service import ExecutorService
+from pushtrain.executor.web import create_app as create_executor_app
+from pushtrain.plumbing.files import replace
+from pushtrain.plumbing.gpu import inventory
+from pushtrain.plumbing.keys import Authorized
+from pushtrain.plumbing.lock import FolderLock
+from pushtrain.plumbing.serve import serving
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.store import Store
+from pushtrain.ports import Environment
+from pushtrain.sender.delivery import Executors
+from pushtrain.sender.kept import KeptCommands
+from pushtrain.sender.poll import Reconciler
+from pushtrain.sender.service import SenderService
+from pushtrain.sender.web import create_app as create_sender_app
+from pushtrain.wiring.parts import adapter, executor_clients, identity, mirrors, webhook_secret
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A room that is open: what to tell of it, and the task that ends only when something broke."""
+
+    facts: Mapping[str, str | list[str]]
+    task: asyncio.Task[None]
+    active: Callable[[], int]
+    """How many trainings go on."""
+
+
+@asynccontextmanager
+async def serve_executor(state: StateFolder, settings: Settings) -> AsyncIterator[Running]:
+    """Lend this machine while the block runs.
+
+    Raises:
+        Conflict: Another pushtrain serves this state folder, or the port is taken.
+    """
+    async with _room(state) as store, _executor(state, settings, store) as (service, url, public):
+        facts = {"url": url, **_facts(state, settings, public)}
+        async with _tasks(service.run()) as task:
+            yield Running(facts, task, lambda: service.capacity().running)
+
+
+@asynccontextmanager
+async def serve_sender(state: StateFolder, settings: Settings) -> AsyncIterator[Running]:
+    """Turn pushes into commands while the block runs.
+
+    Raises:
+        Conflict: Another pushtrain serves this state folder, or the port is taken.
+    """
+    async with _room(state) as store, _sender(state, settings, store) as (service, reconciler, url):
+        public = public_text(identity(state).public_key())
+        facts = {"url": url, "webhook": f"{url}/webhook", **_facts(state, settings, public)}
+        async with _tasks(service.run(), reconciler.run()) as task:
+            yield Running(facts, task, lambda: 0)
+
+
+@asynccontextmanager
+async def serve_both(state: StateFolder, settings: Settings) -> AsyncIterator[Running]:
+    """Executor and sender in one process, over one store and the same mirrors.
+
+    Raises:
+        Conflict: Another pushtrain serves this state folder, or a port is taken.
+    """
+    async with (
+        _room(state) as store,
+        _executor(state, settings, store) as (executor, url, public),
+        _sender(state, settings, store) as (sender, reconciler, door),
+    ):
+        facts = {"url": url, "webhook": f"{door}/webhook", **_facts(state, settings, public)}
+        async with _tasks(executor.run(), sender.run(), reconciler.run()) as task:
+            yield Running(facts, task, lambda: executor.capacity().running)
+
+
+def _facts(state: StateFolder, settings: Settings, public: str) -> dict[str, str | list[str]]:
+    served = [repository.key for repository in settings.repositories]
+    return {"key": public, "state": str(state.root), "repositories": served}
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@asynccontextmanager
+async def _room(state: StateFolder) -> AsyncIterator[Store]:
+    """The folder's lock and its store; one room at a time."""
+    with FolderLock(state.lock):
+        store = Store(state.store)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+@asynccontextmanager
+async def _executor(
+    state: StateFolder, settings: Settings, store: Store
+) -> AsyncIterator[tuple[ExecutorService, str, str]]:
+    key, gpus, served = identity(state), inventory(), mirrors(state, settings)
+    publisher = Publisher(
+        served,
+        settings.executor,
+        fingerprint=fingerprint(key.public_key()),
+        formats=[adapter(target) for target in FORMATS.values()],
+        gpus=gpus,
+    )
+    service = ExecutorService(
+        settings,
+        state,
+        store,
+        key=key,
+        mirrors=served,
+        environments=_ways_to_build(state, settings),
+        publisher=publisher,
+        gpus=gpus,
+    )
+    app = create_executor_app(service, lookup=Authorized(state.authorized, owner=key.public_key()).lookup)
+    async with serving(app, settings.executor.host, settings.executor.port) as port:
+        service.url = _address(settings.executor.host, port)
+        replace(state.card, service.card().model_dump_json(indent=2).encode())
+        try:
+            yield service, service.url, public_text(key.public_key())
+        finally:
+            state.card.unlink(missing_ok=True)
+
+
+def _ways_to_build(state: StateFolder, settings: Settings) -> dict[str, Environment]:
+    offered = settings.executor.environments
+    site = Site(caches=state.caches, built=state.environments, offered=offered)
+    return {kind: adapter(target, site) for kind, target in environments.items()}
+
+
+@asynccontextmanager
+async def _sender(
+    state: StateFolder, settings: Settings, store: Store
+) -> AsyncIterator[tuple[SenderService, Reconciler, str]]:
+    executors = Executors(lambda: executor_clients(state, settings))
+    kept = KeptCommands(state.outbox)
+    service = SenderService(settings.repositories, store, mirrors(state, settings), executors, kept=kept)
+    app = create_sender_app(service, host=adapter(HOSTS["github"]), secret=webhook_secret(state))
+    async with serving(app, settings.sender.host, settings.sender.port) as port:
+        reconciler = Reconciler(service, poll_seconds=settings.sender.poll_seconds)
+        yield service, reconciler, _address(settings.sender.host, port)
+
+
+@asynccontextmanager
+async def _tasks(*works: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Run these while the block runs; one task that ends when any of them fails."""
+
+    async def together() -> None:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+
+    task = asyncio.create_task(together())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
