@@ -50,18 +50,21 @@ def test_html_becomes_markdown_and_pictures_become_curves() -> None:
             "# ✅ succeeded · train",
             '<p>\n<img src="plots/loss.svg" alt="loss" width="410">\n</p>',
             md.table(("Command", md.code("a | b *c*")), [("x", md.link("`y`", "files/y"))]),
-            md.details("Last 2 lines of 20 B", md.block("<p>\nplain <code> stays\n", "text")),
+            md.details("Last 2 lines of 20 B", md.block("folded </details> away\n", "text")),
+            md.details("Last 9 lines", md.block("<p>\nplain <code> stays\n", "text"), opened=True),
             "<sub>Run `1` · [here](https://example.org)</sub>",
         ]
     )
     shown = readable(report, METRICS)
     assert "loss: 2 → 0.5" in shown
     assert "accuracy" not in shown
-    assert "**Last 2 lines of 20 B**" in shown
+    assert "▸ Last 2 lines of 20 B" in shown
+    assert "away" not in shown
+    assert "**Last 9 lines**" in shown
     assert "<p>\nplain <code> stays" in shown
     assert "`a \\| b *c*`" in shown
     assert "| x | `y` |" in shown
-    assert "[here](https://example.org)" in shown
+    assert "Run `1` · here" in shown
     assert not {"<img", "<details", "<sub", "summary>"} & {word.split(">")[0] for word in shown.split()}
 
 

@@ -41,7 +41,7 @@ class Parts:
         self.folder = folder
         self.executor = StateFolder(folder / "executor").create()
         self.sender = StateFolder(folder / "sender").create()
-        self.sender_url = ""
+        self.webhook_url = ""
         self._data = data
         self._token = secrets.token_urlsafe(24)
         self._secret = secrets.token_urlsafe(24)
@@ -88,8 +88,8 @@ class Parts:
             "sender", "-m", "pushtrain", "sender", "--json", "--state", self.sender.root
         )
         facts = self.children.wait_for("the sender", lambda: _first_document(out))
-        self.sender_url = str(facts["url"])
-        self._hooks("POST", {"url": f"{self.sender_url}/webhook", "secret": self._secret})
+        self.webhook_url = str(facts["webhook"])
+        self._hooks("POST", {"url": self.webhook_url, "secret": self._secret})
 
     def client(self) -> ExecutorClient:
         """The executor's API, with the sender's key."""

@@ -144,8 +144,15 @@ class Screen:
         self._console.print(Padding(shown, (0, 0, 0, 2)))
 
     def report(self, markdown: str) -> None:
-        """A document."""
-        self._console.print(Padding(_Report(markdown, hyperlinks=False), (1, 1, 0, 1)))
+        """A document, without the generous distances that paper has."""
+        page = Padding(_Report(markdown, hyperlinks=False), (0, 1))
+        blank = True
+        for line in self._console.render_lines(page, pad=False):
+            text = Text.assemble(*((segment.text, segment.style or "") for segment in line))
+            text.rstrip()
+            if text or not blank:
+                self._console.print(text, soft_wrap=True)
+            blank = not text
 
     def _moving(self) -> Group:
         lines = [

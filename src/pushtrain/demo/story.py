@@ -20,7 +20,7 @@ from pushtrain.core.errors import RunFailed
 from pushtrain.core.frames import EndFrame, LogFrame, ViewFrame
 from pushtrain.core.model import RESULTS_BRANCH, Outcome, RunView, Stage, Value
 from pushtrain.demo.parts import POLL_SECONDS, Parts
-from pushtrain.demo.reading import last_value, readable
+from pushtrain.demo.reading import curves, last_value, readable
 from pushtrain.demo.screen import Screen
 from pushtrain.demo.work import WorkRepository
 from pushtrain.executor.report import duration
@@ -105,11 +105,11 @@ def _tell(screen: Screen, parts: Parts) -> Told:
         screen.fact("executor", f"{parts.card.public_url}   {parts.fingerprint}")
         screen.working("starting the sender")
         parts.start_sender()
-        screen.fact("sender", f"{parts.sender_url}   webhook, and a look every {POLL_SECONDS} s")
+        screen.fact("sender", f"{parts.webhook_url}   webhook, and a look every {POLL_SECONDS} s")
     up = time.monotonic() - begun
     person = parts.clone()
     screen.chapter("The first push: everything is new")
-    cold = _push(screen, parts, person, _FIRST)
+    cold = _push(screen, parts, person, _FIRST, whole=True)
     screen.chapter("The second push: one line is changed, all else is warm")
     _change(screen, person)
     warm = _push(screen, parts, person, _SECOND)
@@ -119,7 +119,7 @@ def _tell(screen: Screen, parts: Parts) -> Told:
         pids=parts.children.pids,
         host=parts.host.url,
         executor=parts.card.public_url,
-        sender=parts.sender_url,
+        sender=parts.webhook_url,
         start_seconds=round(up, 3),
         cold=cold,
         warm=warm,
@@ -129,8 +129,8 @@ def _tell(screen: Screen, parts: Parts) -> Told:
 # --- one push ---------------------------------------------------------------------------------------------
 
 
-def _push(screen: Screen, parts: Parts, person: WorkRepository, message: str) -> Line:
-    """Push, follow the run to its end, and show the report that came back."""
+def _push(screen: Screen, parts: Parts, person: WorkRepository, message: str, *, whole: bool = False) -> Line:
+    """Push, follow the run to its end, and show the report that came back: the whole of it, or its curves."""
     stations: dict[str, float] = {}
 
     def passed(name: str, seconds: float, note: str) -> None:
@@ -167,9 +167,9 @@ def _push(screen: Screen, parts: Parts, person: WorkRepository, message: str) ->
     report, metrics = (_result(person, view, name) for name in ("README.md", "metrics.json"))
     screen.say(
         f"\n  [bold]{duration(done - begun)}[/] from `git push` to the results, "
-        f"{duration(stations.get(Stage.TRAIN, 0))} of it training. The report that came back:"
+        f"{duration(stations.get(Stage.TRAIN, 0))} of it training. {'The report:' if whole else ''}\n"
     )
-    screen.report(readable(report, metrics))
+    screen.report(readable(report, metrics) if whole else curves(metrics))
     return Line(
         run_id=run.id,
         commit=commit,
