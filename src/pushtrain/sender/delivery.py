@@ -77,7 +77,7 @@ class Executors:
     """The executors that a sender may use, and what they last said.
 
     Args:
-        known: Those of this moment; asked anew each time, so that one which starts later is found.
+        known: Those of this moment; asked again every few seconds, so that one which starts later is found.
         clock: A clock that never goes back.
     """
 
@@ -86,12 +86,13 @@ class Executors:
     ) -> None:
         self._known = known
         self._clock = clock
+        self._listed: tuple[float, Sequence[Executor]] = (0.0, ())
         self._asked: dict[str, _Asked] = {}
         self._locks: dict[str, threading.Lock] = {}
 
     def greet(self) -> None:
         """Ask everybody who was not asked lately, so that the next delivery need not wait for it."""
-        known = self._known()
+        known = self._list()
         self._ask_all(known, self._patience(known))
 
     def deliver(
@@ -104,7 +105,7 @@ class Executors:
             placed: URL of the executor that may have it already; empty: none.
             place: Writes down durably who gets it; called before its first byte goes there.
         """
-        known = self._known()
+        known = self._list()
         if not known:
             return Undelivered("no executor is known", stays=False)
         bound = [executor for executor in known if executor.url == placed]
@@ -125,6 +126,13 @@ class Executors:
         if refusal is not None:
             return Refused(refusal)
         return Undelivered(detail or _nobody_fits(answers, command), stays=bool(bound))
+
+    def _list(self) -> Sequence[Executor]:
+        at, listed = self._listed
+        if not listed or self._clock() - at > _FRESH:
+            listed = self._known()
+            self._listed = (self._clock(), listed)
+        return listed
 
     def _in_turn(
         self, executors: Sequence[Executor], answers: Sequence[_Asked], command: TrainCommand, *, chosen: bool

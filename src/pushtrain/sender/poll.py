@@ -71,7 +71,7 @@ class Reconciler:
     """
 
     def __init__(
-        self, service: SenderService, *, poll_seconds: float, jitter: Callable[[], float] = random.random
+        self, service: SenderService, poll_seconds: float, *, jitter: Callable[[], float] = random.random
     ) -> None:
         self._service = service
         self._poll_seconds = poll_seconds
