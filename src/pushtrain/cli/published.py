@@ -116,8 +116,9 @@ class PublishedRuns:
             return self.records(_newest(folders, limit))[:limit]
         text = which.lower()
         named = [folder for folder in folders if _same_start(folder.run, text)]
-        if named:
-            return [one for one in self.records(named) if one.run.id.startswith(text)][:limit]
+        found = [one for one in self.records(named) if one.run.id.startswith(text)]
+        if found:
+            return found[:limit]
         wanted = commit or text
         made = [folder for folder in folders if _same_start(folder.commit, wanted)]
         found = [one for one in self.records(made) if one.run.command.commit.startswith(wanted)]

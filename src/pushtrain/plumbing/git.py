@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -149,7 +149,8 @@ class Mirror:
             except (GitError, NotFound) as error:
                 if not _unadvertised(str(error)):
                     raise
-                self.fetch_into(ref, kept, stop=stop)
+                with suppress(NotFound):
+                    self.fetch_into(ref, kept, stop=stop)
                 if not self.has(commit):
                     raise NotFound(
                         f"{self.remote.key} has no commit {commit[:12]} (any more).",
@@ -171,9 +172,8 @@ class Mirror:
 
     def has(self, commit: str) -> bool:
         """Whether the mirror holds this commit. Packs arrive whole, so a commit's files are there with it."""
-        if not self.folder.is_dir():
-            return False
-        return self.git.run("cat-file", "-e", f"{check_commit(commit)}^{{commit}}", ok=(0, 1, 128)).code == 0
+        name = f"{check_commit(commit)}^{{commit}}"
+        return self.folder.is_dir() and self.git.run("cat-file", "-e", name, ok=(0, 1, 128)).code == 0
 
     def read(self, commit: str, paths: Sequence[str] = ()) -> tuple[CommitInfo, dict[str, bytes | None]]:
         """The commit's own words and some of its files (None: there is no such file), by one git process.
