@@ -1,5 +1,6 @@
 """`pushtrain.toml`: what it may say, what each key becomes, and what a person is told of a mistake."""
 
+import contextlib
 import json
 import re
 import tomllib
@@ -257,6 +258,11 @@ MISTAKES = [
     ('results = ["/abs"]', "is not a relative path", True),
     ('results = ["../x"]', "leads out of the repository", True),
     ('results = [".git/config"]', "lies in .git", False),
+    ('results = ["a\\u001b[31m"]', "holds a control character", True),
+    (f'setup = {["a"] * 300}', "has 300 entries; at most 256 are read", False),
+    (f'command = "{"x" * 100_001}"', "is longer than 100000 characters", False),
+    (f"data = [{'{}, ' * 300}]", "has 300 entries; at most 256 are read", True),
+    (f"matrix = {{{', '.join(f'a{at} = [1]' for at in range(65))}}}", "has 65 names; at most 64", False),
     ('results = "x"', "is not a list", True),
     ('lfs = "yes"', "is neither true nor false. Write `lfs = true`", True),
     ("data = {}", "is not a list of tables", True),
@@ -374,6 +380,8 @@ FILE_MISTAKES = [
     (job("", head='[results]\nbranch = "refs/heads/x"\n'), "is not a branch's name"),
     (job("", head='[results]\nbranch = "-x"\n'), "is not a branch's name"),
     (job("", head='[results]\nbranch = "x.lock"\n'), "is not a branch's name"),
+    (job("", head=f'[results]\nbranch = "{"x" * 201}"\n'), "is not a branch's name"),
+    ("".join(f'[job.j{at}]\ncommand = "x"\n' for at in range(101)), "holds 101 jobs; at most 100"),
     (job("", head='[results]\nbranch = "pushtrain/config"\n'), "where executors keep their addresses"),
     (job("", head='[results]\nrepository = "https://h/x"\n'), "is not a repository's key"),
     (job("", head='[results]\nbranch = "same"\nrepository = "h/x"\n'), "is the pushed branch"),
@@ -406,6 +414,44 @@ def test_all_mistakes_are_told_at_once_in_the_files_order() -> None:
     assert "`job.a.data.1.path" in lines[2]
     assert error.mend == ""
     assert error.exit_code == 3
+
+
+def test_more_mistakes_than_anybody_reads_are_counted() -> None:
+    lines = str(refused(job("".join(f"x{at} = 1\n" for at in range(50))))).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "pushtrain.toml: and 30 more."
+    many = "".join(f"[job.j{at}]\ncommand = 1\n" for at in range(30))
+    assert str(refused(job(f"command = 1\n{many}"))).endswith("pushtrain.toml: and 11 more.")
+    fill_all = "".join(f'A{at} = "${{{{ matrix.x }}}}"\n' for at in range(30))
+    assert str(refused(job(f"[job.train.env]\n{fill_all}"))).count("no matrix") == 20
+
+
+def test_a_message_holds_nothing_that_a_terminal_obeys() -> None:
+    said = str(refused(job('on = "\\u009b31m"\n"\\u009b" = 1')))
+    assert "\\u009b31m" in said
+    assert "\x9b" not in said
+
+
+PAIRS = "\n".join(f"a{at} = [1, 2]" for at in range(10))
+HOSTILE = {
+    "openings": "command = '" + "${{" * 30_000 + "'",
+    "keys": "\n".join(f"key{at} = 1" for at in range(15_000)),
+    "references": "[job.train.env]\n" + "\n".join(f'A{at} = "${{{{ matrix.a }}}}"' for at in range(6_000)),
+    "axes": "[job.train.matrix]\n" + "\n".join(f"a{at} = [1, 2]" for at in range(9_000)),
+    "entries": f"[job.train.matrix]\n{PAIRS}\nexclude = [{'{a0 = 5, a1 = 5}, ' * 256}]"
+    f"\ninclude = [{'{a0 = 5, a1 = 6}, ' * 256}]",
+    "names": "[job.train.matrix]\na = [1]\nexclude = [{"
+    + ", ".join(f"b{at} = 1" for at in range(9000))
+    + "}]",
+    "paths": "data = [" + ", ".join(f"{{mount = 'm', path = '{'a/' * 40}{at}'}}" for at in range(256)) + "]",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.timeout(20)
+def test_a_hostile_file_takes_no_longer_than_a_large_one(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        parse(job(text))
 
 
 def test_a_mistake_names_the_source_it_was_told() -> None:

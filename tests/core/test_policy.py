@@ -184,6 +184,13 @@ def test_ours_counts_the_results_folder_when_the_branch_is_not_known() -> None:
     assert not policy.ours(["out"], target)
 
 
+def test_a_reason_holds_nothing_that_a_terminal_obeys() -> None:
+    on = 'on = {push = {branches = ["x\\u001b31m"], tags = ["\\u009b"]}}'
+    for ref in ("refs/heads/\x9b31m", "refs/tags/\x9b31m"):
+        assert decide(on, ref)[1].isprintable()
+    assert decide('on = {push = {paths = ["a*"]}}', changed=["a\x1b[31m"])[1].isprintable()
+
+
 @given(st.lists(st.sampled_from(["pushtrain-results/a", "src/a.py", "b"]), min_size=1))
 def test_one_file_outside_the_results_makes_the_commit_a_persons(changed: list[str]) -> None:
     outside = any(not path.startswith("pushtrain-results/") for path in changed)

@@ -28,6 +28,11 @@ def test_the_run_that_was_accepted_first_starts_first() -> None:
     assert chosen([waiting("a"), waiting("b")]) == "a"
 
 
+def test_a_gpu_kept_for_a_larger_run_starts_nothing_smaller() -> None:
+    busy = [Active(gpus=(BIG.uuid,), group=("x",)), Active(gpus=(), group=("y",))]
+    assert chosen([waiting("two", gpus=2), waiting("one", gpus=1)], busy, gpus=(BIG, SMALL)) == ""
+
+
 def test_nothing_starts_when_every_slot_is_taken() -> None:
     assert chosen([waiting("a")], [Active(gpus=(), group=("x",))]) == ""
 

@@ -14,6 +14,10 @@ from pushtrain.core.model import Scalar
 MAX_INTEGER: Final = 2**53 - 1
 """The largest whole number that every JSON reader keeps exactly (RFC 8785, RFC 7493)."""
 MAX_DURATION: Final = 10 * 366 * 86_400.0
+MAX_TEXT: Final = 100_000
+"""Characters of one text; the kernel takes 128 KiB an argument."""
+_UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal might obey instead of showing it."""
 _UNITS: Final = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS_BINARY: Final = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?((?:[kKMGT]i?)?B)", re.ASCII)
@@ -82,6 +86,8 @@ def inside(value: object, *, root: bool = False) -> str:
     if problem:
         raise Wrong(problem, mend)
     text = str(value)
+    if _UNSEEN.search(text):
+        raise Wrong("holds a control character", "Leave it out.")
     if text.startswith(("/", "~")) or "\\" in text or re.match(r"[A-Za-z]:", text):
         raise Wrong("is not a relative path with forward slashes", mend)
     parts = [part for part in text.split("/") if part not in {"", "."}]
@@ -100,6 +106,8 @@ def text_problem(value: object) -> str:
         return f"is {kind(value)}, not text"
     if not value.strip():
         return "is blank"
+    if len(value) > MAX_TEXT:
+        return f"is longer than {MAX_TEXT} characters; put it into a file of its own"
     return "holds a NUL character" if "\0" in value else ""
 
 
@@ -139,8 +147,13 @@ def kind(value: object) -> str:
 def show(value: object) -> str:
     """A value much as TOML writes it, cut to a length for a message; passwords in URLs are masked."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    text = re.sub(r"(://)[^/@\s\"]*@", r"\1…@", text)
+    text = clean(re.sub(r"(://)[^/@\s\"]*@", r"\1…@", text[:MAX_TEXT]))
     return text if len(text) <= 60 else f"{text[:57]}…"  # noqa: PLR2004  what fits on a line
+
+
+def clean(text: str) -> str:
+    """Text that a terminal only shows: control characters and those that turn the writing round, escaped."""
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -154,7 +167,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """Names for a sentence, each in backquotes."""
-    return ", ".join(f"`{name}`" for name in names)
+    return ", ".join(f"`{clean(name)}`" for name in names)
 
 
 def dotted(path: Iterable[str]) -> str:

@@ -37,10 +37,12 @@ from pushtrain.core.reading import Notes, Table
 
 FILE: Final = "pushtrain.toml"
 MAX_BYTES: Final = 256 * 1024
+MAX_JOBS: Final = 100
+MAX_BRANCH: Final = 200
 
 JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-STORE_URL: Final = re.compile(r"(s3|gs|az)://[^\x00-\x20\x7f/@?#]+(/[^\x00-\x20\x7f?#]*)?")
+STORE_URL: Final = re.compile(r"(s3|gs|az)://[!-\"$-.0->A-~]+(/[!-\"$->@-~]*)?")
 REPOSITORY: Final = re.compile(r"[A-Za-z0-9._~:-]+(/[A-Za-z0-9._~-]+)+")
 BRANCH: Final = re.compile(
     r"(?!-|/|\.)(?!.*(\.\.|//|@\{|/\.|\.lock(/|$)))[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])"
@@ -163,6 +165,9 @@ def _jobs(root: Table, target: ResultsTarget) -> list[Job]:
     below = root.table("job", _EXAMPLE)
     if below is None:
         return []
+    if len(below.data) > MAX_JOBS:
+        root.wrong("job", None, f"holds {len(below.data)} jobs; at most {MAX_JOBS} are read", "Use a matrix.")
+        return []
     jobs = []
     for name in below.data:
         table = below.table(name, f'A job is a table: `[job.{name}]`, then `command = "…"`.')
@@ -174,7 +179,7 @@ def _jobs(root: Table, target: ResultsTarget) -> list[Job]:
 
 
 def _job(name: str, table: Table, target: ResultsTarget) -> Job | None:
-    before = len(table.notes.mistakes)
+    before = table.notes.count
     command = _command(table)
     fields = {
         "name": name,
@@ -195,9 +200,9 @@ def _job(name: str, table: Table, target: ResultsTarget) -> Job | None:
     below = table.table("matrix", "Write `[job.NAME.matrix]` and below it axes such as `lr = [0.1, 0.01]`.")
     matrix = matrices.read(below) if below is not None else None
     table.end(_ADVICE)
-    if len(table.notes.mistakes) == before:
+    if table.notes.count == before:
         _check_matrix(table, matrix)
-    if len(table.notes.mistakes) > before:
+    if table.notes.count > before:
         return None
     try:
         return Job(name=name, spec=JobSpec.model_validate(fields), on=on, matrix=matrix)
@@ -289,7 +294,12 @@ def _results(root: Table) -> ResultsTarget:
 
 
 def _branch(value: object) -> str:
-    if not isinstance(value, str) or not BRANCH.fullmatch(value) or value.startswith("refs/"):
+    if (
+        not isinstance(value, str)
+        or len(value) > MAX_BRANCH
+        or not BRANCH.fullmatch(value)
+        or value.startswith("refs/")
+    ):
         raise Wrong("is not a branch's name", 'Write it as in `branch = "pushtrain/results"`, or "same".')
     if value == CONFIG_BRANCH:
         raise Wrong("is where executors keep their addresses", "Choose another branch.")
@@ -321,6 +331,8 @@ def _check_matrix(table: Table, matrix: Matrix | None) -> None:
         except Wrong as wrong:
             table.wrong("matrix", None, wrong.problem, wrong.mend)
     for path, text in _texts(table.data):
+        if table.notes.full:
+            break
         if path[0] in ("command", "env"):
             try:
                 matrices.check_references(text, names)

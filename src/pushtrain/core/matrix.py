@@ -19,9 +19,10 @@ from pushtrain.core.model import Scalar, Value
 from pushtrain.core.reading import Table
 
 MAX_CELLS: Final = 256
-_MAX_COMBINATIONS: Final = 16_384
+MAX_NAMES: Final = 64
+_MAX_COMBINATIONS: Final = 1024
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-_EXPRESSION: Final = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
+_EXPRESSION: Final = re.compile(r"\$\{\{([^{}]*)\}\}")
 _REFERENCE: Final = re.compile(r"matrix\.([A-Za-z_][A-Za-z0-9_-]*)")
 _RESERVED: Final = ("include", "exclude", "max_parallel")
 
@@ -139,7 +140,7 @@ def read(table: Table) -> Matrix:
     exclude = []
     for entry in excluding:
         exclude.append(_entry(entry))
-        for name in entry.data:
+        for name in itertools.islice(entry.data, MAX_NAMES):
             if name not in table.data or name in _RESERVED:
                 mend = did_you_mean(name, axes) or f"The axes are {listed(axes)}."
                 entry.wrong(name, entry.data[name], "excludes by a name that is no axis", mend)
@@ -149,14 +150,10 @@ def read(table: Table) -> Matrix:
 
 
 def _axis(table: Table, name: str, value: object) -> tuple[Scalar, ...]:
-    mend = did_you_mean(name, _RESERVED) or f"Write its values as a list, as in `{name} = [0.1, 0.01]`."
+    mend = f"Write its values as a list, as in `{name} = [0.1, 0.01]`."
     if not isinstance(value, list) or not value:
-        table.wrong(
-            name,
-            value,
-            "is not an axis: a list of values" if value != [] else "is an axis without values",
-            mend,
-        )
+        problem = "is an axis without values" if value == [] else "is not an axis: a list of values"
+        table.wrong(name, value, problem, did_you_mean(name, _RESERVED) or mend)
         return ()
     for item in value:
         if problem := scalar_problem(item):
@@ -183,8 +180,13 @@ def _entry(table: Table) -> Cell:
 
 
 def _check_names(table: Table, matrix: Matrix) -> None:
+    names = matrix.names
+    if len(names) > MAX_NAMES:
+        mend = "Read long lists from a file, and give its name."
+        table.notes.add(table.path, None, f"has {len(names)} names; at most {MAX_NAMES} are read", mend)
+        return
     variables: dict[str, str] = {}
-    for name in matrix.names:
+    for name in names:
         if not _NAME.fullmatch(name):
             table.wrong(name, None, "is not a name", "Use letters, digits, `_` and `-`, a letter first.")
         variable = name.upper().replace("-", "_")

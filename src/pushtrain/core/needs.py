@@ -11,7 +11,7 @@ from pushtrain.core.reading import Table
 WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 PYTHON: Final = re.compile(r"[0-9]+(\.[0-9]+){0,2}")
-URL: Final = re.compile(r"(https?|s3|gs|az|hf)://[^\x00-\x20\x7f/@?#]+(/[^\x00-\x20\x7f]*)?")
+URL: Final = re.compile(r"(https?|s3|gs|az|hf)://[!-\"$-.0->A-~]+(/[!-~]*)?")
 
 _KINDS: Final = {
     "uv": EnvironmentKind.UV,
@@ -49,10 +49,10 @@ def data(table: Table) -> tuple[DataSource, ...]:
     mend = 'Write `data = [{url = "https://…", sha256 = "…", path = "data/train.csv"}]`.'
     sources = []
     for entry in table.tables("data", mend):
-        before = len(entry.notes.mistakes)
+        before = entry.notes.count
         source = _source(entry)
         entry.end()
-        if len(entry.notes.mistakes) == before:
+        if entry.notes.count == before:
             sources.append((entry, source))
     for at, (entry, source) in enumerate(sources):
         for _, other in sources[:at]:

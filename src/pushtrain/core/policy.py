@@ -8,7 +8,7 @@ person's commit that forges our trailers still runs.
 from collections.abc import Sequence
 from typing import Final
 
-from pushtrain.core.forms import listed
+from pushtrain.core.forms import clean, listed
 from pushtrain.core.jobfile import Job, JobFile, expand
 from pushtrain.core.model import (
     CONFIG_BRANCH,
@@ -172,7 +172,7 @@ def _never(push: Push, jobs: JobFile, message: str, changed: Sequence[str] | Non
     if push.deletes:
         return "the push deletes the branch or tag"
     if not push.ref.startswith((_BRANCH, _TAG)):
-        return f"only branches and tags start jobs, and {push.ref} is neither"
+        return f"only branches and tags start jobs, and {clean(push.ref)} is neither"
     if push.ref.startswith(_BRANCH) and branch in OUR_BRANCHES:
         return f"`{branch}` is pushtrain's own branch"
     if changed and push.ref.startswith(_BRANCH) and ours(changed, jobs.results, branch=branch):
@@ -199,13 +199,13 @@ def _decide(job: Job, ref: str, changed: Sequence[str] | None, default_branch: s
 def _branch(trigger: PushTrigger, branch: str, default_branch: str) -> tuple[bool, str]:
     if trigger.branches:
         if selects(trigger.branches, branch):
-            return True, f"branch `{branch}` is in `on.push.branches`"
-        why = f"branch `{branch}` is not in `on.push.branches` ({listed(trigger.branches)})"
+            return True, f"branch `{clean(branch)}` is in `on.push.branches`"
+        why = f"branch `{clean(branch)}` is not in `on.push.branches` ({listed(trigger.branches)})"
         return False, f"{why}, although it is the default branch" if branch == default_branch else why
     if trigger.branches_ignore:
         if selects(trigger.branches_ignore, branch):
-            return False, f"branch `{branch}` is in `on.push.branches-ignore`"
-        return True, f"branch `{branch}` is not in `on.push.branches-ignore`"
+            return False, f"branch `{clean(branch)}` is in `on.push.branches-ignore`"
+        return True, f"branch `{clean(branch)}` is not in `on.push.branches-ignore`"
     if trigger.tags or trigger.tags_ignore:
         return False, "`on.push` names tags only, and this is a branch"
     return True, "every push starts it"
@@ -214,12 +214,12 @@ def _branch(trigger: PushTrigger, branch: str, default_branch: str) -> tuple[boo
 def _tag(trigger: PushTrigger, tag: str) -> tuple[bool, str]:
     if trigger.tags:
         if selects(trigger.tags, tag):
-            return True, f"tag `{tag}` is in `on.push.tags`"
-        return False, f"tag `{tag}` is not in `on.push.tags` ({listed(trigger.tags)})"
+            return True, f"tag `{clean(tag)}` is in `on.push.tags`"
+        return False, f"tag `{clean(tag)}` is not in `on.push.tags` ({listed(trigger.tags)})"
     if trigger.tags_ignore:
         if selects(trigger.tags_ignore, tag):
-            return False, f"tag `{tag}` is in `on.push.tags-ignore`"
-        return True, f"tag `{tag}` is not in `on.push.tags-ignore`"
+            return False, f"tag `{clean(tag)}` is in `on.push.tags-ignore`"
+        return True, f"tag `{clean(tag)}` is not in `on.push.tags-ignore`"
     if trigger.branches or trigger.branches_ignore:
         return False, "`on.push` names branches only, and this is a tag"
     return True, "every push starts it"
@@ -238,7 +238,7 @@ def _paths(trigger: PushTrigger, changed: Sequence[str] | None) -> tuple[bool, s
     for path in changed:
         if selects(patterns, path) != ignores:
             key = "not in `on.push.paths-ignore`" if ignores else "in `on.push.paths`"
-            return True, f"changed `{path}` is {key}"
+            return True, f"changed `{clean(path)}` is {key}"
     if ignores:
         return False, "every changed file is in `on.push.paths-ignore`"
     return False, "no changed file is in `on.push.paths`"

@@ -16,6 +16,11 @@ from pushtrain.core.forms import Wrong, did_you_mean, dotted, kind, listed, show
 
 T = TypeVar("T")
 
+MAX_ENTRIES: Final = 256
+"""Entries of one list."""
+MAX_TOLD: Final = 20
+"""Mistakes that one message tells."""
+
 _ASSIGNMENT: Final = re.compile(
     r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*="""
 )
@@ -40,9 +45,24 @@ class Notes:
     source: str
     text: str
     mistakes: list[Mistake] = field(default_factory=list)
+    more: int = 0
+    """Mistakes beyond those that are told."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.mistakes) + self.more
+
+    @property
+    def full(self) -> bool:
+        """Whether more need not be explained."""
+        return len(self.mistakes) >= MAX_TOLD
 
     def add(self, path: Sequence[str], value: object, problem: str, mend: str) -> None:
         """Note one mistake; a value of None is not shown."""
+        if self.full:
+            self.more += 1
+            return
         self.mistakes.append(Mistake(tuple(path), "" if value is None else show(value), problem, mend))
 
     def settle(self) -> None:
@@ -67,7 +87,10 @@ class Notes:
         mends = [mistake.mend for _, mistake in told]
         if len(sentences) == 1:
             raise ConfigError(sentences[0], mend=mends[0])
-        raise ConfigError("\n".join(f"{a} {b}" for a, b in zip(sentences, mends, strict=True)))
+        lines_told = [f"{sentence} {mend}" for sentence, mend in zip(sentences, mends, strict=True)]
+        if self.more:
+            lines_told.append(f"{self.source}: and {self.more} more.")
+        raise ConfigError("\n".join(lines_told))
 
 
 @dataclass(slots=True)
@@ -126,6 +149,9 @@ class Table:
         if not isinstance(value, list):
             self.wrong(key, value, "is not a list", mend)
             return ()
+        if len(value) > MAX_ENTRIES:
+            self.wrong(key, None, f"has {len(value)} entries; at most {MAX_ENTRIES} are read", "Use fewer.")
+            return ()
         for item in value:
             problem = text_problem(item)
             if problem:
@@ -165,13 +191,18 @@ class Table:
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             self.wrong(key, value, "is not a list of tables", mend)
             return []
+        if len(value) > MAX_ENTRIES:
+            self.wrong(key, None, f"has {len(value)} entries; at most {MAX_ENTRIES} are read", "Use fewer.")
+            return []
         return [Table(self.notes, (*self.path, key, str(at)), item) for at, item in enumerate(value, 1)]
 
     def end(self, advice: Mapping[str, str] | None = None) -> None:
         """Tell of every key that nobody asked for; `advice` has the mend for foreseen ones."""
         known = tuple(dict.fromkeys(self.known))
         for key, value in self.data.items():
-            if key not in known:
+            if key not in known and self.notes.full:
+                self.notes.more += 1
+            elif key not in known:
                 shown = value if not isinstance(value, (dict, list)) else None
                 mend = (advice or {}).get(key) or did_you_mean(key, known) or f"Known here: {listed(known)}."
                 self.wrong(key, shown, "is not a known key", mend)

@@ -16,7 +16,7 @@ _DURATION: Final = "^(?=.)([0-9]+[dD])?([0-9]+[hH])?([0-9]+[mM])?([0-9]+[sS])?$"
 Schema = dict[str, Any]
 
 _TEXT: Final = r"\S"
-_PATH: Final = r"^(?![/~]|[A-Za-z]:)(?!(.*/)?\.\.(/|$))[^\\\u0000]*$"
+_PATH: Final = r"^(?![/~]|[A-Za-z]:)(?!(.*/)?\.\.(/|$))[^\\\u0000-\u001f\u007f-\u009f]*$"
 
 
 def json_schema() -> Schema:
