@@ -123,3 +123,17 @@ def test_an_executor_that_is_down_is_not_asked_for_every_command() -> None:
     clock.advance(3)
     one.down = False
     assert isinstance(executors.deliver(a_command(), "", lambda _: None), Delivered)
+
+
+def test_a_refusal_is_not_the_last_word_while_another_executor_is_busy_or_down() -> None:
+    closed, other = ScriptedExecutor("a"), ScriptedExecutor("b")
+    closed.refusal = Forbidden("Not here.")
+    other.down = True
+    executors = Executors(lambda: [closed, other], clock=iter(range(0, 10_000, 10)).__next__)
+    assert executors.deliver(a_command(), "", lambda _: None) == Undelivered(
+        "b does not answer.", stays=False
+    )
+    other.down, other.refusal = False, Busy("Full.")
+    assert executors.deliver(a_command(), "", lambda _: None) == Undelivered("Full.", stays=False)
+    other.refusal = None
+    assert isinstance(executors.deliver(a_command(), "", lambda _: None), Delivered)

@@ -141,6 +141,25 @@ def test_what_a_webhook_told_is_no_news_to_the_reconciler(world: World) -> None:
     assert world.store.tips(KEY)[MAIN] == commit
 
 
+def test_a_webhook_that_came_before_its_commit_is_made_good_by_the_reconciler(world: World) -> None:
+    first = world.commit()
+    reconciler = Reconciler(world.service, poll_seconds=60)
+    reconciler.look(KEY)
+    commit = world.work.commit({"train.py": "x"})
+    world.service.hear(world.push(commit, before=first), source="webhook")
+
+    async def story() -> None:
+        async with world.running():
+            await eventually(lambda: not world.store.pending_pushes())
+            assert "starts nothing" in world.note()
+            world.work.push()
+            assert await asyncio.to_thread(reconciler.look, KEY) == 1
+            await eventually(world.delivered)
+
+    asyncio.run(story())
+    assert [command.commit for command in world.executor.accepted.values()] == [commit]
+
+
 def test_a_push_missed_while_the_sender_was_down_is_found_at_its_start(world: World) -> None:
     world.commit()
     Reconciler(world.service, poll_seconds=60).look(KEY)

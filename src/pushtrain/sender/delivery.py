@@ -52,7 +52,7 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Every executor that it could go to has refused the command for good."""
+    """Every executor that the command could go to has refused it for good."""
 
     error: PushtrainError
 
@@ -112,18 +112,19 @@ class Executors:
         answers = self._ask_all(bound or known, self._patience(known))
         detail = "; ".join(dict.fromkeys(asked.detail for asked in answers if asked.detail))
         refusal: PushtrainError | None = None
+        hope = not all(asked.answer for asked in answers)
         for executor in self._in_turn(bound or known, answers, command, chosen=bool(bound)):
             place(executor.url)
             try:
                 return Delivered(executor.send(command), executor)
             except Busy as error:
-                detail = str(error)
+                detail, hope = str(error), True
             except PushtrainError as error:
                 if not _for_good(error):
                     self._forget(executor)
                     return Undelivered(str(error), stays=True)
                 refusal = error
-        if refusal is not None:
+        if refusal is not None and not hope:
             return Refused(refusal)
         return Undelivered(detail or _nobody_fits(answers, command), stays=bool(bound))
 

@@ -29,6 +29,9 @@ class Plan:
     commands: tuple[TrainCommand, ...]
     note: str
     """One line for people."""
+    seen: bool = True
+    """Whether the commit was there. Some hosts tell of a push before they give it out: then the reconciler
+    must not take this look for the last word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,14 @@ def plan(push: Push, mirror: Mirror, *, stop: Stop | None = None) -> Plan:
         return Plan((), f"starts nothing: `{branch}` is pushtrain's own branch")
     try:
         mirror.fetch(push.ref, push.after, stop=stop)
-        return _decided(push, branch, mirror)
+    except UsageError as error:
+        return Plan((), f"starts nothing: {error}")
     except NotFound as error:
         _see_that_it_answers(mirror, stop)
-        return Plan((), f"starts nothing: {error}")
-    except (ConfigError, UsageError) as error:
+        return Plan((), f"starts nothing: {error}", seen=False)
+    try:
+        return _decided(push, branch, mirror)
+    except (ConfigError, NotFound) as error:
         return Plan((), f"starts nothing: {error}")
 
 

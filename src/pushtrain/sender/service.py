@@ -168,7 +168,8 @@ class SenderService:
     def _settle(self, heard: HeardPush) -> None:
         push = heard.push
         found = plan(push, self.mirror(push.key), stop=self._stop)
-        tip = (push.key, push.ref, None if push.deletes else push.after) if watched(push.ref) else None
+        told = found.seen and watched(push.ref)
+        tip = (push.key, push.ref, None if push.deletes else push.after) if told else None
         self.store.settle_push(heard.id, found.commands, found.note, tip=tip)
         log.info("push of %s to %s %s: %s", push.after[:7], push.key, push.ref, found.note)
 
