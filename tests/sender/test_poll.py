@@ -1,6 +1,8 @@
 """The reconciler: a lost webhook costs time, never a run."""
 
 import asyncio
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,11 @@ from hypothesis import strategies as st
 
 from pushtrain.core.errors import GitError, PushtrainError
 from pushtrain.core.model import NO_COMMIT
+from pushtrain.core.settings import Repository
+from pushtrain.plumbing.git import Mirror
+from pushtrain.sender.delivery import Executors
 from pushtrain.sender.poll import Reconciler, moves
+from pushtrain.sender.service import SenderService
 from pushtrain.testing import eventually
 from sender_world import World
 
@@ -207,3 +213,22 @@ def test_a_look_at_a_remote_that_is_away_raises(world: World) -> None:
     with pytest.raises(PushtrainError) as caught:
         Reconciler(world.service, poll_seconds=60).look(KEY)
     assert caught.value.exit_code in {GitError.exit_code, 5}
+
+
+def test_a_remote_that_never_answers_does_not_hold_up_the_end(world: World, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/octo/hello"
+        mirror = Mirror(tmp_path / "mirrors", Repository(key=KEY, remote=url))
+        service = SenderService([world.repository], world.store, lambda _: mirror, Executors(list))
+
+        async def story() -> float:
+            polling = asyncio.create_task(Reconciler(service, 60).run())
+            caller, _ = await asyncio.to_thread(silent.accept)
+            with caller:
+                polling.cancel()
+                await asyncio.wait([polling])
+                return time.monotonic()
+
+        ended = asyncio.run(story())
+        assert time.monotonic() - ended < 10

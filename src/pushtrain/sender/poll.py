@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pushtrain.core.errors import PushtrainError
+from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.model import NO_COMMIT, Push
 from pushtrain.core.settings import Repository
 from pushtrain.sender.planning import watched
@@ -76,12 +76,21 @@ class Reconciler:
         self._service = service
         self._poll_seconds = poll_seconds
         self._jitter = jitter
+        self._ending = False
 
     async def run(self) -> None:
         """Look at each repository, at once and then again and again, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for repository in self._service.repositories:
-                group.create_task(self._watch(repository), name=f"poll {repository.key}")
+        self._ending = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                for repository in self._service.repositories:
+                    group.create_task(self._watch(repository), name=f"poll {repository.key}")
+        finally:
+            self._ending = True  # a thread that waits for a remote ends with us
+
+    def _stop(self) -> None:
+        if self._ending:
+            raise Cancelled("The sender ends.")
 
     async def _watch(self, repository: Repository) -> None:
         trouble = ""
@@ -103,7 +112,8 @@ class Reconciler:
             GitError: The remote did not answer.
             StorageError: What was found could not be kept.
         """
-        found = moves(key, self._service.store.tips(key), self._service.mirror(key).ls_remote())
+        seen = self._service.mirror(key).ls_remote(stop=self._stop)
+        found = moves(key, self._service.store.tips(key), seen)
         new = sum(self._service.hear(push, source="poll") for push in found.pushes)
         if found.tips:
             self._service.store.set_tips(key, found.tips)
