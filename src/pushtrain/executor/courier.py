@@ -179,6 +179,19 @@ def clear(run_folder: Path) -> None:
     remove_tree(run_folder / RunDir(run_folder / "0").checkpoint.name)
 
 
+def clear_left(runs: Path, over: Callable[[str], bool]) -> None:
+    """Clear runs that are over and were not cleared, because the executor died at that moment.
+
+    Args:
+        runs: The state folder's `runs`.
+        over: Whether the run with this id is.
+    """
+    for tree in runs.glob("*/[0-9]*/tree"):
+        folder = tree.parents[1]
+        if over(folder.name):
+            clear(folder)
+
+
 def clear_expired(runs: Path, *, before: float) -> int:
     """Remove result files that were kept for fetching and are older than a time; of how many attempts."""
     removed = 0

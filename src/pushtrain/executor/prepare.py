@@ -219,8 +219,8 @@ class Preparation:
 
     def _check_out(self) -> None:
         command = self._run.command
-        mirror = self._shop.mirrors(command.repository)
         with self._stage(Stage.FETCH) as notes:
+            mirror = self._shop.mirrors(command.repository)
             if not mirror.fetch(command.ref, command.commit, stop=self._stop):
                 notes.append("cached")
         with self._stage(Stage.CHECKOUT) as notes:

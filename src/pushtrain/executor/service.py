@@ -31,11 +31,12 @@ from pushtrain.core.model import (
 from pushtrain.core.policy import fits
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import public_text
-from pushtrain.executor.courier import Courier, Publisher, clear_expired
+from pushtrain.executor.courier import Courier, Publisher, clear_expired, clear_left
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.prepare import Workshop
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.keys import Grant
 from pushtrain.plumbing.rundir import RunDir, log_size, read_log
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
@@ -44,7 +45,6 @@ from pushtrain.ports import Environment
 _log = logging.getLogger(__name__)
 
 _DAY: Final = 86_400.0
-_RUNNING: Final = frozenset({State.PREPARING, State.RUNNING})
 
 
 class ExecutorService:
@@ -55,6 +55,7 @@ class ExecutorService:
         state: Where everything is kept.
         store: The state folder's store, open.
         key: The executor's identity.
+        grants: What the key with a fingerprint may do; None when it is not authorised.
         mirrors: The mirror of a repository's key.
         environments: Ways to build environments, by kind, in the order in which `auto` asks them.
         publisher: Brings results to their branch.
@@ -70,6 +71,7 @@ class ExecutorService:
         store: Store,
         *,
         key: Ed25519PrivateKey,
+        grants: Callable[[str], Grant | None],
         mirrors: Callable[[str], Mirror],
         environments: Mapping[str, Environment],
         publisher: Publisher,
@@ -83,6 +85,7 @@ class ExecutorService:
         self.gpus = tuple(gpus)
         self._state = state
         self._key = key
+        self._grants = grants
         self._clock = clock
         self._subscribers: set[Callable[[str], None]] = set()
         self._guard = threading.Lock()
@@ -122,6 +125,10 @@ class ExecutorService:
     def key(self) -> Ed25519PrivateKey:
         """The executor's identity; signs every answer."""
         return self._key
+
+    def grant(self, key_id: str) -> Grant | None:
+        """What the key with this fingerprint may do; None when it is not authorised."""
+        return self._grants(key_id)
 
     def accept(
         self,
@@ -178,12 +185,15 @@ class ExecutorService:
 
     # --- what is shown ------------------------------------------------------------------------------------
 
-    def runs(self, *, find: str = "", repository: str = "", limit: int = 50) -> list[Run]:
+    def runs(
+        self, *, find: str = "", repository: str = "", states: tuple[State, ...] = (), limit: int = 50
+    ) -> list[Run]:
         """Runs, newest first; `find` as the store's `find`."""
         if not find:
-            return self.store.runs(repository=repository, limit=limit)
+            return self.store.runs(repository=repository, states=states, limit=limit)
         found = self.store.find(find, limit=limit)
-        return [run for run in found if repository in {"", run.command.repository}]
+        wanted = frozenset(states or State)
+        return [run for run in found if run.state in wanted and repository in {"", run.command.repository}]
 
     def view(self, run_id: str) -> RunView:
         """The run as it is shown. Raises NotFound."""
@@ -207,15 +217,13 @@ class ExecutorService:
             limit: Bytes at most.
 
         Raises:
-            NotFound: There is no such run, or it has no such attempt.
+            NotFound: There is no such run.
         """
         run = self.store.run(run_id)
         number = attempt or run.attempt
-        if number > run.attempt or number < 0:
-            raise NotFound(f"Run {run.short} has no attempt {number}.")
         over = run.state in {State.PUBLISHING, State.DONE}
-        if number == 0:
-            return LogChunk(attempt=0, offset=offset, data=b"", next_offset=offset, complete=over)
+        if not 0 < number <= run.attempt:
+            return LogChunk(attempt=number, offset=offset, data=b"", next_offset=offset, complete=over)
         ended = over or number < run.attempt
         return read_log(self._folder(run, number).log, number, offset, limit, ended=ended)
 
@@ -287,9 +295,18 @@ class ExecutorService:
         return RunDir.of(self._state.runs, run.id, number)
 
     async def _keep_house(self) -> None:
-        """Once a day, remove result files that were promised for a time that is over."""
-        kept = self.settings.executor.keep_artifacts_days * _DAY
+        """Once a day, remove what served its purpose."""
         while True:
             with contextlib.suppress(OSError):
-                await asyncio.to_thread(clear_expired, self._state.runs, before=self._clock() - kept)
+                await asyncio.to_thread(self._clear)
             await asyncio.sleep(_DAY)
+
+    def _clear(self) -> None:
+        kept = self.settings.executor.keep_artifacts_days * _DAY
+        clear_expired(self._state.runs, before=self._clock() - kept)
+        clear_left(self._state.runs, self._over)
+
+    def _over(self, run_id: str) -> bool:
+        with contextlib.suppress(NotFound):
+            return self.store.run(run_id).final
+        return False

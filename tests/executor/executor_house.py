@@ -2,19 +2,23 @@
 
 import asyncio
 import contextlib
+import functools
+import json
+import os
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.core.model import EnvironmentSpec, Gpu, Run, State, TrainCommand
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.executor.publish import Publisher
 from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing import process
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
@@ -22,6 +26,16 @@ from pushtrain.ports import Activation, Environment, Recipe, Report, Stop
 from pushtrain.testing import REPOSITORY, SENDER, WorkRepository, a_command, a_spec, eventually
 
 _nonces = count()
+
+
+def story(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test that is a coroutine."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
 
 
 class Bare:
@@ -56,8 +70,9 @@ class House:
             repositories=(Repository(key=REPOSITORY, remote=str(self.origin)),),
             executor=ExecutorSettings(**{"grace": 5, "disk_floor": 0, **settings}),
         )
-        self.work = WorkRepository(folder / "work", str(self.origin))
-        if not self.origin.exists():
+        known = self.origin.exists()
+        self.work = WorkRepository(folder / "work", "" if known else str(self.origin))
+        if not known:
             self.work.git("init", "--quiet", "--bare", str(self.origin))
             self.commit({"README.md": "hello\n"})
 
@@ -76,6 +91,7 @@ class House:
             self.state,
             Store(self.state.store),
             key=Ed25519PrivateKey.generate(),
+            grants=lambda _: None,
             mirrors=mirrors,
             environments=self.environments,
             publisher=Publisher(mirrors, self.settings.executor),
@@ -147,6 +163,52 @@ async def logged(service: ExecutorService, run: Run, text: str, seconds: float =
     return await eventually(there, seconds, what=f"{text!r} in the log of {run.short}")
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+async def serve(house: House) -> None:
+    """Be an executor until killed; for a process of its own."""
+    async with house.running():
+        await asyncio.Event().wait()
+
+
+class Killable:
+    """An executor in a process of its own.
+
+    Args:
+        house: Whose state folder it serves.
+        options: Keyword arguments of `House`, and `environment`: the name of a class of this module.
+    """
+
+    def __init__(self, house: House, **options: Any) -> None:
+        script = (
+            "import asyncio, json, sys; from pathlib import Path; import executor_house as eh\n"
+            "options = json.loads(sys.argv[2]); kind = options.pop('environment', 'Bare')\n"
+            "house = eh.House(Path(sys.argv[1]), **options)\n"
+            "house.environments = {'system': getattr(eh, kind)()}\n"
+            "asyncio.run(eh.serve(house))\n"
+        )
+        self.process = subprocess.Popen(
+            (sys.executable, "-c", script, house.folder, json.dumps(options)),
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            stdin=subprocess.DEVNULL,
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Stuck(Bare):
+    """An environment whose building never ends, as long as a file `stuck` lies beside the state folder."""
+
+    def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:
+        del spec
+        return Recipe(key="ab12" if _flag(tree).exists() else "", title="stuck")
+
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+        del spec
+        report("building", 1, 2)
+        argv = ("bash", "-c", f"echo $$ > {_flag(tree)}.pid; exec sleep 600")
+        process.run(argv, cwd=into, stop=stop, patience=0.1)
+
+
+def _flag(tree: Path) -> Path:
+    return tree.parents[4] / "stuck"
