@@ -53,7 +53,7 @@ class ScriptedExecutor:
 
     def send(self, command: TrainCommand) -> Run:
         if self.down:
-            raise Unreachable(f"{self.card.name} does not answer.")
+            raise Unreachable(f"{self.card.name} does not answer.", sent=False)
         if self.refusal is not None:
             raise self.refusal
         with self._lock:

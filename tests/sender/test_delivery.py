@@ -137,3 +137,21 @@ def test_a_refusal_is_not_the_last_word_while_another_executor_is_busy_or_down()
     assert executors.deliver(a_command(), "", lambda _: None) == Undelivered("Full.", stays=False)
     other.refusal = None
     assert isinstance(executors.deliver(a_command(), "", lambda _: None), Delivered)
+
+
+def test_an_executor_that_went_away_since_it_was_asked_has_taken_nothing_on() -> None:
+    gone, other = ScriptedExecutor("a"), ScriptedExecutor("b")
+    executors = Executors(lambda: [gone, other])
+    executors.greet()
+    gone.down = True
+    result = executors.deliver(a_command(), "", lambda _: None)
+    assert isinstance(result, Delivered)
+    assert result.executor is other
+    alone = Executors(lambda: [gone])
+    gone.down = False
+    alone.greet()
+    gone.down = True
+    assert alone.deliver(a_command(), "", lambda _: None) == Undelivered("a does not answer.", stays=False)
+    assert alone.deliver(a_command(), gone.url, lambda _: None) == Undelivered(
+        "a does not answer.", stays=True
+    )

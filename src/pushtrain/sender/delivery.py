@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from pushtrain.core.errors import Busy, PushtrainError
+from pushtrain.core.errors import Busy, PushtrainError, Unreachable
 from pushtrain.core.model import Capacity, Challenge, ExecutorCard, Run, TrainCommand
 from pushtrain.core.policy import choose, fits
 
@@ -120,10 +120,13 @@ class Executors:
             except Busy as error:
                 detail, hope = str(error), True
             except PushtrainError as error:
-                if not _for_good(error):
-                    self._forget(executor)
+                if _for_good(error):
+                    refusal = error
+                    continue
+                self._forget(executor)
+                if not isinstance(error, Unreachable) or error.sent:
                     return Undelivered(str(error), stays=True)
-                refusal = error
+                detail, hope = str(error), True
         if refusal is not None and not hope:
             return Refused(refusal)
         return Undelivered(detail or _nobody_fits(answers, command), stays=bool(bound))
