@@ -123,12 +123,13 @@ async def _executor(
         state,
         store,
         key=key,
+        grants=Authorized(state.authorized, owner=key.public_key()).lookup,
         mirrors=served,
         environments=_ways_to_build(state, settings),
         publisher=publisher,
         gpus=gpus,
     )
-    app = create_executor_app(service, lookup=Authorized(state.authorized, owner=key.public_key()).lookup)
+    app = create_executor_app(service, Authorized(state.authorized, owner=key.public_key()).lookup)
     async with serving(app, settings.executor.host, settings.executor.port) as port:
         service.url = _address(settings.executor.host, port)
         replace(state.card, service.card().model_dump_json(indent=2).encode())
