@@ -1,0 +1,297 @@
+"""What a job may leave, hostile files included."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushtrain.core.errors import Cancelled, StorageError
+from pushtrain.core.model import Artifact
+from pushtrain.executor import collect as collecting
+from pushtrain.executor.collect import collect, place, unfit
+
+Collected = tuple[dict[str, Artifact], dict[str, str]]
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def take(results: Path, work: Path, tmp_path: Path) -> Callable[..., Collected]:
+    def call(*globs: str) -> Collected:
+        found = collect(results, work, globs, tmp_path / "ours")
+        taken = {file.path: file for file in found if file.where != "refused"}
+        return taken, {file.path: file.why for file in found if file.where == "refused"}
+
+    return call
+
+
+Take = Callable[..., Collected]
+
+
+def put(folder: Path, *names: str, content: str = "x") -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def test_everything_in_the_results_folder_is_taken_with_its_digest(
+    take: Take, results: Path, tmp_path: Path
+) -> None:
+    put(results, "model.pt", "a/b/c.txt", ".hidden", content="hello")
+    taken, refused = take()
+    assert sorted(taken) == [".hidden", "a/b/c.txt", "model.pt"]
+    assert taken["model.pt"].sha256 == hashlib.sha256(b"hello").hexdigest()
+    assert taken["model.pt"].size == 5
+    assert not refused
+    assert (tmp_path / "ours" / "a/b/c.txt").read_text() == "hello"
+    assert not (results / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("glob", "expected"),
+    [
+        ("*.csv", ["m.csv"]),
+        ("**/*.csv", ["m.csv", "out/deep/n.csv", "out/o.csv"]),
+        ("out", ["out/deep/n.csv", "out/o.csv", "out/p.png"]),
+        ("out/", ["out/deep/n.csv", "out/o.csv", "out/p.png"]),
+        ("out/**", ["out/deep/n.csv", "out/o.csv", "out/p.png"]),
+        ("out/*", ["out/deep/n.csv", "out/o.csv", "out/p.png"]),
+        ("out/*.png", ["out/p.png"]),
+        ("o*/[op].*", ["out/o.csv", "out/p.png"]),
+        ("**/deep/?.csv", ["out/deep/n.csv"]),
+        ("./m.csv", ["m.csv"]),
+        ("nope/*.csv", []),
+        ("../*", []),
+        ("", []),
+    ],
+)
+def test_globs_of_the_work_folder(take: Take, work: Path, glob: str, expected: list[str]) -> None:
+    put(work, "m.csv", "train.py", "out/o.csv", "out/p.png", "out/deep/n.csv", ".venv/x.csv")
+    assert sorted(take(glob)[0]) == expected
+
+
+def test_overlapping_globs_take_a_file_once(take: Take, work: Path) -> None:
+    put(work, "out/a.csv")
+    taken, refused = take("out", "**/*.csv", "out/a.csv")
+    assert list(taken) == ["out/a.csv"]
+    assert not refused
+
+
+def test_of_two_results_with_one_name_the_results_folder_wins(take: Take, results: Path, work: Path) -> None:
+    put(results, "a.csv", "d", content="from results")
+    put(work, "a.csv", "d/e", content="from work")
+    taken, refused = take("a.csv", "d")
+    assert taken["a.csv"].size == len("from results")
+    assert refused == {
+        "a.csv": "another result has the same name",
+        "d/e": "another result has the name of its folder",
+    }
+
+
+def test_links_pipes_sockets_and_devices_are_refused_with_the_reason(take: Take, results: Path) -> None:
+    (results / "passwd").symlink_to("/etc/passwd")
+    (results / "etc").symlink_to("/etc")
+    os.mkfifo(results / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        here = Path.cwd()
+        os.chdir(results)
+        try:
+            listening.bind("socket")
+        finally:
+            os.chdir(here)
+        put(results, "good")
+        taken, refused = take()
+    assert list(taken) == ["good"]
+    assert refused == {
+        "passwd": "it is a symbolic link",
+        "etc": "it is a symbolic link",
+        "pipe": "it is a FIFO",
+        "socket": "it is a socket",
+    }
+
+
+def test_a_glob_does_not_lead_through_a_link(take: Take, work: Path, tmp_path: Path) -> None:
+    put(tmp_path / "owner", "secret.txt")
+    (work / "out").symlink_to(tmp_path / "owner")
+    taken, refused = take("out/*.txt", "out", "**/*.txt", "out/secret.txt")
+    assert not taken
+    assert refused == {"out": "it is a symbolic link"}
+    assert (tmp_path / "owner" / "secret.txt").exists()
+
+
+def test_a_results_folder_that_became_a_link_is_not_followed(
+    take: Take, results: Path, tmp_path: Path
+) -> None:
+    put(tmp_path / "owner", "secret.txt")
+    results.rmdir()
+    results.symlink_to(tmp_path / "owner")
+    assert take() == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".git/hooks/post-checkout", "a/.GIT/config", "git~1/x", ".gitmodules", "a/.gitattributes", ".git./x",
+     "new\nline", "bell\a", "right\u202eleft", "zero\u200bwidth", "back\\slash"],
+)  # fmt: skip
+def test_names_that_git_or_a_page_could_trip_over_are_refused(take: Take, results: Path, name: str) -> None:
+    put(results, name, "good")
+    taken, refused = take()
+    assert list(taken) == ["good"]
+    assert len(refused) == 1
+
+
+def test_a_name_that_is_not_utf8_is_refused(take: Take, results: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(results) + b"/\xff\xfe"))).write_text("x")
+    taken, refused = take()
+    assert not taken
+    assert list(refused.values()) == ["its name is not UTF-8"]
+
+
+def test_a_file_with_a_second_name_is_copied(take: Take, results: Path, work: Path, tmp_path: Path) -> None:
+    put(work, "cached", content="shared")
+    (results / "best.pt").hardlink_to(work / "cached")
+    taken, _ = take()
+    assert taken["best.pt"].size == 6
+    (work / "cached").write_text("changed later")
+    assert (tmp_path / "ours" / "best.pt").read_text() == "shared"
+
+
+def test_a_file_on_another_disk_is_copied(
+    take: Take, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(results, "a", content="over there")
+
+    # Two file systems need rights that a test may not have: the move's refusal is what they amount to.
+    monkeypatch.setattr(collecting, "_renamed", lambda *_: False)
+    taken, _ = take()
+    assert taken["a"].size == 10
+    assert (tmp_path / "ours" / "a").read_text() == "over there"
+
+
+def test_a_collection_that_was_cut_short_goes_on(results: Path, work: Path, tmp_path: Path) -> None:
+    put(results, "a", "b", "c")
+    collect(results, work, (), tmp_path / "ours")
+    put(results, "d")
+    (tmp_path / "ours" / ".half.partial").write_text("half")
+    found = collect(results, work, (), tmp_path / "ours")
+    assert [file.path for file in found] == ["a", "b", "c", "d"]
+
+
+def test_collecting_ends_when_somebody_wants_it_to(results: Path, work: Path, tmp_path: Path) -> None:
+    put(results, "a")
+
+    def stop() -> None:
+        raise Cancelled("Enough.")
+
+    with pytest.raises(Cancelled):
+        collect(results, work, (), tmp_path / "ours", stop=stop)
+
+
+def test_a_full_disk_is_a_storage_error(results: Path, work: Path, tmp_path: Path) -> None:
+    put(results, "a")
+    (tmp_path / "ours").write_text("a file where the folder should be")
+    with pytest.raises(StorageError):
+        collect(results, work, (), tmp_path / "ours")
+
+
+def test_too_many_files_are_refused_and_counted(
+    take: Take, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "MOST_FILES", 5)
+    put(results, *(f"{number:04}" for number in range(300)))
+    taken, refused = take()
+    assert len(taken) == 5
+    assert len(refused) == 101
+    assert refused["…"] == "195 more were refused"
+
+
+def test_a_deep_folder_ends_somewhere(take: Take, results: Path) -> None:
+    put(results, "/".join(["d"] * 60) + "/x")
+    taken, refused = take()
+    assert not taken
+    assert "too deep" in next(iter(refused.values()))
+
+
+def test_nothing_is_nothing(take: Take, results: Path, work: Path) -> None:
+    results.rmdir()
+    work.rmdir()
+    assert take("**") == ({}, {})
+
+
+# --- where files go ---
+
+
+def file(path: str, size: int) -> Artifact:
+    return Artifact(path=path, size=size, sha256="0" * 64, where="executor")
+
+
+def where(files: list[Artifact], artifacts: str = "", **limits: int) -> dict[str, str]:
+    chosen = {"file_limit": 10, "run_limit": 25, **limits}
+    placed = place(files, artifacts, until=99.0, **chosen)
+    return {one.path: one.where for one in placed}
+
+
+def test_files_go_into_git_in_the_order_of_their_paths_until_the_run_is_full() -> None:
+    files = [file("a", 10), file("b", 11), file("c", 10), file("d", 6), file("e", 5), file("f", 0)]
+    assert where(files) == {
+        "a": "git", "b": "executor", "c": "git", "d": "executor", "e": "git", "f": "git",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("artifacts", "place_"), [("", "executor"), ("lfs", "lfs"), ("s3://b/p", "url")])
+def test_large_files_go_where_the_job_says(artifacts: str, place_: str) -> None:
+    (placed,) = place([file("big", 11)], artifacts, file_limit=10, run_limit=25, until=99.0)
+    assert placed.where == place_
+    assert placed.until == (99.0 if place_ == "executor" else None)
+
+
+def test_git_takes_a_thousand_files_of_a_run() -> None:
+    placed = where([file(f"{number:05}", 0) for number in range(1200)])
+    assert list(placed.values()).count("git") == 1000
+
+
+def test_what_was_refused_stays_refused() -> None:
+    refused = Artifact(path="x", size=0, sha256="", where="refused", why="it is a FIFO")
+    assert place([refused], "lfs", file_limit=10, run_limit=10, until=1.0) == (refused,)
+
+
+@given(
+    st.lists(st.tuples(st.text("abc", min_size=1, max_size=3), st.integers(0, 30)), max_size=20),
+    st.integers(0, 20),
+    st.integers(0, 60),
+)
+def test_git_never_gets_more_than_its_limits(files: list[tuple[str, int]], one: int, all_: int) -> None:
+    placed = place([file(*item) for item in files], "", file_limit=one, run_limit=all_, until=1.0)
+    in_git = [item.size for item in placed if item.where == "git"]
+    assert sum(in_git) <= all_
+    assert all(size <= one for size in in_git)
+    assert len(placed) == len(files)
+
+
+@pytest.mark.parametrize("name", ["a", "a b", "ü/ñ.txt", ".hidden", "gitlab", "x.git", "日本"])
+def test_ordinary_names_fit(name: str) -> None:
+    assert unfit(name) == ""
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_a_name_that_fits_is_one_line_of_shown_characters(name: str) -> None:
+    if not unfit(name):
+        assert name.isprintable() or " " in name or "\u3000" in name or "\xa0" in name
+        assert ".." not in name.split("/")
