@@ -86,7 +86,7 @@ class House:
         out = self.start("sender", "sender", "--state", self.sender_state.root, *flags)
         facts = self.facts("sender", out)
         if webhook:
-            self.host.notify(f"{facts['url']}/webhook", SECRET.encode())
+            self.host.notify(facts["webhook"], SECRET.encode())
         return facts
 
     def facts(self, name: str, out: Path) -> dict[str, Any]:

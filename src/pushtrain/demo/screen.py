@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, ClassVar, Final
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.markdown import Heading, Markdown, MarkdownElement
 from rich.markup import escape
@@ -141,11 +141,14 @@ class Screen:
             shown.add_column(column, justify="right" if number else "left")
         for row in rows:
             shown.add_row(*row)
-        self._console.print(Padding(shown, (0, 0, 0, 2)))
+        self._page(Padding(shown, (0, 0, 0, 2)))
 
     def report(self, markdown: str) -> None:
-        """A document, without the generous distances that paper has."""
-        page = Padding(_Report(markdown, hyperlinks=False), (0, 1))
+        """A document."""
+        self._page(Padding(_Report(markdown, hyperlinks=False), (0, 1)))
+
+    def _page(self, page: RenderableType) -> None:
+        """Without the generous distances that paper has."""
         blank = True
         for line in self._console.render_lines(page, pad=False):
             text = Text.assemble(*((segment.text, segment.style or "") for segment in line))

@@ -154,7 +154,7 @@ def _push(screen: Screen, parts: Parts, person: WorkRepository, message: str, *,
         follower = _Follower(screen, passed)
         for frame in client.follow(run.id):
             if isinstance(frame, LogFrame):
-                follower.wrote(frame.data)
+                follower.wrote(frame)
             elif isinstance(frame, ViewFrame | EndFrame):
                 view = frame.view
                 follower.saw(view)
@@ -167,7 +167,8 @@ def _push(screen: Screen, parts: Parts, person: WorkRepository, message: str, *,
     report, metrics = (_result(person, view, name) for name in ("README.md", "metrics.json"))
     screen.say(
         f"\n  [bold]{duration(done - begun)}[/] from `git push` to the results, "
-        f"{duration(stations.get(Stage.TRAIN, 0))} of it training. {'The report:' if whole else ''}\n"
+        f"{duration(stations.get(Stage.TRAIN, 0))} of it training. {'The report:' if whole else ''}".rstrip()
+        + "\n"
     )
     screen.report(readable(report, metrics) if whole else curves(metrics))
     return Line(
@@ -189,19 +190,28 @@ class _Follower:
         self._screen = screen
         self._passed = passed
         self._told: set[Stage] = set()
+        self._read = 0
         self._rest = b""
+        self._view: RunView | None = None
 
-    def wrote(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+    def wrote(self, frame: LogFrame) -> None:
+        *lines, self._rest = (self._rest + frame.data).split(b"\n")
         for line in lines:
             self._screen.output(line.decode("utf-8", "replace").rstrip("\r"))
+        self._read = frame.next_offset
+        if self._view is not None:
+            self.saw(self._view)
 
     def saw(self, view: RunView) -> None:
+        self._view = view
         self._screen.working(_doing(view))
         attempt = view.attempts[-1] if view.attempts else None
         if attempt is None:
             return
         for station in attempt.stages:
+            # The view runs ahead of the log: what was written before the end is shown before it.
+            if station.stage is Stage.TRAIN and self._read < attempt.log_size:
+                return
             self._tell(view, station.stage, station.seconds, station.note)
         if view.run.final:
             ended = attempt.ended_at or view.run.updated_at

@@ -165,7 +165,7 @@ def main():
             batches = [order[at : at + BATCH] for at in range(0, len(order), BATCH)]
             loss = np.mean([step(network, moved(images[b], random), labels[b], rate) for b in batches])
             accuracy = (forward(network, test_images).argmax(1) == test_labels).mean()
-            line = {"step": epoch, "loss": float(loss), "accuracy": float(accuracy), "rate": float(rate)}
+            line = {"step": epoch, "loss": float(loss), "accuracy": float(accuracy)}
             metrics.write(json.dumps(line) + "\n")
             metrics.flush()
             print(f"epoch {epoch:2}/{EPOCHS}  loss {loss:.3f}  test accuracy {accuracy:.1%}", flush=True)
