@@ -2,8 +2,8 @@
 
 Environments are read-only to jobs, so they never gain bytecode by being used, and without it the first import
 of the usual libraries takes seconds in every run. The environment's own interpreter compiles it once, at the
-lowest priority, one environment at a time, while the first training already runs. A mark beside the
-interpreter says that it is done; a compilation that was cut short is begun again at the next use.
+lowest priority, one environment at a time, while the first training already runs. A mark in it
+says that it is done; a compilation that was cut short is begun again at the next use.
 """
 
 import logging
@@ -35,6 +35,11 @@ try:
     compileall.compile_dir(root, quiet=2, maxlevels=40)
     pathlib.Path(root, sys.argv[2]).touch()
 finally:
+    for folder, below, files in os.walk(root):
+        if folder.endswith("__pycache__"):
+            for name in files:
+                os.chmod(os.path.join(folder, name), 0o444)
+            os.chmod(folder, 0o555)
     for path, mode in opened:
         os.chmod(path, mode)
 """
