@@ -217,21 +217,33 @@ class Gpu(Value):
 
 
 class ExecutorCard(Value):
-    """How a sender reaches and recognises one executor."""
+    """How a sender reaches and recognises one executor; its entry in `config.json`."""
 
     name: str
     public_url: str
+    """Empty: it takes no calls and acts by itself (`--tunnel none`)."""
     ip: str = "127.0.0.1"
-    """Informative; never dialled."""
+    """Where the local server listens. Informative; never dialled."""
     port: int = 0
-    """Informative; never dialled."""
+    """Where the local server listens. Informative; never dialled."""
     timestamp: float
+    """When this card was written."""
     public_key: str
     """`ed25519:` and the base64 of 32 bytes."""
     labels: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     repositories: tuple[str, ...] = ()
+    isolation: str = "none"
+    """The level that its jobs run at."""
+    online: bool = True
+    """False after a clean stop."""
+    sequence: int = 0
+    """Grows with every card that this executor writes; an older one is never believed again."""
+    expires: float = 0
+    """When the card is no longer believed; 0: it was never published."""
+    signature: str = ""
+    """Base64 Ed25519 over the card without this field; empty: it was never published."""
 
 
 class Capacity(Value):
