@@ -47,5 +47,6 @@ UV_PROJECT_ENVIRONMENT="$PWD/.venv" .venv/bin/uv sync --frozen --quiet
 
 if [ "${1:-}" = test ]; then
   command -v git-lfs >/dev/null || debian git-lfs
+  [ -x /usr/sbin/sshd ] || command -v sshd >/dev/null || debian openssh-server   # the ssh tunnel is tried against a real one
 fi
 touch .venv/ready
