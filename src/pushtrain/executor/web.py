@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
@@ -31,24 +31,23 @@ from pushtrain.core.signing import (
 from pushtrain.core.wire import MAX_BODY, ErrorBody
 from pushtrain.executor.calls import ROUTES, Call, Handler, Reply, Service
 from pushtrain.executor.stream import Streams, Write
-from pushtrain.plumbing.keys import Grant
+
+if TYPE_CHECKING:
+    from pushtrain.plumbing.keys import Grant
 
 log = logging.getLogger(__name__)
 
 _PRIVATE: Final = {"cache-control": "no-store, no-transform"}
 
 
-def create_app(
-    service: Service, grants: Callable[[str], Grant | None], *, clock: Callable[[], float] = time.time
-) -> Starlette:
+def create_app(service: Service, *, clock: Callable[[], float] = time.time) -> Starlette:
     """The executor's HTTP interface.
 
     Args:
         service: What stands behind it.
-        grants: What the key with a fingerprint may do, or None: `plumbing.keys.Authorized.lookup`.
         clock: Seconds since the epoch.
     """
-    door = _Door(service, grants, clock, Streams(service))
+    door = _Door(service, clock, Streams(service))
     routes = [Route("/healthz", _Health())]
     routes += [Route(path, _Resource(door, handlers)) for path, handlers in ROUTES.items()]
     routes.append(Route("/{rest:path}", _Resource(door, {})))
@@ -83,7 +82,6 @@ class _Door:
     """What all resources share."""
 
     service: Service
-    grants: Callable[[str], Grant | None]
     clock: Callable[[], float]
     streams: Streams
 
@@ -96,7 +94,7 @@ class _Door:
         found: list[Grant] = []
 
         def lookup(key_id: str) -> Ed25519PublicKey | None:
-            grant = self.grants(key_id)
+            grant = self.service.grant(key_id)
             if grant is None:
                 return None
             found.append(grant)
