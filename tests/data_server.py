@@ -20,6 +20,7 @@ class Served:
     ranges: bool = True
     conditions: bool = True
     length: bool = True
+    kind: str = "application/octet-stream"
 
 
 @dataclass
@@ -60,6 +61,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.answer(served)
 
+    def do_HEAD(self) -> None:
+        served = self.files.files.get(self.path)
+        if served is None:
+            self.send_error(404)
+        else:
+            self.head(200, served, len(served.content))
+
     def answer(self, served: Served, *, send: int | None = None) -> None:
         """The right answer, of which only `send` bytes of the body leave."""
         known = self.headers.get("If-None-Match"), self.headers.get("If-Modified-Since")
@@ -87,6 +95,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def head(self, status: int, served: Served, length: int, start: int = 0) -> None:
         self.send_response(status)
+        self.send_header("Content-Type", served.kind)
         if served.etag:
             self.send_header("ETag", served.etag)
         if served.modified:
@@ -171,11 +180,16 @@ def stalled(after: int, reached: threading.Event, go_on: threading.Event) -> Fau
     return fault
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are part of the game."""
+
+
 @contextmanager
 def file_server() -> Iterator[FileServer]:
     """A server on a free port."""
     handler = type("Bound", (Handler,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     files = FileServer(f"http://127.0.0.1:{server.server_address[1]}")
     handler.files = files  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))

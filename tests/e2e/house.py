@@ -9,10 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomlkit
 
@@ -24,6 +24,8 @@ from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.keys import Authorized, load_or_create
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.testing import WorkRepository, wait_until
+
+T = TypeVar("T")
 
 SECRET = "between host and sender"
 SYSTEM = 'environment = "system"\n'
@@ -70,12 +72,12 @@ class House:
             )
         return out
 
-    def start_executor(self, *flags: str) -> dict[str, Any]:
+    def start_executor(self, *flags: str, port: str = "0") -> dict[str, Any]:
         """Start the executor for every repository; what it says of itself."""
         self.executor_state.card.unlink(missing_ok=True)
         repos = [word for remote in self.remotes for word in ("--repo", remote)]
         state = ("--state", self.executor_state.root)
-        out = self.start("executor", "executor", *state, *repos, "--name", "lab-1", "--port", "0", *flags)
+        out = self.start("executor", "executor", *state, *repos, "--name", "lab-1", "--port", port, *flags)
         facts = self.facts("executor", out)
         self._settle_sender()
         return facts
@@ -150,6 +152,11 @@ class House:
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "PUSHTRAIN_GIT_TOKEN": self.host.token}
 
+    @property
+    def port(self) -> str:
+        """The port of the executor that runs now."""
+        return str(json.loads(self.executor_state.card.read_text())["port"])
+
     # --- people
 
     def work(self, jobs: str, files: Mapping[str, str] | None = None, *, number: int | None = None) -> "Work":
@@ -159,11 +166,13 @@ class House:
         work.write({"pushtrain.toml": jobs, **(files or {})})
         return work
 
-    def cli(self, *words: str, state: StateFolder | None = None) -> "subprocess.CompletedProcess[str]":
+    def cli(
+        self, *words: str, state: StateFolder | None = None, cwd: Path | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         """A verb, as a person calls it with the sender's state folder."""
         return subprocess.run(
             (sys.executable, "-P", "-m", "pushtrain", *words),
-            cwd=self.folder,
+            cwd=cwd or self.folder,
             env={**self._environment(), "PUSHTRAIN_STATE": str((state or self.sender_state).root)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -190,9 +199,14 @@ class House:
 
     def run_of(self, commit: str, *, timeout: float = 30) -> RunView:
         """The one run of a commit, as soon as there is one."""
-        return wait_until(
-            lambda: next(iter(self.runs(commit)), None), timeout, what=f"a run of {commit[:7]}\n{self.logs()}"
-        )
+        return self.wait(lambda: next(iter(self.runs(commit)), None), f"a run of {commit[:7]}", timeout)
+
+    def wait(self, condition: Callable[[], T | None], what: str, timeout: float = 30) -> T:
+        """Wait for a condition; when it does not come, tell what all processes said."""
+        try:
+            return wait_until(condition, timeout, what=what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
 
     def until(self, run_id: str, state: State, *, timeout: float = 60) -> RunView:
         """The run once it is in a state."""
@@ -202,10 +216,7 @@ class House:
             view = client.view(run_id)
             return view if view.run.state is state else None
 
-        try:
-            return wait_until(look, timeout)
-        except AssertionError as error:
-            raise AssertionError(f"{client.view(run_id).run}\n{self.logs()}") from error
+        return self.wait(look, f"run {run_id[:8]} to be {state}", timeout)
 
     def done(self, commit: str) -> RunView:
         """The one run of a commit once it is published."""

@@ -1,6 +1,5 @@
 """The line when parts of it fail, are missing, or are all in one process."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +23,6 @@ def test_a_lost_webhook_costs_time_and_nothing_else(house: House) -> None:
     work.pushed("Before anybody looked")
     house.start_executor()
     house.start_sender(poll_seconds=0.3, webhook=False)
-    # The first look is a baseline: it starts nothing that was there before.
-    wait_until(lambda: "baseline" in house.log("sender") or house.client().challenge(), what="the first look")
     commit = work.pushed("Nobody is told of this", {"a.txt": "1"})
     assert house.done(commit).run.outcome is Outcome.SUCCEEDED
 
@@ -45,21 +42,21 @@ def test_a_sender_that_was_away_finds_what_was_pushed_meanwhile(house: House) ->
 def test_what_cannot_be_delivered_is_kept_until_it_can(house: House) -> None:
     house.start_executor()
     house.start_sender()
-    port = json.loads(house.executor_state.card.read_text())["public_url"].rpartition(":")[2]
+    port = house.port
     work = house.work(f'[job.train]\ncommand = "echo ran"\n{SYSTEM}')
     house.kill("executor")
     commit = work.pushed()
     wait_until(
         lambda: [one for one in house.host.deliveries if one.update.after == commit], what="the webhook"
     )
-    house.start_executor("--port", port)
+    house.start_executor(port=port)
     assert house.done(commit).run.outcome is Outcome.SUCCEEDED
 
 
 def test_training_goes_on_while_its_executor_is_dead(house: House) -> None:
     house.start_executor()
     house.start_sender()
-    port = json.loads(house.executor_state.card.read_text())["public_url"].rpartition(":")[2]
+    port = house.port
     gate = house.folder / "gate"
     work = house.work(
         '[job.train]\ncommand = "echo started; '
@@ -74,7 +71,7 @@ def test_training_goes_on_while_its_executor_is_dead(house: House) -> None:
     )
     house.kill("executor")
     gate.touch()
-    house.start_executor("--port", port)
+    house.start_executor(port=port)
     view = house.until(run_id, State.DONE)
     assert (view.run.outcome, view.run.attempt) == (Outcome.SUCCEEDED, 1)
     assert work.results(view)["log.txt"] == "started\nfinished"
@@ -89,11 +86,7 @@ def test_one_process_does_it_all_without_webhook_or_keys(house: House) -> None:
     house.facts("up", out)
     work = house.work(f'[job.train]\ncommand = "echo up"\n{SYSTEM}', number=0)
 
-    def pushed() -> bool:
-        work.pushed("Another", {"a.txt": str(work.git("rev-list", "--count", "--all"))})
-        return True
-
-    pushed()
+    work.pushed()
     client = house.client(state)
     run = wait_until(lambda: next(iter(client.runs(limit=1)), None), timeout=30, what=house.logs())
     view = wait_until(lambda: seen if (seen := client.view(run.id)).run.final else None, timeout=30)
@@ -120,7 +113,14 @@ def test_submodules_come_along_when_asked_for(house: House) -> None:
 
 def test_a_push_by_hand_needs_no_sender_process(house: House) -> None:
     house.start_executor()
-    work = house.work(f'[job.train]\ncommand = "echo $PUSHTRAIN_PARAM_LR"\n{SYSTEM}')
+    work = house.work(
+        f'[job.train]\ncommand = "echo lr is ${{{{ matrix.lr }}}}"\n{SYSTEM}[job.train.matrix]\nlr = [1, 2]\n'
+    )
     work.pushed()
-    sent = house.cli("send", "main", "--param", "lr=0.5", "--state", str(house.sender_state.root))
+    sent = house.cli("send", "main", "--param", "lr=0.5", "--wait", cwd=work.folder)
     assert sent.returncode == 0, sent.stderr
+    assert "lr is 0.5" in sent.stdout
+    (run,) = house.json("ps")
+    view = house.until(run["id"], State.DONE)
+    assert view.run.outcome is Outcome.SUCCEEDED
+    assert work.results(view)["log.txt"] == "lr is 0.5"

@@ -1,4 +1,5 @@
 import signal
+import subprocess
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -390,3 +391,27 @@ async def test_results_wait_while_the_remote_is_away_and_hold_no_slot(house: Hou
         first = await done(service, first)
         assert first.outcome is Outcome.SUCCEEDED
         assert kinds(service, first)[-2:] == ["publishfailed", "published"]
+
+
+# --- any order of events ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@story
+async def test_runs_land_exactly_once_though_the_executor_is_killed_again_and_again(tmp_path: Path) -> None:
+    house = House(tmp_path, slots=2)
+    runs = [accepted(house, f"sleep 0.0{number}; echo run {number}") for number in range(8)]
+    for number in range(8):
+        killable = Killable(house, slots=2)
+        try:
+            killable.process.wait(0.45 + 0.03 * number)
+        except subprocess.TimeoutExpired:
+            killable.kill()
+    async with house.running() as service:
+        for number, sent in enumerate(runs):
+            run = await done(service, sent)
+            assert run.outcome is Outcome.SUCCEEDED, kinds(service, run)
+            assert house.result(run, "log.txt") == f"run {number}"
+    tip = house.work.fetch("pushtrain/results")
+    records = [path for path in house.work.files(tip) if path.endswith("run.json")]
+    assert len(records) == len(runs)

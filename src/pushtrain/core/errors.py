@@ -100,11 +100,21 @@ class Busy(PushtrainError):
 
 
 class Unreachable(PushtrainError):
-    """The other machine did not answer, or what answered is not what it should be."""
+    """The other machine did not answer, or what answered is not what it should be.
+
+    Args:
+        message: What failed and why.
+        mend: What the reader can do about it.
+        sent: Whether the request may have arrived all the same; False only when no connection was made.
+    """
 
     code = "unreachable"
     exit_code = 7
     status = 502
+
+    def __init__(self, message: str, *, mend: str = "", sent: bool = True) -> None:
+        super().__init__(message, mend=mend)
+        self.sent = sent
 
 
 class StorageError(PushtrainError):

@@ -16,7 +16,7 @@ MAX_PIECE: Final = 8 * 1024 * 1024
 """Bytes of a file in one answer."""
 MAX_RUNS: Final = 1000
 """Runs in one answer."""
-MAX_LINE: Final = 1024 * 1024
+MAX_LINE: Final = 8 * 1024 * 1024
 """Bytes of one line of a live stream."""
 BEAT: Final = 15.0
 """Seconds of silence after which a live stream says that it lives."""

@@ -34,6 +34,9 @@ class Service(Protocol):
     def key(self) -> Ed25519PrivateKey:
         """The executor's identity; signs every answer."""
 
+    def grant(self, key_id: str) -> Grant | None:
+        """What the key with this fingerprint may do; None when it is not authorised."""
+
     def accept(
         self,
         command: TrainCommand,

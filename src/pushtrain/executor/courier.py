@@ -135,8 +135,10 @@ class Courier:
         except Exception as error:  # noqa: BLE001  a defect must not end the other repositories' results
             _log.exception("publishing failed")
             outcomes = {run.id: PushtrainError(f"{type(error).__name__}: {error}") for run in batch}
+        now = self._clock()  # the same for all, so that what fails together is tried again together
         for run in batch:
-            self._note(run, outcomes.get(run.id, PushtrainError("The publisher said nothing of this run.")))
+            silent = PushtrainError("The publisher said nothing of this run.")
+            self._note(run, outcomes.get(run.id, silent), now)
 
     def _publishable(self, run: Run) -> Publishable:
         store = self._store
@@ -154,7 +156,7 @@ class Courier:
         if self._stopping.is_set():
             raise Cancelled("The executor stops.")
 
-    def _note(self, run: Run, outcome: Published | PushtrainError) -> None:
+    def _note(self, run: Run, outcome: Published | PushtrainError, now: float) -> None:
         try:
             if isinstance(outcome, Published):
                 if outcome.artifacts:
@@ -164,7 +166,7 @@ class Courier:
             else:
                 pause = pause_after(run.publish_tries)
                 _log.warning("run %s: not published, next try in %g s: %s", run.short, pause, outcome)
-                self._store.advance(run.id, PublishFailed(str(outcome), self._clock() + pause))
+                self._store.advance(run.id, PublishFailed(str(outcome), now + pause))
         except IllegalTransition as error:
             _log.warning("run %s: %s", run.short, error)  # a person has abandoned it
         self._changed(run.id)

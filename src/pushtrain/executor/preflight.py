@@ -56,6 +56,7 @@ def ask_torch(
         return ""
     build = f"built for {built}" if built else "built without GPU support"
     return (
-        f"torch {version}, {build}, sees {seen or 'none'} of the run's {gpus} GPUs under driver {driver}. "
+        f"torch {version}, {build}, sees {seen or 'none'} of the run's {gpus} GPU{'s' if gpus > 1 else ''} "
+        f"under driver {driver or 'unknown'}. "
         "Use a build of torch that fits the driver, or ask for no GPU."
     )

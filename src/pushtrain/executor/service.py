@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -246,6 +247,7 @@ class ExecutorService:
         return ExecutorCard(
             name=settings.name,
             public_url=self.url,
+            port=urlsplit(self.url).port or 0,
             timestamp=self._clock(),
             public_key=public_text(self._key.public_key()),
             labels=settings.labels,

@@ -7,6 +7,7 @@ grow; changes of the run come by notification. A slow reader slows its own strea
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class Streams:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._open: list[str] = []
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def place(self, reading: Reading) -> Iterator[None]:
@@ -80,13 +82,15 @@ class Streams:
         Raises:
             Busy: All are taken, or the reader has its share.
         """
-        if len(self._open) >= MAX_STREAMS or self._open.count(reading.reader) >= MAX_STREAMS_PER_KEY:
-            raise Busy(f"{len(self._open)} live streams are open.", mend="Close one, or try again later.")
-        self._open.append(reading.reader)
+        with self._lock:
+            if len(self._open) >= MAX_STREAMS or self._open.count(reading.reader) >= MAX_STREAMS_PER_KEY:
+                raise Busy(f"{len(self._open)} live streams are open.", mend="Close one, or try later.")
+            self._open.append(reading.reader)
         try:
             yield
         finally:
-            self._open.remove(reading.reader)
+            with self._lock:
+                self._open.remove(reading.reader)
 
     async def follow(self, reading: Reading, write: Write, gone: Coroutine[Any, Any, None]) -> None:
         """Write a stream until it is at its end or its reader is gone.

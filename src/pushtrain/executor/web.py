@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
@@ -31,24 +31,25 @@ from pushtrain.core.signing import (
 from pushtrain.core.wire import MAX_BODY, ErrorBody
 from pushtrain.executor.calls import ROUTES, Call, Handler, Reply, Service
 from pushtrain.executor.stream import Streams, Write
-from pushtrain.plumbing.keys import Grant
+
+if TYPE_CHECKING:
+    from pushtrain.plumbing.keys import Grant
 
 log = logging.getLogger(__name__)
+
+Headers = list[tuple[bytes, bytes]]
 
 _PRIVATE: Final = {"cache-control": "no-store, no-transform"}
 
 
-def create_app(
-    service: Service, grants: Callable[[str], Grant | None], *, clock: Callable[[], float] = time.time
-) -> Starlette:
+def create_app(service: Service, *, clock: Callable[[], float] = time.time) -> Starlette:
     """The executor's HTTP interface.
 
     Args:
         service: What stands behind it.
-        grants: What the key with a fingerprint may do, or None: `plumbing.keys.Authorized.lookup`.
         clock: Seconds since the epoch.
     """
-    door = _Door(service, grants, clock, Streams(service))
+    door = _Door(service, clock, Streams(service))
     routes = [Route("/healthz", _Health())]
     routes += [Route(path, _Resource(door, handlers)) for path, handlers in ROUTES.items()]
     routes.append(Route("/{rest:path}", _Resource(door, {})))
@@ -83,7 +84,6 @@ class _Door:
     """What all resources share."""
 
     service: Service
-    grants: Callable[[str], Grant | None]
     clock: Callable[[], float]
     streams: Streams
 
@@ -96,7 +96,7 @@ class _Door:
         found: list[Grant] = []
 
         def lookup(key_id: str) -> Ed25519PublicKey | None:
-            grant = self.grants(key_id)
+            grant = self.service.grant(key_id)
             if grant is None:
                 return None
             found.append(grant)
@@ -106,7 +106,7 @@ class _Door:
         signed = verify_request(message, lookup=lookup, audience=audience, now=self.clock())
         return Call(message, signed, found[0], path, self.service)
 
-    def seal(self, reply: Reply, signed: Signed | None) -> list[tuple[bytes, bytes]]:
+    def seal(self, reply: Reply, signed: Signed | None) -> Headers:
         """Every header of an answer, its signature among them; a refusal where no signature held."""
         headers = {"content-type": reply.kind, **_PRIVATE, **reply.headers}
         body = None if reply.stream else reply.body
@@ -126,22 +126,33 @@ class _Resource:
         self._handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        admitted: list[Call] = []
         with contextlib.ExitStack() as held:
+            raw: bytes | PushtrainError
             try:
-                handler = self._handler(scope["method"])
                 raw = await _read(scope, receive)
-                reply = await asyncio.to_thread(self._act, handler, scope, raw, admitted)
-                if reply.stream:
-                    held.enter_context(self._door.streams.place(reply.stream))
-            except Exception as error:  # noqa: BLE001  whatever it is, the caller gets a signed answer
-                reply = self._told(error)
-            signed = admitted[0].signed if admitted else None
-            headers = await asyncio.to_thread(self._door.seal, reply, signed)
+            except PushtrainError as error:
+                raw = error
+            reply, headers = await asyncio.to_thread(self._answer, scope, raw, held)
             await send({"type": "http.response.start", "status": reply.status, "headers": headers})
             if reply.stream:
                 await self._door.streams.follow(reply.stream, _lines(send), _gone(receive))
             await send({"type": "http.response.body", "body": reply.body})
+
+    def _answer(
+        self, scope: Scope, raw: bytes | PushtrainError, held: contextlib.ExitStack
+    ) -> tuple[Reply, Headers]:
+        """Everything between the last byte of a request and the first of its answer; blocks."""
+        signed = None
+        try:
+            handler = self._handler(scope["method"])
+            call = self._door.admit(_message(scope, raw), scope["path_params"])
+            signed = call.signed
+            reply = handler(call)
+            if reply.stream:
+                held.enter_context(self._door.streams.place(reply.stream))
+        except Exception as error:  # noqa: BLE001  whatever it is, the caller gets a signed answer
+            reply = self._told(error)
+        return reply, self._door.seal(reply, signed)
 
     def _handler(self, method: str) -> Handler:
         if not self._handlers:
@@ -149,15 +160,6 @@ class _Resource:
         if method not in self._handlers:
             raise _NoSuchMethod("That cannot be done here.")
         return self._handlers[method]
-
-    def _act(self, handler: Handler, scope: Scope, raw: bytes, admitted: list[Call]) -> Reply:
-        """Everything between the last byte of the request and the first of the answer; blocks."""
-        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
-        message = Message(scope["method"], path, query, fields(pairs), raw)
-        call = self._door.admit(message, scope["path_params"])
-        admitted.append(call)
-        return handler(call)
 
     def _told(self, error: Exception) -> Reply:
         if not isinstance(error, PushtrainError):
@@ -167,6 +169,14 @@ class _Resource:
             )
         headers = {"allow": ", ".join(self._handlers)} if isinstance(error, _NoSuchMethod) else {}
         return Reply(error.status, ErrorBody.of(error).model_dump_json().encode(), headers=headers)
+
+
+def _message(scope: Scope, raw: bytes | PushtrainError) -> Message:
+    if isinstance(raw, PushtrainError):
+        raise raw
+    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+    path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+    return Message(scope["method"], path, query, fields(pairs), raw)
 
 
 async def _read(scope: Scope, receive: Receive) -> bytes:

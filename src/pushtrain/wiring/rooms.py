@@ -129,7 +129,7 @@ async def _executor(
         publisher=publisher,
         gpus=gpus,
     )
-    app = create_executor_app(service, Authorized(state.authorized, owner=key.public_key()).lookup)
+    app = create_executor_app(service)
     async with serving(app, settings.executor.host, settings.executor.port) as port:
         service.url = _address(settings.executor.host, port)
         replace(state.card, service.card().model_dump_json(indent=2).encode())

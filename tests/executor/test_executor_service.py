@@ -1,0 +1,323 @@
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from executor_house import House, done, logged, reached, story
+
+from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError, Unauthorized
+from pushtrain.core.model import (
+    Attempt,
+    DataSource,
+    Outcome,
+    Reason,
+    Resources,
+    ResultsTarget,
+    Run,
+    Stage,
+    StageTime,
+    State,
+)
+from pushtrain.executor import verdicts
+from pushtrain.executor.courier import Courier, clear_expired, clear_left, pause_after
+from pushtrain.executor.publish import Publishable, Published
+from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing.rundir import RunDir, Verdict
+from pushtrain.plumbing.store import Store
+from pushtrain.testing import SENDER, a_command, a_gpu, a_spec, an_attempt, eventually
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+# --- accepting --------------------------------------------------------------------------------------------
+
+
+def offer(
+    service: ExecutorService, nonce: str = "n", *, repository: str = "github.com/octo/hello", **spec: Any
+) -> tuple[Run, bool]:
+    command = a_command(repository=repository, job=a_spec(**spec))
+    return service.accept(
+        command, sender=SENDER, raw=b"{}", headers={"signature": "s"}, nonce=nonce, nonce_expires=2e9
+    )
+
+
+def test_a_command_is_accepted_once_and_known_after(house: House) -> None:
+    service = house.open()
+    run, fresh = offer(service)
+    assert (run.state, fresh) == (State.QUEUED, True)
+    assert offer(service, "m") == (run, False)
+    with pytest.raises(Unauthorized):
+        offer(service, "m")
+    service.store.close()
+
+
+def test_a_repository_that_is_not_served_is_refused(house: House) -> None:
+    service = house.open()
+    with pytest.raises(Forbidden, match=r"github\.com/octo/other"):
+        offer(service, repository="github.com/octo/other")
+    with pytest.raises(Forbidden, match=r"github\.com/octo/elsewhere"):
+        offer(service, results_to=ResultsTarget(repository="github.com/octo/elsewhere"))
+    service.store.close()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"resources": Resources(gpus=1)},
+        {"resources": Resources(labels=("big",))},
+        {"data": (DataSource(mount="imagenet", path="data"),)},
+    ],
+)
+def test_a_job_that_can_never_run_here_is_refused_with_the_reason(house: House, spec: dict[str, Any]) -> None:
+    service = house.open()
+    with pytest.raises(ConfigError, match="can never run the job train"):
+        offer(service, **spec)
+    assert service.store.runs() == []
+    service.store.close()
+
+
+# --- showing ----------------------------------------------------------------------------------------------
+
+
+@story
+async def test_a_view_shows_the_run_as_it_goes_along(house: House) -> None:
+    go = house.folder / "go"
+    async with house.running() as service:
+        run = house.send(service, f"echo one; until test -e {go}; do sleep 0.02; done; echo two")
+        await logged(service, run, "one")
+        view = service.view(run.id)
+        assert (view.log_size, view.run.state, view.artifacts) == (4, State.RUNNING, ())
+        assert view.progress is not None
+        assert view.progress.stage is Stage.TRAIN
+        chunk = service.log_chunk(run.id, 0, 0, 100)
+        assert (chunk.data, chunk.attempt, chunk.complete) == (b"one\n", 1, False)
+        go.touch()
+        await done(service, run)
+        assert service.log_chunk(run.id, 1, 4, 100).data == b"two\n"
+        assert service.log_chunk(run.id, 1, 4, 100).complete
+        assert service.view(run.id).progress is None
+
+
+def test_a_log_that_does_not_exist_yet_is_empty(house: House) -> None:
+    service = house.open()
+    run, _ = offer(service)
+    for attempt in (0, 1, 7):
+        chunk = service.log_chunk(run.id, attempt, 5, 100)
+        assert (chunk.data, chunk.next_offset, chunk.complete) == (b"", 5, False)
+    service.cancel(run.id, by="ada")
+    assert service.log_chunk(run.id, 0, 0, 100).complete
+    with pytest.raises(NotFound):
+        service.log_chunk("0" * 32, 0, 0, 100)
+    service.store.close()
+
+
+def test_runs_are_found_by_text_repository_and_state(house: House) -> None:
+    service = house.open()
+    run, _ = offer(service)
+    key = run.command.repository
+    assert service.runs() == service.runs(repository=key) == service.runs(find=run.id[:6]) == [run]
+    assert service.runs(find="train", repository=key, states=(State.QUEUED,)) == [run]
+    assert service.runs(find="train", states=(State.DONE,)) == []
+    assert service.runs(find="train", repository="github.com/octo/other") == []
+    assert service.runs(states=(State.DONE,)) == []
+    service.store.close()
+
+
+def test_a_cancel_uses_up_its_nonce(house: House) -> None:
+    service = house.open()
+    run, _ = offer(service)
+    assert service.cancel(run.id, by="ada", nonce="c", nonce_expires=2e9).outcome is Outcome.CANCELLED
+    with pytest.raises(Unauthorized):
+        service.cancel(run.id, by="ada", nonce="c", nonce_expires=2e9)
+    service.store.close()
+
+
+@story
+async def test_the_challenge_tells_what_is_free(house: House) -> None:
+    house.gpus = (a_gpu(0), a_gpu(1))
+    async with house.running() as service:
+        service.url = "http://127.0.0.1:1"
+        held = house.send(service, "sleep 60", resources={"gpus": 1})
+        other = house.send(service, "sleep 60")
+        await reached(service, held, State.RUNNING)
+        await reached(service, other, State.RUNNING)
+        answer = service.challenge("nonce")
+        assert answer.nonce == "nonce"
+        assert (answer.capacity.slots, answer.capacity.free_slots, answer.capacity.free_gpus) == (2, 1, 1)
+        assert (answer.capacity.running, answer.capacity.queued) == (2, 0)
+        assert answer.card.public_url == "http://127.0.0.1:1"
+        assert answer.card.gpus == house.gpus
+        for run in (held, other):
+            service.cancel(run.id, by="ada")
+            await done(service, run)
+
+
+@story
+async def test_subscribers_hear_of_changes_until_they_leave(house: House) -> None:
+    heard: list[str] = []
+
+    def broken(run_id: str) -> None:
+        raise ValueError(run_id)
+
+    async with house.running() as service:
+        service.subscribe(broken)
+        leave = service.subscribe(heard.append)
+        run = await done(service, house.send(service, "true"))
+        assert heard.count(run.id) >= 4
+        leave()
+        count = len(heard)
+        await done(service, house.send(service, "true"))
+        assert len(heard) == count
+
+
+@story
+async def test_an_artifact_is_found_by_its_path_and_never_outside(tmp_path: Path) -> None:
+    house = House(tmp_path, git_file_limit=10)
+    async with house.running() as service:
+        job = (
+            "mkdir $PUSHTRAIN_RESULTS_DIR/sub; head -c 1000 /dev/zero > $PUSHTRAIN_RESULTS_DIR/sub/model.bin"
+        )
+        run = await done(service, house.send(service, job))
+        (kept,) = service.store.artifacts(run.id)
+        assert (kept.where, kept.path) == ("executor", "sub/model.bin")
+        assert service.artifact_path(run.id, "sub/model.bin").stat().st_size == 1000
+        for path in ("../log.txt", "/etc/passwd", "sub", "other", ""):
+            with pytest.raises(NotFound):
+                service.artifact_path(run.id, path)
+
+
+def test_a_key_nobody_authorised_has_no_grant(house: House) -> None:
+    service = house.open()
+    assert service.grant(SENDER) is None
+    service.store.close()
+
+
+# --- the courier ------------------------------------------------------------------------------------------
+
+
+def test_pauses_double_from_one_second_to_ten_minutes() -> None:
+    assert [pause_after(tries) for tries in (0, 1, 2, 8, 9, 10, 1000)] == [1, 2, 4, 256, 512, 600, 600]
+
+
+class Flaky:
+    """A publisher that fails in a way of its own first."""
+
+    def __init__(self, failure: Exception | None) -> None:
+        self.failure = failure
+        self.batches: list[int] = []
+
+    def publish(
+        self, batch: list[Publishable], *, stop: object = None
+    ) -> dict[str, Published | PushtrainError]:
+        assert callable(stop)
+        self.batches.append(len(batch))
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+        return {item.run.id: Published("c" * 40, "runs/x") for item in batch}
+
+
+@pytest.mark.parametrize("failure", [ValueError("a defect"), PushtrainError("the disk is full")])
+@story
+async def test_a_publisher_that_raises_is_tried_again(house: House, failure: Exception) -> None:
+    service = house.open()
+    for nonce in ("a", "b"):
+        run, _ = offer(service, nonce, name=f"job-{nonce}")
+        service.cancel(run.id, by="ada")
+    service.store.close()
+    store = Store(house.state.store)
+    flaky = Flaky(failure)
+    courier = Courier(store, flaky, house.state.runs, changed=lambda _: None)  # type: ignore[arg-type]
+    task = asyncio.create_task(courier.run())
+    try:
+        await eventually(lambda: all(run.final for run in store.runs()))
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+    assert flaky.batches == [2, 2]
+    assert {run.publish_tries for run in store.runs()} == {1}
+    assert str(failure) in store.events(run.id)[-2].detail
+    store.close()
+
+
+def test_what_a_killed_executor_did_not_clear_is_cleared_later(tmp_path: Path) -> None:
+    for run_id in ("over", "going"):
+        folder = RunDir.of(tmp_path, run_id, 1).create()
+        folder.tree.mkdir()
+        folder.log.touch()
+    clear_left(tmp_path, lambda run_id: run_id == "over")
+    assert not RunDir.of(tmp_path, "over", 1).tree.exists()
+    assert RunDir.of(tmp_path, "over", 1).log.exists()
+    assert RunDir.of(tmp_path, "going", 1).tree.exists()
+
+
+def test_kept_files_go_when_their_time_is_over(tmp_path: Path) -> None:
+    folder = RunDir.of(tmp_path, "run", 1).create()
+    folder.artifacts.mkdir()
+    since = folder.artifacts.stat().st_mtime
+    assert clear_expired(tmp_path, before=since - 1) == 0
+    assert clear_expired(tmp_path, before=since + 1) == 1
+    assert not folder.artifacts.exists()
+
+
+# --- how an attempt ended, in words -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"code": 0}, ""),
+        ({"code": 3}, "The command ended with exit code 3."),
+        ({"code": 127}, "The command ended with exit code 127 (command not found)."),
+        ({"code": 126}, "The command ended with exit code 126 (it could not be executed)."),
+        ({"reason": Reason.SIGNALLED, "signal": 11}, "The command was ended by SIGSEGV."),
+        ({"reason": Reason.SIGNALLED, "signal": 44}, "The command was ended by signal 44."),
+        (
+            {"reason": Reason.SIGNALLED, "signal": 9, "oom": True},
+            "The command was killed by the kernel, because the machine ran out of memory.",
+        ),
+        ({"reason": Reason.TIMEOUT}, "The training ran longer than its 2 h and was ended."),
+        (
+            {"reason": Reason.TIMEOUT, "phase": "setup"},
+            "The setup commands took longer than 2 h and were ended.",
+        ),
+        (
+            {"reason": Reason.SETUP, "phase": "setup", "code": 1, "detail": "make"},
+            "The setup command `make` ended with exit code 1.",
+        ),
+        ({"reason": Reason.CANCELLED, "detail": "Cancelled by ada."}, "Cancelled by ada."),
+        ({"reason": Reason.INTERNAL, "detail": "The shim failed: x"}, "The shim failed: x"),
+    ],
+)
+def test_an_end_is_told_in_a_sentence(change: dict[str, Any], words: str) -> None:
+    verdict = Verdict(**{"phase": "train", "reason": Reason.EXITED, "ended_at": 1.0, **change})
+    event = verdicts.exited(verdict, limit=7200)
+    assert (event.reason, event.exit_code, event.detail) == (verdict.reason, verdict.code, words)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.3, "0.3 s"), (90, "90 s"), (60, "1 min"), (1200, "20 min"), (5400, "90 min")]
+)
+def test_limits_are_told_in_a_fitting_unit(seconds: float, words: str) -> None:
+    assert verdicts.duration(seconds) == words
+
+
+def test_an_attempt_takes_over_what_its_shim_found_out() -> None:
+    before: Attempt = an_attempt(stages=(StageTime(stage=Stage.FETCH, seconds=1),))
+    verdict = Verdict(
+        phase="train",
+        reason=Reason.EXITED,
+        code=0,
+        started_at=5,
+        ended_at=7,
+        log_size=9,
+        cpu_seconds=1.5,
+        max_rss=77,
+        stages=(StageTime(stage=Stage.TRAIN, seconds=2),),
+    )
+    after = verdicts.with_verdict(before, verdict)
+    assert (after.started_at, after.ended_at, after.exit_code, after.log_size) == (5, 7, 0, 9)
+    assert [stage.stage for stage in after.stages] == [Stage.FETCH, Stage.TRAIN]
