@@ -54,7 +54,8 @@ def test_the_story_is_told_in_plain_lines_and_leaves_nothing_behind(environment:
     assert done.stderr == ""
     assert "\x1b" not in told
     assert "\r" not in told
-    assert max(len(line) for line in told.splitlines() if "http" not in line and "✓" not in line) <= 100
+    addresses = ("http", environment["TMPDIR"], "✓")
+    assert all(len(line) <= 80 for line in told.splitlines() if not any(sign in line for sign in addresses))
     for station in (
         "push",
         "webhook",
@@ -66,7 +67,7 @@ def test_the_story_is_told_in_plain_lines_and_leaves_nothing_behind(environment:
         "train",
         "publish",
     ):
-        assert len(re.findall(rf"✓ {station} ", told)) == 2, station
+        assert len(re.findall(rf"✓ {station} {{2,}}", told)) == 2, station
     assert told.count("│ epoch 40/40") == 2
     assert told.count("test digits are read rightly") == 1
     assert told.count("accuracy: ") == 2
@@ -116,10 +117,8 @@ def test_kept_it_goes_on_and_says_how_to_look_around_and_how_to_end_it(environme
     ("number", "moment", "status"),
     [
         (signal.SIGINT, "pushtrain demo", 130),
-        (signal.SIGTERM, "executor", 143),
-        (signal.SIGINT, "command", 130),
-        (signal.SIGINT, "epoch  2/40", 130),
-        (signal.SIGHUP, "epoch  2/40", 129),
+        (signal.SIGHUP, "executor", 129),
+        (signal.SIGTERM, "epoch  2/40", 143),
     ],
 )
 def test_interrupted_at_any_moment_nothing_is_left(
@@ -142,7 +141,7 @@ def test_on_a_terminal_it_is_live_and_ctrl_c_ends_it(environment: dict[str, str]
     )
     demo.expect("Git host")
     demo.expect("\x1b")
-    demo.expect("epoch  5/40")
+    demo.expect("environment")
     demo.sendintr()
     demo.expect(pexpect.EOF)
     demo.close()

@@ -272,9 +272,9 @@ def _compare(screen: Screen, cold: Line, warm: Line) -> None:
     rows.append(("accuracy", *(_share(line.accuracy) for line in (cold, warm))))
     screen.table(("", "first push", "second push"), rows)
     screen.say(
-        "\n  Each push became a signed command, a run, and one commit with report, model and log.\n"
-        "  Next, in a repository of your own:\n\n"
-        "    [bold]pushtrain init[/]    writes a commented pushtrain.toml by looking at the repository\n"
+        "\n  Each push became a signed command, a run, and one commit with its report, its\n"
+        "  model and its log. Next, in a repository of your own:\n\n"
+        "    [bold]pushtrain init[/]    writes a commented pushtrain.toml by looking around\n"
         "    [bold]pushtrain check[/]   explains what a push would start, and why\n"
         "    [bold]pushtrain up[/]      watches the repository and trains on this machine\n\n"
         "  [bold]pushtrain demo --keep[/] leaves all of this running for you to look around."
