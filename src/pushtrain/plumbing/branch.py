@@ -110,7 +110,7 @@ class Branch:
             GitError: The remote did not answer, or refused.
         """
         self.mirror.git.run(
-            "push", "--quiet", "--porcelain", "--no-verify", "--", self.mirror.remote.remote,
+            "push", "--quiet", "--no-verify", "--", self.mirror.remote.remote,
             f"{commit}:{self.ref}", stop=stop,
             config=("core.compression=1", _NO_DELTA),
             doing=f"push to {self.mirror.remote.key}",
