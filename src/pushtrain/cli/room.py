@@ -39,6 +39,10 @@ def _announce(running: Running, title: str, *, as_json: bool) -> None:
     for name, value in running.facts.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         render.say(f"  [dim]{name:<13}[/]{shown}")
+    if "webhook" in running.facts:
+        render.say(
+            "[dim]The next push starts its jobs; `pushtrain send` starts those of a commit that is there.[/]"
+        )
     render.say("[dim]Ctrl-C stops it; trainings go on, and the next start takes them up again.[/]")
     sys.stdout.flush()
 
