@@ -26,8 +26,9 @@ async def run_until_stopped(room: AbstractAsyncContextManager[Running], title: s
         waiter.cancel()
         if running.task in done:
             running.task.result()
+        active = running.active()
     if not as_json:
-        render.say(_farewell(running))
+        render.say(_farewell(active))
 
 
 def _announce(running: Running, title: str, *, as_json: bool) -> None:
@@ -47,8 +48,7 @@ def _announce(running: Running, title: str, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _farewell(running: Running) -> str:
-    active = running.active()
+def _farewell(active: int) -> str:
     return (
         f"Stopped. {active} running training{'s' if active != 1 else ''} will go on."
         if active
