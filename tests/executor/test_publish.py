@@ -332,6 +332,20 @@ def test_when_the_branch_moved_both_sides_work_is_kept(line: Line) -> None:
     assert len(line.log()) == 3
 
 
+def test_a_branch_that_was_deleted_or_replaced_stays_so(line: Line) -> None:
+    publisher = line.publisher()
+    one(publisher, line.item())
+    line.work.push(f":{RESULTS}")
+    fresh = one(publisher, line.item())
+    assert line.log() == [fresh.commit]
+    line.work.git("checkout", "-q", "--orphan", "clean")
+    line.work.commit({"kept": "1"}, "Keep little")
+    line.work.push(f"clean:{RESULTS}", "--force")
+    after = one(publisher, line.item())
+    assert line.log(form="%s")[1:] == ["Keep little"]
+    assert line.log()[0] == after.commit
+
+
 def test_a_short_id_that_is_taken_grows(line: Line) -> None:
     first = line.item()
     done = one(line.publisher(), first)

@@ -5,8 +5,8 @@ Rules:
 - A run is published exactly once. Before anything is committed its folder is looked for on the branch by the
   run's full id; death between push and bookkeeping therefore costs one look, not a second commit.
 - Commits are made in the private mirror (`plumbing.branch`); a job's folder is never a work tree.
-- The push is plain. When the branch has moved, it is fetched and looked at again, and the commits are made
-  anew on top of it.
+- The push never overwrites. When the branch has moved, it is fetched and looked at again, and the commits are
+  made anew on top of it.
 - What fails here fails for its own reasons (network, rights, full disk), and is tried again for days: errors
   are returned run by run, and whoever calls decides when to try again.
 """
@@ -294,7 +294,7 @@ class Publisher:
             return done, tip
         author = f"pushtrain ({self._settings.name}) <noreply@pushtrain.invalid>"
         ids = branch.grow(tip, commits, author=author, when=int(self._clock()), stop=stop)
-        branch.push(ids[-1], stop=stop)
+        branch.push(ids[-1], onto=tip, stop=stop)
         for (one, path), commit in zip(fresh, ids, strict=True):
             done[one.run.id] = Published(commit=commit, path=path, artifacts=one.placed)
         return done, ids[-1]
