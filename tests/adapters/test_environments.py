@@ -429,7 +429,7 @@ def test_key_covers_what_decides_and_nothing_else(site: Site, tree: Path) -> Non
 def test_environment_whose_interpreter_is_gone_is_built_anew(site: Site, tree: Path) -> None:
     write(tree, {"pyproject.toml": project()})
     first = key(UvProject(site), tree)
-    python = site.built / first / "bin" / "python"
+    python = site.built / f"uv-{first}" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to("/nonexistent/python")
     assert key(UvProject(site), tree) != first

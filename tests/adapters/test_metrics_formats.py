@@ -155,8 +155,8 @@ def test_event_files_of_both_styles_are_read(tmp_path: Path) -> None:
     assert found["loss"] == Series("loss", (1, 2), (0.5, 0.25))
     assert found["acc"] == Series("acc", (1, 2), (0.25, 0.75))
     assert found["count"].values == (-5.0,)
-    assert found["listed"].values == (2,)
-    assert found["wide"].values == (8,)
+    assert found["listed"].values == (2.0,)
+    assert found["wide"].values == (8.0,)
     assert "image" not in found
 
 

@@ -72,9 +72,9 @@ def test_the_story_is_told_in_plain_lines_and_leaves_nothing_behind(environment:
     assert told.count("test digits are read rightly") == 1
     assert told.count("accuracy: ") == 2
     assert "+ FILTERS = 24" in told
-    total = re.search(r"in all +(\S+) +(\S+)", told)
-    assert total is not None
-    assert _seconds(total[2]) < 30
+    _, cold, warm = re.split(" {2,}", [line for line in told.splitlines() if "in all" in line][-1].strip())
+    assert _seconds(cold) < 60
+    assert _seconds(warm) < 30
     assert not (Path(environment["PUSHTRAIN_STATE"])).exists()
     assert _left(environment) == []
 

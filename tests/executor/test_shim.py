@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pushtrain.core.model import Reason, Stage
-from pushtrain.executor import launch
+from pushtrain.executor import launch, shim
 from pushtrain.plumbing import process
 from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep, StopOrder, Verdict, held, read_ends
 
@@ -22,9 +24,9 @@ Start = Callable[..., "Attempt"]
 class Attempt:
     """A shim under test."""
 
-    def __init__(self, folder: RunDir, shim: launch.Process) -> None:
+    def __init__(self, folder: RunDir, process_: launch.Process) -> None:
         self.folder = folder
-        self.shim = shim
+        self.shim = process_
 
     def verdict(self, seconds: float = 30) -> Verdict:
         descriptor = launch.watch(self.shim)
@@ -183,6 +185,13 @@ def test_the_job_starts_with_clean_signals_in_a_session_of_its_own(start: Start)
     assert int(fields["SigIgn"], 16) & ~c_library == 0
     numbers = attempt.log.splitlines()[-1].split()
     assert numbers[0] == numbers[5]
+
+
+def test_the_job_is_the_first_to_go_when_memory_runs_out(start: Start) -> None:
+    attempt = start(("cat", "/proc/self/oom_score_adj"))
+    attempt.verdict()
+    assert attempt.log == "500\n"
+    assert Path(f"/proc/{os.getpid()}/oom_score_adj").read_text() != "500\n"
 
 
 def test_setup_commands_run_first_and_head_their_output(start: Start) -> None:
@@ -352,6 +361,34 @@ def test_use_of_the_processor_and_of_memory_is_counted(start: Start) -> None:
     verdict = start(f'{sys.executable} -c "{script}"; true').verdict()
     assert verdict.cpu_seconds > 0.05
     assert verdict.max_rss > 60_000_000
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_what_the_shim_writes_is_json(value: object) -> None:
+    assert json.loads(shim.to_json(value)) == value
+
+
+def test_the_shims_imports_are_few(compiled: Path) -> None:
+    code = (
+        "import sys; before = set(sys.modules)\n"
+        "import _frozen_importlib_external as b\n"
+        "loader = b.SourcelessFileLoader('shim', sys.argv[1])\n"
+        "exec(loader.get_code('shim'), {'__name__': 'shim'})\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    argv = (sys.executable, "-I", "-S", "-c", code, str(compiled))
+    loaded = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"re", "enum", "json", "signal", "subprocess", "typing", "pathlib"} & set(loaded)
+    assert not [name for name in loaded if name.startswith("pushtrain")]
 
 
 @pytest.mark.parametrize("text", ["{}", "", '{"setup": []}'])

@@ -226,6 +226,20 @@ def test_several_caches_are_evicted_in_one_order(tmp_path: Path) -> None:
     assert evict((one, two, Cache(tmp_path / "absent")), 1) == ["a", "b", "c"]
 
 
+def test_space_that_costs_nothing_is_given_back_before_entries_go(tmp_path: Path) -> None:
+    shed: list[str] = []
+
+    def free(_: Path) -> int:
+        return 9 if shed else 1
+
+    cache = Cache(tmp_path, free=free, shed=lambda: shed.append("uv"))
+    cache.build("a", fill)
+    assert cache.evict(1) == []
+    assert shed == []
+    assert cache.evict(8) == []
+    assert shed == ["uv"]
+
+
 def test_unfinished_work_is_evicted_too(tmp_path: Path) -> None:
     cache = Cache(tmp_path, free=lambda _: 0)
     (cache.scratch("abc") / "part").write_text("half")

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_server import FileServer, becomes, cut, file_server, misplaced, stalled, status
+from data_server import FileServer, Served, becomes, cut, file_server, misplaced, stalled, status
 from pushtrain.core.errors import Cancelled, DataError
 from pushtrain.core.model import DataSource, Fetched
 from pushtrain.plumbing import download as downloading
@@ -406,11 +406,7 @@ def test_proxy_of_the_environment_is_used_and_no_proxy_respected(
     # A proxy is asked for absolute URLs; the server shows what it was asked.
     monkeypatch.setenv("http_proxy", server.url.replace("//", "//user:word@"))
     monkeypatch.setenv("no_proxy", "localhost")
-    server.files["http://example.invalid/x"] = server.files["http"] = type(
-        "S",
-        (),
-        {"content": b"x", "etag": "", "modified": "", "ranges": True, "conditions": True, "length": True},
-    )()
+    server.files["http://example.invalid/x"] = Served(b"x", etag="")
     assert get(cache, "http://example.invalid/x")[0].read_bytes() == b"x"
     assert server.asked[0].path == "http://example.invalid/x"
     assert server.asked[0].headers["proxy-authorization"] == "Basic dXNlcjp3b3Jk"

@@ -43,9 +43,9 @@ def doctor(*, json: Json = False, state: State = None) -> None:
     for finding in _examine(open_state(state)):
         found.append(finding)
         if not json:
-            render.say(f"{_MARKS[finding.verdict]} [bold]{finding.what:<14}[/]{_escaped(finding.text)}")
+            render.say(f"{_MARKS[finding.verdict]} [bold]{finding.what:<16}[/]{_escaped(finding.text)}")
             if finding.mend:
-                render.say(f"  {'':<14}[bold]→[/] {_escaped(finding.mend)}")
+                render.say(f"  {'':<16}[bold]→[/] {_escaped(finding.mend)}")
     if json:
         render.emit_json([asdict(finding) for finding in found])
     wrong = [finding.what for finding in found if finding.verdict == "wrong"]

@@ -82,6 +82,9 @@ def compose(looked: Looked, branch: str) -> str:
 # {{script = "train.py"}}, {{conda = "environment.yml"}} or {{named = "…"}}.
 environment = {looked.environment}
 
+# Python prints each line at once, so that `pushtrain logs -f` is live.
+env = {{ PYTHONUNBUFFERED = "1" }}
+
 # Files to keep; everything in the folder $PUSHTRAIN_RESULTS_DIR is kept too.
 {"" if looked.results else "# "}results = {results}
 

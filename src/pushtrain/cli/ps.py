@@ -31,7 +31,8 @@ def ps(
         render.emit_json(runs)
         return
     if not runs:
-        render.say("No runs yet. Push a commit, or start one with `pushtrain send`.")
+        nothing = f"No run matches `{which}`." if which else "No runs yet."
+        render.say(f"{nothing} Push a commit, or start one with `pushtrain send`.")
         return
     now = time.time()
     render.table(

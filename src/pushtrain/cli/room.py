@@ -26,8 +26,9 @@ async def run_until_stopped(room: AbstractAsyncContextManager[Running], title: s
         waiter.cancel()
         if running.task in done:
             running.task.result()
+        active = running.active()
     if not as_json:
-        render.say(_farewell(running))
+        render.say(_farewell(active))
 
 
 def _announce(running: Running, title: str, *, as_json: bool) -> None:
@@ -39,12 +40,15 @@ def _announce(running: Running, title: str, *, as_json: bool) -> None:
     for name, value in running.facts.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         render.say(f"  [dim]{name:<13}[/]{shown}")
+    if "webhook" in running.facts:
+        render.say(
+            "[dim]The next push starts its jobs; `pushtrain send` starts those of a commit that is there.[/]"
+        )
     render.say("[dim]Ctrl-C stops it; trainings go on, and the next start takes them up again.[/]")
     sys.stdout.flush()
 
 
-def _farewell(running: Running) -> str:
-    active = running.active()
+def _farewell(active: int) -> str:
     return (
         f"Stopped. {active} running training{'s' if active != 1 else ''} will go on."
         if active

@@ -163,6 +163,9 @@ class Courier:
                     self._store.save_artifacts(run.id, outcome.artifacts)
                 self._store.advance(run.id, PublishedEvent(outcome.commit, outcome.path))
                 clear(self._runs / run.id)
+                _log.info(
+                    "run %s %s; results are %s, %s", run.short, run.outcome, outcome.commit[:12], outcome.path
+                )
             else:
                 pause = pause_after(run.publish_tries)
                 _log.warning("run %s: not published, next try in %g s: %s", run.short, pause, outcome)

@@ -271,6 +271,7 @@ class Dispatch:
         except PushtrainError:
             _log.exception("run %s runs, which could not be written down yet", run.short)
         self._changed(run.id)
+        _log.info("run %s (%s) trains", run.short, run.command.job.title)
         return shim
 
     def _check(self, active: Active) -> None:

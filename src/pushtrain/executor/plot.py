@@ -17,6 +17,8 @@ WIDTH, HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 18, 60, 40
 _MOST_DRAWN: Final = 400
 _MOST_LINES: Final = 6
+_FARTHEST: Final = 1e300
+"""Values beyond are drawn here: their differences would not be numbers."""
 _LIGHT: Final = ("#0969da", "#cf222e", "#1a7f37", "#9a6700", "#8250df", "#bf3989")
 _DARK: Final = ("#4493f8", "#ff7b72", "#3fb950", "#d29922", "#ab7df8", "#db61a2")
 _SPLIT: Final = re.compile(r"^(train(?:ing)?|val(?:id(?:ation)?)?|eval|test|dev)[/_.-](.+)$", re.IGNORECASE)
@@ -98,9 +100,9 @@ def show(value: float | None) -> str:
     if value == 0:
         return "0"
     size = abs(value)
-    if value == int(value) and size < 10_000_000:  # noqa: PLR2004  still read at a glance
+    if size < 10_000_000 and value == int(value):  # noqa: PLR2004  still read at a glance
         return f"{int(value):,}".replace(",", "\u202f") if size >= 10_000 else str(int(value))  # noqa: PLR2004
-    if 1e-3 <= size < 1e5:  # noqa: PLR2004  neither many zeros nor many digits
+    if 1e-3 <= size < 99_995:  # noqa: PLR2004  neither many zeros nor many digits
         text = f"{value:.4g}"
         return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
     mantissa, _, exponent = f"{value:.3g}".partition("e")
@@ -126,7 +128,7 @@ class _Scale:
 
 def _points(metric: Metric) -> list[tuple[float, float]]:
     pairs = zip(metric.steps, metric.values, strict=True)
-    points = [(step, value) for step, value in pairs if value is not None]
+    points = [(step, max(-_FARTHEST, min(value, _FARTHEST))) for step, value in pairs if value is not None]
     if len(points) <= _MOST_DRAWN:
         return points
     drawn = [points[at * (len(points) - 1) // (_MOST_DRAWN - 1)] for at in range(_MOST_DRAWN)]
@@ -176,9 +178,9 @@ def _ticks(low: float, high: float, *, most: int = 5, whole: bool = False) -> li
     """Round numbers from at or below `low` to at or above `high`."""
     if low == high:
         pad = abs(low) * 0.1 or 1.0
-        low, high = (low, high) if whole else (low - pad, high + pad)
-        if whole:
+        if whole or not math.isfinite(low - pad) or not math.isfinite(high + pad):
             return [low]
+        low, high = low - pad, high + pad
     raw = (high - low) / most
     if not math.isfinite(raw) or raw <= 0:
         return [low, high]
@@ -188,7 +190,8 @@ def _ticks(low: float, high: float, *, most: int = 5, whole: bool = False) -> li
         size = max(1.0, math.ceil(size))
     first = math.floor(low / size + 1e-9)
     last = math.ceil(high / size - 1e-9)
-    return [round(at * size, 12) if abs(size) > 1e-9 else at * size for at in range(first, last + 1)]  # noqa: PLR2004
+    ticks = [round(at * size, 12) if size > 1e-9 else at * size for at in range(first, last + 1)]  # noqa: PLR2004
+    return [tick for tick in ticks if math.isfinite(tick)] or [low]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

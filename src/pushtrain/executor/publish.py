@@ -5,8 +5,8 @@ Rules:
 - A run is published exactly once. Before anything is committed its folder is looked for on the branch by the
   run's full id; death between push and bookkeeping therefore costs one look, not a second commit.
 - Commits are made in the private mirror (`plumbing.branch`); a job's folder is never a work tree.
-- The push is plain. When the branch has moved, it is fetched and looked at again, and the commits are made
-  anew on top of it.
+- The push never overwrites. When the branch has moved, it is fetched and looked at again, and the commits are
+  made anew on top of it.
 - What fails here fails for its own reasons (network, rights, full disk), and is tried again for days: errors
   are returned run by run, and whoever calls decides when to try again.
 """
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain import __version__
-from pushtrain.core.errors import PushRejected, PushtrainError
-from pushtrain.core.model import RESULTS_BRANCH, Artifact, Attempt, Gpu, Run, RunEvent
+from pushtrain.core.errors import Cancelled, PushRejected, PushtrainError
+from pushtrain.core.model import RESULTS_BRANCH, Artifact, Attempt, Gpu, Run, RunEvent, Value
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor import artifacts, index, report
 from pushtrain.executor.collect import place
@@ -34,11 +34,12 @@ from pushtrain.executor.harvest import Harvest, harvest
 from pushtrain.plumbing import lfs
 from pushtrain.plumbing.branch import Branch, NewCommit
 from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.rundir import LogEnds, RunDir, read_ends
+from pushtrain.plumbing.rundir import LogEnds, RunDir, read_ends, write_bytes
 from pushtrain.ports import MetricsFormat, Stop
 
 SHARED_PATH: Final = "pushtrain-results"
 """Folder for results on a branch that is not ours alone."""
+_NOTE: Final = "published.json"
 _TRIES: Final = 40
 _BATCH_BYTES: Final = 64 * 1024 * 1024
 _UPLOAD_TRIES: Final = 3
@@ -63,8 +64,7 @@ class Publishable:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Value):
     """A run's results are on the remote."""
 
     commit: str
@@ -134,15 +134,22 @@ class Publisher:
         outcomes: dict[str, Published | PushtrainError] = {}
         groups: dict[tuple[str, str, str], list[_Ready]] = {}
         for item in batch:
+            noted = _noted(item.folder)
+            if noted is not None:
+                outcomes[item.run.id] = noted
+                continue
             try:
-                target = _target(item.run)
-                groups.setdefault(target, []).append(self._prepared(item, stop))
+                groups.setdefault(_target(item.run), []).append(self._prepared(item, stop))
+            except Cancelled:
+                raise
             except PushtrainError as error:
                 outcomes[item.run.id] = error
         for (key, ref, base), ready in groups.items():
             for some in _portions(ready):
                 try:
                     outcomes |= self._group(key, ref, base, some, stop)
+                except Cancelled:
+                    raise
                 except PushtrainError as error:
                     outcomes |= {one.run.id: error for one in some}
         return outcomes
@@ -263,7 +270,7 @@ class Publisher:
                 break
         branch.mirror.tidy(stop=stop)
         for one in ready:
-            _let_go(one)
+            _let_go(one, done[one.run.id])
         return dict(done)
 
     def _push(
@@ -278,7 +285,7 @@ class Publisher:
             path, record = pages.folder_of(one.run)
             if record is not None:
                 commit = branch.added_by(tip, f"{path}/run.json")
-                done[one.run.id] = Published(commit, path, _files_of(record))
+                done[one.run.id] = Published(commit=commit, path=path, artifacts=_files_of(record))
                 continue
             files = {f"{path}/{name}": content for name, content in one.files.items()}
             commits.append(NewCommit(self._message(one, branch.ref), {**files, **pages.with_row(one)}))
@@ -287,9 +294,9 @@ class Publisher:
             return done, tip
         author = f"pushtrain ({self._settings.name}) <noreply@pushtrain.invalid>"
         ids = branch.grow(tip, commits, author=author, when=int(self._clock()), stop=stop)
-        branch.push(ids[-1], stop=stop)
+        branch.push(ids[-1], onto=tip, stop=stop)
         for (one, path), commit in zip(fresh, ids, strict=True):
-            done[one.run.id] = Published(commit, path, one.placed)
+            done[one.run.id] = Published(commit=commit, path=path, artifacts=one.placed)
         return done, ids[-1]
 
     def _message(self, one: _Ready, ref: str) -> str:
@@ -408,15 +415,27 @@ def _files_of(record: bytes) -> tuple[Artifact, ...]:
         return ()
 
 
-def _let_go(one: _Ready) -> None:
-    """Remove what is safe elsewhere; what the executor keeps stays."""
-    if one.of.folder is None:
+def _noted(folder: RunDir | None) -> Published | None:
+    """What an earlier call wrote down of this run before it let files go; None: nothing."""
+    if folder is None:
+        return None
+    try:
+        return Published.model_validate_json((folder.root / _NOTE).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _let_go(one: _Ready, done: Published) -> None:
+    """Remove what is safe elsewhere, once that is noted; what the executor keeps stays."""
+    folder = one.of.folder
+    away = [file for file in one.placed if file.where in {"git", "lfs", "url"}]
+    if folder is None or not away:
         return
-    for file in one.placed:
-        if file.where in {"git", "lfs", "url"}:
-            (one.of.folder.artifacts / file.path).unlink(missing_ok=True)
+    write_bytes(folder.root / _NOTE, done.model_dump_json().encode())
+    for file in away:
+        (folder.artifacts / file.path).unlink(missing_ok=True)
     if not any(file.where == "executor" for file in one.placed):
-        shutil.rmtree(one.of.folder.artifacts, ignore_errors=True)
+        shutil.rmtree(folder.artifacts, ignore_errors=True)
 
 
 def this_machine() -> report.Machine:

@@ -33,6 +33,7 @@ FALLOC_FL_PUNCH_HOLE = 2
 
 LOG = 1  # standard output
 BLOCK = 65536  # holes begin and end at a multiple of any file system's block
+FIRST_TO_GO = 500  # when memory runs out the kernel takes the job, not the shim, the executor or the owner's
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -266,6 +267,8 @@ class Shim:
             return
         os.setsid()
         os.umask(0o022)
+        with Quietly(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(b"%d" % FIRST_TO_GO)
         for number in range(1, signal.NSIG):
             if number not in {signal.SIGKILL, signal.SIGSTOP}:
                 with Quietly(OSError):  # the C library keeps a few for itself

@@ -1,8 +1,8 @@
 """Grow a remote branch by commits that are made without a work tree, and never lose anybody's.
 
 Commits are written by one `git fast-import` into the private mirror; no index, no hook, no filter takes part.
-A push is plain, never forced: when the branch has moved meanwhile it is rejected, and the caller fetches,
-looks again, and builds on the new tip. Binary batches are stored uncompressed: they would only cost time.
+A push never overwrites: when the branch has moved meanwhile, or is gone, it is rejected, and the caller
+fetches, looks again, and builds on what is there. Binary batches are stored uncompressed: they would only cost time.
 """
 
 import hashlib
@@ -102,16 +102,24 @@ class Branch:
             raise GitError(f"git fast-import wrote {len(ids)} of {len(commits)} commits.")
         return ids
 
-    def push(self, commit: str, *, stop: Stop | None = None) -> None:
+    def push(self, commit: str, *, onto: str = "", stop: Stop | None = None) -> None:
         """Make a commit the remote branch's tip, if it stands on the present one.
+
+        Args:
+            commit: What `grow` made.
+            onto: The tip that it was made on top of. The branch must still be there: were it deleted
+                meanwhile, an ordinary push would bring its whole history back. The lease says so, and it
+                forces nothing, because the commit stands on that very tip.
+            stop: Called now and then; what it raises ends the work.
 
         Raises:
             PushRejected: The branch has moved; fetch and build again.
             GitError: The remote did not answer, or refused.
         """
+        lease = [f"--force-with-lease={self.ref}:{onto}"] if onto else []
         self.mirror.git.run(
-            "push", "--quiet", "--porcelain", "--no-verify", "--", self.mirror.remote.remote,
-            f"{commit}:{self.ref}", stop=stop,
+            "push", "--quiet", "--no-verify", *lease, "--", self.mirror.remote.remote, f"{commit}:{self.ref}",
+            stop=stop,
             config=("core.compression=1", _NO_DELTA),
             doing=f"push to {self.mirror.remote.key}",
         )  # fmt: skip

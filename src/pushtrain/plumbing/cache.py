@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import StorageError
-from pushtrain.plumbing.trees import flush, remove_tree, seal, sync_folder
+from pushtrain.plumbing.files import replace
+from pushtrain.plumbing.trees import flush, remove_tree, seal
 from pushtrain.ports import Stop
 
 _KEY: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
@@ -56,6 +57,7 @@ class Cache:
         root: Where they are; made when first needed.
         clock: Seconds since the epoch.
         free: How many bytes the disk of a folder has free.
+        shed: Gives back space that costs nothing but time to get again; called before an entry is evicted.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class Cache:
         *,
         clock: Callable[[], float] = time.time,
         free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
+        shed: Callable[[], None] = lambda: None,
     ) -> None:
         self.root = root
+        self.shed = shed
         self._clock = clock
         self._free = free
         self._entries = root / ".entries"
@@ -255,15 +259,8 @@ class Cache:
         return any(holder.exists() for holder in self._holders(key).glob("*"))
 
     def _write_record(self, record: Path, content: dict[str, object]) -> None:
-        temporary = record.with_suffix(f".{secrets.token_hex(4)}.tmp")
-        with temporary.open("w") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        now = self._clock()
-        os.utime(temporary, (now, now))
-        temporary.replace(record)
-        sync_folder(record.parent)
+        replace(record, json.dumps(content).encode())
+        self._touch(record)
 
     def _discard(self, path: Path) -> None:
         """Take a folder out of sight at once, then remove it."""
@@ -314,6 +311,9 @@ def evict(caches: Iterable[Cache], free_floor: int, in_use: Collection[str] = ()
     shared = [cache for cache in caches if cache.root.is_dir()]
     for cache in shared:
         cache.sweep()
+    for cache in shared:
+        if cache.free() < free_floor:
+            cache.shed()
     candidates = sorted((use, key, at) for at, one in enumerate(shared) for use, key in one.candidates())
     removed = []
     for _, key, at in candidates:

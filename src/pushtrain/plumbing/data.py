@@ -25,6 +25,7 @@ from pushtrain.core.model import DataSource, Fetched
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.doors import Doors
 from pushtrain.plumbing.download import Got, Version, download
+from pushtrain.plumbing.files import replace as write_whole
 from pushtrain.plumbing.manifest import FolderFetch, below, parse
 from pushtrain.plumbing.unpack import unpack
 from pushtrain.plumbing.web import Admit, without_query
@@ -264,10 +265,8 @@ def _read_note(note: Path) -> Got | None:
 
 def _write_note(note: Path, got: Got) -> None:
     note.parent.mkdir(exist_ok=True)
-    fresh = note.with_name(f"{note.name}.new")  # the URL's lock is held: nobody else writes it
     about = {"etag": got.version.etag, "modified": got.version.modified}
-    fresh.write_text(json.dumps({"sha256": got.sha256, "size": got.size, **about}))
-    fresh.replace(note)
+    write_whole(note, json.dumps({"sha256": got.sha256, "size": got.size, **about}).encode())
 
 
 # --- in the work tree -------------------------------------------------------------------------------------

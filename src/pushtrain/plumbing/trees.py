@@ -11,6 +11,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from pushtrain.plumbing.files import sync_folder
+
 _WRITE_BITS: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -42,15 +44,6 @@ def flush(folder: Path) -> None:
     finally:
         os.close(descriptor)
     sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's own names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_tree(folder: Path) -> None:

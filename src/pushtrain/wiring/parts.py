@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pushtrain.core.errors import Forbidden
 from pushtrain.core.model import ExecutorCard
-from pushtrain.core.settings import Repository, Settings
+from pushtrain.core.settings import ExecutorAddress, Repository, Settings
 from pushtrain.core.signing import parse_public
 from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.git import Mirror
@@ -68,15 +68,36 @@ def running_card(state: StateFolder) -> ExecutorCard | None:
         return None
 
 
-def executor_clients(state: StateFolder, settings: Settings) -> list[ExecutorClient]:
-    """A client for every executor known here: the one running, those in the settings, those trusted."""
+def executor_addresses(state: StateFolder, settings: Settings) -> list[ExecutorAddress]:
+    """Every executor known here: the one running, those in the settings, those trusted with an address."""
     card = running_card(state)
-    known = {card.public_key: card.public_url} if card else {}
-    for address in (*settings.sender.executors, *Trusted(state.trusted).entries()):
-        if address.url:
-            known.setdefault(address.public_key, address.url)
+    own = [ExecutorAddress(url=card.public_url, public_key=card.public_key)] if card else []
+    trusted = [
+        ExecutorAddress(url=entry.url, public_key=entry.public_key)
+        for entry in Trusted(state.trusted).entries()
+        if entry.url
+    ]
+    known: dict[str, ExecutorAddress] = {}
+    for address in (*own, *settings.sender.executors, *trusted):
+        known.setdefault(address.public_key, address)
+    return list(known.values())
+
+
+def client_maker(state: StateFolder) -> Callable[[ExecutorAddress], ExecutorClient]:
+    """Makes clients that speak with this state folder's key; one for each address, however often asked."""
     key = identity(state)
-    return [ExecutorClient(url, parse_public(public), key) for public, url in known.items()]
+
+    @cache
+    def make(address: ExecutorAddress) -> ExecutorClient:
+        return ExecutorClient(address.url, parse_public(address.public_key), key)
+
+    return make
+
+
+def executor_clients(state: StateFolder, settings: Settings) -> list[ExecutorClient]:
+    """A client for every executor known here."""
+    make = client_maker(state)
+    return [make(address) for address in executor_addresses(state, settings)]
 
 
 def adapter(target: str, *arguments: object) -> Any:

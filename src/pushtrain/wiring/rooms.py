@@ -29,7 +29,14 @@ from pushtrain.sender.kept import KeptCommands
 from pushtrain.sender.poll import Reconciler
 from pushtrain.sender.service import SenderService
 from pushtrain.sender.web import create_app as create_sender_app
-from pushtrain.wiring.parts import adapter, executor_clients, identity, mirrors, webhook_secret
+from pushtrain.wiring.parts import (
+    adapter,
+    client_maker,
+    executor_addresses,
+    identity,
+    mirrors,
+    webhook_secret,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +156,8 @@ def _ways_to_build(state: StateFolder, settings: Settings) -> dict[str, Environm
 async def _sender(
     state: StateFolder, settings: Settings, store: Store
 ) -> AsyncIterator[tuple[SenderService, Reconciler, str]]:
-    executors = Executors(lambda: executor_clients(state, settings))
+    client = client_maker(state)
+    executors = Executors(lambda: [client(address) for address in executor_addresses(state, settings)])
     kept = KeptCommands(state.outbox)
     service = SenderService(settings.repositories, store, mirrors(state, settings), executors, kept=kept)
     app = create_sender_app(service, host=adapter(HOSTS["github"]), secret=webhook_secret(state))

@@ -29,7 +29,7 @@ class Site:
     caches: Path
     """Folder for the tools' own caches: uv's wheels and Pythons, conda's packages."""
     built: Path
-    """Where environments are kept by key; only looked at."""
+    """Where environments are kept, each in a folder `KIND-KEY`; only looked at."""
     offered: Mapping[str, str] = field(default_factory=dict)
     """Ready-made environments that the owner offers: folder by name."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -123,7 +123,7 @@ def key_of(kind: str, site: Site, parts: Mapping[str, Any], files: Mapping[str, 
     }
     for generation in range(100):
         digest = hashlib.sha256(rfc8785.dumps({**identity, "generation": generation})).hexdigest()
-        python = site.built / digest[:40] / "bin" / "python"
+        python = site.built / f"{kind}-{digest[:40]}" / "bin" / "python"
         if python.exists() or not python.is_symlink():
             break
     return digest[:40]

@@ -1,0 +1,109 @@
+"""A real executor behind a real server on loopback, without the loops that would run what it accepts."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from starlette.types import ASGIApp
+
+from pushtrain.core.model import Run
+from pushtrain.core.settings import ExecutorSettings, Repository, Settings
+from pushtrain.executor.service import ExecutorService
+from pushtrain.executor.web import create_app
+from pushtrain.plumbing.keys import Authorized, load_or_create
+from pushtrain.plumbing.rundir import RunDir
+from pushtrain.plumbing.serve import serving
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.store import Store
+from pushtrain.testing import REPOSITORY, Clock
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a test may look at and move by hand."""
+
+    url: str
+    port: int
+    key: Ed25519PrivateKey
+    state: StateFolder
+    store: Store
+    service: ExecutorService
+    authorized: Authorized
+    clock: Clock
+
+    def claim(self) -> tuple[Run, RunDir]:
+        """Start the next attempt, as the dispatcher would; its folder."""
+        claimed = self.store.claim(slots=8, gpus=(), executor="lab-1")
+        assert claimed
+        run, attempt = claimed
+        folder = RunDir.of(self.state.runs, run.id, attempt.number)
+        folder.root.mkdir(parents=True)
+        self.tell(run.id)
+        return run, folder
+
+    def tell(self, run_id: str) -> None:
+        """Say that a run changed, as the dispatcher would."""
+        self.service._changed(run_id)
+
+
+@contextlib.contextmanager
+def in_a_thread(app: ASGIApp) -> Iterator[int]:
+    """Serve an application from a loop in a thread; the port."""
+    ready = threading.Event()
+    port: list[int] = []
+    stop: list[Callable[[], object]] = []
+
+    async def main() -> None:
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stop.append(lambda: loop.call_soon_threadsafe(ended.set))
+        async with serving(app, "127.0.0.1", 0) as bound:
+            port.append(bound)
+            ready.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield port[0]
+    finally:
+        stop[0]()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def served(folder: Path, *, queue_limit: int = 1000) -> Iterator[Served]:
+    """An executor that serves `testing.REPOSITORY`; its clock stands still."""
+    state = StateFolder(folder).create()
+    clock = Clock()
+    key = load_or_create(state.key)
+    settings = Settings(
+        repositories=(Repository(key=REPOSITORY, remote="https://github.com/octo/hello"),),
+        executor=ExecutorSettings(name="lab-1", queue_limit=queue_limit),
+    )
+    authorized = Authorized(state.authorized, owner=key.public_key(), clock=clock)
+    store = Store(state.store, clock=clock)
+    service = ExecutorService(
+        settings,
+        state,
+        store,
+        key=key,
+        grants=authorized.lookup,
+        mirrors=lambda name: (_ for _ in ()).throw(AssertionError(name)),
+        environments={},
+        publisher=None,  # type: ignore[arg-type]
+        clock=clock,
+    )
+    try:
+        with in_a_thread(create_app(service, clock=clock)) as port:
+            url = f"http://127.0.0.1:{port}"
+            service.url = url
+            yield Served(url, port, key, state, store, service, authorized, clock)
+    finally:
+        store.close()
