@@ -1,0 +1,101 @@
+"""What `pushtrain doctor` looks at on this machine: programs, private files, disk, GPUs. Nothing is changed."""
+
+import platform
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from typing import Final
+
+from pushtrain.cli import render
+from pushtrain.cli.finding import Finding
+from pushtrain.core.settings import Settings
+from pushtrain.plumbing.state import StateFolder
+
+_GIT: Final = (2, 30)
+
+
+def programs() -> Iterator[Finding]:
+    """Python and the programs that pushtrain calls."""
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.release()}")
+    yield _git()
+    yield _git_lfs()
+    yield _uv()
+
+
+def private_files(folder: StateFolder) -> Iterator[Finding]:
+    """The state folder, and what in it only its user may read."""
+    yield Finding("state", "ok", str(folder.root))
+    yield from _private_files(folder)
+
+
+def hardware(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
+    """Disk and GPUs."""
+    yield _disk(folder, settings)
+    yield _gpus()
+
+
+def _version(*argv: str) -> str:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _git() -> Finding:
+    version = _version("git", "--version").removeprefix("git version ")
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers >= _GIT:
+        return Finding("git", "ok", version)
+    wanted = ".".join(map(str, _GIT))
+    return Finding("git", "wrong", version or "not found", f"Install git {wanted} or later.")
+
+
+def _git_lfs() -> Finding:
+    if shutil.which("git-lfs"):
+        return Finding("git-lfs", "ok", _version("git-lfs", "--version").split(" ")[0])
+    text = "not found; only repositories that use Git LFS need it"
+    return Finding("git-lfs", "note", text, "`apt install git-lfs`")
+
+
+def _uv() -> Finding:
+    from uv import find_uv_bin
+
+    try:
+        return Finding("uv", "ok", _version(find_uv_bin(), "--version").removeprefix("uv "))
+    except FileNotFoundError:
+        return Finding("uv", "wrong", "its program is missing", "Install pushtrain again.")
+
+
+def _private_files(folder: StateFolder) -> Iterator[Finding]:
+    for what, path in (("key", folder.key), ("webhook secret", folder.webhook_secret)):
+        if not path.exists():
+            yield Finding(what, "note", f"none yet at {path}; it is made when first needed")
+        elif (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+            yield Finding(
+                what, "wrong", f"{path} has mode {mode:o}: others can read it", f"`chmod 600 {path}`"
+            )
+        else:
+            yield Finding(what, "ok", str(path))
+
+
+def _disk(folder: StateFolder, settings: Settings) -> Finding:
+    free = shutil.disk_usage(folder.root).free
+    text = f"{render.size(free)} free"
+    if free < settings.executor.disk_floor:
+        floor = render.size(settings.executor.disk_floor)
+        return Finding(
+            "disk", "wrong", f"{text}, below the floor of {floor}", "Free some, or lower `disk_floor`."
+        )
+    return Finding("disk", "ok", text)
+
+
+def _gpus() -> Finding:
+    from pushtrain.plumbing.gpu import inventory
+
+    gpus = inventory()
+    if not gpus:
+        return Finding("gpu", "note", "none with a working NVIDIA driver: this is a CPU executor")
+    shown = ", ".join(f"{gpu.index}: {gpu.name}, {render.size(gpu.memory)}" for gpu in gpus)
+    return Finding("gpu", "ok", f"{shown} (driver {gpus[0].driver})")

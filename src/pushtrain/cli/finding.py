@@ -1,0 +1,17 @@
+"""What one look of `pushtrain doctor` found."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look found."""
+
+    what: str
+    """What was looked at, in a word or two."""
+    verdict: Literal["ok", "note", "wrong"]
+    """`note`: worth knowing, nothing need be done."""
+    text: str
+    mend: str = ""
+    """What to do about it, when something is wrong."""
