@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from pushtrain.core.errors import Busy, StorageError
-from pushtrain.plumbing.database import Database
+from pushtrain.plumbing.database import MIGRATIONS, Database
 
 
 def insert(db: apsw.Connection, nonce: str) -> str:
@@ -130,7 +130,7 @@ def test_damage_found_later_says_so(tmp_path: Path) -> None:
 
 def test_a_store_of_a_newer_pushtrain_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    newer = Database(path, migrations=("CREATE TABLE later (x TEXT) STRICT",))
+    newer = Database(path, migrations=(*MIGRATIONS, "CREATE TABLE later (x TEXT) STRICT"))
     newer.close()
     with pytest.raises(StorageError, match="written by a newer pushtrain") as caught:
         Database(path)
@@ -143,17 +143,41 @@ def test_an_older_store_is_brought_forward_with_what_it_holds(tmp_path: Path) ->
     old.write(lambda db: insert(db, "kept"))
     old.close()
     steps = ("ALTER TABLE nonces ADD COLUMN note TEXT", "UPDATE nonces SET note = 'seen'")
-    new = Database(path, migrations=steps)
+    new = Database(path, migrations=(*MIGRATIONS, *steps))
     assert new.read(lambda db: db.execute("SELECT nonce, note FROM nonces").fetchall()) == [("kept", "seen")]
-    assert new.read(lambda db: db.pragma("user_version")) == 3
+    assert new.read(lambda db: db.pragma("user_version")) == 3 + len(MIGRATIONS)
     new.close()
+
+
+def test_a_store_of_the_first_version_becomes_what_a_new_one_is(tmp_path: Path) -> None:
+    first = (Path(__file__).parents[1] / "fixtures" / "store" / "version-1.sql").read_text()
+    old = apsw.Connection(str(tmp_path / "old.db"))
+    old.execute(f"{first}; PRAGMA user_version = 1")
+    old.close()
+
+    def tables(database: Database) -> dict[str, set[str]]:
+        names = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        columns = "SELECT name || ' ' || type FROM pragma_table_info(?)"
+        return database.read(
+            lambda db: {
+                name: {column for (column,) in db.execute(columns, (name,))}
+                for (name,) in db.execute(names).fetchall()
+            }
+        )
+
+    brought, fresh = Database(tmp_path / "old.db"), Database(tmp_path / "new.db")
+    assert tables(brought) == tables(fresh)
+    brought.close()
+    fresh.close()
 
 
 def test_a_migration_that_fails_leaves_the_old_store(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     Database(path).close()
     with pytest.raises(StorageError):
-        Database(path, migrations=("ALTER TABLE nonces ADD COLUMN note TEXT; SELECT * FROM nowhere",))
+        Database(
+            path, migrations=(*MIGRATIONS, "ALTER TABLE nonces ADD COLUMN note TEXT; SELECT * FROM nowhere")
+        )
     again = Database(path)
     columns = again.read(lambda db: [row[1] for row in db.execute("PRAGMA table_info(nonces)")])
     assert columns == ["nonce", "expires"]

@@ -1,4 +1,4 @@
-"""What `pushtrain doctor` looks at on this machine: programs, private files, disk, GPUs. Nothing is changed."""
+"""What `pushtrain doctor` looks at on this machine: programs, private files, disk, GPUs."""
 
 import platform
 import shutil

@@ -139,7 +139,7 @@ class Publisher:
                 outcomes[item.run.id] = noted
                 continue
             try:
-                groups.setdefault(_target(item.run), []).append(self._prepared(item, stop))
+                groups.setdefault(target(item.run), []).append(self._prepared(item, stop))
             except Cancelled:
                 raise
             except PushtrainError as error:
@@ -166,7 +166,7 @@ class Publisher:
 
     def _prepared(self, item: Publishable, stop: Stop | None) -> _Ready:
         found = self.harvest(item, stop=stop)
-        mirror = self._mirrors(_target(item.run)[0])
+        mirror = self._mirrors(target(item.run)[0])
         placed = self._placed(item, found, mirror, stop)
         subject = self._subject(item.run)
         story = report.Story(
@@ -360,16 +360,16 @@ class _Pages:
         return f"{self._base}{report.folder(run)}".rpartition("/")[0]
 
 
-def _target(run: Run) -> tuple[str, str, str]:
+def target(run: Run) -> tuple[str, str, str]:
     """Repository key, ref, and folder (empty, or ending in a slash) of a run's results."""
     command = run.command
-    target = command.job.results_to
-    ref = f"refs/heads/{target.branch}"
-    if target.branch == "same":
+    wanted = command.job.results_to
+    ref = f"refs/heads/{wanted.branch}"
+    if wanted.branch == "same":
         ref = command.ref if command.ref.startswith("refs/heads/") else f"refs/heads/{RESULTS_BRANCH}"
-    ours = ref == f"refs/heads/{RESULTS_BRANCH}" or bool(target.repository)
-    path = target.path.strip("/") or ("" if ours else SHARED_PATH)
-    return target.repository or command.repository, ref, f"{path}/" if path not in {"", "."} else ""
+    ours = ref == f"refs/heads/{RESULTS_BRANCH}" or bool(wanted.repository)
+    path = wanted.path.strip("/") or ("" if ours else SHARED_PATH)
+    return wanted.repository or command.repository, ref, f"{path}/" if path not in {"", "."} else ""
 
 
 def _portions(ready: Sequence[_Ready]) -> Iterable[list[_Ready]]:

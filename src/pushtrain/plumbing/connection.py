@@ -208,9 +208,11 @@ class Connection:
         mend = "Is it running (`pushtrain executor`), and is this still its address?"
         if _never_sent(error):
             return Unreachable(
-                f"No connection to the executor at {self.url}: {_why(error)}.", mend=mend, sent=False
+                f"No connection to the executor at {self.url}: {last_words(error)}.", mend=mend, sent=False
             )
-        return Unreachable(f"The executor at {self.url} gave no whole answer: {_why(error)}.", mend=mend)
+        return Unreachable(
+            f"The executor at {self.url} gave no whole answer: {last_words(error)}.", mend=mend
+        )
 
     def _unsigned(self, response: urllib3.BaseHTTPResponse) -> Unreachable:
         kind = response.headers.get("content-type", "without a type")[:60]
@@ -239,13 +241,13 @@ def _pool(url: str) -> urllib3.PoolManager:
             f"`{url[:200].rpartition('@')[2]}` is no executor's address.",
             mend="One looks like https://lab.example or http://127.0.0.1:8421.",
         )
-    proxy = _proxy(parts.scheme, parts.hostname, port)
+    proxy = proxy_for(parts.scheme, parts.hostname, port)
     if proxy:
         return urllib3.ProxyManager(proxy, num_pools=1, maxsize=_CONNECTIONS)
     return urllib3.PoolManager(num_pools=1, maxsize=_CONNECTIONS)
 
 
-def _proxy(scheme: str, host: str, port: int | None) -> str:
+def proxy_for(scheme: str, host: str, port: int | None) -> str:
     """The proxy to go through; empty: none."""
     if _is_loopback(host):
         return ""
@@ -273,7 +275,7 @@ def _never_sent(error: HTTPError) -> bool:
     )
 
 
-def _why(error: HTTPError) -> str:
+def last_words(error: HTTPError) -> str:
     """The last words of the chain, which name the cause; urllib3's own hold addresses of objects."""
     inner: BaseException = error
     while inner.__cause__ is not None or (inner.args and isinstance(inner.args[-1], BaseException)):

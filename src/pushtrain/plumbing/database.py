@@ -22,7 +22,13 @@ from pushtrain.core.errors import StorageError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MIGRATIONS: Final[tuple[str, ...]] = ()
+MIGRATIONS: Final[tuple[str, ...]] = (
+    """CREATE TABLE statuses (
+        run_id  TEXT PRIMARY KEY REFERENCES runs (id),
+        told    TEXT NOT NULL,
+        settled INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+)
 """SQL scripts; the n-th (from 1) leads from version n to n + 1. `schema.sql` is always the newest version."""
 
 _BUSY_MS: Final = 10_000

@@ -1,4 +1,4 @@
--- The store, version 1. Times are seconds since the epoch, UTC.
+-- The store, newest version. Times are seconds since the epoch, UTC.
 --
 -- A value lives as JSON in one column; beside it stand only the columns that a query needs. Those are written
 -- from the value in the same statement, so the two cannot disagree.
@@ -74,6 +74,13 @@ CREATE TABLE artifacts (
     path   TEXT NOT NULL,
     value  TEXT NOT NULL,
     PRIMARY KEY (run_id, path)
+) STRICT, WITHOUT ROWID;
+
+-- What a Git host was last told of a run as a commit status; `settled`: there is no more to tell.
+CREATE TABLE statuses (
+    run_id  TEXT PRIMARY KEY REFERENCES runs (id),
+    told    TEXT NOT NULL,
+    settled INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- Nonces of signed writes, kept until the signature they came with has expired.

@@ -22,13 +22,14 @@ from pushtrain.core.model import Artifact, Attempt, Gpu, Outcome, Run, RunEvent,
 from pushtrain.core.turns import Active, Waiting, pick
 from pushtrain.plumbing.database import Database
 from pushtrain.plumbing.outbox import Outbox
+from pushtrain.plumbing.statuses import Statuses
 
 _HEX: Final = frozenset("0123456789abcdef")
 _RUN: Final = "command, value"
 _GROUP: Final = "repository, commit_id, job, request"
 
 
-class Store(Outbox):
+class Store(Outbox, Statuses):
     """One state folder's store, open.
 
     Args:
