@@ -249,7 +249,7 @@ def _pool(url: str) -> urllib3.PoolManager:
 
 def proxy_for(scheme: str, host: str, port: int | None) -> str:
     """The proxy to go through; empty: none."""
-    if _is_loopback(host):
+    if is_loopback(host):
         return ""
     proxies = urllib.request.getproxies_environment()
     place = f"{host}:{port}" if port else host
@@ -258,7 +258,8 @@ def proxy_for(scheme: str, host: str, port: int | None) -> str:
     return proxies.get(scheme, proxies.get("all", ""))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether this host is this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
