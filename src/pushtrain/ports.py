@@ -87,3 +87,25 @@ class MetricsFormat(Protocol):
 
     def read(self, path: Path) -> list[Series]:
         """The series in it; a damaged tail is passed over, never an error."""
+
+
+class Tunnel(Protocol):
+    """One way to make this machine's server reachable from elsewhere; at most one is open at a time.
+
+    What is wrong before any network is touched (a library, a program, a setting is missing) is a ConfigError
+    of its making. Belongs to the event loop that opens it.
+    """
+
+    async def open(self, host: str, port: int) -> str:
+        """Bring it up, in front of the server at `host:port` of this machine; the public URL.
+
+        Raises:
+            ConfigError: It is refused until a person mends something; trying again soon is of no use.
+            Unreachable: It is not up this time. Both name the mend, and no credential.
+        """
+
+    async def lost(self) -> str:
+        """Wait until it is down; why, as the second half of a sentence."""
+
+    async def close(self) -> None:
+        """Take it down, whatever state it is in; takes a few seconds at most and raises nothing."""

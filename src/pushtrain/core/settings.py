@@ -4,7 +4,7 @@ Read from `settings.toml` in the state folder, then from the environment (`PUSHT
 `PUSHTRAIN_SENDER_POLL_SECONDS`), then from flags; the last one wins. `docs/settings.md` lists every field.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -12,6 +12,15 @@ from pushtrain.core.model import RepositoryKey, Value
 
 MIB = 1024 * 1024
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+SshTarget = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^$|^(ssh://)?([A-Za-z0-9_][A-Za-z0-9_.+-]*@)?[A-Za-z0-9_\[][A-Za-z0-9_.:%\[\]-]*$"
+    ),
+]
+"""What `ssh` takes as its destination; never an option, never anything that a shell would read."""
+
+SshListen = Annotated[str, StringConstraints(pattern=r"^(([A-Za-z0-9_.*-]+|\[[0-9A-Fa-f:]+\]):)?[0-9]{1,5}$")]
 
 
 class Repository(Value):
@@ -39,6 +48,29 @@ class ExecutorSettings(Value):
     """Address the HTTP server listens on."""
     port: int = Field(default=8421, ge=0, le=65535)
     """Port the HTTP server listens on; 0: any free one."""
+    tunnel: Literal["auto", "none", "ngrok", "ssh", "static"] = "auto"
+    """How callers elsewhere reach this machine. `auto`: the tunnel that one of the next settings belongs to,
+    else `ngrok` where its authtoken is found, else `none`; `pushtrain up` takes no ngrok unasked."""
+    domain: str = ""
+    """For `ngrok`: a domain of yours there; empty: the one that ngrok gives."""
+    public_url: str = ""
+    """For `static`: the URL that somebody else forwards to this port. For `ssh`: the URL at which your server
+    shows the forwarded port, with `{port}` where its number belongs; empty: the server prints the URL."""
+    ssh_target: SshTarget = ""
+    """For `ssh`: the server, as the OpenSSH client takes it: `user@host`, `ssh://user@host:2222`, or a `Host`
+    of `~/.ssh/config`."""
+    ssh_remote: SshListen = "0"
+    """For `ssh`: where the server listens, `PORT` or `ADDRESS:PORT`; 0: any port that is free there."""
+    ssh_pattern: str = (
+        r"(?:tunneled with tls termination, |Forwarding HTTP traffic from )(https://[A-Za-z0-9.-]+)"
+    )
+    """For `ssh` without `public_url`: the regular expression that finds the URL in what the server prints."""
+    ssh_config: str = ""
+    """For `ssh`: a configuration file of the OpenSSH client; empty: the user's own."""
+    ngrok_server: str = ""
+    """For `ngrok`: `HOST:PORT` of a custom agent ingress; empty: ngrok's own."""
+    ngrok_root_cas: str = ""
+    """For `ngrok`: a PEM file of authorities to trust, or `host` for this machine's; empty: ngrok's own."""
     slots: int = Field(default=1, ge=1, le=1024)
     """Runs at once that ask for no GPU; on a machine with GPUs at least as many as there are GPUs."""
     labels: tuple[str, ...] = ()

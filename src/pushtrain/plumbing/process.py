@@ -26,7 +26,7 @@ ATTEMPT_MARK: Final = "PUSHTRAIN_ATTEMPT_ID"
 """The variable that every process of an attempt carries; a sweep finds them by it."""
 
 _PARENT_MARK: Final = "PUSHTRAIN_PARENT"
-"""The variable that every program started by `run` carries: the pid and start time of who started it."""
+"""The variable that programs we start carry: the pid and start time of who started it."""
 _CHUNK: Final = 65536
 _STOP_INTERVAL: Final = 0.1
 """How often a wish to stop is looked for while a program runs, in seconds."""
@@ -95,7 +95,7 @@ def run(
     with subprocess.Popen(
         words,
         cwd=cwd,
-        env={**(os.environ if env is None else env), _PARENT_MARK: _own_mark(os.getpid())},
+        env=marked_environment(env),
         stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -109,6 +109,11 @@ def run(
             _end(child, patience)
             raise
         return Completed(words, child.wait(), bytes(talk.out), bytes(talk.err), cut=talk.cut)
+
+
+def marked_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """An environment (None: ours) with a mark of who starts a program in it; `end_orphans` finds it."""
+    return {**(os.environ if env is None else env), _PARENT_MARK: _own_mark(os.getpid())}
 
 
 @cache
