@@ -97,6 +97,9 @@ class ExecutorSettings(Value):
     """Free bytes below which cached data and environments are evicted, least used first."""
     queue_limit: int = Field(default=10_000, ge=1)
     """Runs that may wait; one more is answered 429."""
+    status_api: str = "https://api.github.com"
+    """The GitHub API that is told how runs stand, where there is a token for it; for GitHub Enterprise Server
+    `https://HOST/api/v3`."""
 
 
 class SenderSettings(Value):
