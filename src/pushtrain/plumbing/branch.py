@@ -109,7 +109,8 @@ class Branch:
             commit: What `grow` made.
             onto: The tip that it was made on top of. The branch must still be there: were it deleted
                 meanwhile, an ordinary push would bring its whole history back. The lease says so, and it
-                forces nothing, because the commit stands on that very tip.
+                forces nothing, because the commit stands on that very tip; only one that stands on nothing
+                takes that tip's place.
             stop: Called now and then; what it raises ends the work.
 
         Raises:

@@ -330,7 +330,12 @@ def _unadvertised(text: str) -> bool:
 
 
 def parse_batch(out: bytes, count: int) -> Iterator[tuple[str, bytes] | None]:
-    """The answers of `git cat-file --batch`."""
+    """The answers of `git cat-file --batch`: kind and content."""
+    return (None if found is None else found[1:] for found in parse_heads(out, count))
+
+
+def parse_heads(out: bytes, count: int) -> Iterator[tuple[str, str, bytes] | None]:
+    """The answers of `git cat-file --batch`: id, kind and content."""
     at = 0
     for _ in range(count):
         end = out.index(b"\n", at)
@@ -338,7 +343,7 @@ def parse_batch(out: bytes, count: int) -> Iterator[tuple[str, bytes] | None]:
         at = end + 1
         if len(words) == 3 and words[2].isdigit():  # noqa: PLR2004  OID KIND SIZE
             size = int(words[2])
-            yield words[1].decode(), out[at : at + size]
+            yield words[0].decode(), words[1].decode(), out[at : at + size]
             at += size + 1
         else:
             yield None
