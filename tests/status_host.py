@@ -56,6 +56,9 @@ class StatusApi:
         self.got: list[Got] = []
         self.asked: list[str] = []
         self.script: deque[Scripted] = deque()
+        self.gate = threading.Event()
+        """While it is not set, nobody gets an answer."""
+        self.gate.set()
         self.broken: list[str] = []
         """What was against the contract; the fixture fails the test when there is anything."""
 
@@ -66,6 +69,7 @@ class StatusApi:
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Scripted:
         self.asked.append(f"{method} {path}")
+        self.gate.wait(30)
         if headers.get("authorization") != f"Bearer {TOKEN}":
             return Scripted(401, body={"message": "Bad credentials", "documentation_url": "…"})
         if headers.get("accept") != "application/vnd.github+json" or "user-agent" not in headers:
