@@ -10,7 +10,7 @@ from typing import Any
 
 from pushtrain.cli.app import build
 from pushtrain.core import errors
-from pushtrain.core.settings import ExecutorSettings, SenderSettings
+from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = "<!-- made by scripts/docs.py -->\n"
@@ -63,6 +63,17 @@ def settings_page() -> str:
         "",
         'A repository may also be a table with a key of its own: `{ key = "github.com/octo/hello", remote = "git@github.com:octo/hello.git" }`.',
         "A remote never holds a password; see [Credentials](#credentials).",
+        "",
+    ]
+    page += [
+        "## Where they find each other",
+        "",
+        "| setting | default | what it does |",
+        "|---|---|---|",
+        f"| `roster` | {default(Settings.model_fields['roster'].default)} | {docs['Settings', 'roster']} |",
+        "",
+        "In the environment: `PUSHTRAIN_ROSTER`. A repository's table may hold a `roster` of its own. [config-json.md](config-json.md)",
+        "describes what lies there.",
         "",
     ]
     for title, name, model in (

@@ -102,12 +102,28 @@ def test_a_state_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 
 def test_every_executor_setting_can_be_given_in_the_environment(folder: StateFolder) -> None:
     values = {"name": "x", "host": "::1", "labels": "a", "mounts": "m=/m", "environments": "e=/e"}
+    values |= {"tunnel": "none", "ssh_remote": "0"}
+    fields = ExecutorSettings.model_fields
+    values |= {field: "true" for field, info in fields.items() if info.annotation is bool}
     environ = {
         f"PUSHTRAIN_EXECUTOR_{field.upper()}": values.get(field, "4194304") if field != "port" else "8000"
-        for field in ExecutorSettings.model_fields
+        for field in fields
         if field != "slots"
     }
     found = load_settings(folder, environ=environ).executor
     assert found.port == 8000
     assert found.grace == 4194304
     assert found.environments == {"e": "/e"}
+    assert found.publish_gpu_uuids
+
+
+def test_the_roster_is_set_for_all_repositories_in_the_environment_or_for_one_in_its_table(
+    folder: StateFolder,
+) -> None:
+    folder.settings.write_text(
+        'roster = "main:a.json"\n'
+        'repositories = [{ remote = "https://github.com/octo/hello", roster = "lab/gpus" }]\n'
+    )
+    assert load_settings(folder, environ={}).roster == "main:a.json"
+    found = load_settings(folder, environ={"PUSHTRAIN_ROSTER": ""})
+    assert (found.roster, found.repositories[0].roster) == ("", "lab/gpus")

@@ -20,7 +20,9 @@ SshTarget = Annotated[
 ]
 """What `ssh` takes as its destination; never an option, never anything that a shell would read."""
 
-SshListen = Annotated[str, StringConstraints(pattern=r"^(([A-Za-z0-9_.*-]+|\[[0-9A-Fa-f:]+\]):)?[0-9]{1,5}$")]
+SshListen = Annotated[
+    str, StringConstraints(pattern=r"^$|^(([A-Za-z0-9_.*-]+|\[[0-9A-Fa-f:]+\]):)?[0-9]{1,5}$")
+]
 
 
 class Repository(Value):
@@ -30,6 +32,8 @@ class Repository(Value):
     """`host/path`; what signed commands name."""
     remote: str
     """Where git fetches and pushes; never holds a password."""
+    roster: str | None = None
+    """Where this repository's roster lies; None: where the setting `roster` says."""
 
 
 class ExecutorAddress(Value):
@@ -59,8 +63,9 @@ class ExecutorSettings(Value):
     ssh_target: SshTarget = ""
     """For `ssh`: the server, as the OpenSSH client takes it: `user@host`, `ssh://user@host:2222`, or a `Host`
     of `~/.ssh/config`."""
-    ssh_remote: SshListen = "0"
-    """For `ssh`: where the server listens, `PORT` or `ADDRESS:PORT`; 0: any port that is free there."""
+    ssh_remote: SshListen = ""
+    """For `ssh`: where the server listens, `PORT` or `ADDRESS:PORT`; empty: any free port of your own server
+    (as 0), port 80 of a service that prints a URL."""
     ssh_pattern: str = (
         r"(?:tunneled with tls termination, |Forwarding HTTP traffic from )(https://[A-Za-z0-9.-]+)"
     )
@@ -71,6 +76,12 @@ class ExecutorSettings(Value):
     """For `ngrok`: `HOST:PORT` of a custom agent ingress; empty: ngrok's own."""
     ngrok_root_cas: str = ""
     """For `ngrok`: a PEM file of authorities to trust, or `host` for this machine's; empty: ngrok's own."""
+    publish_host_name: bool = False
+    """Whether the card in the roster carries this machine's host name where `name` is not set."""
+    publish_address: bool = False
+    """Whether the card in the roster tells the address that the server listens on, if it is not loopback."""
+    publish_gpu_uuids: bool = False
+    """Whether the card in the roster tells the GPUs' UUIDs and driver; else index, name and memory alone."""
     slots: int = Field(default=1, ge=1, le=1024)
     """Runs at once that ask for no GPU; on a machine with GPUs at least as many as there are GPUs."""
     labels: tuple[str, ...] = ()
@@ -112,7 +123,10 @@ class SenderSettings(Value):
     poll_seconds: float = Field(default=60, gt=0)
     """How often every watched repository's branches are compared with the runs that exist."""
     executors: tuple[ExecutorAddress, ...] = ()
-    """Where commands go; empty: the executor of the same state folder."""
+    """Executors beside those that a roster lists with a trusted key, and the one of the same state folder."""
+    allow_http: bool = False
+    """Whether an executor beyond this machine may be reached by plain http, as its card in a roster says.
+    Commands and answers stay signed, but anybody on the way can read them."""
 
 
 class Settings(Value):
@@ -120,5 +134,9 @@ class Settings(Value):
 
     repositories: tuple[Repository, ...] = ()
     """Repositories that this machine serves and watches; the only ones."""
+    roster: str = "pushtrain/config:config.json"
+    """Where executors publish their cards and senders look for them: `BRANCH:PATH` in each repository, or one
+    repository for many, `OWNER/NAME` on the same host, a key or a remote, with `#BRANCH:PATH` behind it where
+    it is not `pushtrain/config:config.json`. Empty: nowhere."""
     executor: ExecutorSettings = ExecutorSettings()
     sender: SenderSettings = SenderSettings()

@@ -39,7 +39,7 @@ def load_settings(
 
     Args:
         state: Whose `settings.toml` is read; it need not exist.
-        environ: Where `PUSHTRAIN_EXECUTOR_…` and `PUSHTRAIN_SENDER_…` are looked up.
+        environ: Where `PUSHTRAIN_EXECUTOR_…`, `PUSHTRAIN_SENDER_…` and `PUSHTRAIN_ROSTER` are looked up.
         executor: Flags of the executor; a None counts as not given.
         sender: Flags of the sender; likewise.
         repositories: Remotes given by flag, beside those in the file.
@@ -49,6 +49,8 @@ def load_settings(
     """
     tables = _read(state.settings)
     tables["repositories"] = _repositories(tables.get("repositories", []), repositories, state.settings)
+    if "PUSHTRAIN_ROSTER" in environ:
+        tables["roster"] = environ["PUSHTRAIN_ROSTER"]
     flags = {"executor": executor or {}, "sender": sender or {}}
     for section, model in _SECTIONS.items():
         table = tables.get(section, {})
