@@ -37,6 +37,7 @@ from pushtrain.wiring.parts import (
     mirrors,
     webhook_secret,
 )
+from pushtrain.wiring.statuses import telling
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,8 @@ async def _executor(
         service.url = _address(settings.executor.host, port)
         replace(state.card, service.card().model_dump_json(indent=2).encode())
         try:
-            yield service, service.url, public_text(key.public_key())
+            async with telling(settings, service):
+                yield service, service.url, public_text(key.public_key())
         finally:
             state.card.unlink(missing_ok=True)
 
