@@ -23,12 +23,27 @@ from pushtrain.core.lifecycle import (
     PublishFailed,
     Released,
     Requeued,
+    Returned,
     advance,
+    comes_back,
     diagram,
+    next_attempt,
 )
 from pushtrain.core.model import JobSpec, Outcome, Reason, Run, State, TrainCommand
 
 DOCS = Path(__file__).parents[2] / "docs"
+
+
+def a_command(attempt: int = 0) -> TrainCommand:
+    return TrainCommand(
+        run_id="0" * 32,
+        repository="github.com/octo/hello",
+        ref="refs/heads/main",
+        commit="1" * 40,
+        job=JobSpec(name="train", command="x"),
+        attempt=attempt,
+    )
+
 
 REASONS = st.sampled_from(Reason)
 EVENTS: st.SearchStrategy[Event] = st.one_of(
@@ -43,18 +58,12 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(PublishFailed, detail=st.just("offline"), not_before=st.floats(0, 10)),
     st.builds(Abandoned, detail=st.sampled_from(["", "given up"])),
     st.builds(Released, detail=st.just("to lab-2")),
+    st.builds(Returned, command=st.integers(0, 3).map(a_command), sender=st.just("k")),
 )
 
 
 def a_run(state: State = State.QUEUED, **changes: object) -> Run:
-    command = TrainCommand(
-        run_id="0" * 32,
-        repository="github.com/octo/hello",
-        ref="refs/heads/main",
-        commit="1" * 40,
-        job=JobSpec(name="train", command="x"),
-    )
-    run = Run(id="0" * 32, command=command, sender="SHA256:x", accepted_at=1, updated_at=1)
+    run = Run(id="0" * 32, command=a_command(), sender="SHA256:x", accepted_at=1, updated_at=1)
     return run.model_copy(update={"state": state, **changes})
 
 
@@ -74,6 +83,7 @@ def test_the_table_is_the_designs() -> None:
         ("publishing", "Published"): "done",
         ("publishing", "PublishFailed"): "publishing",
         ("publishing", "Abandoned"): "done",
+        ("done", "Returned"): "queued",
     }
 
 
@@ -84,7 +94,8 @@ def test_an_event_leads_where_the_table_says_or_changes_nothing(
     run = a_run(state, cancel_requested=cancel)
     before = run.model_dump_json()
     expected = TABLE.get((state, type(event)))
-    if expected is None or (isinstance(event, Requeued) and cancel):
+    never_moved = isinstance(event, Returned)  # the run's outcome is not `moved`
+    if expected is None or (isinstance(event, Requeued) and cancel) or never_moved:
         with pytest.raises(IllegalTransition, match=type(event).__name__):
             advance(run, event, now=5)
     else:
@@ -102,9 +113,35 @@ def test_a_cancelled_run_is_never_queued_again(state: State) -> None:
         advance(a_run(state, cancel_requested=True), event, now=2)
 
 
-def test_a_done_run_moves_no_more() -> None:
-    for kind in get_args(Event):
-        assert (State.DONE, kind) not in TABLE
+def test_a_done_run_moves_no_more_unless_it_was_released_and_comes_back() -> None:
+    assert [kind for kind in get_args(Event) if (State.DONE, kind) in TABLE] == [Returned]
+    for outcome in (None, *Outcome):
+        run = a_run(State.DONE, outcome=outcome)
+        if outcome is Outcome.MOVED:
+            assert advance(run, Returned(a_command(1), "k"), now=9).state is State.QUEUED
+        else:
+            with pytest.raises(IllegalTransition):
+                advance(run, Returned(a_command(1), "k"), now=9)
+
+
+@given(st.lists(st.integers(0, 3), max_size=6))
+def test_a_run_that_is_moved_about_counts_on_and_no_late_command_brings_it_back(starts: list[int]) -> None:
+    """Each number: how many attempts an executor makes before the run is taken from it again."""
+    run = a_run()
+    seen = {0}
+    for count in starts:
+        for _ in range(count):
+            run = advance(run, Claimed("token"), now=2)
+            run = advance(run, Requeued(Reason.PREEMPTED), now=2)
+        run = advance(run, Released(), now=3)
+        assert not any(comes_back(run, a_command(number)) for number in seen)
+        command = a_command(next_attempt(run))
+        assert comes_back(run, command)
+        assert command.attempt >= run.attempt
+        seen.add(command.attempt)
+        run = advance(run, Returned(command, "k"), now=4)
+        assert (run.state, run.outcome, run.done_at, run.command) == (State.QUEUED, None, None, command)
+        assert not comes_back(run, command)
 
 
 def test_a_claim_counts_the_attempt_and_takes_token_and_gpus() -> None:

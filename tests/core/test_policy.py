@@ -264,7 +264,14 @@ def card(
 
 
 def free(*, slots: int = 0, gpus: int = 0, queued: int = 0, running: int = 0) -> Capacity:
-    return Capacity(slots=1, free_slots=slots, free_gpus=gpus, queued=queued, running=running)
+    return Capacity(
+        slots=1,
+        free_slots=slots,
+        free_gpus=gpus,
+        free_memory=(80 * GB,) * gpus,
+        queued=queued,
+        running=running,
+    )
 
 
 PLAIN = JobSpec(name="train", command="x")
@@ -303,7 +310,7 @@ def test_an_executor_fits_or_says_why_not(spec: JobSpec, executor: ExecutorCard,
 def test_the_executor_that_can_start_now_comes_first() -> None:
     candidates = [
         (card("silent"), None),
-        (card("queue", gpus=[8]), free(slots=1, queued=3)),
+        (card("queue", gpus=[8]), free(slots=0, queued=3)),
         (card("full"), free(slots=0, running=1)),
         (card("big", gpus=[80, 80]), free(slots=1)),
         (card("small"), free(slots=1)),

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import Field, TypeAdapter
 
 from pushtrain.core.errors import Unauthorized
-from pushtrain.core.model import LogChunk, RunView, Value
+from pushtrain.core.model import Capacity, LogChunk, Outcome, RunId, RunView, State, Value
 
 _BASE: Final = b"pushtrain-frame-1\n"
 _SEAL: Final = b',"signature":"'
@@ -48,7 +48,27 @@ class EndFrame(Value):
     view: RunView
 
 
-Frame = LogFrame | ViewFrame | BeatFrame | EndFrame
+class CapacityFrame(Value):
+    """What the executor has free, and which of the reader's own runs wait there; told again as a beat."""
+
+    kind: Literal["capacity"] = "capacity"
+    capacity: Capacity
+    waiting: tuple[RunId, ...] = ()
+    """Runs that the reader sent, the last first."""
+    whole: bool = True
+    """Whether `waiting` names all of them."""
+
+
+class RunFrame(Value):
+    """A run has come to its end."""
+
+    kind: Literal["run"] = "run"
+    run_id: RunId
+    state: State
+    outcome: Outcome | None
+
+
+Frame = LogFrame | ViewFrame | BeatFrame | EndFrame | CapacityFrame | RunFrame
 _FRAMES: Final[TypeAdapter[Frame]] = TypeAdapter(Annotated[Frame, Field(discriminator="kind")])
 
 

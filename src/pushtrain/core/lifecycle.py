@@ -1,13 +1,14 @@
 """The run's transition table and `advance()`: the only way a run moves.
 
-Every pair of state and event that is not in `TABLE` is illegal: it raises and the run is as it was.
+Every pair of state and event that is not in `TABLE` is illegal: it raises and the run is as it was. What is
+done stays so, except a run that was released to another executor and comes back.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from pushtrain.core.errors import IllegalTransition
-from pushtrain.core.model import Outcome, Reason, Run, State
+from pushtrain.core.model import Outcome, Reason, Run, State, TrainCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,16 @@ class Released:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A run that was released comes back as its next attempt. Illegal for any other run that is done."""
+
+    command: TrainCommand
+    """Its `attempt` is beyond the one with which the run was here before."""
+    sender: str
+    detail: str = ""
+
+
 Event = (
     Claimed
     | Prepared
@@ -105,6 +116,7 @@ Event = (
     | PublishFailed
     | Abandoned
     | Released
+    | Returned
 )
 
 TABLE: Final[dict[tuple[State, type[Event]], State]] = {
@@ -121,6 +133,7 @@ TABLE: Final[dict[tuple[State, type[Event]], State]] = {
     (State.PUBLISHING, Published): State.DONE,
     (State.PUBLISHING, PublishFailed): State.PUBLISHING,
     (State.PUBLISHING, Abandoned): State.DONE,
+    (State.DONE, Returned): State.QUEUED,
 }
 
 
@@ -136,7 +149,7 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901  one br
         IllegalTransition: The event does not fit the run's state.
     """
     state = TABLE.get((run.state, type(event)))
-    if state is None or (isinstance(event, Requeued) and run.cancel_requested):
+    if state is None or _forbidden(run, event):
         name = type(event).__name__
         wish = ", its cancellation requested" if run.cancel_requested else ""
         raise IllegalTransition(f"Run {run.short} is {run.state}{wish}; the event {name} does not fit that.")
@@ -163,7 +176,27 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901  one br
             change |= {"detail": detail or run.detail, "done_at": now}
         case Released(detail):
             change |= {"outcome": Outcome.MOVED, "reason": Reason.RELEASED, "detail": detail, "done_at": now}
+        case Returned(command, sender, detail):
+            change |= {"command": command, "sender": sender, "attempt": max(run.attempt, command.attempt)}
+            change |= {"outcome": None, "reason": Reason.NONE, "detail": detail, "done_at": None}
     return run.model_copy(update=change)
+
+
+def comes_back(run: Run, command: TrainCommand) -> bool:
+    """Whether a command is that of a released run which is placed here anew, not one that was late."""
+    return run.outcome is Outcome.MOVED and command.attempt > run.command.attempt
+
+
+def next_attempt(run: Run) -> int:
+    """What the `attempt` of a released run's next command must be; always more than it was."""
+    return max(run.attempt, run.command.attempt + 1)
+
+
+def _forbidden(run: Run, event: Event) -> bool:
+    """Whether the table allows what this run's past does not."""
+    if isinstance(event, Requeued):
+        return run.cancel_requested
+    return isinstance(event, Returned) and not comes_back(run, event.command)
 
 
 def _verdict(reason: Reason, exit_code: int | None) -> Outcome:

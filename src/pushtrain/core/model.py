@@ -191,6 +191,10 @@ class TrainCommand(Value):
     job: JobSpec
     request: str = Field(default="", max_length=64)
     """Empty for pushes, so that a redelivery is the same run; fresh for a deliberate re-run."""
+    attempt: int = Field(default=0, ge=0, le=1_000_000)
+    """Attempts that count before this executor's first; grows each time the run is placed anew."""
+    possible_duplicate: bool = False
+    """An executor that may have taken the run on has not answered since; it may run there, too."""
 
 
 def run_id(*, repository: str, commit: str, job: str, cell: Mapping[str, Scalar], request: str = "") -> str:
@@ -247,13 +251,17 @@ class ExecutorCard(Value):
 
 
 class Capacity(Value):
-    """What an executor has free at this moment; part of its signed answer to a challenge."""
+    """What a run that came now would find: what is free, and not spoken for by a run that waits."""
 
     slots: int
     free_slots: int
     free_gpus: int
+    free_memory: tuple[int, ...] = ()
+    """Bytes of each free GPU."""
     queued: int
     running: int
+    at: float = 0
+    """When this was so, by the executor's clock."""
 
 
 class Challenge(Value):

@@ -130,9 +130,18 @@ def commands(
     )
 
 
-def fits(card: ExecutorCard, spec: JobSpec) -> str:
-    """Why an executor cannot run a job; empty when it can."""
+def fits(card: ExecutorCard, spec: JobSpec, repository: str = "") -> str:
+    """Why an executor cannot run a job; empty when it can.
+
+    Args:
+        card: The executor's.
+        spec: The job.
+        repository: Whose job; empty: not asked about. A card that names no repositories says nothing of them.
+    """
     needs = spec.resources
+    for key in dict.fromkeys((repository, repository and spec.results_to.repository)):
+        if key and card.repositories and key not in card.repositories:
+            return f"{card.name} does not serve {key}"
     lacking = [label for label in needs.labels if label not in card.labels]
     if lacking:
         return f"{card.name} has no label {listed(lacking)}"
@@ -148,6 +157,14 @@ def fits(card: ExecutorCard, spec: JobSpec) -> str:
     return ""
 
 
+def starts_now(capacity: Capacity, spec: JobSpec) -> bool:
+    """Whether an executor that has this free could start the job at once."""
+    needs = spec.resources
+    if needs.gpus:
+        return sum(1 for memory in capacity.free_memory if memory >= needs.gpu_memory) >= needs.gpus
+    return capacity.free_slots > 0
+
+
 def choose(
     candidates: Sequence[tuple[ExecutorCard, Capacity | None]], spec: JobSpec
 ) -> tuple[ExecutorCard, ...]:
@@ -160,8 +177,8 @@ def choose(
         spare = memory if gpus else len(card.gpus)
         if capacity is None:
             return (True, True, 0, spare, card.name)
-        free = capacity.free_gpus >= gpus if gpus else capacity.free_slots > 0
-        return (False, not free or capacity.queued > 0, capacity.queued + capacity.running, spare, card.name)
+        free = starts_now(capacity, spec)
+        return (False, not free, capacity.queued + capacity.running, spare, card.name)
 
     return tuple(card for card, _ in sorted(candidates, key=rank) if not fits(card, spec))
 

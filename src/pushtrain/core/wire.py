@@ -21,6 +21,11 @@ MAX_LINE: Final = 8 * 1024 * 1024
 BEAT: Final = 15.0
 """Seconds of silence after which a live stream says that it lives."""
 
+MAX_TOLD: Final = 64
+"""Waiting runs that one line of the event stream names."""
+PACE: Final = 0.1
+"""Seconds from one look at what changed to the next, on the event stream."""
+
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 LINES: Final = "application/x-ndjson"

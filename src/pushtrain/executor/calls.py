@@ -16,9 +16,19 @@ from pydantic import ValidationError
 
 from pushtrain.core import strictjson
 from pushtrain.core.errors import Forbidden, NotFound, UsageError
-from pushtrain.core.model import Challenge, LogChunk, Run, RunView, TrainCommand, Value, run_id
+from pushtrain.core.model import (
+    Capacity,
+    Challenge,
+    LogChunk,
+    Run,
+    RunView,
+    TrainCommand,
+    Value,
+    run_id,
+)
 from pushtrain.core.signing import IDEMPOTENCY, KEPT, MAX_SKEW, Message, Signed
 from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, RunList
+from pushtrain.executor.events import Listening
 from pushtrain.executor.stream import Reading
 from pushtrain.plumbing.keys import Grant, Scope
 
@@ -64,6 +74,18 @@ class Service(Protocol):
     def cancel(self, run_id: str, *, by: str, nonce: str, nonce_expires: float) -> Run:
         """Use up the nonce, then ask the run to end. Raises NotFound, Conflict, Unauthorized."""
 
+    def release(self, run_id: str, *, by: str, attempt: int, nonce: str, nonce_expires: float) -> Run:
+        """Let a waiting run go. Raises NotFound, Forbidden, Conflict, Unauthorized; see the store's."""
+
+    def capacity(self) -> Capacity:
+        """What is free now."""
+
+    def waiting_of(self, key_id: str, limit: int) -> list[str]:
+        """Ids of the waiting runs that a key sent, the last first."""
+
+    def run_of(self, run_id: str) -> Run:
+        """The run without its history. Raises NotFound."""
+
     def log_chunk(self, run_id: str, attempt: int, offset: int, limit: int) -> LogChunk:
         """At most `limit` bytes of an attempt's log from `offset`; empty when there is nothing yet.
 
@@ -88,7 +110,7 @@ class Reply:
     body: bytes = b""
     kind: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
-    stream: Reading | None = None
+    stream: Reading | Listening | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +250,27 @@ def cancel(call: Call) -> Reply:
     return _json(_shown(done))
 
 
+def release(call: Call) -> Reply:
+    """`POST /v1/runs/ID/release`: the run goes to another executor; never, once it has started here."""
+    run = call.run(Scope.SEND).run
+    attempt = _number(call.query(attempt="0"), "attempt", _FAR)
+    done = call.service.release(
+        run.id,
+        by=call.signed.key_id,
+        attempt=attempt,
+        nonce=call.nonce,
+        nonce_expires=call.nonce_expires,
+    )
+    return _json(_shown(done))
+
+
+def events(call: Call) -> Reply:
+    """`GET /v1/events`: what is free, and how runs ended, as it happens."""
+    call.demand(Scope.SEND)
+    call.query()
+    return Reply(kind=LINES, stream=Listening(call.signed.signature, call.signed.key_id))
+
+
 def artifact(call: Call) -> Reply:
     """`GET /v1/runs/ID/artifacts/PATH`: a piece of a file that the executor keeps."""
     run = call.run(Scope.READ).run
@@ -241,11 +284,13 @@ def artifact(call: Call) -> Reply:
 _RUN: Final = "/v1/runs/{run_id}"
 ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "/v1/challenge": {"POST": challenge},
+    "/v1/events": {"GET": events},
     "/v1/runs": {"GET": runs, "POST": accept},
     _RUN: {"GET": view},
     f"{_RUN}/log": {"GET": log},
     f"{_RUN}/stream": {"GET": stream},
     f"{_RUN}/cancel": {"POST": cancel},
+    f"{_RUN}/release": {"POST": release},
     f"{_RUN}/artifacts/{{path:path}}": {"GET": artifact},
 }
 """Every path that asks for a signature, and what each of its methods does."""

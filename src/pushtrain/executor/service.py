@@ -155,7 +155,7 @@ class ExecutorService:
                     f"Executor {self.settings.executor.name} does not serve the repository {repository}.",
                     mend="Its owner adds it with `--repo` or in settings.toml.",
                 )
-        if problem := fits(self.card(), command.job):
+        if problem := fits(self.card(), command.job, command.repository):
             raise ConfigError(
                 f"Executor {self.settings.executor.name} can never run the job {command.job.name}: {problem}",
                 mend="Ask for less, or send it to another executor.",
@@ -183,6 +183,17 @@ class ExecutorService:
         if nonce:
             self.store.use_nonce(nonce, nonce_expires)
         return self._dispatch.cancel(run_id, by=by)
+
+    def release(self, run_id: str, *, by: str, attempt: int, nonce: str, nonce_expires: float) -> Run:
+        """Let a waiting run go to another executor, the nonce used up in the same transaction.
+
+        Raises:
+            NotFound, Forbidden, Conflict, Unauthorized: As `Store.release`.
+        """
+        run = self.store.release(run_id, by=by, attempt=attempt, nonce=nonce, nonce_expires=nonce_expires)
+        self._changed(run_id)
+        self._dispatch.wake()
+        return run
 
     # --- what is shown ------------------------------------------------------------------------------------
 
@@ -258,16 +269,26 @@ class ExecutorService:
 
     def capacity(self) -> Capacity:
         """What is free at this moment."""
-        queued, active, used = self.store.counts()
-        running = self.store.active()
-        without = sum(1 for run in running if not run.gpus)
+        at = self._clock()
+        queued, active, _ = self.store.counts()
+        free_slots, free_gpus = self.store.room(slots=self._slots, gpus=self.gpus)
         return Capacity(
             slots=self._slots,
-            free_slots=max(0, self._slots - without),
-            free_gpus=sum(1 for gpu in self.gpus if gpu.uuid not in used),
+            free_slots=free_slots,
+            free_gpus=len(free_gpus),
+            free_memory=tuple(gpu.memory for gpu in free_gpus),
             queued=queued,
             running=active,
+            at=at,
         )
+
+    def waiting_of(self, key_id: str, limit: int) -> list[str]:
+        """Ids of the waiting runs that a key sent, the last first."""
+        return self.store.queued_of(key_id, limit=limit)
+
+    def run_of(self, run_id: str) -> Run:
+        """The run without its history. Raises NotFound."""
+        return self.store.run(run_id)
 
     def challenge(self, nonce: str) -> Challenge:
         """Who this is and what it has free."""

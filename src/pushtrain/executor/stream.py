@@ -8,17 +8,17 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from pushtrain.core.errors import Busy, PushtrainError
-from pushtrain.core.frames import BeatFrame, EndFrame, Frame, LogFrame, ViewFrame, seal
+from pushtrain.core.frames import BeatFrame, EndFrame, LogFrame, ViewFrame
 from pushtrain.core.model import LogChunk, RunView, State
 from pushtrain.core.wire import BEAT
+from pushtrain.executor import events
+from pushtrain.executor.events import Listening
+from pushtrain.executor.lines import Lines, Write
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +27,15 @@ MAX_STREAMS_PER_KEY: Final = 16
 _LOOK: Final = 0.08
 _PIECE: Final = 256 * 1024
 
-Write = Callable[[bytes], Awaitable[None]]
 
-
-class Source(Protocol):
+class Source(events.Source, Protocol):
     """What a stream needs of the executor."""
-
-    @property
-    def key(self) -> Ed25519PrivateKey:
-        """Signs each line."""
 
     def view(self, run_id: str) -> RunView:
         """The run as it is shown."""
 
     def log_chunk(self, run_id: str, attempt: int, offset: int, limit: int) -> LogChunk:
         """A piece of an attempt's log."""
-
-    def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
-        """Call `changed(run_id)` whenever a run's view changes; returns how to stop it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +67,7 @@ class Streams:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def place(self, reading: Reading) -> Iterator[None]:
+    def place(self, reading: Reading | Listening) -> Iterator[None]:
         """Hold a place for one stream.
 
         Raises:
@@ -92,7 +83,9 @@ class Streams:
             with self._lock:
                 self._open.remove(reading.reader)
 
-    async def follow(self, reading: Reading, write: Write, gone: Coroutine[Any, Any, None]) -> None:
+    async def follow(
+        self, reading: Reading | Listening, write: Write, gone: Coroutine[Any, Any, None]
+    ) -> None:
         """Write a stream until it is at its end or its reader is gone.
 
         Args:
@@ -103,8 +96,15 @@ class Streams:
         news = asyncio.Event()
         loop = asyncio.get_running_loop()
 
+        lines = Lines(self._source.key, reading.request, write)
+        follower = (
+            events.Listener(self._source, reading, lines, news)
+            if isinstance(reading, Listening)
+            else _Follower(self._source, reading, lines, news)
+        )
+
         def changed(run_id: str) -> None:
-            if run_id == reading.run_id:
+            if follower.concerns(run_id):
                 with contextlib.suppress(RuntimeError):  # the loop may be closed before the executor is
                     loop.call_soon_threadsafe(news.set)
 
@@ -112,9 +112,9 @@ class Streams:
         watcher = asyncio.ensure_future(gone)
         watcher.add_done_callback(lambda _: news.set())
         try:
-            await _Follower(self._source, reading, write, news).run(watcher)
+            await follower.run(watcher)
         except PushtrainError as error:  # the stream lacks its end, so the reader knows and comes again
-            log.warning("a live stream of run %s broke off: %s", reading.run_id[:8], error)
+            log.warning("a live stream broke off: %s", error)
         finally:
             stop()
             watcher.cancel()
@@ -123,17 +123,19 @@ class Streams:
 class _Follower:
     """One stream's position."""
 
-    def __init__(self, source: Source, reading: Reading, write: Write, news: asyncio.Event) -> None:
+    def __init__(self, source: Source, reading: Reading, lines: Lines, news: asyncio.Event) -> None:
         self._source = source
         self._reading = reading
-        self._write = write
+        self._lines = lines
         self._news = news
         self._attempt = reading.attempt
         self._offset = reading.offset
         self._whole = False
         """Whether all of this attempt's log has been written to the reader."""
-        self._number = 0
-        self._wrote_at = time.monotonic()
+
+    def concerns(self, run_id: str) -> bool:
+        """Whether a change of this run is news here."""
+        return run_id == self._reading.run_id
 
     async def run(self, gone: "asyncio.Future[None]") -> None:
         view = await self._look(None)
@@ -147,7 +149,7 @@ class _Follower:
             if self._whole and view.run.attempt > self._attempt:
                 self._attempt, self._offset, self._whole = self._attempt + 1, 0, False
             elif self._at_the_end(view.run.state) and (self._whole or not has_log):
-                await self._tell(EndFrame(view=view))
+                await self._lines.tell(EndFrame(view=view))
                 return
             else:
                 may_grow = has_log and not self._whole and view.run.state is not State.QUEUED
@@ -162,7 +164,7 @@ class _Follower:
         view = await asyncio.to_thread(self._source.view, self._reading.run_id)
         view = view.model_copy(update={"run": view.run.model_copy(update={"token": ""})})
         if view != before:
-            await self._tell(ViewFrame(view=view))
+            await self._lines.tell(ViewFrame(view=view))
         return view
 
     async def _tell_log(self) -> bool:
@@ -171,29 +173,18 @@ class _Follower:
         self._whole = chunk.complete
         if line:
             self._offset = chunk.next_offset
-            await self._pass_on(line)
+            await self._lines.write(line)
         return bool(line)
 
     def _piece(self) -> tuple[LogChunk, bytes]:
         chunk = self._source.log_chunk(self._reading.run_id, self._attempt, self._offset, _PIECE)
-        return chunk, self._seal(LogFrame(**dict(chunk))) if chunk.data else b""
+        return chunk, self._lines.seal(LogFrame(**dict(chunk))) if chunk.data else b""
 
     async def _wait(self, patience: float) -> None:
-        quiet = time.monotonic() - self._wrote_at
+        quiet = self._lines.quiet()
         if quiet >= BEAT:
-            await self._tell(BeatFrame())
+            await self._lines.tell(BeatFrame())
             self._news.set()  # look at the run, too: a lost notification costs no more than a beat
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), min(patience, BEAT - quiet))
-
-    async def _tell(self, frame: Frame) -> None:
-        await self._pass_on(self._seal(frame))
-
-    def _seal(self, frame: Frame) -> bytes:
-        return seal(frame, key=self._source.key, request=self._reading.request, number=self._number)
-
-    async def _pass_on(self, line: bytes) -> None:
-        self._number += 1
-        self._wrote_at = time.monotonic()
-        await self._write(line)

@@ -30,7 +30,8 @@ from pushtrain.core.signing import (
 )
 from pushtrain.core.wire import MAX_BODY, ErrorBody
 from pushtrain.executor.calls import ROUTES, Call, Handler, Reply, Service
-from pushtrain.executor.stream import Streams, Write
+from pushtrain.executor.lines import Write
+from pushtrain.executor.stream import Streams
 
 if TYPE_CHECKING:
     from pushtrain.plumbing.keys import Grant

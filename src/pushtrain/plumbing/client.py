@@ -26,14 +26,24 @@ from pushtrain.core.errors import (
     Unauthorized,
     Unreachable,
 )
-from pushtrain.core.frames import BeatFrame, EndFrame, Frame, LogFrame, ViewFrame, unseal
-from pushtrain.core.model import Artifact, Challenge, LogChunk, Run, RunView, TrainCommand, Value
+from pushtrain.core.frames import (
+    BeatFrame,
+    CapacityFrame,
+    EndFrame,
+    Frame,
+    LogFrame,
+    RunFrame,
+    ViewFrame,
+    unseal,
+)
+from pushtrain.core.model import Artifact, Challenge, LogChunk, Outcome, Run, RunView, TrainCommand, Value
+from pushtrain.core.signing import fingerprint
 from pushtrain.core.wire import BEAT, MAX_BODY, MAX_LINE, MAX_PIECE, RunList
 from pushtrain.plumbing.connection import Connection, Request
 from pushtrain.plumbing.trees import sync_folder
 from pushtrain.ports import Report
 
-__all__ = ["EndFrame", "ExecutorClient", "LogFrame", "ViewFrame"]
+__all__ = ["CapacityFrame", "EndFrame", "ExecutorClient", "LogFrame", "RunFrame", "ViewFrame"]
 
 ValueT = TypeVar("ValueT", bound=Value)
 
@@ -75,6 +85,11 @@ class ExecutorClient:
         self._connection = Connection(
             url, public_key, identity, timeout=timeout, clock=clock, nonce=lambda: secrets.token_urlsafe(16)
         )
+
+    @property
+    def id(self) -> str:
+        """Who it is, wherever it is: its key's fingerprint."""
+        return fingerprint(self._key)
 
     @property
     def url(self) -> str:
@@ -135,6 +150,26 @@ class ExecutorClient:
         """Ask a run to end; the run as it is then. Raises NotFound, Conflict when it has ended already."""
         return self._value(Run, Request("POST", _path(run_id, "cancel")))
 
+    def release(self, run_id: str, attempt: int) -> Run:
+        """Take back a run that waits there, so that it may go elsewhere; asking again is harmless.
+
+        Args:
+            run_id: Which run; we must have sent it.
+            attempt: The `attempt` of the command that it was sent with.
+
+        Raises:
+            Conflict: It has started there, or has ended.
+            NotFound: The executor does not know it.
+            Unreachable: It may have been released all the same, unless `sent` is False.
+        """
+        query = urlencode({"attempt": attempt})
+        run = self._value(Run, Request("POST", _path(run_id, "release"), query))
+        if run.id != run_id or run.outcome is not Outcome.MOVED:
+            raise Unreachable(
+                f"The executor at {self.url} released another run than the one it was asked for."
+            )
+        return run
+
     # --- live ---------------------------------------------------------------------------------------------
 
     def follow(
@@ -170,14 +205,39 @@ class ExecutorClient:
             except (Unreachable, Busy) as error:
                 retry.after(error)
 
-    def _frames(self, request: Request) -> Iterator[Frame]:
+    def events(
+        self, opened: Callable[[Callable[[], None]], None] | None = None
+    ) -> Iterator[CapacityFrame | RunFrame]:
+        """What the executor has free, at once and whenever it changes, and runs that come to their end.
+
+        One connection: when it is cut, the caller decides whether to come back.
+
+        Args:
+            opened: Told once the stream stands how to end it, which any thread may do.
+
+        Raises:
+            Unreachable: Nobody answers, or the stream was cut off or is silent.
+            PushtrainError: The executor refused.
+        """
+        for frame in self._frames(Request("GET", "/v1/events"), opened):
+            if not isinstance(frame, CapacityFrame | RunFrame):
+                raise self._damaged(f"it holds a line of kind {frame.kind}")
+            yield frame
+        raise Unreachable(f"The live stream from {self.url} was cut off.")
+
+    def _damaged(self, why: str) -> Unreachable:
+        return Unreachable(f"The live stream from {self.url} is damaged: {why}")
+
+    def _frames(
+        self, request: Request, opened: Callable[[Callable[[], None]], None] | None = None
+    ) -> Iterator[Frame]:
         """The lines of one connection, each verified."""
-        with self._connection.stream(request, silence=_SILENCE) as (pieces, signature):
+        with self._connection.stream(request, silence=_SILENCE, opened=opened) as (pieces, signature):
             for number, line in enumerate(_lines(pieces)):
                 try:
                     yield unseal(line, key=self._key, request=signature, number=number)
                 except (Unauthorized, ValidationError) as error:
-                    raise Unreachable(f"The live stream from {self.url} is damaged: {error}") from error
+                    raise self._damaged(str(error)) from error
 
     # --- files --------------------------------------------------------------------------------------------
 
@@ -267,6 +327,8 @@ class _Place:
                 self.attempt = self.attempt or view.run.attempt or 1
             case EndFrame():
                 pass
+            case CapacityFrame() | RunFrame():
+                raise Unreachable("The live stream of a run holds a line of another stream.")
         return frame
 
 

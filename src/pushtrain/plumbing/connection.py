@@ -112,12 +112,15 @@ class Connection:
             return self._believe(response, self._body(response), signature)
 
     @contextlib.contextmanager
-    def stream(self, request: Request, *, silence: float) -> Iterator[tuple[Iterator[bytes], str]]:
+    def stream(
+        self, request: Request, *, silence: float, opened: Callable[[Callable[[], None]], None] | None = None
+    ) -> Iterator[tuple[Iterator[bytes], str]]:
         """Open a stream; its pieces as they come, and the signature that its lines are bound to.
 
         Args:
             request: What to ask.
             silence: Seconds without a byte after which the line counts as dead.
+            opened: Told once it stands how to cut it, which any thread may do.
 
         Raises:
             Unreachable, PushtrainError: As `ask`; the pieces raise Unreachable, too.
@@ -131,6 +134,8 @@ class Connection:
                 verify_response(200, headers, None, key=self._executor, request=signature)
             except Unauthorized as error:
                 raise self._unsigned(response) from error
+            if opened is not None:
+                opened(lambda: _cut(response))
             yield self._pieces(response), signature
 
     @contextlib.contextmanager
@@ -264,6 +269,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def _cut(response: urllib3.BaseHTTPResponse) -> None:
+    """Wake whoever reads this answer; urllib3 closes it only from the reader's own thread."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed meanwhile
+        response.shutdown()
 
 
 def _never_sent(error: HTTPError) -> bool:

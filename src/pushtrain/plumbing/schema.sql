@@ -17,7 +17,7 @@ CREATE TABLE runs (
     max_parallel INTEGER,
     state        TEXT NOT NULL,
     not_before   REAL NOT NULL,
-    command      TEXT NOT NULL,              -- TrainCommand; never changes
+    command      TEXT NOT NULL,              -- TrainCommand; another one only when a moved run comes back
     value        TEXT NOT NULL               -- Run without its command
 ) STRICT;
 CREATE INDEX runs_queued ON runs (seq, not_before, gpus, gpu_memory, max_parallel) WHERE state = 'queued';

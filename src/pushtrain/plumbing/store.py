@@ -10,23 +10,22 @@ a store (`plumbing.lock`); within it every method may be called from any thread.
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import apsw
 
-from pushtrain.core.errors import Busy, Conflict, NotFound, Unauthorized
-from pushtrain.core.lifecycle import Cancelled, Claimed, Event, advance
+from pushtrain.core.errors import Busy, Conflict, Forbidden
+from pushtrain.core.lifecycle import Cancelled, Claimed, Event, Released, Returned, advance, comes_back
 from pushtrain.core.model import Artifact, Attempt, Gpu, Outcome, Run, RunEvent, State, TrainCommand
-from pushtrain.core.turns import Active, Waiting, pick
+from pushtrain.core.turns import left, pick
+from pushtrain.plumbing import rows
 from pushtrain.plumbing.database import Database
 from pushtrain.plumbing.outbox import Outbox
 from pushtrain.plumbing.statuses import Statuses
 
 _HEX: Final = frozenset("0123456789abcdef")
-_RUN: Final = "command, value"
-_GROUP: Final = "repository, commit_id, job, request"
 
 
 class Store(Outbox, Statuses):
@@ -64,48 +63,42 @@ class Store(Outbox, Statuses):
         """Keep a command as a queued run, together with the nonce it came with.
 
         Returns:
-            The run, and whether it is new; a command that is known already is the run that it made.
+            The run, and whether it is new; a command that is known already is the run that it made. A run
+            that was released from here and comes back as a later attempt is queued anew, in its old place.
 
         Raises:
             Unauthorized: The nonce was used before.
             Busy: `queue_limit` runs wait already.
         """
         now = self._clock()
-        run = Run(id=command.run_id, command=command, sender=sender, accepted_at=now, updated_at=now)
-        command_json, value = command.model_dump_json(), _value(run)
+        run = Run(
+            id=command.run_id,
+            command=command,
+            sender=sender,
+            attempt=command.attempt,
+            accepted_at=now,
+            updated_at=now,
+        )
+        command_json, value = command.model_dump_json(), rows.dump(run)
         signed_headers = json.dumps(dict(headers))
 
         def work(db: apsw.Connection) -> tuple[Run, bool]:
-            _use_nonce(db, nonce, nonce_expires, now)
-            known = _get(db, command.run_id)
-            if known is not None:
+            rows.use_nonce(db, nonce, nonce_expires, now)
+            known = rows.get(db, command.run_id)
+            if known is not None and not comes_back(known, command):
                 return known, False
             queued = db.execute("SELECT runs FROM tally WHERE state = 'queued'").get
             if queued is not None and queued >= queue_limit:
                 raise Busy(
                     f"{queued} runs wait already, which is this executor's limit.", mend="Try again later."
                 )
-            job = command.job
-            db.execute(
-                f"INSERT INTO runs (id, {_GROUP}, ref, gpus, gpu_memory, max_parallel, state, not_before, "
-                f"{_RUN}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0.0, ?, ?)",
-                (
-                    run.id,
-                    command.repository,
-                    command.commit,
-                    job.name,
-                    command.request,
-                    command.ref,
-                    job.resources.gpus,
-                    job.resources.gpu_memory,
-                    job.max_parallel,
-                    run.state.value,
-                    command_json,
-                    value,
-                ),
-            )
+            if known is not None:
+                back = advance(known, Returned(command, sender), now=now)
+                rows.take_back(db, back, command_json, raw, signed_headers)
+                return back, True
+            rows.insert(db, run, command_json, value)
             db.execute("INSERT INTO received VALUES (?, ?, ?)", (run.id, raw, signed_headers))
-            _tell(db, run, "accepted", "", now)
+            rows.tell(db, run, "accepted", "", now)
             return run, True
 
         return self._database.write(work)
@@ -116,7 +109,7 @@ class Store(Outbox, Statuses):
         Raises:
             Unauthorized: It was used before.
         """
-        self._database.write(lambda db: _use_nonce(db, nonce, expires, self._clock()))
+        self._database.write(lambda db: rows.use_nonce(db, nonce, expires, self._clock()))
 
     def command_as_received(self, run_id: str) -> tuple[bytes, dict[str, str]]:
         """The signed command's bytes and headers."""
@@ -124,7 +117,7 @@ class Store(Outbox, Statuses):
             lambda db: db.execute("SELECT raw, headers FROM received WHERE run_id = ?", (run_id,)).fetchone()
         )
         if row is None:
-            raise _no_run(run_id)
+            raise rows.no_run(run_id)
         return bytes(row[0]), json.loads(row[1])
 
     # --- what moves -----------------------------------------------------------------------------------
@@ -140,21 +133,21 @@ class Store(Outbox, Statuses):
         now = self._clock()
 
         def work(db: apsw.Connection) -> tuple[Run, Attempt] | None:
-            turn = pick(_waiting(db, now), _active(db), slots=slots, gpus=gpus)
+            turn = pick(rows.waiting(db, now), rows.active(db), slots=slots, gpus=gpus)
             if turn is None:
                 return None
             chosen, uuids = turn
-            before = _get(db, chosen.id)
+            before = rows.get(db, chosen.id)
             if before is None:
                 return None
             run = advance(before, Claimed(token=secrets.token_hex(16), gpus=uuids), now=now)
-            if not _put(db, run, before=State.QUEUED):
+            if not rows.put(db, run, before=State.QUEUED):
                 return None
             attempt = Attempt(
                 run_id=run.id, number=run.attempt, executor=executor, claimed_at=now, gpus=uuids
             )
-            _put_attempt(db, attempt)
-            _tell(db, run, "claimed", f"attempt {run.attempt}", now)
+            rows.put_attempt(db, attempt)
+            rows.tell(db, run, "claimed", f"attempt {run.attempt}", now)
             return run, attempt
 
         return self._database.write(work)
@@ -178,12 +171,12 @@ class Store(Outbox, Statuses):
         now = self._clock()
 
         def work(db: apsw.Connection) -> Run:
-            before = _claimed_by(db, run_id, token)
+            before = rows.claimed_by(db, run_id, token)
             run = advance(before, event, now=now)
-            _put(db, run, before=before.state)
+            rows.put(db, run, before=before.state)
             if attempt is not None:
-                _put_attempt(db, attempt)
-            _tell(db, run, type(event).__name__.lower(), getattr(event, "detail", ""), now)
+                rows.put_attempt(db, attempt)
+            rows.tell(db, run, type(event).__name__.lower(), getattr(event, "detail", ""), now)
             return run
 
         return self._database.write(work)
@@ -196,8 +189,8 @@ class Store(Outbox, Statuses):
         """
 
         def work(db: apsw.Connection) -> None:
-            _claimed_by(db, attempt.run_id, token)
-            _put_attempt(db, attempt)
+            rows.claimed_by(db, attempt.run_id, token)
+            rows.put_attempt(db, attempt)
 
         self._database.write(work)
 
@@ -212,7 +205,7 @@ class Store(Outbox, Statuses):
         now = self._clock()
 
         def work(db: apsw.Connection) -> Run:
-            before = _require(db, run_id)
+            before = rows.require(db, run_id)
             if before.state is State.QUEUED:
                 run = advance(before, Cancelled(f"cancelled by {by} before it started"), now=now)
                 kind = "cancelled"
@@ -228,8 +221,53 @@ class Store(Outbox, Statuses):
                     f"Run {before.short} has ended already ({before.outcome}).",
                     mend="There is nothing to cancel.",
                 )
-            _put(db, run, before=before.state)
-            _tell(db, run, kind, f"by {by}", now)
+            rows.put(db, run, before=before.state)
+            rows.tell(db, run, kind, f"by {by}", now)
+            return run
+
+        return self._database.write(work)
+
+    def release(self, run_id: str, *, by: str, attempt: int, nonce: str, nonce_expires: float) -> Run:
+        """Let a queued run go to another executor; it never starts here again unless it is sent again.
+
+        A second release of the same is the first one. Returns the run as it is then.
+
+        Args:
+            run_id: Which run.
+            by: Fingerprint of the key that asks.
+            attempt: The `attempt` of the command that is taken back: a release that arrives late must not
+                take a run that has come back meanwhile.
+            nonce: What the request came with; used up in the same transaction.
+            nonce_expires: When the nonce may be forgotten.
+
+        Raises:
+            Forbidden: Somebody else sent it.
+            Conflict: It has started, has ended, or was placed here anew.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> Run:
+            rows.use_nonce(db, nonce, nonce_expires, now)
+            before = rows.require(db, run_id)
+            if before.sender != by:
+                raise Forbidden(
+                    f"Run {before.short} was sent by another key.", mend="Who sent it can release it."
+                )
+            if before.command.attempt != attempt:
+                raise Conflict(
+                    f"Run {before.short} is here as attempt {before.command.attempt + 1}, not {attempt + 1}.",
+                    mend="It was placed here anew; nothing needs to be done.",
+                )
+            if before.outcome is Outcome.MOVED:
+                return before
+            if before.state is not State.QUEUED:
+                raise Conflict(
+                    f"Run {before.short} is {before.state}; only one that waits can be released.",
+                    mend="It stays where it is.",
+                )
+            run = advance(before, Released("released to another executor"), now=now)
+            rows.put(db, run, before=State.QUEUED)
+            rows.tell(db, run, "released", "", now)
             return run
 
         return self._database.write(work)
@@ -238,7 +276,7 @@ class Store(Outbox, Statuses):
         """Keep where a run's files are, in place of what was known before."""
 
         def work(db: apsw.Connection) -> None:
-            _require(db, run_id)
+            rows.require(db, run_id)
             db.execute("DELETE FROM artifacts WHERE run_id = ?", (run_id,))
             db.executemany(
                 "INSERT INTO artifacts VALUES (?, ?, ?)",
@@ -255,7 +293,7 @@ class Store(Outbox, Statuses):
         Raises:
             NotFound: There is none.
         """
-        return self._database.read(lambda db: _require(db, run_id))
+        return self._database.read(lambda db: rows.require(db, run_id))
 
     def find(self, text: str, *, limit: int = 50) -> list[Run]:
         """Runs that a person may mean, newest first: by the start of an id or a commit, by branch, by job."""
@@ -293,8 +331,8 @@ class Store(Outbox, Statuses):
         return self._select(f"{condition}ORDER BY seq DESC LIMIT ?", (*values, limit))
 
     def _select(self, condition: str, values: Sequence[str | float] = ()) -> list[Run]:
-        query = f"SELECT {_RUN} FROM runs {condition}"
-        return self._database.read(lambda db: [_run(*row) for row in db.execute(query, values)])
+        query = f"SELECT {rows.RUN} FROM runs {condition}"
+        return self._database.read(lambda db: [rows.read(*row) for row in db.execute(query, values)])
 
     def active(self) -> list[Run]:
         """Runs that hold a slot or GPUs, oldest first; what a starting executor must look after."""
@@ -322,10 +360,25 @@ class Store(Outbox, Statuses):
 
         def work(db: apsw.Connection) -> tuple[int, int, set[str]]:
             queued = db.execute("SELECT runs FROM tally WHERE state = 'queued'").get
-            active = _active(db)
+            active = rows.active(db)
             return queued or 0, len(active), {uuid for run in active for uuid in run.gpus}
 
         return self._database.read(work)
+
+    def room(self, *, slots: int, gpus: Sequence[Gpu]) -> tuple[int, tuple[Gpu, ...]]:
+        """The slots and GPUs that a run which came now would find (`core.turns.left`); as `claim`'s."""
+        now = self._clock()
+        return self._database.read(
+            lambda db: left(rows.waiting(db, now), rows.active(db), slots=slots, gpus=gpus)
+        )
+
+    def queued_of(self, sender: str, *, limit: int) -> list[str]:
+        """Ids of the waiting runs that a key sent, the last first."""
+        query = (
+            "SELECT id FROM runs WHERE state = 'queued' AND json_extract(value, '$.sender') = ? "
+            "ORDER BY seq DESC LIMIT ?"
+        )
+        return self._database.read(lambda db: [str(row[0]) for row in db.execute(query, (sender, limit))])
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """A run's attempts, in order."""
@@ -355,88 +408,3 @@ class Store(Outbox, Statuses):
         return self._database.read(
             lambda db: [Artifact.model_validate_json(row[0]) for row in db.execute(query, (run_id,))]
         )
-
-
-def _value(run: Run) -> str:
-    return run.model_dump_json(exclude={"command"})
-
-
-def _run(command: str, value: str) -> Run:
-    return Run.model_validate_json(f'{{"command":{command},{value[1:]}')
-
-
-def _get(db: apsw.Connection, run_id: str) -> Run | None:
-    row = db.execute(f"SELECT {_RUN} FROM runs WHERE id = ?", (run_id,)).fetchone()
-    return None if row is None else _run(*row)
-
-
-def _require(db: apsw.Connection, run_id: str) -> Run:
-    run = _get(db, run_id)
-    if run is None:
-        raise _no_run(run_id)
-    return run
-
-
-def _no_run(run_id: str) -> NotFound:
-    return NotFound(f"There is no run {run_id[:32]} here.", mend="`pushtrain ps` lists the runs.")
-
-
-def _claimed_by(db: apsw.Connection, run_id: str, token: str | None) -> Run:
-    run = _require(db, run_id)
-    if token is not None and token != run.token:
-        raise Conflict(
-            f"Run {run.short} has been claimed anew; what an earlier attempt says does not count any more.",
-            mend="Nothing needs to be done.",
-        )
-    return run
-
-
-def _put(db: apsw.Connection, run: Run, *, before: State) -> bool:
-    """Write a run that was in state `before`; False when it is not any more."""
-    rows = db.execute(
-        "UPDATE runs SET state = ?, not_before = ?, value = ? WHERE id = ? AND state = ? RETURNING seq",
-        (run.state.value, run.not_before, _value(run), run.id, before.value),
-    ).fetchall()
-    return bool(rows)
-
-
-def _put_attempt(db: apsw.Connection, attempt: Attempt) -> None:
-    db.execute(
-        "INSERT INTO attempts VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-        (attempt.run_id, attempt.number, attempt.model_dump_json()),
-    )
-
-
-def _tell(db: apsw.Connection, run: Run, kind: str, detail: str, now: float) -> None:
-    db.execute(
-        "INSERT INTO events SELECT ?1, coalesce(max(sequence), 0) + 1, ?2, ?3, ?4, ?5 FROM events "
-        "WHERE run_id = ?1",
-        (run.id, now, kind, run.state.value, detail),
-    )
-
-
-def _use_nonce(db: apsw.Connection, nonce: str, expires: float, now: float) -> None:
-    db.execute("DELETE FROM nonces WHERE expires < ?", (now,))
-    if not db.execute(
-        "INSERT INTO nonces VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING 1", (nonce, expires)
-    ).fetchall():
-        raise Unauthorized("The signature has been used before.", mend="Sign the request afresh.")
-
-
-def _waiting(db: apsw.Connection, now: float) -> Iterator[Waiting]:
-    query = (
-        f"SELECT id, gpus, gpu_memory, max_parallel, {_GROUP} FROM runs "
-        "WHERE state = 'queued' AND not_before <= ? ORDER BY seq"
-    )
-    for run_id, gpus, gpu_memory, max_parallel, *group in db.execute(query, (now,)):
-        yield Waiting(
-            id=run_id, gpus=gpus, gpu_memory=gpu_memory, group=tuple(group), max_parallel=max_parallel
-        )
-
-
-def _active(db: apsw.Connection) -> list[Active]:
-    query = (
-        f"SELECT json_extract(value, '$.gpus'), {_GROUP} FROM runs "
-        "WHERE state IN ('preparing', 'running') ORDER BY seq"
-    )
-    return [Active(gpus=tuple(json.loads(gpus)), group=tuple(group)) for gpus, *group in db.execute(query)]
