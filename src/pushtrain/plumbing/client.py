@@ -30,7 +30,7 @@ from pushtrain.core.frames import BeatFrame, EndFrame, Frame, LogFrame, ViewFram
 from pushtrain.core.model import Artifact, Challenge, LogChunk, Run, RunView, TrainCommand, Value
 from pushtrain.core.wire import BEAT, MAX_BODY, MAX_LINE, MAX_PIECE, RunList
 from pushtrain.plumbing.connection import Connection, Request
-from pushtrain.plumbing.trees import sync_folder
+from pushtrain.plumbing.files import sync_folder
 from pushtrain.ports import Report
 
 __all__ = ["EndFrame", "ExecutorClient", "LogFrame", "ViewFrame"]
@@ -161,8 +161,10 @@ class ExecutorClient:
             request = Request("GET", _path(run_id, "stream"), urlencode(query))
             try:
                 for frame in self._frames(request):
-                    retry.went_well()
-                    if news := place.news(frame):
+                    news = place.news(frame)
+                    if news or isinstance(frame, BeatFrame):
+                        retry.went_well()
+                    if news:
                         yield news
                     if isinstance(frame, EndFrame):
                         return
@@ -217,7 +219,8 @@ class ExecutorClient:
         retry = _Retry(self._patience, self._pause, held=True)
         with part.open("ab") as out:
             if out.tell() > file.size:
-                out.truncate(0)
+                out.seek(0)
+                out.truncate()
             while (done := out.tell()) < file.size:
                 report(file.path, done, file.size)
                 query = urlencode({"offset": done, "limit": MAX_PIECE})
