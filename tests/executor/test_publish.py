@@ -242,8 +242,8 @@ def test_killed_between_push_and_bookkeeping_nothing_is_doubled(line: Line) -> N
         from pushtrain.plumbing.rundir import RunDir
 
         push = Branch.push
-        def push_and_die(self, commit, *, stop=None):
-            push(self, commit, stop=stop)
+        def push_and_die(self, commit, **options):
+            push(self, commit, **options)
             os.kill(os.getpid(), signal.SIGKILL)
         Branch.push = push_and_die
         mirror = Mirror(Path({str(line.folder / "lab-3")!r}), Repository(key={KEY!r}, remote={f"file://{line.origin}"!r}))
