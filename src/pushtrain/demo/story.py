@@ -27,7 +27,7 @@ from pushtrain.executor.report import duration
 
 _FIRST: Final = "Read handwritten digits"
 _SECOND: Final = "Look for more patterns"
-_CHANGE: Final = ("FILTERS = 6", "FILTERS = 24")
+_CHANGE: Final = ("FILTERS = 6", "FILTERS = 20")
 _TAIL_LINES: Final = 25
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -102,7 +102,7 @@ def _tell(screen: Screen, parts: Parts) -> Told:
         screen.fact("Git host", f"{parts.remote}   smart HTTP, with a token")
         screen.working("starting the executor")
         parts.start_executor()
-        screen.fact("executor", f"{parts.card.public_url}   {parts.fingerprint}")
+        screen.fact("executor", f"{parts.card.public_url}   key {parts.fingerprint[:19]}…")
         screen.working("starting the sender")
         parts.start_sender()
         screen.fact("sender", f"{parts.webhook_url}   webhook, and a look every {POLL_SECONDS} s")
