@@ -16,9 +16,17 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pushtrain.adapters.metrics.jsonl import JsonLines
-from pushtrain.core.errors import Cancelled, GitError, PushRejected, PushtrainError, UsageError
+from pushtrain.core.errors import (
+    Cancelled,
+    CredentialError,
+    GitError,
+    PushRejected,
+    PushtrainError,
+    UsageError,
+)
 from pushtrain.core.model import Outcome, Reason, ResultsTarget, Run, State
 from pushtrain.core.settings import ExecutorSettings, Repository
+from pushtrain.demo.host import Host
 from pushtrain.executor import artifacts, index
 from pushtrain.executor import publish as publishing
 from pushtrain.executor.publish import Publishable, Published, Publisher
@@ -204,6 +212,20 @@ def test_the_published_log_is_bounded(line: Line) -> None:
     assert f"of {size} bytes left out here" in text
     assert text.startswith("line 0\n")
     assert text.endswith("line 9999")
+
+
+def test_results_reach_a_host_over_http_with_a_token(git_host: Host, tmp_path: Path) -> None:
+    remote = git_host.create("octo/hello")
+    work = WorkRepository(tmp_path / "clone", remote, token=git_host.token)
+    commit = work.commit({"a": "1"})
+    work.push()
+    run = over(a_run(a_command(commit=commit)))
+    mirror = Mirror(tmp_path / "m", Repository(key=KEY, remote=remote), token=git_host.token)
+    done = one(Publisher(lambda _: mirror, ExecutorSettings()), Publishable(run))
+    assert work.fetch(RESULTS) == done.commit
+    shut = Mirror(tmp_path / "shut", Repository(key=KEY, remote=remote), token="wrong")
+    refused = Publisher(lambda _: shut, ExecutorSettings()).publish([Publishable(run)])[run.id]
+    assert isinstance(refused, CredentialError)
 
 
 # --- exactly once ---

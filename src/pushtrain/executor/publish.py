@@ -24,9 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pydantic import TypeAdapter
+
 from pushtrain import __version__
 from pushtrain.core.errors import Cancelled, PushRejected, PushtrainError
-from pushtrain.core.model import RESULTS_BRANCH, Artifact, Attempt, Gpu, Run, RunEvent, Value
+from pushtrain.core.model import RESULTS_BRANCH, Artifact, Attempt, Gpu, Run, RunEvent
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor import artifacts, index, report
 from pushtrain.executor.collect import place
@@ -64,13 +66,17 @@ class Publishable:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Published(Value):
+@dataclass(frozen=True, slots=True)
+class Published:
     """A run's results are on the remote."""
 
     commit: str
     path: str
     """The run's folder in that commit."""
     artifacts: tuple[Artifact, ...] = ()
+
+
+_NOTES: Final = TypeAdapter(Published)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +291,7 @@ class Publisher:
             path, record = pages.folder_of(one.run)
             if record is not None:
                 commit = branch.added_by(tip, f"{path}/run.json")
-                done[one.run.id] = Published(commit=commit, path=path, artifacts=_files_of(record))
+                done[one.run.id] = Published(commit, path, _files_of(record))
                 continue
             files = {f"{path}/{name}": content for name, content in one.files.items()}
             commits.append(NewCommit(self._message(one, branch.ref), {**files, **pages.with_row(one)}))
@@ -296,7 +302,7 @@ class Publisher:
         ids = branch.grow(tip, commits, author=author, when=int(self._clock()), stop=stop)
         branch.push(ids[-1], onto=tip, stop=stop)
         for (one, path), commit in zip(fresh, ids, strict=True):
-            done[one.run.id] = Published(commit=commit, path=path, artifacts=one.placed)
+            done[one.run.id] = Published(commit, path, one.placed)
         return done, ids[-1]
 
     def _message(self, one: _Ready, ref: str) -> str:
@@ -420,7 +426,7 @@ def _noted(folder: RunDir | None) -> Published | None:
     if folder is None:
         return None
     try:
-        return Published.model_validate_json((folder.root / _NOTE).read_bytes())
+        return _NOTES.validate_json((folder.root / _NOTE).read_bytes())
     except (OSError, ValueError):
         return None
 
@@ -431,7 +437,7 @@ def _let_go(one: _Ready, done: Published) -> None:
     away = [file for file in one.placed if file.where in {"git", "lfs", "url"}]
     if folder is None or not away:
         return
-    write_bytes(folder.root / _NOTE, done.model_dump_json().encode())
+    write_bytes(folder.root / _NOTE, _NOTES.dump_json(done))
     for file in away:
         (folder.artifacts / file.path).unlink(missing_ok=True)
     if not any(file.where == "executor" for file in one.placed):
