@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 import socket
 import socketserver
 import threading
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pushtrain.core import errors
 from pushtrain.core.errors import (
     Busy,
+    ConfigError,
     Conflict,
     DataError,
     Forbidden,
@@ -156,6 +158,16 @@ def test_every_error_class_travels_and_comes_back() -> None:
         back = ErrorBody.of(kind("What.", mend="Mend.")).raised(kind.status)
         assert type(back) is kind
         assert (back.message, back.mend) == ("What.", "Mend.")
+
+
+def test_the_protocols_page_tells_every_error_that_travels() -> None:
+    page = (Path(__file__).parents[2] / "docs/wire-protocol.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| ([0-9, ]+) \| ([0-9]+) \|", page, flags=re.MULTILINE)
+    told = {code: (statuses.split(", ")[0], exit_code) for code, statuses, exit_code in rows}
+    known = (Unauthorized, UsageError, Forbidden, NotFound, Conflict, TooLarge, Busy, StorageError)
+    for kind in (*known, PushtrainError, ConfigError):
+        assert told.pop(kind.code) == (str(kind.status), str(kind.exit_code))
+    assert told == {}
 
 
 def test_an_error_of_a_newer_executor_is_raised_by_its_status() -> None:
