@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import sys
+import time
 import timeit
 from dataclasses import replace
 from pathlib import Path
@@ -570,8 +572,8 @@ def test_a_text_that_is_no_public_key_says_how_one_looks(text: str) -> None:
 def test_signing_and_verifying_take_less_than_a_millisecond_each() -> None:
     message = signed(body=BODY * 100)
     for work in (lambda: signed(body=BODY * 100), lambda: check(message)):
-        best = min(timeit.repeat(work, number=20, repeat=10)) / 20
-        assert best < 0.001
+        best = min(timeit.repeat(work, timer=time.process_time, number=20, repeat=10)) / 20
+        assert best < (0.001 if sys.gettrace() is None else 0.01), "a tracer costs more than the work"
 
 
 def test_the_protocols_page_shows_the_frozen_format() -> None:
