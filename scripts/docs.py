@@ -135,7 +135,7 @@ def errors_page() -> str:
 
 def cli_page() -> str:
     """docs/cli.md."""
-    text = build().generate_docs(output_format="markdown", recursive=True)
+    text = build("*").generate_docs(output_format="markdown", recursive=True)
     head = (
         "# Command line\n\n"
         + MADE

@@ -13,7 +13,10 @@ from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.plumbing.keys import Authorized, Grant, Scope, Trust, Trusted, load_or_create
 from pushtrain.wiring.settings import open_state
 
-app = App(name="key")
+app = App(
+    name="key",
+    help="Who may command whom: keys of this machine, of its senders, and of the executors that it trusts.",
+)
 
 Name = Annotated[str, Parameter(help="For people; one word.")]
 
@@ -37,6 +40,7 @@ def show(*, json: Json = False, state: State = None) -> None:
 @app.command
 def authorize(
     key: str,
+    /,
     *,
     repo: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     scope: Annotated[tuple[Scope, ...], Parameter(negative="")] = (),
@@ -72,7 +76,7 @@ def authorize(
 
 
 @app.command
-def trust(key: str, url: str = "", *, name: Name = "", json: Json = False, state: State = None) -> None:
+def trust(key: str, url: str = "", /, *, name: Name = "", json: Json = False, state: State = None) -> None:
     """Trust an executor's key: what does not prove that key is not believed, wherever it answers.
 
     Args:
