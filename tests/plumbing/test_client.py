@@ -32,7 +32,7 @@ from pushtrain.core.errors import (
 )
 from pushtrain.core.frames import BeatFrame, EndFrame, LogFrame, ViewFrame
 from pushtrain.core.lifecycle import Exited, Prepared, Published, Requeued
-from pushtrain.core.model import Artifact, Reason, Run, RunView
+from pushtrain.core.model import Artifact, LogChunk, Reason, Run, RunView
 from pushtrain.core.signing import fingerprint, sign_response
 from pushtrain.core.wire import ErrorBody
 from pushtrain.executor import stream
@@ -583,6 +583,37 @@ def test_a_reader_who_leaves_frees_its_place(
     wait_until(again)
     assert executor.service._subscribers
     readers[1].close()  # type: ignore[attr-defined]
+    wait_until(lambda: not executor.service._subscribers, what="nobody watches any more")
+
+
+def test_a_reader_who_does_not_read_holds_up_nobody_but_himself(
+    executor: Served, client: ExecutorClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, folder = _running(executor, client)
+    with folder.log.open("wb") as log:
+        log.truncate(200_000_000)
+    read: list[int] = []
+    real = executor.service.log_chunk
+
+    def counted(name: str, attempt: int, offset: int, limit: int) -> LogChunk:
+        read.append(limit)
+        return real(name, attempt, offset, limit)
+
+    monkeypatch.setattr(executor.service, "log_chunk", counted)
+    monkeypatch.setattr("pushtrain.plumbing.rundir._hole", lambda *_: None)
+    slow = client.follow(run_id)
+    next(slow)
+    next(slow)
+    quiet = [-1]
+
+    def settled() -> bool:
+        quiet.append(len(read))
+        return quiet[-1] == quiet[-2] and len(read) > 1
+
+    wait_until(settled, every=0.3)
+    assert sum(read) < 50_000_000, "the rest waits for the reader"
+    assert client.challenge().capacity.running == 1
+    slow.close()  # type: ignore[attr-defined]
     wait_until(lambda: not executor.service._subscribers, what="nobody watches any more")
 
 
