@@ -259,7 +259,7 @@ def _target(run: Run) -> tuple[str, str, str]:
     ref = f"refs/heads/{target.branch}"
     if target.branch == "same":
         ref = command.ref if command.ref.startswith("refs/heads/") else f"refs/heads/{RESULTS_BRANCH}"
-    ours = ref == f"refs/heads/{RESULTS_BRANCH}" or bool(target.repository)
+    ours = ref == f"refs/heads/{RESULTS_BRANCH}"
     path = target.path.strip("/") or ("" if ours else SHARED_FOLDER)
     return target.repository or command.repository, ref, f"{path}/" if path not in {"", "."} else ""
 
