@@ -73,8 +73,8 @@ def test_the_story_is_told_in_plain_lines_and_leaves_nothing_behind(environment:
     assert told.count("accuracy: ") == 2
     assert "+ FILTERS = 20" in told
     _, cold, warm = re.split(" {2,}", [line for line in told.splitlines() if "in all" in line][-1].strip())
-    assert _seconds(cold) < 60
-    assert _seconds(warm) < 30
+    assert 0 < _seconds(warm) < 60  # a busy machine's; docs/benchmarks.md has a quiet one's
+    assert 0 < _seconds(cold) < 90
     page = (Path(__file__).parents[2] / "docs" / "demo.md").read_text()
     assert re.findall("^[A-Z].* ─+$", page, re.MULTILINE) == re.findall("^[A-Z].* ─+$", told, re.MULTILINE)
     assert not (Path(environment["PUSHTRAIN_STATE"])).exists()

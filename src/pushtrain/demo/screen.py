@@ -66,7 +66,7 @@ class Screen:
     @property
     def terminal(self) -> bool:
         """Whether somebody may be looking."""
-        return self._console.is_terminal
+        return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def title(self, text: str, below: str = "") -> None:
         """Begin."""
