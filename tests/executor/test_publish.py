@@ -608,13 +608,10 @@ def test_a_commit_after_ten_thousand_runs_touches_no_more_than_the_first(line: L
         """The size of each file that one more run adds or changes, outside its own folder."""
         item = line.item()
         folder = one(publisher, item).path
-        mirror, tip = line.mirror(), line.tip()
-        mirror.git.run("fetch", "--quiet", "origin", tip)
-        names = mirror.git.run("diff-tree", "-r", "--root", "--name-only", "--no-commit-id", tip).text.split(
-            "\n"
-        )
+        tip = line.tip()
+        names = line.work.git("diff-tree", "-r", "--root", "--name-only", "--no-commit-id", tip).splitlines()
         pages = [name for name in names if not name.startswith(folder)]
-        return sorted(len(mirror.show(tip, name) or b"") for name in pages)
+        return sorted(len(line.work.show(tip, name)) for name in pages)
 
     first = touched()
     mirror = line.mirror()
