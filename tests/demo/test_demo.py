@@ -29,9 +29,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def _left(environment: dict[str, str]) -> list[str]:
-    """Folders and processes of the demo that are still there."""
+    """Files and processes of the demo that are still there."""
     folder = environment["TMPDIR"].encode()
-    found = [path.name for path in Path(environment["TMPDIR"]).glob("pushtrain-demo-*")]
+    found = [path.name for path in Path(environment["TMPDIR"]).iterdir()]
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
