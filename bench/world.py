@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushtrain.plumbing.keys import load_or_create
-
 from pushtrain.demo.host import Host, hosting
 from pushtrain.demo.webhook import Update, payload, signature
+from pushtrain.plumbing.keys import load_or_create
 from pushtrain.testing import WorkRepository
 
 SECRET = b"bench-secret"

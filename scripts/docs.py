@@ -4,10 +4,13 @@
 """
 
 import ast
+import importlib
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import pushtrain
 from pushtrain.cli.app import build
 from pushtrain.core import errors
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
@@ -112,17 +115,19 @@ def settings_page() -> str:
     return "\n".join(page)
 
 
+def kinds(cls: type[errors.PushtrainError]) -> set[type[errors.PushtrainError]]:
+    """Every error below this one, wherever in the package it stands."""
+    below = cls.__subclasses__()
+    return set(below).union(*(kinds(one) for one in below))
+
+
 def errors_page() -> str:
     """docs/errors.md."""
-    rows = []
-    for name in dir(errors):
-        cls = getattr(errors, name)
-        if (
-            isinstance(cls, type)
-            and issubclass(cls, errors.PushtrainError)
-            and cls is not errors.PushtrainError
-        ):
-            rows.append((cls.exit_code, cls.code, cls.status, " ".join(str(cls.__doc__).split())))
+    rows = {
+        (cls.exit_code, cls.code, cls.status, " ".join(str(cls.__doc__).split()))
+        for cls in kinds(errors.PushtrainError)
+        if "code" in vars(cls)
+    }
     page = [
         "# Errors and exit codes",
         "",
@@ -146,7 +151,7 @@ def errors_page() -> str:
 
 def cli_page() -> str:
     """docs/cli.md."""
-    text = build().generate_docs(output_format="markdown", recursive=True)
+    text = build("*").generate_docs(output_format="markdown", recursive=True)
     head = (
         "# Command line\n\n"
         + MADE
@@ -158,6 +163,11 @@ def cli_page() -> str:
 
 def main() -> int:
     """Write the pages, or compare them."""
+    for module in pkgutil.walk_packages(pushtrain.__path__, "pushtrain."):
+        if not module.name.startswith(
+            ("pushtrain.demo.project", "pushtrain.executor.shim", "pushtrain.__main__")
+        ):
+            importlib.import_module(module.name)
     stale = []
     for name, page in (("cli", cli_page()), ("settings", settings_page()), ("errors", errors_page())):
         path = ROOT / "docs" / f"{name}.md"

@@ -1,6 +1,7 @@
 """The signed lines of a live stream."""
 
 import json
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,8 +13,8 @@ from pushtrain.core.frames import BeatFrame, EndFrame, Frame, LogFrame, ViewFram
 from pushtrain.core.model import RunView
 from pushtrain.testing import a_run
 
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
+OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 VIEW = RunView(run=a_run())
 FRAMES: list[Frame] = [
     LogFrame(attempt=1, offset=7, data=b"epoch 1\xff\n", next_offset=16, complete=False),
@@ -27,14 +28,23 @@ def read(line: bytes, *, request: str = "r", number: int = 0) -> Frame:
     return unseal(line, key=KEY.public_key(), request=request, number=number)
 
 
+GOLDEN_SIGNATURE = (
+    "pushtrain=:Db4eBquFdITHa85jxU1BbXXbSMnsz88QRZgYesZpBRwq9UJpT4uS0uInUq3Eo326/4umXipaQYNvUmmVIUvnAw==:"
+)
 GOLDEN = (
     b'{"kind":"beat","signature":'
-    b'"HKEuThZIcN0j7Z2WLUxeZuQyy0YxVXD6HDS9vIxNSrHy9tZSciHNK68gazN80ypleSEC2Ww5ReUfBAS8BgwGBg"}\n'
+    b'"LsLf_cNGKC-zuAR3E4rPNQbpASTUe5LIXaPrkWDyHi4IFe9uxlwM1MAxX6dVcirnL0d59aIDPIIyiElp6g6WCA"}\n'
 )
 
 
 def test_the_format_of_a_line_is_frozen() -> None:
     assert seal(BeatFrame(), key=KEY, request="r", number=0) == GOLDEN
+
+
+def test_the_protocols_page_shows_a_line() -> None:
+    page = (Path(__file__).parents[2] / "docs/wire-protocol.md").read_text()
+    line = seal(BeatFrame(), key=KEY, request=GOLDEN_SIGNATURE, number=0)
+    assert f"```\n{line.decode()}```" in page
 
 
 @pytest.mark.parametrize("frame", FRAMES)

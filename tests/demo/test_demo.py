@@ -29,9 +29,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def _left(environment: dict[str, str]) -> list[str]:
-    """Folders and processes of the demo that are still there."""
+    """Files and processes of the demo that are still there."""
     folder = environment["TMPDIR"].encode()
-    found = [path.name for path in Path(environment["TMPDIR"]).glob("pushtrain-demo-*")]
+    found = [path.name for path in Path(environment["TMPDIR"]).iterdir()]
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
@@ -68,13 +68,15 @@ def test_the_story_is_told_in_plain_lines_and_leaves_nothing_behind(environment:
         "publish",
     ):
         assert len(re.findall(rf"✓ {station} {{2,}}", told)) == 2, station
-    assert told.count("│ epoch 40/40") == 2
+    assert told.count("│ epoch 36/36") == 2
     assert told.count("test digits are read rightly") == 1
     assert told.count("accuracy: ") == 2
-    assert "+ FILTERS = 24" in told
+    assert "+ FILTERS = 20" in told
     _, cold, warm = re.split(" {2,}", [line for line in told.splitlines() if "in all" in line][-1].strip())
-    assert _seconds(cold) < 60
-    assert _seconds(warm) < 30
+    assert 0 < _seconds(warm) < 60  # a busy machine's; docs/benchmarks.md has a quiet one's
+    assert 0 < _seconds(cold) < 90
+    page = (Path(__file__).parents[2] / "docs" / "demo.md").read_text()
+    assert re.findall("^[A-Z].* ─+$", page, re.MULTILINE) == re.findall("^[A-Z].* ─+$", told, re.MULTILINE)
     assert not (Path(environment["PUSHTRAIN_STATE"])).exists()
     assert _left(environment) == []
 
@@ -118,7 +120,7 @@ def test_kept_it_goes_on_and_says_how_to_look_around_and_how_to_end_it(environme
     [
         (signal.SIGINT, "pushtrain demo", 130),
         (signal.SIGHUP, "executor", 129),
-        (signal.SIGTERM, "epoch  2/40", 143),
+        (signal.SIGTERM, "epoch  2/36", 143),
     ],
 )
 def test_interrupted_at_any_moment_nothing_is_left(

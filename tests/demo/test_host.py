@@ -18,7 +18,7 @@ import pytest
 import urllib3
 
 from pushtrain.core.errors import Conflict, GitError
-from pushtrain.demo.history import git
+from pushtrain.demo.history import ENVIRONMENT, exec_path, git
 from pushtrain.demo.host import Host, hosting
 from pushtrain.testing import WorkRepository, wait_until
 
@@ -256,6 +256,20 @@ def test_a_repository_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         (tmp_path / "host" / "octo").write_text("a file")
         with pytest.raises(GitError, match="init"):
             host.create("octo/hello")
+
+
+def test_a_machine_without_git_or_its_http_backend_is_told_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exec_path.cache_clear()
+    monkeypatch.setitem(ENVIRONMENT, "PATH", str(tmp_path))
+    with pytest.raises(GitError, match="not installed"):
+        Host(tmp_path / "host", token="").create("octo/hello")
+    fake = tmp_path / "git"
+    fake.write_text(f"#!/bin/sh\necho {tmp_path}\n")
+    fake.chmod(0o755)
+    with pytest.raises(GitError, match="http-backend"):
+        Host(tmp_path / "host", token="").create("octo/hello")
 
 
 # --- data -------------------------------------------------------------------------------------------------

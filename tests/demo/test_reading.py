@@ -12,7 +12,7 @@ from pushtrain.demo.curve import curve
 from pushtrain.demo.reading import last_value, readable
 from pushtrain.demo.screen import Screen
 from pushtrain.executor import markdown as md
-from pushtrain.executor.report import duration
+from pushtrain.executor.wording import duration
 
 METRICS = json.dumps(
     {

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +15,17 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pushtrain.adapters.metrics.jsonl import JsonLines
-from pushtrain.core.errors import Cancelled, GitError, PushRejected, PushtrainError, UsageError
+from pushtrain.core.errors import (
+    Cancelled,
+    CredentialError,
+    GitError,
+    PushRejected,
+    PushtrainError,
+    UsageError,
+)
 from pushtrain.core.model import Outcome, Reason, ResultsTarget, Run, State
 from pushtrain.core.settings import ExecutorSettings, Repository
+from pushtrain.demo.host import Host
 from pushtrain.executor import artifacts, index
 from pushtrain.executor import publish as publishing
 from pushtrain.executor.publish import Publishable, Published, Publisher
@@ -206,6 +213,20 @@ def test_the_published_log_is_bounded(line: Line) -> None:
     assert text.endswith("line 9999")
 
 
+def test_results_reach_a_host_over_http_with_a_token(git_host: Host, tmp_path: Path) -> None:
+    remote = git_host.create("octo/hello")
+    work = WorkRepository(tmp_path / "clone", remote, token=git_host.token)
+    commit = work.commit({"a": "1"})
+    work.push()
+    run = over(a_run(a_command(commit=commit)))
+    mirror = Mirror(tmp_path / "m", Repository(key=KEY, remote=remote), token=git_host.token)
+    done = one(Publisher(lambda _: mirror, ExecutorSettings()), Publishable(run))
+    assert work.fetch(RESULTS) == done.commit
+    shut = Mirror(tmp_path / "shut", Repository(key=KEY, remote=remote), token="wrong")
+    refused = Publisher(lambda _: shut, ExecutorSettings()).publish([Publishable(run)])[run.id]
+    assert isinstance(refused, CredentialError)
+
+
 # --- exactly once ---
 
 
@@ -242,8 +263,8 @@ def test_killed_between_push_and_bookkeeping_nothing_is_doubled(line: Line) -> N
         from pushtrain.plumbing.rundir import RunDir
 
         push = Branch.push
-        def push_and_die(self, commit, *, stop=None):
-            push(self, commit, stop=stop)
+        def push_and_die(self, commit, **options):
+            push(self, commit, **options)
             os.kill(os.getpid(), signal.SIGKILL)
         Branch.push = push_and_die
         mirror = Mirror(Path({str(line.folder / "lab-3")!r}), Repository(key={KEY!r}, remote={f"file://{line.origin}"!r}))
@@ -572,31 +593,27 @@ def test_a_store_that_refuses_is_tried_again_and_then_does_without(
 
 
 @pytest.mark.slow
-def test_fifty_files_of_twenty_megabytes_are_published_fast(line: Line) -> None:
+def test_fifty_files_of_twenty_megabytes_all_go_into_git(line: Line) -> None:
     publisher = line.publisher()
-    one(publisher, line.item())
     item = line.item({f"f{number}.bin": os.urandom(400_000) for number in range(50)})
-    began = time.perf_counter()
     done = one(publisher, item)
-    took = time.perf_counter() - began
     assert sum(file.where == "git" for file in done.artifacts) == 50
-    assert took < 6, took  # 0.9 s on a quiet machine; the benchmark holds the exact bound
 
 
 @pytest.mark.slow
-def test_ten_thousand_runs_do_not_slow_a_commit_down(line: Line) -> None:
+def test_a_commit_after_ten_thousand_runs_touches_no_more_than_the_first(line: Line) -> None:
     publisher = line.publisher()
 
-    def median() -> float:
-        times = []
-        for _ in range(7):
-            item = line.item()
-            began = time.perf_counter()
-            one(publisher, item)
-            times.append(time.perf_counter() - began)
-        return sorted(times)[3]
+    def touched() -> list[int]:
+        """The size of each file that one more run adds or changes, outside its own folder."""
+        item = line.item()
+        folder = one(publisher, item).path
+        tip = line.tip()
+        names = line.work.git("diff-tree", "-r", "--root", "--name-only", "--no-commit-id", tip).splitlines()
+        pages = [name for name in names if not name.startswith(folder)]
+        return sorted(len(line.work.show(tip, name)) for name in pages)
 
-    before = median()
+    first = touched()
     mirror = line.mirror()
     branch = Branch(mirror, f"refs/heads/{RESULTS}")
     stream = [f"commit refs/x\ncommitter x <x@x> 1 +0000\ndata 0\nfrom {branch.fetch()}\n"]
@@ -609,9 +626,7 @@ def test_ten_thousand_runs_do_not_slow_a_commit_down(line: Line) -> None:
         ]
     mirror.git.run("fast-import", "--quiet", input="".join(stream).encode())
     branch.push(mirror.git.run("rev-parse", "refs/x").text)
-    after = median()
+    after = touched()
     assert len(line.work.files(line.tip())) > 20_000
-    assert after < before + 0.1, (
-        before,
-        after,
-    )  # 30 ms on a quiet machine; the benchmark holds the exact bound
+    assert len(after) == len(first) == 2  # the index and the month's page
+    assert max(after) < 2 * max(first) + 1000

@@ -21,7 +21,7 @@ from pushtrain.core.model import (
     StageTime,
     State,
 )
-from pushtrain.executor import index, plot, report
+from pushtrain.executor import index, plot, report, wording
 from pushtrain.executor import markdown as md
 from pushtrain.executor.metrics import Metric
 from pushtrain.executor.report import Story
@@ -390,9 +390,9 @@ def test_numbers_are_shown_for_people(value: float | None, shown: str) -> None:
 
 
 def test_durations_and_sizes_are_shown_for_people() -> None:
-    shown = [report.duration(value).replace("\xa0", " ") for value in (0.0451, 3.21, 59.99, 245, 7620)]
+    shown = [wording.duration(value).replace("\xa0", " ") for value in (0.0451, 3.21, 59.99, 245, 7620)]
     assert shown == ["45 ms", "3.2 s", "1 min 00 s", "4 min 05 s", "2 h 07 min"]
-    assert [report.size(value) for value in (0, 999, 1000, 1_400_000, 5e12)] == [
+    assert [wording.size(value) for value in (0, 999, 1000, 1_400_000, 5e12)] == [
         "0 B", "999 B", "1.0 kB", "1.4 MB", "5.0 TB",
     ]  # fmt: skip
 
@@ -409,13 +409,13 @@ def test_durations_and_sizes_are_shown_for_people() -> None:
     ],
 )
 def test_commits_are_linked_where_the_hosts_form_is_known(key: str, link: str) -> None:
-    text = report.commit_link(key, "a" * 40)
+    text = wording.commit_link(key, "a" * 40)
     assert text == (f"[`aaaaaaa`]({link}{'a' * 40})" if link else "`aaaaaaa`")
 
 
 def test_a_runs_folder_is_dated_by_acceptance() -> None:
     run = a_run()
-    assert report.folder(run) == f"runs/train/2026-09/21-1234567-{run.short}"
+    assert wording.folder(run) == f"runs/train/2026-09/21-1234567-{run.short}"
 
 
 # --- the index ---
@@ -468,4 +468,4 @@ def test_a_hostile_row_is_read_back_as_one_row(evil: str) -> None:
     (other,) = rows(1)
     twice = index.root_page(once, [other], [])
     assert twice is not None
-    assert twice.decode().count(f"]({report.folder(run)}/)") == 1
+    assert twice.decode().count(f"]({wording.folder(run)}/)") == 1

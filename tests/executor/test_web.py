@@ -641,6 +641,7 @@ def caller(lasting: Served) -> Iterator[Caller]:
 @NOISE
 @given(data=st.data())
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_bytes_changed_on_the_way_never_get_in_and_never_break_the_server(
     lasting: Served, caller: Caller, data: st.DataObject
 ) -> None:
@@ -683,6 +684,7 @@ JSONS = st.recursive(
 @settings(NOISE, max_examples=5000)
 @given(data=st.data())
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_whatever_an_authorised_sender_signs_is_accepted_or_refused_but_never_breaks_the_server(
     lasting: Served, caller: Caller, data: st.DataObject
 ) -> None:
@@ -759,6 +761,7 @@ def _renamed(document: dict[str, object]) -> dict[str, object]:
     ),
 )
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_whatever_is_asked_with_a_right_signature_is_answered(
     lasting: Served, caller: Caller, method: str, path: list[str], query: list[tuple[str, str]]
 ) -> None:

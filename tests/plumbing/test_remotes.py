@@ -205,3 +205,8 @@ def test_a_token_answers_for_its_own_host_only_and_is_in_no_argument(
         "credential", "approve", input=b"protocol=https\nhost=host.example\nusername=u\npassword=s3cret\n\n"
     )
     assert not (tmp_path / ".git-credentials").exists()
+
+
+def test_more_output_than_wanted_is_an_error_and_never_cut_in_silence() -> None:
+    with pytest.raises(GitError, match="more than 10 bytes"):
+        Git().run("help", "-a", limit=10)

@@ -1,4 +1,5 @@
 import ctypes
+import errno
 import os
 import subprocess
 import sys
@@ -61,13 +62,18 @@ def test_a_record_that_is_damaged_is_an_error_not_an_absence(tmp_path: Path) -> 
         folder.read_verdict()
 
 
-def test_a_failed_write_leaves_the_old_record(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunDir(tmp_path)
     write_record(folder.stop, ORDER)
-    (tmp_path / ".stop.json.new").mkdir()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match=r"stop\.json could not be written"):
         write_record(folder.stop, StopOrder(reason=Reason.TIMEOUT))
     assert folder.read_stop() == ORDER
+    assert [path.name for path in tmp_path.iterdir()] == ["stop.json"]
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:

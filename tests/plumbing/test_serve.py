@@ -1,6 +1,7 @@
 """The server that every room uses: real sockets on loopback."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -212,3 +213,17 @@ async def test_answers_of_several_writes_are_not_held_back() -> None:
     listener = await _bind("127.0.0.1", 0)  # Linux hands its options on to every accepted connection
     with listener:
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_caller_who_arrives_as_the_server_ends_is_not_left_open(turns: int) -> None:
+    async def story() -> socket.socket:
+        async with serving(APP, "127.0.0.1", 0) as port:
+            caller = socket.create_connection(("127.0.0.1", port))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        return caller
+
+    caller = asyncio.run(story())
+    gc.collect()  # a connection that nobody closed would be told of here, and fail the test
+    caller.close()

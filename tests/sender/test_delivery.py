@@ -1,6 +1,6 @@
 """Whom a command goes to, and what each answer means."""
 
-from pushtrain.core.errors import Busy, ConfigError, Forbidden
+from pushtrain.core.errors import Busy, ConfigError, Forbidden, Unauthorized
 from pushtrain.core.model import Resources
 from pushtrain.sender.delivery import Delivered, Executors, Refused, Undelivered
 from pushtrain.testing import Clock, a_capacity, a_command, a_gpu, a_spec
@@ -53,6 +53,14 @@ def test_a_lost_answer_binds_the_command_to_its_executor() -> None:
     again = executors.deliver(a_command(), first.url, lambda _: None)
     assert isinstance(again, Delivered)
     assert first.received == [a_command().run_id] * 2
+    assert not second.received
+
+
+def test_a_refused_signature_is_tried_again_there_and_never_sends_the_command_elsewhere() -> None:
+    first, second = ScriptedExecutor("a"), ScriptedExecutor("b")
+    first.refusal = Unauthorized("The clocks differ.")
+    result = Executors(lambda: [first, second]).deliver(a_command(), "", lambda _: None)
+    assert result == Undelivered("The clocks differ.", stays=True)
     assert not second.received
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,13 +221,11 @@ def test_a_remote_that_never_answers_does_not_hold_up_the_end(world: World, tmp_
         mirror = Mirror(tmp_path / "mirrors", Repository(key=KEY, remote=url))
         service = SenderService([world.repository], world.store, lambda _: mirror, Executors(list))
 
-        async def story() -> float:
+        async def story() -> None:
             polling = asyncio.create_task(Reconciler(service, 60).run())
             caller, _ = await asyncio.to_thread(silent.accept)
             with caller:
                 polling.cancel()
                 await asyncio.wait([polling])
-                return time.monotonic()
 
-        ended = asyncio.run(story())
-        assert time.monotonic() - ended < 10
+        asyncio.run(story())  # ends only when the thread that asks has ended too

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Final
 
-from cyclopts import App, CycloptsError, Group
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from pushtrain import __version__
 from pushtrain.core.errors import PushtrainError, UsageError
@@ -52,12 +52,28 @@ VERBS: Final[tuple[tuple[str, str, str, Group], ...]] = (
 """Name, module below `pushtrain.cli` and its object, one line of help, group."""
 
 
-def build() -> App:
-    """The command tree, with no verb's module loaded."""
-    app = App(name="pushtrain", help=HELP, version=f"pushtrain {__version__}", help_format="markdown")
-    for name, target, line, group in VERBS:
-        app.command(f"pushtrain.cli.{target}", name=name, help=line, group=group)
+def build(verb: str = "") -> App:
+    """The command tree, with no verb's module loaded.
+
+    Args:
+        verb: The one that is about to be called, or `*` for all: its help is its docstring, not one line.
+    """
+    app = App(
+        name="pushtrain",
+        help=HELP,
+        version=f"pushtrain {__version__}",
+        help_format="markdown",
+        default_parameter=Parameter(show_default=_shown),
+    )
+    for place, (name, target, line, group) in enumerate(VERBS):
+        text = None if verb in {name, "*"} else line
+        app.command(f"pushtrain.cli.{target}", name=name, help=text, group=group, sort_key=place)
     return app
+
+
+def _shown(default: object) -> str | None:
+    """A default in the help; None where it only says that nothing was given."""
+    return None if default in {"", (), False, None} else f"{default}"
 
 
 def run(argv: Sequence[str]) -> int:
@@ -70,7 +86,7 @@ def run(argv: Sequence[str]) -> int:
         _complain(f"There is no verb `{word}`.", mend, argv, UsageError.code)
         return UsageError.exit_code
     try:
-        result = build()(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        result = build(word)(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         _complain(f"{error}".strip(), f"See `pushtrain {word} --help`.", argv, UsageError.code)
         return UsageError.exit_code

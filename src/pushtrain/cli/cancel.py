@@ -5,7 +5,7 @@ from pushtrain.cli.connect import find_run
 from pushtrain.cli.options import Json, State
 
 
-def cancel(which: str, *, json: Json = False, state: State = None) -> None:
+def cancel(which: str, /, *, json: Json = False, state: State = None) -> None:
     """Cancel a run: its command is asked to end; after the grace period its whole process tree is killed.
 
     What the run has left until then is published like any other result.

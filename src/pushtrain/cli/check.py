@@ -42,6 +42,7 @@ class Checked:
 
 def check(
     rev: str = "",
+    /,
     *,
     branch: Annotated[str, Parameter(help="As if the commit were pushed to this branch.")] = "",
     json: Json = False,

@@ -29,7 +29,9 @@ from pushtrain.plumbing.web import without_query
 from pushtrain.ports import Report
 from pushtrain.wiring.settings import open_state
 
-app = App(name="data")
+app = App(
+    name="data", help="Measure and pin data sets, so that a run trains on exactly the bytes that were meant."
+)
 
 _ENDINGS = (
     ".tar.gz",
@@ -53,6 +55,7 @@ OnlyJob = Annotated[
 @app.command
 def add(
     url: str,
+    /,
     *,
     path: Annotated[str, Parameter(help="Where it appears in the work folder; else data/NAME.")] = "",
     unpack: Annotated[

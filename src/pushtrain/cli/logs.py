@@ -17,6 +17,7 @@ _CHUNK = 1024 * 1024
 
 def logs(
     which: str = "",
+    /,
     *,
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
     attempt: int = 0,

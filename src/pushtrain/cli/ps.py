@@ -13,6 +13,7 @@ from pushtrain.core.model import Run
 
 def ps(
     which: str = "",
+    /,
     *,
     limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
     json: Json = False,

@@ -16,6 +16,7 @@ from pushtrain.core.model import Artifact, Run
 from pushtrain.plumbing.git import Git, parse_batch
 
 _FOLDER: Final = re.compile(r"(?:.*/)?runs/([^/]+)/(\d{4}-\d{2})/(\d{2})-([0-9a-f]{7})-([0-9a-f]{8,32})")
+_LARGEST: Final = 1 << 31
 _MOST_READ: Final = 2000
 """Records read at most to find a run by its branch or its time."""
 
@@ -142,7 +143,7 @@ class PublishedRuns:
 
     def read(self, folder: Folder, path: str) -> bytes:
         """One file of a run's folder."""
-        return self.git.run("cat-file", "blob", f"{self.tip}:{folder.path}/{path}").out
+        return self.git.run("cat-file", "blob", f"{self.tip}:{folder.path}/{path}", limit=_LARGEST).out
 
 
 def _same_start(short: str, text: str) -> bool:

@@ -9,7 +9,7 @@ from pushtrain.cli.options import Json, State
 from pushtrain.core.model import run_id
 
 
-def rerun(which: str = "", *, wait: bool = False, json: Json = False, state: State = None) -> None:
+def rerun(which: str = "", /, *, wait: bool = False, json: Json = False, state: State = None) -> None:
     """Run the same command once more, as a new run with an id of its own.
 
     Args:

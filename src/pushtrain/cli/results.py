@@ -23,7 +23,7 @@ from pushtrain.executor.collect import unfit
 from pushtrain.plumbing import lfs
 from pushtrain.plumbing.checkout import clone as copy_file
 
-app = App(name="results")
+app = App(name="results", help="List, show and fetch what runs left, from the clone you stand in.")
 
 Branch = Annotated[
     str, Parameter(name="--branch", help="Results branch; else the one that pushtrain.toml names.")
@@ -35,6 +35,7 @@ Offline = Annotated[bool, Parameter(name="--offline", negative="", help="Do not 
 @app.command(name="list")
 def list_(
     which: str = "",
+    /,
     *,
     limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
     branch: Branch = "",
@@ -79,6 +80,7 @@ def list_(
 @app.command
 def show(
     which: str = "",
+    /,
     *,
     branch: Branch = "",
     remote: Remote = "origin",
@@ -107,6 +109,7 @@ def show(
 @app.command
 def fetch(
     which: str = "",
+    /,
     *,
     into: Path | None = None,
     branch: Branch = "",

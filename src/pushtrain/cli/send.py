@@ -47,6 +47,7 @@ class _Sent:
 
 def send(
     ref: str = "",
+    /,
     *,
     job: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     command: str = "",

@@ -9,7 +9,7 @@ from pushtrain.cli.ps import standing
 from pushtrain.core.model import Attempt, Run, RunView
 
 
-def show(which: str = "", *, json: Json = False, state: State = None) -> None:
+def show(which: str = "", /, *, json: Json = False, state: State = None) -> None:
     """Show one run: its stages, how it ended, where its results are.
 
     Args:

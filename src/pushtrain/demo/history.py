@@ -30,7 +30,12 @@ def git(folder: Path | None, *arguments: str) -> str:
         GitError: It failed.
     """
     argv = ("git", *(("-C", str(folder)) if folder else ()), *arguments)
-    done = subprocess.run(argv, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        done = subprocess.run(
+            argv, env=ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+    except FileNotFoundError as error:
+        raise GitError("git is not installed.", mend="Install it: `apt install git`.") from error
     if done.returncode:
         complaint = done.stderr.decode(errors="replace").strip()
         raise GitError(f"`git {arguments[0]}` failed in the demo's host: {complaint}")
@@ -39,8 +44,18 @@ def git(folder: Path | None, *arguments: str) -> str:
 
 @cache
 def exec_path() -> str:
-    """Where git keeps its own programs."""
-    return git(None, "--exec-path").strip()
+    """Where git keeps its own programs.
+
+    Raises:
+        GitError: `git http-backend` is not among them.
+    """
+    folder = git(None, "--exec-path").strip()
+    if not Path(folder, "git-http-backend").exists():
+        raise GitError(
+            "This git cannot serve HTTP: `git http-backend` is missing.",
+            mend="Install it; some systems have it in a package of its own, such as git-daemon.",
+        )
+    return folder
 
 
 def commits(folder: Path, update: Update) -> tuple[PushedCommit, ...]:

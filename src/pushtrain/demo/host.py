@@ -79,7 +79,12 @@ class Host:
         self._webhooks: Webhooks | None = None
 
     def create(self, repository: str) -> str:
-        """Make an empty bare repository `OWNER/NAME`, and give the address to clone it from."""
+        """Make an empty bare repository `OWNER/NAME`, and give the address to clone it from.
+
+        Raises:
+            GitError: git is missing, or cannot do it.
+        """
+        exec_path()
         folder = self.folder(repository)
         git(None, "init", "--quiet", "--bare", "--initial-branch=main", str(folder))
         settings = {

@@ -48,7 +48,9 @@ class Parts:
         self._http = urllib3.PoolManager(retries=False, timeout=5)
         self._card: ExecutorCard | None = None
         self.host = Host(folder / "host", token=self._token)
-        self.children = Children(folder, _environment(self._token))
+        temporary = folder / "tmp"  # what others leave in theirs (uv's locks) goes with the rest
+        temporary.mkdir()
+        self.children = Children(folder, {**_environment(self._token), "TMPDIR": str(temporary)})
 
     @property
     def remote(self) -> str:

@@ -20,7 +20,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from pushtrain.executor.report import duration
+from pushtrain.executor.wording import duration
 
 _WIDEST: Final = 100
 _LIVE_LINES: Final = 8
@@ -66,7 +66,7 @@ class Screen:
     @property
     def terminal(self) -> bool:
         """Whether somebody may be looking."""
-        return self._console.is_terminal
+        return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def title(self, text: str, below: str = "") -> None:
         """Begin."""

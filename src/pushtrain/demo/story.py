@@ -4,9 +4,7 @@ Whatever ends the story early (Ctrl-C, SIGTERM, a closed terminal, a failure) en
 training included, and removes the folder; so does its good end, unless it was asked to keep everything.
 """
 
-import shutil
 import signal
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +21,12 @@ from pushtrain.demo.parts import POLL_SECONDS, Parts
 from pushtrain.demo.reading import curves, last_value, readable
 from pushtrain.demo.screen import Screen
 from pushtrain.demo.work import WorkRepository
-from pushtrain.executor.report import duration
+from pushtrain.executor.wording import duration
+from pushtrain.plumbing.trees import remove_tree
 
 _FIRST: Final = "Read handwritten digits"
 _SECOND: Final = "Look for more patterns"
-_CHANGE: Final = ("FILTERS = 6", "FILTERS = 24")
+_CHANGE: Final = ("FILTERS = 6", "FILTERS = 20")
 _TAIL_LINES: Final = 25
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -79,13 +78,16 @@ def play(screen: Screen, *, keep: bool = False) -> Told:
     """
     with _interruptible(), as_file(files("pushtrain.demo") / "data") as data, ExitStack() as ending:
         folder = Path(tempfile.mkdtemp(prefix="pushtrain-demo-"))
-        ending.callback(_remove, folder)
+        ending.callback(remove_tree, folder)
         ending.callback(_deaf)
         parts = Parts(folder, data)
         ending.callback(parts.children.end)
         ending.callback(_deaf)
         told = _tell(screen, parts)
         if not keep:
+            screen.say(
+                "\n  [bold]pushtrain demo --keep[/] leaves all of this running for you to look around."
+            )
             return told.model_copy(update={"folder": "", "pids": {}})
         ending.pop_all()
         parts.children.leave()
@@ -102,7 +104,7 @@ def _tell(screen: Screen, parts: Parts) -> Told:
         screen.fact("Git host", f"{parts.remote}   smart HTTP, with a token")
         screen.working("starting the executor")
         parts.start_executor()
-        screen.fact("executor", f"{parts.card.public_url}   {parts.fingerprint}")
+        screen.fact("executor", f"{parts.card.public_url}   key {parts.fingerprint[:19]}…")
         screen.working("starting the sender")
         parts.start_sender()
         screen.fact("sender", f"{parts.webhook_url}   webhook, and a look every {POLL_SECONDS} s")
@@ -141,7 +143,7 @@ def _push(screen: Screen, parts: Parts, person: WorkRepository, message: str, *,
     with screen.watching():
         screen.working("git push")
         begun = time.time()
-        person.push()
+        person.push("main", "--set-upstream")
         passed("push", time.time() - begun, f"{commit[:7]} on main: {message}")
         screen.working("the webhook")
         delivery = parts.children.wait_for("the webhook", lambda: parts.delivery(commit))
@@ -276,8 +278,7 @@ def _compare(screen: Screen, cold: Line, warm: Line) -> None:
         "  model and its log. Next, in a repository of your own:\n\n"
         "    [bold]pushtrain init[/]    writes a commented pushtrain.toml by looking around\n"
         "    [bold]pushtrain check[/]   explains what a push would start, and why\n"
-        "    [bold]pushtrain up[/]      watches the repository and trains on this machine\n\n"
-        "  [bold]pushtrain demo --keep[/] leaves all of this running for you to look around."
+        "    [bold]pushtrain up[/]      watches the repository and trains on this machine"
     )
 
 
@@ -301,7 +302,8 @@ def _explain_kept(screen: Screen, parts: Parts, told: Told) -> None:
         f"    pushtrain logs {told.cold.run_id[:8]}\n"
         f"    git -C {parts.folder / 'digits'} log --stat origin/{RESULTS_BRANCH}\n\n"
         "  Change something in the clone and push it. To end it all:\n\n"
-        f"    kill {' '.join(map(str, told.pids.values()))} && rm -rf {parts.folder}"
+        f"    kill {' '.join(map(str, told.pids.values()))}\n"
+        f"    chmod -R u+w {parts.folder} && rm -r {parts.folder}"
     )
 
 
@@ -329,18 +331,3 @@ def _deaf() -> None:
     """From here on signals are not heard: a second Ctrl-C must not leave half of it behind."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a tree, folders without permission to write included."""
-
-    def open_up(function: Callable[[str], object], path: str, _error: object) -> None:
-        parent = Path(path).parent
-        parent.chmod(parent.stat().st_mode | stat.S_IRWXU)
-        if Path(path).is_dir() and not Path(path).is_symlink():
-            Path(path).chmod(0o700)
-            shutil.rmtree(path, onerror=open_up)
-        else:
-            function(path)
-
-    shutil.rmtree(folder, onerror=open_up)

@@ -13,7 +13,7 @@ from pushtrain.core.model import Run
 from pushtrain.executor import markdown as md
 from pushtrain.executor import plot
 from pushtrain.executor.metrics import Metric
-from pushtrain.executor.report import commit_link, duration, folder, headline, moment
+from pushtrain.executor.wording import commit_link, duration, folder, headline, moment
 
 MARK: Final = "<!-- written by pushtrain; rows beyond its tables are kept, other changes are not -->"
 LAST: Final = 50

@@ -11,41 +11,23 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
-from pushtrain.core.model import Artifact, Attempt, Outcome, Reason, Run, RunEvent, Value
+from pushtrain.core.model import Artifact, Attempt, Outcome, Run, RunEvent, Value
 from pushtrain.executor import markdown as md
 from pushtrain.executor import plot
 from pushtrain.executor.metrics import Metric
+from pushtrain.executor.wording import branch_link, commit_link, duration, headline, moment, size
 from pushtrain.plumbing.rundir import LogEnds
+
+__all__ = ["Machine", "Story", "duration", "log_file", "write"]
 
 VERSION: Final = 1
 MOST_CHARTS: Final = 12
 _MOST_FILES_SHOWN: Final = 100
 _SUMMARY_LIMIT: Final = 64 * 1024
 _TAIL_LINES, _TAIL_WIDTH = 60, 300
-
-_MARKS: Final = {
-    Outcome.SUCCEEDED: "✅",
-    Outcome.FAILED: "❌",
-    Outcome.CANCELLED: "🚫",
-    Outcome.LOST: "❓",
-    Outcome.MOVED: "➡️",
-}
-_COMMIT_LINKS: Final = {
-    "github.com": "https://{key}/commit/{commit}",
-    "gitlab.com": "https://{key}/-/commit/{commit}",
-    "codeberg.org": "https://{key}/commit/{commit}",
-    "bitbucket.org": "https://{key}/commits/{commit}",
-}
-_BRANCH_LINKS: Final = {
-    "github.com": "https://{key}/tree/{branch}",
-    "gitlab.com": "https://{key}/-/tree/{branch}",
-    "codeberg.org": "https://{key}/src/branch/{branch}",
-    "bitbucket.org": "https://{key}/branch/{branch}",
-}
 
 
 class Machine(Value):
@@ -89,53 +71,6 @@ class Story:
     def attempt(self) -> Attempt | None:
         """The last attempt."""
         return self.attempts[-1] if self.attempts else None
-
-
-def folder(run: Run) -> str:
-    """A run's folder below the results: `runs/JOB/YYYY-MM/DD-SHA7-ID`, dated by acceptance (UTC)."""
-    day = datetime.fromtimestamp(run.accepted_at, UTC)
-    command = run.command
-    return f"runs/{command.job.name}/{day:%Y-%m}/{day:%d}-{command.commit[:7]}-{run.short}"
-
-
-def headline(run: Run) -> str:
-    """Mark and outcome in a word or two: `✅ succeeded`, `❌ timed out`."""
-    outcome = run.outcome or Outcome.LOST
-    word = "timed out" if run.reason is Reason.TIMEOUT else str(outcome)
-    return f"{'⏱️' if run.reason is Reason.TIMEOUT else _MARKS[outcome]} {word}"
-
-
-def commit_link(key: str, commit: str) -> str:
-    """Markdown for a commit: a link where the host's form of link is known."""
-    form = _COMMIT_LINKS.get(key.partition("/")[0])
-    shown = f"`{commit[:7]}`"
-    return md.link(shown, form.format(key=key, commit=commit)) if form else shown
-
-
-def duration(seconds: float) -> str:
-    """A duration for people: `45 ms`, `3.2 s`, `4 min 05 s`, `2 h 07 min`; its spaces do not break."""
-    if seconds < 0.9995:  # noqa: PLR2004  below a second
-        return f"{seconds * 1000:.0f}\u00a0ms"
-    if seconds < 59.95:  # noqa: PLR2004  below a minute
-        return f"{seconds:.1f}\u00a0s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:  # noqa: PLR2004  below an hour
-        return f"{minutes}\u00a0min\u00a0{rest:02d}\u00a0s"
-    return f"{minutes // 60}\u00a0h\u00a0{minutes % 60:02d}\u00a0min"
-
-
-def size(count: float) -> str:
-    """Bytes for people, decimal as disks and GitHub count: `1.4 MB`."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 999.5 or unit == "TB":  # noqa: PLR2004  a thousand is a thousand
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
-
-
-def moment(time: float) -> str:
-    """A time in UTC, to the second."""
-    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def write(story: Story) -> dict[str, bytes]:
@@ -235,7 +170,7 @@ def _facts(story: Story) -> str:
     gpus = md.text(", ".join(machine.gpus))
     rows = {
         "Command": md.code(shown),
-        "Branch": _branch(command.repository, command.ref),
+        "Branch": branch_link(command.repository, command.ref),
         "Parameters": ", ".join(md.code(f"{name}={value}") for name, value in command.job.cell.items()),
         "Result": _how(run, attempt),
         "Started": moment(attempt.claimed_at if attempt else run.accepted_at),
@@ -249,14 +184,6 @@ def _facts(story: Story) -> str:
     }
     header = ("Commit", commit_link(command.repository, command.commit) + subject)
     return md.table(header, [(f"**{name}**", cell) for name, cell in rows.items() if cell], align="ll")
-
-
-def _branch(key: str, ref: str) -> str:
-    name = ref.removeprefix("refs/heads/")
-    form = _BRANCH_LINKS.get(key.partition("/")[0])
-    if form and ref.startswith("refs/heads/"):
-        return md.link(md.code(name), form.format(key=key, branch=quote(name)))
-    return md.code(name.removeprefix("refs/"))
 
 
 def _how(run: Run, attempt: Attempt | None) -> str:

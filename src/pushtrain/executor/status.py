@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pushtrain.core.model import Attempt, Outcome, Reason, Run, State
 from pushtrain.core.status import CommitStatus, Verdict
 from pushtrain.executor.publish import target
-from pushtrain.executor.report import duration, headline
+from pushtrain.executor.wording import duration, headline
 
 _LONGEST_CONTEXT: Final = 255
 _LONGEST_DESCRIPTION: Final = 140

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 MAX_STREAMS: Final = 64
 MAX_STREAMS_PER_KEY: Final = 16
 _LOOK: Final = 0.08
-_PIECE: Final = 256 * 1024
+_PIECE: Final = 64 * 1024
 
 
 class Source(events.Source, Protocol):

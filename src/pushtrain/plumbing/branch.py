@@ -2,7 +2,8 @@
 
 Commits are written by one `git fast-import` into the private mirror; no index, no hook, no filter takes part.
 A push never overwrites: when the branch has moved meanwhile, or is gone, it is rejected, and the caller
-fetches, looks again, and builds on what is there. Binary batches are stored uncompressed: they would only cost time.
+fetches, looks again, and builds on what is there. Binary batches are stored uncompressed: compressing them
+would only cost time.
 """
 
 import hashlib

@@ -40,7 +40,7 @@ from pushtrain.core.model import Artifact, Challenge, LogChunk, Outcome, Run, Ru
 from pushtrain.core.signing import fingerprint
 from pushtrain.core.wire import BEAT, MAX_BODY, MAX_LINE, MAX_PIECE, RunList
 from pushtrain.plumbing.connection import Connection, Request
-from pushtrain.plumbing.trees import sync_folder
+from pushtrain.plumbing.files import sync_folder
 from pushtrain.ports import Report
 
 __all__ = ["CapacityFrame", "EndFrame", "ExecutorClient", "LogFrame", "RunFrame", "ViewFrame"]
@@ -196,8 +196,10 @@ class ExecutorClient:
             request = Request("GET", _path(run_id, "stream"), urlencode(query))
             try:
                 for frame in self._frames(request):
-                    retry.went_well()
-                    if news := place.news(frame):
+                    news = place.news(frame)
+                    if news or isinstance(frame, BeatFrame):
+                        retry.went_well()
+                    if news:
                         yield news
                     if isinstance(frame, EndFrame):
                         return
@@ -277,7 +279,8 @@ class ExecutorClient:
         retry = _Retry(self._patience, self._pause, held=True)
         with part.open("ab") as out:
             if out.tell() > file.size:
-                out.truncate(0)
+                out.seek(0)
+                out.truncate()
             while (done := out.tell()) < file.size:
                 report(file.path, done, file.size)
                 query = urlencode({"offset": done, "limit": MAX_PIECE})

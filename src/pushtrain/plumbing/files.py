@@ -5,8 +5,14 @@ import secrets
 from pathlib import Path
 
 
-def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Put `content` at `path` durably; a reader sees the old file or the new one, never a part.
+def replace(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Put `content` at `path`; a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: Where.
+        content: What.
+        mode: The file's permissions.
+        durable: Whether it must outlive a power failure too; without, it outlives ours.
 
     Raises:
         OSError: It could not be written; the old file stands.
@@ -17,11 +23,13 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         with os.fdopen(descriptor, "wb") as out:
             out.write(content)
             out.flush()
-            os.fsync(out.fileno())
+            if durable:
+                os.fsync(out.fileno())
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

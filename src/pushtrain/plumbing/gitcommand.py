@@ -203,6 +203,7 @@ class Git:
         config: Sequence[str] = (),
         doing: str = "",
         ok: Sequence[int] = (0,),
+        limit: int = 64 * 1024 * 1024,
     ) -> process.Completed:
         """Run `git ARGS` and return how it ended.
 
@@ -214,6 +215,7 @@ class Git:
             config: More `key=value` settings.
             doing: For the error: `fetch from github.com/octo/hello`.
             ok: Exit codes that are an answer, not a failure.
+            limit: Bytes it may print; more is an error.
 
         Raises:
             GitError: It failed (CredentialError, PushRejected, NotFound, StorageError where that is why).
@@ -230,6 +232,7 @@ class Git:
                 env={**self._environment(), **(env or {})},
                 stop=stop,
                 input=input,
+                limit=limit,
             )
         except FileNotFoundError as error:
             if self.folder is not None and not self.folder.is_dir():
@@ -237,6 +240,8 @@ class Git:
             raise GitError("git is not installed.", mend="Install it: `apt install git`.") from error
         if done.code not in ok:
             raise explain(done, doing or str(args[0]))
+        if done.cut:
+            raise GitError(f"git printed more than {limit} bytes when asked to {doing or args[0]}.")
         return done
 
     def _credentials(self) -> tuple[str, ...]:

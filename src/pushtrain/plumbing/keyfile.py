@@ -12,7 +12,6 @@ import fcntl
 import logging
 import os
 import re
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,13 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pushtrain.core.errors import PushtrainError, StorageError, UsageError
 from pushtrain.core.signing import fingerprint, parse_public, public_text
-from pushtrain.plumbing.trees import sync_folder
+from pushtrain.plumbing.files import replace
 
 log = logging.getLogger(__name__)
 
 EntryT = TypeVar("EntryT")
 
-PRIVATE: Final = 0o600
 _OTHERS_WRITE: Final = 0o022
 _WORD: Final = re.compile(r"[^\s,#=]{1,200}")
 
@@ -80,7 +78,7 @@ class KeyFile(Generic[EntryT]):
         with told(self._path, "The key file"), _alone(self._path):
             old = self._path.read_text("utf-8").splitlines() if self._path.exists() else []
             kept = [each for each in old if each.split()[:1] != [public_text(key)]]
-            _replace(self._path, "\n".join([*kept, line, ""]).encode())
+            replace(self._path, "\n".join([*kept, line, ""]).encode())
         return entry
 
     def _entry(self, key: Ed25519PublicKey, options: Mapping[str, str]) -> EntryT:
@@ -144,36 +142,12 @@ def told(path: Path, what: str) -> Iterator[None]:
         ) from error
 
 
-def write_new(path: Path, content: bytes) -> None:
-    """Write a file that is not there yet, only for this user to read, through to the disk."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
-    with os.fdopen(file, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def beside(path: Path) -> Path:
-    """A name in the same folder that nobody else uses."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-
-
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """One writer at a time, among all processes; the lock dies with its holder."""
-    file = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    file = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
         os.close(file)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    fresh = beside(path)
-    try:
-        write_new(fresh, content)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    sync_folder(path.parent)

@@ -6,6 +6,7 @@ The identity is a private key that only its user can read, made once and never o
 
 import contextlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Value
 from pushtrain.core.signing import fingerprint, public_text
-from pushtrain.plumbing.keyfile import KeyFile, beside, told, write_new
-from pushtrain.plumbing.trees import sync_folder
+from pushtrain.plumbing.files import replace, sync_folder
+from pushtrain.plumbing.keyfile import KeyFile, told
 
 _OTHERS: Final = 0o077
 _MOST: Final = 65536
@@ -45,9 +46,9 @@ def _create(path: Path) -> None:
     text = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    fresh = beside(path)
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        write_new(fresh, text)
+        replace(fresh, text)
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(fresh)
     finally:

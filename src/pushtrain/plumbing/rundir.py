@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from pushtrain.core.errors import StorageError
 from pushtrain.core.model import LogChunk, Reason, StageTime, Value
+from pushtrain.plumbing.files import replace
 
 RecordT = TypeVar("RecordT", bound=Value)
 
@@ -222,30 +223,10 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     Raises:
         StorageError: It could not be written; the old content, if any, stands.
     """
-    temporary = path.with_name(f".{path.name}.new")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-        if durable:
-            _sync_folder(path.parent)
+        replace(path, data, mode=_MODE, durable=durable)
     except OSError as error:
         raise _storage(path, error) from error
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path, kind: type[RecordT]) -> RecordT | None:

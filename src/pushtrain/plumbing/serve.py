@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _HEADER_BYTES: Final = 16 * 1024
 _BACKLOG: Final = 512
+_ACCEPTING: Final = 4
+"""Turns of the event loop after which a connection that was just accepted is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,9 @@ async def serving(
     try:
         yield listener.getsockname()[1]
     finally:
+        loop.remove_reader(listener)
+        for _ in range(_ACCEPTING):  # asyncio forgets a connection that is half made when its server closes
+            await asyncio.sleep(0)
         server.close()
         await _end(state, limits.grace)
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from pushtrain.core.errors import Busy, PushtrainError, Unreachable
+from pushtrain.core.errors import Busy, PushtrainError, Unauthorized, Unreachable
 from pushtrain.core.model import Capacity, Challenge, ExecutorCard, Run, TrainCommand
 from pushtrain.core.policy import choose, fits
 
@@ -190,8 +190,12 @@ class Executors:
 
 
 def _for_good(error: PushtrainError) -> bool:
-    """Whether it says that the command was not taken on and will not be."""
-    return 400 <= error.status < 500  # noqa: PLR2004  HTTP's class of requests that are at fault
+    """Whether it says that the command was not taken on and will not be.
+
+    A 401 does not: the executor knew our key a moment ago, so a clock has stepped, or somebody replays an old
+    refusal to make us go elsewhere.
+    """
+    return 400 <= error.status < 500 and not isinstance(error, Unauthorized)  # noqa: PLR2004  at fault, says HTTP
 
 
 def _nobody_fits(answers: Sequence[_Asked], command: TrainCommand) -> str:

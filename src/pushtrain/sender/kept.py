@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from pushtrain.core.errors import StorageError
 from pushtrain.core.model import TrainCommand, Value
+from pushtrain.plumbing.files import sync_folder
 
 _SUFFIX: Final = ".json"
 
@@ -148,11 +149,7 @@ def _write(path: Path, kept: _Kept) -> int:
             os.write(handle, kept.model_dump_json().encode())
             os.fsync(handle)
             fresh.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(path.parent)
         except BaseException:
             os.close(handle)
             raise

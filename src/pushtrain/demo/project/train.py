@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 FILTERS = 6  # patterns that the first layer looks for; the second looks for twice as many
-EPOCHS = 40
+EPOCHS = 36
 BATCH = 8
 LEARNING_RATE = 0.05
 MOMENTUM = 0.9
