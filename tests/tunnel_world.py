@@ -6,17 +6,36 @@ import http.server
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import urllib3
+
+from pushtrain.ports import Tunnel
+
+T = TypeVar("T", bound=Tunnel)
+
+_kept: list[Tunnel] = []
+
+
+def kept(tunnel: T) -> T:
+    """The tunnel, which is closed when the story ends, however it ends."""
+    _kept.append(tunnel)
+    return tunnel
 
 
 def story(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Run a test that is a coroutine."""
 
+    async def tell(*args: Any, **kwargs: Any) -> None:
+        try:
+            await test(*args, **kwargs)
+        finally:
+            while _kept:
+                await _kept.pop().close()
+
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
-        asyncio.run(test(*args, **kwargs))
+        asyncio.run(tell(*args, **kwargs))
 
     return run
 

@@ -18,7 +18,7 @@ from pushtrain.adapters.tunnels.authtoken import Found, find, in_file
 from pushtrain.adapters.tunnels.ngrok import TROUBLES, Ngrok, explained
 from pushtrain.core.errors import ConfigError, PushtrainError, Unreachable
 from pushtrain.core.settings import ExecutorSettings
-from tunnel_world import greeting, post, story
+from tunnel_world import greeting, kept, post, story
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def tunnel(edge: Edge, *, token: str = GOOD, domain: str = "", **changes: Any) -
     settings = ExecutorSettings(
         domain=domain, ngrok_server=edge.address, ngrok_root_cas=str(edge.certificate)
     )
-    return Ngrok(settings, token=lambda: Found(token, "a test"), **changes)
+    return kept(Ngrok(settings, token=lambda: Found(token, "a test"), **changes))
 
 
 @story
@@ -59,7 +59,6 @@ async def test_it_asks_for_the_reserved_domain(edge: Edge, local: int) -> None:
     ngrok = tunnel(edge, domain="lab.example.app")
     await ngrok.open("127.0.0.1", local)
     assert edge.domains == ["lab.example.app"]
-    await ngrok.close()
 
 
 @story
@@ -78,7 +77,6 @@ async def test_a_drop_is_noticed_at_once_and_the_next_url_is_the_one_that_counts
     assert second == edge.url != first
     assert await post(second, b"abc") == "/ 3"
     assert len(edge.sessions) == 1, "the SDK must not have reconnected on its own"
-    await ngrok.close()
 
 
 @story
@@ -91,7 +89,6 @@ async def test_a_silent_edge_is_given_up_after_our_own_timeout(edge: Edge, local
     edge.frozen = False
     assert await ngrok.open("127.0.0.1", local)
     assert len(edge.sessions) == 1, "the one that was given up has hung up"
-    await ngrok.close()
 
 
 @pytest.mark.slow
@@ -104,7 +101,6 @@ async def test_an_edge_that_falls_silent_is_noticed_by_heartbeats(edge: Edge, lo
     await ngrok.close()
     edge.frozen = False
     assert await ngrok.open("127.0.0.1", local) == edge.url
-    await ngrok.close()
 
 
 @pytest.mark.slow
@@ -115,7 +111,6 @@ async def test_heartbeats_keep_an_idle_tunnel_and_are_no_requests(edge: Edge, lo
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(ngrok.lost(), 3)
     assert edge.visits == 0
-    await ngrok.close()
 
 
 @story
@@ -148,7 +143,6 @@ async def test_a_refused_binding_is_explained_and_needs_no_second_session(edge: 
     edge.bind_refusal = ""
     assert await ngrok.open("127.0.0.1", 1) == edge.url
     assert len(edge.tokens) == 1
-    await ngrok.close()
 
 
 @pytest.mark.parametrize("code", sorted(TROUBLES))

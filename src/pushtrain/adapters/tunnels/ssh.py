@@ -31,7 +31,8 @@ _PATIENCE: Final = 2.0
 """Seconds between terminate and kill."""
 _LONGEST_LINE: Final = 8192
 
-_LISTENS: Final = re.compile(r"remote forward success for|Allocated port (\d+) for remote forward")
+_LISTENS: Final = re.compile(r"remote forward success for: listen .*?\b([1-9]\d*), connect")
+_ALLOCATED: Final = re.compile(r"Allocated port (\d+) for remote forward")
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _CHATTER: Final = re.compile(r"debug\d: |OpenSSH_|Authenticated to |Transferred: |Bytes per second: |Pseudo-")
 
@@ -63,6 +64,7 @@ class Ssh:
                 f"`ssh_pattern` is no regular expression: {error}.", mend="Mend it in settings.toml."
             ) from error
         self._settings = settings
+        self._remote = settings.ssh_remote or ("0" if settings.public_url else "80")
         self._alive = alive
         self._timeout = timeout
         self._process: asyncio.subprocess.Process | None = None
@@ -115,8 +117,9 @@ class Ssh:
         if process is None:
             return
         for step in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, step)
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, step)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE):
                     await process.wait()
@@ -143,11 +146,11 @@ class Ssh:
         return (
             "ssh",
             *(("-F", settings.ssh_config) if settings.ssh_config else ()),
-            *(("-v", "-N") if settings.public_url else ()),
+            *(("-v", "-N") if settings.public_url else ("-o", "LogLevel=INFO")),
             "-T",
             *(word for name, value in options.items() for word in ("-o", f"{name}={value}")),
             "-R",
-            f"{settings.ssh_remote}:{local}",
+            f"{self._remote}:{local}",
             "--",
             settings.ssh_target,
         )
@@ -173,10 +176,9 @@ class Ssh:
 
     def _complained(self, line: str, url: asyncio.Future[str] | None) -> None:
         """Keep what the client complains of; notice that one's own server listens."""
-        listens = _LISTENS.search(line)
+        listens = _ALLOCATED.search(line) or _LISTENS.search(line)
         if listens and url is not None and not url.done():
-            port = listens[1] or self._settings.ssh_remote.rpartition(":")[2]
-            url.set_result(self._settings.public_url.replace("{port}", port))
+            url.set_result(self._settings.public_url.replace("{port}", listens[1]))
         elif not _CHATTER.match(line):
             self._said.append(line)
 
@@ -184,15 +186,13 @@ class Ssh:
         target, said = self._settings.ssh_target, "\n".join(self._said)
         for pattern, kind, text, mend in _TROUBLES:
             if re.search(pattern, said):
-                remote = self._settings.ssh_remote
-                return kind(
-                    text.format(target=target, remote=remote), mend=mend.format(target=target, remote=remote)
-                )
+                words = {"target": target, "remote": self._remote}
+                return kind(text.format(**words), mend=mend.format(**words))
         if ended:
             code = await process.wait()
-            words = next(reversed(self._said), f"it ended with {code}").rstrip(".")
+            last = next(reversed(self._said), f"it ended with {code}").rstrip(".")
             return Unreachable(
-                f"ssh opened no tunnel through {target}: {words}.", mend=f"Try `ssh {target}` by hand."
+                f"ssh opened no tunnel through {target}: {last}.", mend=f"Try `ssh {target}` by hand."
             )
         if self._settings.public_url:
             return Unreachable(
