@@ -16,7 +16,7 @@ from pushtrain.core.roster import parse, sign_card, with_card
 from pushtrain.core.settings import Repository
 from pushtrain.core.signing import public_text
 from pushtrain.demo.host import Host
-from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.git import Mirror, parse_heads
 from pushtrain.plumbing.rosterfile import Look, RosterFile
 from pushtrain.testing import NOON, WorkRepository, a_card
 
@@ -247,11 +247,14 @@ def test_four_executors_that_write_two_hundred_cards_each_at_once_lose_nothing(
         check=True,
     ).stdout
     newest: dict[str, int] = {}
-    for text in out.decode().split("\n}\n")[:-1]:
-        cards = {one.fingerprint: one.card.sequence for one in parse(text.partition("\n")[2] + "\n}\n").cards}
+    roster = parse("")
+    for found in parse_heads(out, len(log)):
+        assert found is not None
+        roster = parse(found[2].decode())
+        cards = {one.fingerprint: one.card.sequence for one in roster.cards}
         assert sum(cards.values()) == sum(newest.values()) + 1
         assert all(cards[name] >= sequence for name, sequence in newest.items())
         newest = cards
     assert sorted(newest.values()) == [writes] * 4
-    assert all(one.genuine for one in parse(text.partition("\n")[2] + "\n}\n").cards)
+    assert all(one.genuine for one in roster.cards)
     assert json.loads(git(origin, "show", f"{branch}:config.json"))["version"] == 1
