@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from pushtrain.cli import render
 from pushtrain.cli.connect import clients
-from pushtrain.cli.options import Json, Repo, State
+from pushtrain.cli.options import Json, Repo, State, TunnelName
 from pushtrain.cli.room import run_until_stopped
 from pushtrain.wiring.rooms import serve_executor
 from pushtrain.wiring.settings import load_settings, open_state
@@ -24,6 +24,11 @@ def executor(
     label: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     host: str | None = None,
     port: int | None = None,
+    tunnel: TunnelName = None,
+    domain: str | None = None,
+    public_url: str | None = None,
+    ssh_target: str | None = None,
+    ssh_remote: str | None = None,
     json: Json = False,
     state: State = None,
 ) -> None:
@@ -39,9 +44,16 @@ def executor(
         label: A word that jobs may ask for; may be given several times.
         host: Address to listen on.
         port: Port to listen on; 0: any free one.
+        tunnel: How others reach it; without a word ngrok where its authtoken is found (docs/tunnels.md).
+        domain: A domain of yours at ngrok.
+        public_url: The URL that somebody else forwards here, or at which your ssh server shows `{port}`.
+        ssh_target: The server to go through, as `ssh` takes it.
+        ssh_remote: Where that server listens, `PORT` or `ADDRESS:PORT`.
     """
     folder = open_state(state)
     flags = {"name": name, "slots": slots, "labels": label or None, "host": host, "port": port}
+    flags |= {"tunnel": tunnel, "domain": domain, "public_url": public_url}
+    flags |= {"ssh_target": ssh_target, "ssh_remote": ssh_remote}
     settings = load_settings(folder, executor=flags, repositories=repo)
     asyncio.run(run_until_stopped(serve_executor(folder, settings), "executor", as_json=json))
 

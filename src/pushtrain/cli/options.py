@@ -1,7 +1,7 @@
 """Options that many verbs share, defined once so that they read the same everywhere."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -19,3 +19,6 @@ Repo = Annotated[
     Parameter(name="--repo", negative="", help="Remote of a repository; may be given several times."),
 ]
 """`*, repo: Repo = ()`."""
+
+TunnelName = Literal["auto", "none", "ngrok", "ssh", "static"] | None
+"""`tunnel: TunnelName = None` — the names that the setting `tunnel` takes."""

@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 
-from pushtrain.cli.options import Json, Repo, State
+from pushtrain.cli.options import Json, Repo, State, TunnelName
 from pushtrain.cli.room import run_until_stopped
 from pushtrain.core.errors import UsageError
 from pushtrain.wiring.rooms import serve_both
@@ -15,6 +15,10 @@ def up(
     repo: Repo = (),
     slots: int | None = None,
     port: int | None = None,
+    tunnel: TunnelName = None,
+    domain: str | None = None,
+    public_url: str | None = None,
+    ssh_target: str | None = None,
     poll_seconds: float | None = None,
     json: Json = False,
     state: State = None,
@@ -28,10 +32,15 @@ def up(
         repo: Remote to serve and watch; where none is named here or in settings, the clone's `origin`.
         slots: Runs at once that ask for no GPU.
         port: The executor's port; 0: any free one.
+        tunnel: How others reach the executor; without a word nobody does.
+        domain: A domain of yours at ngrok.
+        public_url: The URL that somebody else forwards here, or at which your ssh server shows `{port}`.
+        ssh_target: The server to go through, as `ssh` takes it.
         poll_seconds: How often branches are compared.
     """
     folder = open_state(state)
-    flags = {"slots": slots, "port": port}
+    flags = {"slots": slots, "port": port, "tunnel": tunnel, "domain": domain}
+    flags |= {"public_url": public_url, "ssh_target": ssh_target}
     sender = {"poll_seconds": poll_seconds}
     settings = load_settings(folder, executor=flags, sender=sender, repositories=repo)
     if not settings.repositories:

@@ -83,6 +83,8 @@ class ExecutorService:
         self.settings = settings
         self.store = store
         self.url = url
+        self.listens = ("127.0.0.1", 0)
+        """Where the local server listens; whoever serves sets it."""
         self.gpus = tuple(gpus)
         self._state = state
         self._key = key
@@ -258,7 +260,8 @@ class ExecutorService:
         return ExecutorCard(
             name=settings.name,
             public_url=self.url,
-            port=urlsplit(self.url).port or 0,
+            ip=self.listens[0],
+            port=self.listens[1] or urlsplit(self.url).port or 0,
             timestamp=self._clock(),
             public_key=public_text(self._key.public_key()),
             labels=settings.labels,

@@ -68,10 +68,23 @@ def running_card(state: StateFolder) -> ExecutorCard | None:
         return None
 
 
+def local_host(host: str) -> str:
+    """Where this machine reaches a server of its own that listens at `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  looked up, not bound
+
+
+def local_url(card: ExecutorCard) -> str:
+    """Where this machine's own executor is called: past the tunnel, which may be down and costs."""
+    if not card.port:
+        return card.public_url
+    host = local_host(card.ip)
+    return f"http://[{host}]:{card.port}" if ":" in host else f"http://{host}:{card.port}"
+
+
 def executor_addresses(state: StateFolder, settings: Settings) -> list[ExecutorAddress]:
     """Every executor known here: the one running, those in the settings, those trusted with an address."""
     card = running_card(state)
-    own = [ExecutorAddress(url=card.public_url, public_key=card.public_key)] if card else []
+    own = [ExecutorAddress(url=local_url(card), public_key=card.public_key)] if card else []
     trusted = [
         ExecutorAddress(url=entry.url, public_key=entry.public_key)
         for entry in Trusted(state.trusted).entries()

@@ -38,6 +38,7 @@ from pushtrain.wiring.parts import (
     webhook_secret,
 )
 from pushtrain.wiring.statuses import telling
+from pushtrain.wiring.tunnels import HINT, Outside, reaching
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,11 @@ async def serve_executor(state: StateFolder, settings: Settings) -> AsyncIterato
     Raises:
         Conflict: Another pushtrain serves this state folder, or the port is taken.
     """
-    async with _room(state) as store, _executor(state, settings, store) as (service, url, public):
-        facts = {"url": url, **_facts(state, settings, public)}
+    async with _room(state) as store, _executor(state, settings, store, lends=True) as opened:
+        service, outside, local, public = opened
         async with _tasks(service.run()) as task:
+            where = {"tunnel": HINT, **await outside.facts(local)}
+            facts = {**where, **_facts(state, settings, public)}
             yield Running(facts, task, lambda: service.capacity().running)
 
 
@@ -86,12 +89,13 @@ async def serve_both(state: StateFolder, settings: Settings) -> AsyncIterator[Ru
     """
     async with (
         _room(state) as store,
-        _executor(state, settings, store) as (executor, url, public),
+        _executor(state, settings, store, lends=False) as (executor, outside, local, public),
         _sender(state, settings, store) as (sender, reconciler, door),
+        _tasks(executor.run(), sender.run(), reconciler.run()) as task,
     ):
-        facts = {"url": url, "webhook": f"{door}/webhook", **_facts(state, settings, public)}
-        async with _tasks(executor.run(), sender.run(), reconciler.run()) as task:
-            yield Running(facts, task, lambda: executor.capacity().running)
+        where = {**await outside.facts(local), "webhook": f"{door}/webhook"}
+        facts = {**where, **_facts(state, settings, public)}
+        yield Running(facts, task, lambda: executor.capacity().running)
 
 
 def _facts(state: StateFolder, settings: Settings, public: str) -> dict[str, str | list[str]]:
@@ -116,8 +120,9 @@ async def _room(state: StateFolder) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def _executor(
-    state: StateFolder, settings: Settings, store: Store
-) -> AsyncIterator[tuple[ExecutorService, str, str]]:
+    state: StateFolder, settings: Settings, store: Store, *, lends: bool
+) -> AsyncIterator[tuple[ExecutorService, Outside, str, str]]:
+    """The executor with its door open, how it is reached from outside, its local URL, and its public key."""
     key, gpus, served = identity(state), inventory(), mirrors(state, settings)
     publisher = Publisher(
         served,
@@ -139,11 +144,21 @@ async def _executor(
     )
     app = create_executor_app(service)
     async with serving(app, settings.executor.host, settings.executor.port) as port:
-        service.url = _address(settings.executor.host, port)
-        replace(state.card, service.card().model_dump_json(indent=2).encode())
+        local = _address(settings.executor.host, port)
+
+        async def moved(url: str) -> None:
+            service.url = url
+            card = service.card().model_dump_json(indent=2).encode()
+            await asyncio.to_thread(replace, state.card, card)
+
+        service.listens = (settings.executor.host, port)
+        await moved(local)
         try:
-            async with telling(settings, service):
-                yield service, service.url, public_text(key.public_key())
+            async with (
+                telling(settings, service),
+                reaching(settings.executor, port, lends=lends, moved=moved) as outside,
+            ):
+                yield service, outside, local, public_text(key.public_key())
         finally:
             state.card.unlink(missing_ok=True)
 
