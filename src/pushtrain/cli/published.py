@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pushtrain.cli.clone import Clone
 from pushtrain.core.errors import GitError, NotFound, PushtrainError
-from pushtrain.core.model import Artifact, Run
+from pushtrain.core.model import Artifact, Attempt, Run, RunEvent, RunView, State
 from pushtrain.plumbing.git import Git, parse_batch
 
 _FOLDER: Final = re.compile(r"(?:.*/)?runs/([^/]+)/(\d{4}-\d{2})/(\d{2})-([0-9a-f]{7})-([0-9a-f]{8,32})")
@@ -45,6 +45,19 @@ class Record:
     files: tuple[Artifact, ...]
     metrics: Mapping[str, Mapping[str, float | None]]
     raw: Mapping[str, Any]
+
+    @property
+    def view(self) -> RunView:
+        """The run as its executor would show it: it was written down while it was being published."""
+        over = {"state": State.DONE, "result_path": self.folder.path}
+        done_at = self.run.done_at or self.run.updated_at
+        return RunView(
+            run=self.run.model_copy(update={**over, "done_at": done_at}),
+            attempts=tuple(Attempt.model_validate(each) for each in self.raw.get("attempts", ())),
+            events=tuple(RunEvent.model_validate(each) for each in self.raw.get("events", ())),
+            log_size=self.raw.get("log", {}).get("size", 0),
+            artifacts=self.files,
+        )
 
 
 class PublishedRuns:

@@ -12,12 +12,11 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from pushtrain.cli import render
-from pushtrain.cli.clone import Clone, open_clone
+from pushtrain.cli.archive import open_archive
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.published import PublishedRuns, Record
-from pushtrain.core import jobfile
-from pushtrain.core.errors import NotFound, PushtrainError, UsageError
-from pushtrain.core.model import RESULTS_BRANCH, Artifact, ResultsTarget
+from pushtrain.core.errors import NotFound, PushtrainError
+from pushtrain.core.model import Artifact
 from pushtrain.executor import artifacts
 from pushtrain.executor.collect import unfit
 from pushtrain.plumbing import lfs
@@ -51,8 +50,7 @@ def list_(
         which: A commit, a branch, a job, or the beginning of a run's id; every run when left out.
         limit: How many at most.
     """
-    clone, runs = _open(branch, remote, offline=offline)
-    found = runs.find(which, commit=_commit(clone, which), limit=limit)
+    found = open_archive(branch, remote, offline=offline).find(which, limit=limit)
     if json:
         render.emit_json([_summary(record) for record in found])
         return
@@ -92,14 +90,14 @@ def show(
     Args:
         which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
     """
-    clone, runs = _open(branch, remote, offline=offline)
-    record = _one(runs, clone, which)
+    archive = open_archive(branch, remote, offline=offline)
+    record = archive.one(which)
     if json:
         render.emit_json(record.raw)
         return
     from rich.markdown import Markdown
 
-    text = runs.read(record.folder, "README.md").decode("utf-8", "replace")
+    text = archive.runs.read(record.folder, "README.md").decode("utf-8", "replace")
     if render.console().is_terminal:
         render.console().print(Markdown(text))
     else:
@@ -127,11 +125,11 @@ def fetch(
         which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
         into: The folder; `results-JOB-COMMIT-RUN` when left out.
     """
-    clone, runs = _open(branch, remote, offline=offline)
-    record = _one(runs, clone, which)
+    archive = open_archive(branch, remote, offline=offline)
+    record = archive.one(which)
     default = f"results-{record.folder.job}-{record.folder.commit}-{record.run.short}"
     haul = _Haul(into if into is not None else Path(default), json)
-    haul.take(runs, record, state)
+    haul.take(archive.runs, record, state)
     if json:
         render.emit_json(
             {"run": record.run.id, "into": str(haul.into), "files": haul.written, "missing": haul.missing}
@@ -142,49 +140,6 @@ def fetch(
         first, why = next(iter(haul.missing.items()))
         more = f" (and {len(haul.missing) - 1} more)" if len(haul.missing) > 1 else ""
         raise NotFound(f"{first}{more} could not be fetched: {why}")
-
-
-def _open(branch: str, remote: str, *, offline: bool) -> tuple[Clone, PublishedRuns]:
-    clone = open_clone(Path.cwd())
-    target = _configured(clone)
-    if target.repository and remote == "origin":
-        raise UsageError(
-            f"Results of this repository go to {target.repository}.", mend="Name its URL with `--remote`."
-        )
-    name = branch or target.branch
-    if name == "same":
-        name = clone.branch() or RESULTS_BRANCH
-    place = "origin" if remote == "origin" else hashlib.sha256(remote.encode()).hexdigest()[:12]
-    runs = PublishedRuns(clone, f"refs/remotes/{place}/{name}")
-    trouble = None if offline else runs.fetch(remote, name)
-    if trouble is not None and runs.tip:
-        sys.stderr.write(f"pushtrain: {trouble.message} What was fetched before is shown.\n")
-    elif trouble is not None and not isinstance(trouble, NotFound):
-        raise trouble
-    return clone, runs
-
-
-def _configured(clone: Clone) -> ResultsTarget:
-    """Where this work tree's `pushtrain.toml` says that results go."""
-    try:
-        return jobfile.parse((clone.root / "pushtrain.toml").read_text("utf-8")).results
-    except (OSError, UnicodeDecodeError, PushtrainError):
-        return ResultsTarget()
-
-
-def _commit(clone: Clone, which: str) -> str:
-    """The commit that a word such as HEAD means here; a branch's name means the branch."""
-    if not which or clone.ask("rev-parse", "--quiet", "--verify", f"refs/heads/{which}"):
-        return ""
-    return clone.ask("rev-parse", "--quiet", "--verify", "--end-of-options", f"{which}^{{commit}}")
-
-
-def _one(runs: PublishedRuns, clone: Clone, which: str) -> Record:
-    found = runs.find(which, commit=_commit(clone, which), limit=1)
-    if not found:
-        what = f"fits `{which}`" if which else "is on the results branch yet"
-        raise NotFound(f"No published run {what}.", mend="`pushtrain results list` lists them.")
-    return found[0]
 
 
 def _told(record: Record, *, most: int) -> str:
