@@ -28,6 +28,14 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         told    TEXT NOT NULL,
         settled INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE cards (
+        fingerprint TEXT PRIMARY KEY,
+        sequence    INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """ALTER TABLE outbox ADD COLUMN placed_at REAL NOT NULL DEFAULT 0;
+    ALTER TABLE outbox ADD COLUMN accepted_at REAL NOT NULL DEFAULT 0;
+    UPDATE outbox SET placed_at = updated_at WHERE executor <> '';
+    CREATE INDEX outbox_there ON outbox (executor, state) WHERE state IN ('delivered', 'recalling')""",
 )
 """SQL scripts; the n-th (from 1) leads from version n to n + 1. `schema.sql` is always the newest version."""
 

@@ -110,15 +110,18 @@ CREATE TABLE outbox (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id     TEXT NOT NULL UNIQUE,
     push_id    INTEGER REFERENCES pushes (id),
-    state      TEXT NOT NULL,                -- waiting, delivered, refused
-    executor   TEXT NOT NULL DEFAULT '',     -- written down before the first byte goes there
+    state      TEXT NOT NULL,                -- waiting, delivered, recalling, started, refused
+    executor   TEXT NOT NULL DEFAULT '',     -- its key's fingerprint, written before the first byte goes there
     tries      INTEGER NOT NULL DEFAULT 0,
     not_before REAL NOT NULL DEFAULT 0,
     created_at REAL NOT NULL,
     updated_at REAL NOT NULL,
     detail     TEXT NOT NULL DEFAULT '',
-    command    TEXT NOT NULL
+    command    TEXT NOT NULL,
+    placed_at  REAL NOT NULL DEFAULT 0,      -- when it was first sent to that executor, or first recalled from it
+    accepted_at REAL NOT NULL DEFAULT 0      -- by that executor's clock
 ) STRICT;
+CREATE INDEX outbox_there ON outbox (executor, state) WHERE state IN ('delivered', 'recalling');
 CREATE INDEX outbox_due ON outbox (not_before, seq) WHERE state = 'waiting';
 
 -- Where each watched ref was when the reconciler last looked.
@@ -127,4 +130,10 @@ CREATE TABLE tips (
     ref        TEXT NOT NULL,
     commit_id  TEXT NOT NULL,
     PRIMARY KEY (repository, ref)
+) STRICT, WITHOUT ROWID;
+
+-- The highest number seen on a card of each executor; an older card is not believed any more.
+CREATE TABLE cards (
+    fingerprint TEXT PRIMARY KEY,
+    sequence    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

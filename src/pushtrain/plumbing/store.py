@@ -21,6 +21,7 @@ from pushtrain.core.lifecycle import Cancelled, Claimed, Event, Released, Return
 from pushtrain.core.model import Artifact, Attempt, Gpu, Outcome, Run, RunEvent, State, TrainCommand
 from pushtrain.core.turns import left, pick
 from pushtrain.plumbing import rows
+from pushtrain.plumbing.cards import Cards
 from pushtrain.plumbing.database import Database
 from pushtrain.plumbing.outbox import Outbox
 from pushtrain.plumbing.statuses import Statuses
@@ -28,7 +29,7 @@ from pushtrain.plumbing.statuses import Statuses
 _HEX: Final = frozenset("0123456789abcdef")
 
 
-class Store(Outbox, Statuses):
+class Store(Outbox, Statuses, Cards):
     """One state folder's store, open.
 
     Args:

@@ -1,0 +1,58 @@
+"""The newest card of an executor is remembered, and nothing makes it older."""
+
+from pathlib import Path
+
+import apsw
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushtrain.plumbing.cards import CardNotes
+from pushtrain.plumbing.database import MIGRATIONS, Database
+from pushtrain.plumbing.store import Store
+
+numbers = st.dictionaries(st.sampled_from(["SHA256:a", "SHA256:b", "SHA256:c"]), st.integers(-(2**53), 2**53))
+
+
+@given(st.lists(numbers))
+def test_the_store_and_the_file_remember_the_highest_number_of_each_key(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[dict[str, int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("cards")
+    expected: dict[str, int] = {}
+    store, notes = Store(folder / "store.db"), CardNotes(folder / "notes.json")
+    for newest in rounds:
+        store.note_cards(newest)
+        notes.note_cards(newest)
+        expected |= {name: max(number, expected.get(name, number)) for name, number in newest.items()}
+    store.close()
+    store = Store(folder / "store.db")
+    assert store.newest_cards() == expected
+    assert CardNotes(folder / "notes.json").newest_cards() == expected
+    store.close()
+
+
+def test_a_store_from_before_there_were_rosters_learns_to_remember_cards(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    Database(path).close()
+    connection = apsw.Connection(str(path))
+    connection.execute("DROP TABLE cards; DROP TABLE statuses; PRAGMA user_version = 1")
+    connection.close()
+    store = Store(path)
+    store.note_cards({"SHA256:a": 7})
+    assert store.newest_cards() == {"SHA256:a": 7}
+    store.close()
+    assert len(MIGRATIONS) >= 2
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"newest": 1, "texts": []}', b'{"newest": {"a": "x"}}']
+)
+def test_a_file_that_says_nothing_counts_as_empty_and_is_written_anew(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.json"
+    path.write_bytes(content)
+    notes = CardNotes(path)
+    assert (notes.newest_cards(), notes.texts()) == ({}, {})
+    notes.note_texts({"here": "text \udcff"})
+    notes.note_cards({"a": 1})
+    assert (notes.newest_cards(), notes.texts()) == ({"a": 1}, {"here": "text \udcff"})
