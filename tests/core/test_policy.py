@@ -172,6 +172,15 @@ def test_a_commit_is_ours_by_what_it_changes(results: str, changed: list[str] | 
     assert decide(results=results, changed=changed)[0] is starts
 
 
+def test_a_commit_that_changes_only_the_roster_on_its_branch_is_ours() -> None:
+    target = ResultsTarget()
+    assert policy.ours(["config.json"], target, branch="main", roster="config.json")
+    assert policy.ours(["config.json", "pushtrain-results/x"], target, branch="main", roster="config.json")
+    assert not policy.ours(["config.json"], target, branch="main")
+    assert not policy.ours(["config.json", "train.py"], target, branch="main", roster="config.json")
+    assert not policy.ours(["config.json/x"], target, branch="main", roster="config.json")
+
+
 def test_a_commit_that_only_forges_our_trailers_still_runs() -> None:
     message = "Results of train\n\nRun-Id: 00\nExecutor: lab\nSource-Commit: 11\n"
     assert decide(message=message, changed=["train.py"])[0]

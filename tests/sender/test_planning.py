@@ -119,7 +119,30 @@ def test_results_on_the_pushed_branch_start_nothing(world: World, mirror: Mirror
     ours = world.commit({"pushtrain.toml": SHARED, "pushtrain-results/README.md": "index"})
     found = plan(world.push(ours, before=human), mirror)
     assert found.commands == ()
-    assert "only results" in found.note
+    assert "only what pushtrain published" in found.note
+
+
+def test_a_card_on_the_pushed_branch_starts_nothing_and_the_commit_behind_it_runs(
+    world: World, mirror: Mirror
+) -> None:
+    before = world.commit({})
+    human = world.commit({"train.py": "x"})
+    card = world.commit({"config.json": "{}"}, "Executor lab-1 is online\n\n[skip ci]")
+    alone = plan(world.push(card, before=human), mirror, roster="config.json")
+    assert alone.commands == ()
+    assert "only what pushtrain published" in alone.note
+    behind = plan(world.push(card, before=before), mirror, roster="config.json")
+    assert [command.commit for command in behind.commands] == [human]
+    elsewhere = world.commit({"config.json": "{ }"})
+    found = plan(world.push(elsewhere, before=card), mirror)
+    assert [command.commit for command in found.commands] == [elsewhere]
+
+
+def test_a_persons_commit_that_also_touches_the_roster_runs(world: World, mirror: Mirror) -> None:
+    before = world.commit({})
+    mixed = world.commit({"config.json": "{}", "train.py": "y"})
+    found = plan(world.push(mixed, before=before), mirror, roster="config.json")
+    assert [command.commit for command in found.commands] == [mixed]
 
 
 def test_behind_our_own_results_the_newest_commit_of_a_person_runs(world: World, mirror: Mirror) -> None:

@@ -50,19 +50,20 @@ def skip(message: str) -> str | None:
     return next((token for token in SKIP_TOKENS if token in lower), None)
 
 
-def ours(changed: Sequence[str], target: ResultsTarget, *, branch: str = "") -> bool:
-    """Whether a commit is pushtrain's own: it changes something, and only below results folders.
+def ours(changed: Sequence[str], target: ResultsTarget, *, branch: str = "", roster: str = "") -> bool:
+    """Whether a commit is pushtrain's own: it changes something, and only the roster or results folders.
 
     Args:
         changed: Paths that the commit changes.
         target: Where this repository's jobs leave their results.
         branch: The branch the commit is on; empty when it is not known.
+        roster: The roster's path, where it lies on that branch.
     """
     folders = [SHARED_FOLDER]
     if target.path and target.branch != RESULTS_BRANCH and target.branch in ("same", branch or target.branch):
         folders.append(target.path)
     prefixes = tuple(f"{name}/" for name in folders)
-    return bool(changed) and all(path.startswith(prefixes) for path in changed)
+    return bool(changed) and all(path.startswith(prefixes) or path == roster for path in changed)
 
 
 def starts(
@@ -72,6 +73,7 @@ def starts(
     message: str,
     changed: Sequence[str] | None,
     default_branch: str = "",
+    roster: str = "",
 ) -> tuple[Decision, ...]:
     """What a push starts: one decision a job, in the file's order.
 
@@ -81,8 +83,9 @@ def starts(
         message: The pushed commit's whole message.
         changed: Paths that differ between `before` and `after`; None: unknown, and path filters let pass.
         default_branch: The repository's, when known; only used to explain.
+        roster: The roster's path, where it lies on the pushed branch.
     """
-    never = _never(push, jobs, message, changed)
+    never = _never(push, jobs, message, changed, roster)
     if never:
         return tuple(Decision(job=job.name, starts=False, why=never) for job in jobs.jobs)
     return tuple(_decide(job, push.ref, changed, default_branch) for job in jobs.jobs)
@@ -183,7 +186,7 @@ def choose(
     return tuple(card for card, _ in sorted(candidates, key=rank) if not fits(card, spec))
 
 
-def _never(push: Push, jobs: JobFile, message: str, changed: Sequence[str] | None) -> str:
+def _never(push: Push, jobs: JobFile, message: str, changed: Sequence[str] | None, roster: str) -> str:
     """Why no job at all starts; empty when some may."""
     branch = push.ref.removeprefix(_BRANCH)
     if push.deletes:
@@ -192,8 +195,8 @@ def _never(push: Push, jobs: JobFile, message: str, changed: Sequence[str] | Non
         return f"only branches and tags start jobs, and {clean(push.ref)} is neither"
     if push.ref.startswith(_BRANCH) and branch in OUR_BRANCHES:
         return f"`{branch}` is pushtrain's own branch"
-    if changed and push.ref.startswith(_BRANCH) and ours(changed, jobs.results, branch=branch):
-        return "the commit changes only results that pushtrain published"
+    if changed and push.ref.startswith(_BRANCH) and ours(changed, jobs.results, branch=branch, roster=roster):
+        return "the commit changes only what pushtrain published: results, or an executor's card"
     if token := skip(message):
         return f"the commit's message holds {token}"
     return ""

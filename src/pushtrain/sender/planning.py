@@ -47,8 +47,14 @@ def watched(ref: str) -> bool:
     return ref.startswith((_HEADS, "refs/tags/")) and ref.removeprefix(_HEADS) not in OUR_BRANCHES
 
 
-def plan(push: Push, mirror: Mirror, *, stop: Stop | None = None) -> Plan:
+def plan(push: Push, mirror: Mirror, *, roster: str = "", stop: Stop | None = None) -> Plan:
     """What this push starts, whoever told of it; nothing, with the reason, where nothing can.
+
+    Args:
+        push: The push.
+        mirror: Its repository's.
+        roster: The roster's path, where it lies on the pushed branch: a card starts nothing.
+        stop: Called now and then.
 
     Raises:
         GitError: The remote does not answer; try again.
@@ -66,7 +72,7 @@ def plan(push: Push, mirror: Mirror, *, stop: Stop | None = None) -> Plan:
         _see_that_it_answers(mirror, stop)
         return Plan((), f"starts nothing: {error}", seen=False)
     try:
-        return _decided(push, branch, mirror)
+        return _decided(push, branch, mirror, roster)
     except (ConfigError, NotFound) as error:
         return Plan((), f"starts nothing: {error}")
 
@@ -113,14 +119,14 @@ def _see_that_it_answers(mirror: Mirror, stop: Stop | None) -> None:
         raise GitError(error.message, mend=error.mend) from error
 
 
-def _decided(push: Push, branch: str, mirror: Mirror) -> Plan:
+def _decided(push: Push, branch: str, mirror: Mirror, roster: str) -> Plan:
     found = _read(mirror, push.after)
     file = _jobs(found)
     changed: Sequence[str] | None = None
-    if branch and (found.shared or _publishes_here(file, branch)):
-        commit = _newest_not_ours(push, mirror, file, branch)
+    if branch and (found.shared or roster or _publishes_here(file, branch)):
+        commit = _newest_not_ours(push, mirror, file, branch, roster)
         if commit == push.before:
-            return Plan((), "starts nothing: it holds only results that pushtrain published")
+            return Plan((), "starts nothing: it holds only what pushtrain published")
         if commit != push.after:
             push = push.model_copy(update={"after": commit})
             found = _read(mirror, commit)
@@ -128,7 +134,7 @@ def _decided(push: Push, branch: str, mirror: Mirror) -> Plan:
         changed = mirror.changed(push.before, push.after)
     elif branch and any(job.on.push and (job.on.push.paths or job.on.push.paths_ignore) for job in file.jobs):
         changed = mirror.changed(push.before, push.after)
-    decisions = starts(push, file, message=found.message, changed=changed)
+    decisions = starts(push, file, message=found.message, changed=changed, roster=roster)
     specs = [spec for decision in decisions for spec in decision.specs]
     made = commands(specs, repository=mirror.remote.key, ref=push.ref, commit=push.after)
     return Plan(made, _note(decisions))
@@ -152,8 +158,8 @@ def _publishes_here(file: JobFile, branch: str) -> bool:
     return not file.results.repository and file.results.branch in ("same", branch)
 
 
-def _newest_not_ours(push: Push, mirror: Mirror, file: JobFile, branch: str) -> str:
-    """Walk from the tip behind our own results commits, but not behind what was there before."""
+def _newest_not_ours(push: Push, mirror: Mirror, file: JobFile, branch: str, roster: str) -> str:
+    """Walk from the tip behind our own commits, but not behind what was there before."""
     commit = push.after
     for _ in range(_LONGEST_WALK):
         if commit == push.before:
@@ -162,7 +168,7 @@ def _newest_not_ours(push: Push, mirror: Mirror, file: JobFile, branch: str) -> 
         if len(parents) != 1:
             break
         changed = mirror.changed(parents[0], commit)
-        if not changed or not ours(changed, file.results, branch=branch):
+        if not changed or not ours(changed, file.results, branch=branch, roster=roster):
             break
         commit = parents[0]
     return commit
