@@ -150,7 +150,7 @@ class House:
         self.sender_state.settings.write_text(tomlkit.dumps(document))
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "PUSHTRAIN_GIT_TOKEN": self.host.token}
+        return {**os.environ, "PUSHTRAIN_GIT_TOKEN": self.host.token, "PUSHTRAIN_SENDER_PORT": "0"}
 
     @property
     def port(self) -> str:

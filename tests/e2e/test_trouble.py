@@ -124,3 +124,19 @@ def test_a_push_by_hand_needs_no_sender_process(house: House) -> None:
     view = house.until(run["id"], State.DONE)
     assert view.run.outcome is Outcome.SUCCEEDED
     assert work.results(view)["log.txt"] == "lr is 0.5"
+
+
+def test_an_executor_that_is_never_called_watches_its_repository_itself(house: House) -> None:
+    state = house.sender_state
+    flags = ("--tunnel", "none", "--poll", "--poll-seconds", "0.3", "--port", "0")
+    out = house.start(
+        "executor", "executor", "--state", state.root, "--repo", house.remotes[0], "--name", "lab-9", *flags
+    )
+    facts = house.facts("executor", out)
+    assert facts["polls"] == "every 0.3 s"
+    assert "webhook" not in facts
+    work = house.work(f'[job.train]\ncommand = "echo by itself"\n{SYSTEM}', number=0)
+    commit = work.pushed()
+    (run,) = house.wait(lambda: house.json("ps", commit, state=state), "its run")
+    assert house.cli("logs", "-f", run["id"], state=state).stdout == "by itself\n"
+    assert house.json("show", run["id"], state=state)["attempts"][0]["executor"] == "lab-9"

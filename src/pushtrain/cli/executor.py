@@ -8,11 +8,12 @@ from cyclopts import App, Parameter
 from pushtrain.cli import render
 from pushtrain.cli.connect import clients
 from pushtrain.cli.options import Json, Repo, State, TunnelName
-from pushtrain.cli.room import run_until_stopped
+from pushtrain.cli.room import run_until_stopped, served
 from pushtrain.wiring.rooms import serve_executor
-from pushtrain.wiring.settings import load_settings, open_state
+from pushtrain.wiring.settings import open_state
 
 app = App(name="executor")
+app.command("pushtrain.cli.service:app", name="service", help="Lend this machine for good, by systemd.")
 
 
 @app.default
@@ -29,13 +30,19 @@ def executor(
     public_url: str | None = None,
     ssh_target: str | None = None,
     ssh_remote: str | None = None,
+    poll: bool | None = None,
+    poll_seconds: float | None = None,
     json: Json = False,
     state: State = None,
 ) -> None:
     """Lend this machine: accept signed commands, run them, commit the results.
 
-    It serves the repositories named by `--repo` and in settings.toml, and no others. Ctrl-C stops the
-    executor, never a training: runs go on, and the next start takes them up again.
+    It serves the repositories named by `--repo` and in settings.toml, and no others; where none is named,
+    that of the clone you stand in. Ctrl-C stops the executor, never a training: runs go on, and the next
+    start takes them up again.
+
+    With `--poll` it needs nobody else: it looks at the repositories' branches itself and trains what was
+    pushed. `--tunnel none --poll` is a machine that is never called and only calls out.
 
     Args:
         repo: Remote of a repository to serve; may be given several times.
@@ -49,12 +56,15 @@ def executor(
         public_url: The URL that somebody else forwards here, or at which your ssh server shows `{port}`.
         ssh_target: The server to go through, as `ssh` takes it.
         ssh_remote: Where that server listens, `PORT` or `ADDRESS:PORT`.
+        poll: Be the repositories' sender, too: watch their branches and train what is pushed.
+        poll_seconds: How often they are looked at.
     """
     folder = open_state(state)
     flags = {"name": name, "slots": slots, "labels": label or None, "host": host, "port": port}
     flags |= {"tunnel": tunnel, "domain": domain, "public_url": public_url}
-    flags |= {"ssh_target": ssh_target, "ssh_remote": ssh_remote}
-    settings = load_settings(folder, executor=flags, repositories=repo)
+    flags |= {"ssh_target": ssh_target, "ssh_remote": ssh_remote, "poll": poll}
+    sender = {"poll_seconds": poll_seconds}
+    settings = served(folder, repo, executor=flags, sender=sender)
     asyncio.run(run_until_stopped(serve_executor(folder, settings), "executor", as_json=json))
 
 

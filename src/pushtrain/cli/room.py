@@ -4,10 +4,50 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
 
 from pushtrain.cli import render
+from pushtrain.cli.clone import open_clone
+from pushtrain.core.errors import UsageError
+from pushtrain.core.settings import Settings
+from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.rooms import Running
+from pushtrain.wiring.settings import load_settings
+
+
+def served(
+    folder: StateFolder,
+    repositories: tuple[str, ...],
+    *,
+    executor: Mapping[str, Any] | None = None,
+    sender: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings of a room; where no repository is named, it is that of the clone we stand in.
+
+    Raises:
+        UsageError: There is none.
+        ConfigError: A setting is wrong.
+    """
+    settings = load_settings(folder, executor=executor, sender=sender, repositories=repositories)
+    if settings.repositories:
+        return settings
+    return load_settings(folder, executor=executor, sender=sender, repositories=(_origin(),))
+
+
+def _origin() -> str:
+    try:
+        remote = open_clone(Path.cwd()).ask("remote", "get-url", "origin")
+    except UsageError:
+        remote = ""
+    if not remote:
+        raise UsageError(
+            "There is no repository to watch: this folder is no clone with an `origin`.",
+            mend="Stand in a clone, or name a remote with `--repo URL`.",
+        )
+    return remote
 
 
 async def run_until_stopped(room: AbstractAsyncContextManager[Running], title: str, *, as_json: bool) -> None:
@@ -40,7 +80,7 @@ def _announce(running: Running, title: str, *, as_json: bool) -> None:
     for name, value in running.facts.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         render.say(f"  [dim]{name:<13}[/]{shown}")
-    if "webhook" in running.facts:
+    if running.facts.keys() & {"webhook", "polls"}:
         render.say(
             "[dim]The next push starts its jobs; `pushtrain send` starts those of a commit that is there.[/]"
         )

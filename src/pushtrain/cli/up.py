@@ -1,13 +1,11 @@
 """`pushtrain up`: executor and sender in one process."""
 
 import asyncio
-import subprocess
 
 from pushtrain.cli.options import Json, Repo, State, TunnelName
-from pushtrain.cli.room import run_until_stopped
-from pushtrain.core.errors import UsageError
+from pushtrain.cli.room import run_until_stopped, served
 from pushtrain.wiring.rooms import serve_both
-from pushtrain.wiring.settings import load_settings, open_state
+from pushtrain.wiring.settings import open_state
 
 
 def up(
@@ -42,17 +40,5 @@ def up(
     flags = {"slots": slots, "port": port, "tunnel": tunnel, "domain": domain}
     flags |= {"public_url": public_url, "ssh_target": ssh_target}
     sender = {"poll_seconds": poll_seconds}
-    settings = load_settings(folder, executor=flags, sender=sender, repositories=repo)
-    if not settings.repositories:
-        settings = load_settings(folder, executor=flags, sender=sender, repositories=(_origin(),))
+    settings = served(folder, repo, executor=flags, sender=sender)
     asyncio.run(run_until_stopped(serve_both(folder, settings), "up", as_json=json))
-
-
-def _origin() -> str:
-    done = subprocess.run(("git", "remote", "get-url", "origin"), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UsageError(
-            "There is no repository to watch: this folder is no clone with an `origin`.",
-            mend="Stand in a clone, or name a remote with `--repo URL`.",
-        )
-    return done.stdout.strip()

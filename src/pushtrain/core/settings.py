@@ -76,6 +76,9 @@ class ExecutorSettings(Value):
     """For `ngrok`: `HOST:PORT` of a custom agent ingress; empty: ngrok's own."""
     ngrok_root_cas: str = ""
     """For `ngrok`: a PEM file of authorities to trust, or `host` for this machine's; empty: ngrok's own."""
+    poll: bool = False
+    """Whether this machine watches its repositories itself and starts their runs here: it needs no tunnel and
+    no other sender. A repository should have one sender, so only one machine may do this for it."""
     publish_host_name: bool = False
     """Whether the card in the roster carries this machine's host name where `name` is not set."""
     publish_address: bool = False

@@ -74,7 +74,7 @@ class Reconciler:
         self, service: SenderService, poll_seconds: float, *, jitter: Callable[[], float] = random.random
     ) -> None:
         self._service = service
-        self._poll_seconds = poll_seconds
+        self.poll_seconds = poll_seconds
         self._jitter = jitter
         self._ending = False
 
@@ -103,7 +103,7 @@ class Reconciler:
                     trouble = str(error)
                     log.warning("the branches of %s could not be compared: %s", repository.key, trouble)
             self._service.kept_more()
-            await asyncio.sleep(self._poll_seconds * (1 - _SPREAD + 2 * _SPREAD * self._jitter()))
+            await asyncio.sleep(self.poll_seconds * (1 - _SPREAD + 2 * _SPREAD * self._jitter()))
 
     def look(self, key: str) -> int:
         """Compare one repository's refs with what is noted; how many pushes were found.

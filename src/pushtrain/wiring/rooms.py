@@ -53,11 +53,15 @@ class Running:
 
 @asynccontextmanager
 async def serve_executor(state: StateFolder, settings: Settings) -> AsyncIterator[Running]:
-    """Lend this machine while the block runs.
+    """Lend this machine while the block runs; with the setting `poll` it is its own sender, too.
 
     Raises:
         Conflict: Another pushtrain serves this state folder, or the port is taken.
     """
+    if settings.executor.poll:
+        async with _both(state, settings, lends=True, door=False) as running:
+            yield running
+        return
     async with _room(state) as store, _executor(state, settings, store, lends=True) as opened:
         service, outside, local, public = opened
         async with _tasks(service.run()) as task:
@@ -73,9 +77,9 @@ async def serve_sender(state: StateFolder, settings: Settings) -> AsyncIterator[
     Raises:
         Conflict: Another pushtrain serves this state folder, or the port is taken.
     """
-    async with _room(state) as store, _sender(state, settings, store) as (service, reconciler, url):
+    async with _room(state) as store, _sender(state, settings, store) as (service, reconciler, door):
         public = public_text(identity(state).public_key())
-        facts = {"url": url, "webhook": f"{url}/webhook", **_facts(state, settings, public)}
+        facts = {"url": door, "webhook": f"{door}/webhook", **_facts(state, settings, public)}
         async with _tasks(service.run(), reconciler.run()) as task:
             yield Running(facts, task, lambda: 0)
 
@@ -87,14 +91,22 @@ async def serve_both(state: StateFolder, settings: Settings) -> AsyncIterator[Ru
     Raises:
         Conflict: Another pushtrain serves this state folder, or a port is taken.
     """
+    async with _both(state, settings, lends=False, door=True) as running:
+        yield running
+
+
+@asynccontextmanager
+async def _both(state: StateFolder, settings: Settings, *, lends: bool, door: bool) -> AsyncIterator[Running]:
+    """An executor that is its own sender; the door for webhooks is not needed for that."""
     async with (
         _room(state) as store,
-        _executor(state, settings, store, lends=False) as (executor, outside, local, public),
-        _sender(state, settings, store) as (sender, reconciler, door),
+        _executor(state, settings, store, lends=lends) as (executor, outside, local, public),
+        _sender(state, settings, store, door=door) as (sender, reconciler, url),
         _tasks(executor.run(), sender.run(), reconciler.run()) as task,
     ):
-        where = {**await outside.facts(local), "webhook": f"{door}/webhook"}
-        facts = {**where, **_facts(state, settings, public)}
+        where = await outside.facts(local)
+        looks = {"webhook": f"{url}/webhook"} if door else {"polls": f"every {reconciler.poll_seconds:g} s"}
+        facts = {**where, **looks, **_facts(state, settings, public)}
         yield Running(facts, task, lambda: executor.capacity().running)
 
 
@@ -171,15 +183,19 @@ def _ways_to_build(state: StateFolder, settings: Settings) -> dict[str, Environm
 
 @asynccontextmanager
 async def _sender(
-    state: StateFolder, settings: Settings, store: Store
+    state: StateFolder, settings: Settings, store: Store, *, door: bool = True
 ) -> AsyncIterator[tuple[SenderService, Reconciler, str]]:
+    """The sender, what looks at the branches for it, and the URL of its door for webhooks if it has one."""
     client = client_maker(state)
     executors = Executors(lambda: [client(address) for address in executor_addresses(state, settings)])
     kept = KeptCommands(state.outbox)
     service = SenderService(settings.repositories, store, mirrors(state, settings), executors, kept=kept)
+    reconciler = Reconciler(service, poll_seconds=settings.sender.poll_seconds)
+    if not door:
+        yield service, reconciler, ""
+        return
     app = create_sender_app(service, host=adapter(HOSTS["github"]), secret=webhook_secret(state))
     async with serving(app, settings.sender.host, settings.sender.port) as port:
-        reconciler = Reconciler(service, poll_seconds=settings.sender.poll_seconds)
         yield service, reconciler, _address(settings.sender.host, port)
 
 
