@@ -32,7 +32,7 @@ from pushtrain.core.errors import (
 from pushtrain.core.frames import BeatFrame, EndFrame, LogFrame, ViewFrame
 from pushtrain.core.lifecycle import Exited, Prepared, Published, Requeued
 from pushtrain.core.model import Artifact, LogChunk, Reason, Run, RunView
-from pushtrain.core.signing import fingerprint, sign_response
+from pushtrain.core.signing import fingerprint, public_text, sign_response
 from pushtrain.core.wire import ErrorBody
 from pushtrain.executor import stream
 from pushtrain.plumbing.client import ExecutorClient
@@ -131,8 +131,9 @@ def test_what_the_executor_says_comes_back_in_its_class(executor: Served, client
 
 def test_a_stranger_is_told_how_to_be_authorised(executor: Served) -> None:
     stranger = ExecutorClient(executor.url, executor.key.public_key(), OTHER, clock=executor.clock)
-    with pytest.raises(Unauthorized, match="pushtrain key authorize"):
+    with pytest.raises(Unauthorized, match="does not know this machine's key") as told:
         stranger.challenge()
+    assert f"`pushtrain key authorize {public_text(OTHER.public_key())}`" in told.value.mend
 
 
 def test_a_clock_that_is_wrong_is_named(executor: Served) -> None:

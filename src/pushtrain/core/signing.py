@@ -41,6 +41,10 @@ MAX_AGE: Final = 60
 """Seconds that a signed request is good for."""
 MAX_SKEW: Final = 15
 """Seconds that a request may seem to come from the future."""
+UNKNOWN_KEY: Final = (
+    "Let the executor's owner run `pushtrain key authorize` with the key that `pushtrain key show` prints."
+)
+"""What an executor says to whoever it does not know; a caller knows the key to put there."""
 
 _TARGET: Final = ("@method", "@path", "@query", AUDIENCE)
 _BODY: Final = ("content-type", "content-digest", IDEMPOTENCY)
@@ -330,8 +334,7 @@ class _Verifier(HTTPMessageVerifier):
 def _refuse() -> Unauthorized:
     return Unauthorized(
         "The signature is missing or wrong, or its key is not authorised here.",
-        mend="Let the executor's owner run `pushtrain key authorize` with the key that `pushtrain key show` "
-        "prints.",
+        mend=UNKNOWN_KEY,
     )
 
 

@@ -29,8 +29,16 @@ from urllib3.exceptions import (
 )
 
 from pushtrain import __version__
-from pushtrain.core.errors import Unauthorized, Unreachable, UsageError
-from pushtrain.core.signing import Message, fields, fingerprint, sign_request, verify_response
+from pushtrain.core.errors import PushtrainError, Unauthorized, Unreachable, UsageError
+from pushtrain.core.signing import (
+    UNKNOWN_KEY,
+    Message,
+    fields,
+    fingerprint,
+    public_text,
+    sign_request,
+    verify_response,
+)
 from pushtrain.core.wire import ErrorBody
 
 _MOST: Final = 64 * 1024 * 1024
@@ -203,9 +211,19 @@ class Connection:
         except ValidationError:
             raise self._strange(f"HTTP {status} without a reason") from None
         if bound or isinstance(error_told, Unauthorized):
-            raise error_told
+            raise self._with_our_key(error_told)
         # Said before the request was verified: it may have been said to somebody else, and be replayed to us.
         raise self._strange(f"a refusal that is bound to no request: {error_told.message}")
+
+    def _with_our_key(self, error: PushtrainError) -> PushtrainError:
+        """The refusal of a stranger, with the command that makes us known: only we know our key."""
+        if not isinstance(error, Unauthorized) or error.mend != UNKNOWN_KEY:
+            return error
+        own = public_text(self._identity.public_key())
+        return Unauthorized(
+            f"The executor at {self.url} does not know this machine's key, or refuses its signature.",
+            mend=f"On the executor's machine: `pushtrain key authorize {own}`",
+        )
 
     # --- what can go wrong --------------------------------------------------------------------------------
 
