@@ -68,7 +68,7 @@ class RosterFile:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.place = place
-        self._mirror = mirror
+        self.mirror = mirror
         self._author = author
         self._jitter = jitter
         self._pause = pause
@@ -82,8 +82,8 @@ class RosterFile:
             NotFound: The branch has moved on, and the remote does not give the commit out any more.
             GitError: The remote did not answer, or refused.
         """
-        self._mirror.fetch(self.place.ref, tip, stop=stop)
-        return _text(self._mirror.show(tip, self.place.path))
+        self.mirror.fetch(self.place.ref, tip, stop=stop)
+        return _text(self.mirror.show(tip, self.place.path))
 
     def read(self, *, stop: Stop | None = None) -> Look:
         """Fetch the branch and read the file.
@@ -91,18 +91,18 @@ class RosterFile:
         Raises:
             GitError: The remote did not answer, or refused.
         """
-        self._mirror.ensure(stop=stop)
+        self.mirror.ensure(stop=stop)
         try:
-            self._mirror.fetch_into(self.place.ref, self._private, stop=stop)
+            self.mirror.fetch_into(self.place.ref, self._private, stop=stop)
         except NotFound as error:
             if "couldn't find remote ref" not in str(error):
                 raise
             return Look("", "")
         asked = f"{self._private}^{{commit}}\n{self._private}:{self.place.path}\n".encode()
-        out = self._mirror.git.run("cat-file", "--batch", input=asked).out
+        out = self.mirror.git.run("cat-file", "--batch", input=asked).out
         commit, file = parse_heads(out, 2)
         if commit is None:
-            raise NotFound(f"The branch {self.place.branch} of {self._mirror.remote.key} went away.")
+            raise NotFound(f"The branch {self.place.branch} of {self.mirror.remote.key} went away.")
         return Look(commit[0], _text(file[2] if file is not None and file[1] == "blob" else None))
 
     def write(
@@ -124,7 +124,7 @@ class RosterFile:
         for tries in range(1, _TRIES + 1):
             began = time.monotonic()
             found = self.read(stop=stop)
-            self._mirror.tidy(stop=stop)  # each try leaves packs, and many packs make the next ones slower
+            self.mirror.tidy(stop=stop)  # each try leaves packs, and many packs make the next ones slower
             text = change(found.text)
             if text == found.text:
                 return Written("", text, tries)

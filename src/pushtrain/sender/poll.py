@@ -15,6 +15,7 @@ from typing import Final
 from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.model import NO_COMMIT, Push
 from pushtrain.core.settings import Repository
+from pushtrain.sender.known import Rosters
 from pushtrain.sender.planning import watched
 from pushtrain.sender.service import SenderService
 
@@ -67,12 +68,19 @@ class Reconciler:
     Args:
         service: Whom to tell of pushes.
         poll_seconds: From the end of one look to the next.
+        rosters: Read whenever a look shows that they moved.
         jitter: A number from 0 to 1; spreads the looks of many senders.
     """
 
     def __init__(
-        self, service: SenderService, poll_seconds: float, *, jitter: Callable[[], float] = random.random
+        self,
+        service: SenderService,
+        poll_seconds: float,
+        *,
+        rosters: Rosters | None = None,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
+        self._rosters = rosters
         self._service = service
         self.poll_seconds = poll_seconds
         self._jitter = jitter
@@ -85,6 +93,7 @@ class Reconciler:
             async with asyncio.TaskGroup() as group:
                 for repository in self._service.repositories:
                     group.create_task(self._watch(repository), name=f"poll {repository.key}")
+                group.create_task(self._watch_rosters(), name="poll shared rosters")
         finally:
             self._ending = True  # a thread that waits for a remote ends with us
 
@@ -117,4 +126,15 @@ class Reconciler:
         new = sum(self._service.hear(push, source="poll") for push in found.pushes)
         if found.tips:
             self._service.store.set_tips(key, found.tips)
+        if self._rosters is not None:
+            self._rosters.see(key, seen, stop=self._stop)
         return new
+
+    async def _watch_rosters(self) -> None:
+        """Look at the rosters that lie in repositories which are not watched."""
+        watched = {repository.key for repository in self._service.repositories}
+        while self._rosters is not None and (files := self._rosters.elsewhere(watched)):
+            for file in files:
+                await asyncio.to_thread(self._rosters.refresh, file, stop=self._stop)
+            self._service.kept_more()
+            await asyncio.sleep(self.poll_seconds * (1 - _SPREAD + 2 * _SPREAD * self._jitter()))

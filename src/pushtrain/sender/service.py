@@ -22,6 +22,7 @@ from pushtrain.plumbing.outbox import HeardPush, Outgoing
 from pushtrain.plumbing.store import Store
 from pushtrain.sender.delivery import Delivered, Executors, Refused
 from pushtrain.sender.kept import KeptCommands
+from pushtrain.sender.known import Rosters
 from pushtrain.sender.planning import plan, watched
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class SenderService:
         mirror: A repository's mirror, by key; shared with an executor in the same process.
         executors: Whom commands go to.
         kept: Commands that `pushtrain send` could not deliver and left here.
+        rosters: Read at once where a push tells that they moved; a card starts nothing.
         clock: Seconds since the epoch.
         jitter: A number from 0 to 1; spreads retries.
     """
@@ -55,6 +57,7 @@ class SenderService:
         executors: Executors,
         *,
         kept: KeptCommands | None = None,
+        rosters: Rosters | None = None,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -63,6 +66,7 @@ class SenderService:
         self.mirror = mirror
         self._executors = executors
         self._kept = kept
+        self._rosters = rosters
         self._clock = clock
         self._jitter = jitter
         self._keys = {repository.key.lower(): repository.key for repository in repositories}
@@ -166,8 +170,11 @@ class SenderService:
             self._greeting = False
 
     def _settle(self, heard: HeardPush) -> None:
-        push = heard.push
-        found = plan(push, self.mirror(push.key), stop=self._stop)
+        push, roster = heard.push, ""
+        if self._rosters is not None and (roster := self._rosters.path_on(push.key, push.ref)):
+            refs = {} if push.deletes else {push.ref: push.after}
+            self._rosters.see(push.key, refs, complete=False, stop=self._stop)
+        found = plan(push, self.mirror(push.key), roster=roster, stop=self._stop)
         told = found.seen and watched(push.ref)
         tip = (push.key, push.ref, None if push.deletes else push.after) if told else None
         self.store.settle_push(heard.id, found.commands, found.note, tip=tip)
