@@ -170,6 +170,7 @@ class Session:
     async def visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one visitor's connection to the agent and back."""
         self.edge.visits += 1
+        self.edge._visitors.add(writer)
         header = {"Id": "tn_1", "ClientAddr": "127.0.0.1:1", "Proto": "https", "EdgeType": "3"}
         text = json.dumps({**header, "PassthroughTLS": False}).encode()
         stream = self.open()
@@ -179,6 +180,7 @@ class Session:
             with contextlib.suppress(ConnectionError):
                 while data := await reader.read(65536):
                     await stream.write(data)
+            await stream.write(b"", last=True)
 
         task = asyncio.create_task(inward())
         self._tasks.add(task)
@@ -192,6 +194,7 @@ class Session:
             task.cancel()
             self._tasks.discard(task)
             writer.close()
+            self.edge._visitors.discard(writer)
 
 
 class Edge:
@@ -214,6 +217,7 @@ class Edge:
         self.visits = 0
         """Connections of visitors."""
         self.sessions: list[Session] = []
+        self._visitors: set[asyncio.StreamWriter] = set()
         self._ports: dict[str, int] = {}
         self._loop = asyncio.new_event_loop()
         self._key = folder / "edge.key"
@@ -223,6 +227,14 @@ class Edge:
     def url(self) -> str:
         """Where the newest binding is reached."""
         return self.bindings[-1]
+
+    def cut(self) -> None:
+        """Cut every visitor off; the agents stay."""
+        self._call(self._cut)
+
+    def _cut(self) -> None:
+        for visitor in self._visitors:
+            visitor.transport.abort()
 
     def drop(self) -> None:
         """Cut every agent off."""

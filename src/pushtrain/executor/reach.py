@@ -24,8 +24,10 @@ _LONGEST: Final = 60.0
 """Seconds between tries at most."""
 _MENDING: Final = 300.0
 """Seconds between tries when a person must mend something first."""
-_STEADY: Final = 60.0
+_STEADY: Final = 10.0
 """Seconds that a tunnel must have been up for the pauses to begin anew."""
+_BRIEF: Final = 4
+"""One that was up for less counts as a failure, but as no more than this many: the other side is there."""
 
 
 def pause_after(failures: int, chance: float) -> float:
@@ -89,7 +91,9 @@ class Reach:
                 was_up, self.up = self.up, False
                 self._tried.set()
                 await self._tunnel.close()
-            failures = 0 if was_up and self._clock() - began >= _STEADY else failures + 1
+            failures += 1
+            if was_up:
+                failures = 0 if self._clock() - began >= _STEADY else min(failures, _BRIEF)
             await self._pause(_MENDING if hopeless else pause_after(failures, self._chance()))
 
     async def settled(self, seconds: float) -> None:
@@ -104,8 +108,11 @@ class Reach:
         again = self.url == url
         self.up, self.trouble = True, ""
         if not again:
-            await self._moved(url)
-            self.url = url
+            try:
+                await self._moved(url)
+                self.url = url
+            except Exception:  # noqa: BLE001  nor may a listener's
+                _log.exception("The new address %s could not be told; it is told again with the next.", url)
         _log.info("%s at %s by the %s tunnel.", "Reachable again" if again else "Reachable", url, self.name)
         self._tried.set()
 
