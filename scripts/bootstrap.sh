@@ -48,5 +48,6 @@ UV_PROJECT_ENVIRONMENT="$PWD/.venv" .venv/bin/uv sync --frozen --quiet
 if [ "${1:-}" = test ]; then
   command -v git-lfs >/dev/null || debian git-lfs
   [ -x /usr/sbin/sshd ] || command -v sshd >/dev/null || debian openssh-server   # the ssh tunnel is tried against a real one
+  command -v systemd-analyze >/dev/null || debian systemd   # reads and rates the units; it does not start them
 fi
 touch .venv/ready

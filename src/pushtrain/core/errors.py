@@ -183,3 +183,11 @@ class NeedsMending(PushtrainError):
     code = "needs-mending"
     exit_code = 14
     status = 500
+
+
+class ServiceError(PushtrainError):
+    """systemd could not do what it was asked."""
+
+    code = "service"
+    exit_code = 15
+    status = 500
