@@ -398,7 +398,8 @@ RICH = a_card(gpus=(a_gpu(driver="580.65"),), public_url="http://127.0.0.1:8421"
 
 def shown(tunnel: str | None = None, **settings: object) -> ExecutorCard:
     made = ExecutorSettings.model_validate(settings)
-    return public_card(RICH, made, tunnel=tunnel, port=8421, host_name="box.example")
+    card = RICH.model_copy(update={"ip": made.host})
+    return public_card(card, made, tunnel=tunnel, host_name="box.example")
 
 
 def test_by_default_a_card_tells_neither_uuids_nor_host_name_nor_an_address_that_was_not_meant_for_it() -> (

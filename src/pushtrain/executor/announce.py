@@ -91,7 +91,7 @@ def differs(one: ExecutorCard, other: ExecutorCard) -> bool:
 
 
 def public_card(
-    card: ExecutorCard, settings: ExecutorSettings, *, tunnel: str | None, port: int, host_name: str
+    card: ExecutorCard, settings: ExecutorSettings, *, tunnel: str | None, host_name: str
 ) -> ExecutorCard:
     """The card as far as it may be published.
 
@@ -99,10 +99,9 @@ def public_card(
         card: All that there is to know.
         settings: What the owner wants.
         tunnel: The tunnel's public URL, empty while it has none; None: there is no tunnel.
-        port: Where the server listens.
         host_name: This machine's.
     """
-    host = settings.host
+    host, port = card.ip, card.port
     told = is_loopback(host) or settings.publish_address
     url = tunnel or ""
     if tunnel is None and settings.publish_address and not is_loopback(host) and not _is_any(host):

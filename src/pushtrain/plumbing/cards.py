@@ -1,6 +1,7 @@
 """The newest card ever seen of each executor: an older one is never believed again, also after a restart."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ class CardNotes:
         """The rosters as they were read last, by the titles of their places."""
         texts = self._load().get("texts", {})
         return {title: text for title, text in texts.items() if isinstance(text, str)}
+
+    def age(self, now: float) -> float:
+        """Seconds since anything was noted."""
+        try:
+            return now - self.path.stat().st_mtime
+        except OSError:
+            return math.inf
 
     def note_texts(self, texts: Mapping[str, str]) -> None:
         """Note what was read just now."""

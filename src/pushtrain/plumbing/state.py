@@ -83,6 +83,16 @@ class StateFolder:
         return self.root / "executor.json"
 
     @property
+    def card_number(self) -> Path:
+        """The number of the newest card that this executor published; it never goes back."""
+        return self.root / "card.number"
+
+    @property
+    def roster_notes(self) -> Path:
+        """What a verb read in rosters last, so that the next one need not."""
+        return self.root / "rosters.json"
+
+    @property
     def outbox(self) -> Path:
         """Commands that `pushtrain send` could not deliver yet."""
         return self.root / "outbox"

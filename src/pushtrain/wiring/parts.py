@@ -3,7 +3,7 @@
 import importlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -81,8 +81,17 @@ def local_url(card: ExecutorCard) -> str:
     return f"http://[{host}]:{card.port}" if ":" in host else f"http://{host}:{card.port}"
 
 
-def executor_addresses(state: StateFolder, settings: Settings) -> list[ExecutorAddress]:
-    """Every executor known here: the one running, those in the settings, those trusted with an address."""
+def executor_addresses(
+    state: StateFolder, settings: Settings, cards: Sequence[ExecutorCard] = ()
+) -> list[ExecutorAddress]:
+    """Every executor known here: the one running, those in the settings, on rosters, trusted with an address.
+
+    Args:
+        state: Whose trusted keys count.
+        settings: What is in force.
+        cards: The cards of rosters that are believed (`sender.known`).
+    """
+    listed = [ExecutorAddress(url=one.public_url, public_key=one.public_key) for one in cards]
     card = running_card(state)
     own = [ExecutorAddress(url=local_url(card), public_key=card.public_key)] if card else []
     trusted = [
@@ -91,7 +100,7 @@ def executor_addresses(state: StateFolder, settings: Settings) -> list[ExecutorA
         if entry.url
     ]
     known: dict[str, ExecutorAddress] = {}
-    for address in (*own, *settings.sender.executors, *trusted):
+    for address in (*own, *settings.sender.executors, *listed, *trusted):
         known.setdefault(address.public_key, address)
     return list(known.values())
 

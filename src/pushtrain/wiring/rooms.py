@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pushtrain.adapters.environments import registry as environments
@@ -34,11 +35,14 @@ from pushtrain.wiring.parts import (
     client_maker,
     executor_addresses,
     identity,
+    mirror,
     mirrors,
     webhook_secret,
 )
+from pushtrain.wiring.rosters import reading
 from pushtrain.wiring.statuses import telling
 from pushtrain.wiring.tunnels import HINT, Outside, reaching
+from pushtrain.wiring.voice import Voice
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +162,24 @@ async def _executor(
     async with serving(app, settings.executor.host, settings.executor.port) as port:
         local = _address(settings.executor.host, port)
 
-        async def moved(url: str) -> None:
+        async def known_as(url: str) -> None:
             service.url = url
             card = service.card().model_dump_json(indent=2).encode()
             await asyncio.to_thread(replace, state.card, card)
 
+        voice = Voice(state, settings, service)
+
+        async def moved(url: str) -> None:
+            await known_as(url)
+            voice.moved(url)
+
         service.listens = (settings.executor.host, port)
-        await moved(local)
+        await known_as(local)
         try:
             async with (
                 telling(settings, service),
                 reaching(settings.executor, port, lends=lends, moved=moved) as outside,
+                voice.telling(outside.reach, lends=lends),
             ):
                 yield service, outside, local, public_text(key.public_key())
         finally:
@@ -187,10 +198,15 @@ async def _sender(
 ) -> AsyncIterator[tuple[SenderService, Reconciler, str]]:
     """The sender, what looks at the branches for it, and the URL of its door for webhooks if it has one."""
     client = client_maker(state)
-    executors = Executors(lambda: [client(address) for address in executor_addresses(state, settings)])
+    rosters = reading(state, settings, partial(mirror, state), store)
+    executors = Executors(
+        lambda: [client(address) for address in executor_addresses(state, settings, rosters.cards())]
+    )
     kept = KeptCommands(state.outbox)
-    service = SenderService(settings.repositories, store, mirrors(state, settings), executors, kept=kept)
-    reconciler = Reconciler(service, poll_seconds=settings.sender.poll_seconds)
+    service = SenderService(
+        settings.repositories, store, mirrors(state, settings), executors, kept=kept, rosters=rosters
+    )
+    reconciler = Reconciler(service, poll_seconds=settings.sender.poll_seconds, rosters=rosters)
     if not door:
         yield service, reconciler, ""
         return

@@ -1,0 +1,119 @@
+"""Which rosters the settings name, and reading them: for a sender, and for a verb."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from pushtrain.core.errors import ConfigError, PushtrainError, UsageError
+from pushtrain.core.place import Place, beside, named
+from pushtrain.core.settings import Repository, Settings
+from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.plumbing.cards import CardNotes
+from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.gitcommand import is_local, key_of, validate_remote
+from pushtrain.plumbing.keys import Trusted, load_or_create
+from pushtrain.plumbing.rosterfile import RosterFile
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.sender.known import Memory, Rosters
+
+Mirrors = Callable[[Repository], Mirror]
+
+_FRESH: Final = 60.0
+"""Seconds for which what a verb read is good for the next one."""
+
+
+def places(settings: Settings) -> list[tuple[Place, tuple[str, ...]]]:
+    """The rosters, each with the keys of the repositories that use it.
+
+    Raises:
+        ConfigError: A setting names no place.
+    """
+    found: dict[str, tuple[Place, tuple[str, ...]]] = {}
+    for repository in settings.repositories:
+        text = settings.roster if repository.roster is None else repository.roster
+        said = named(text)
+        if said is None:
+            continue
+        home = _home(said.repository, repository, settings) if said.repository else repository
+        place = Place(repository=home.model_copy(update={"roster": None}), branch=said.branch, path=said.path)
+        _, users = found.get(place.title, (place, ()))
+        found[place.title] = (place, (*users, repository.key))
+    return list(found.values())
+
+
+def _home(text: str, repository: Repository, settings: Settings) -> Repository:
+    """The repository that a setting names: by remote, by key, or as a neighbour of another one."""
+    known = {each.key: each for each in settings.repositories}
+    if text in known:
+        return known[text]
+    first = text.partition("/")[0]
+    if "://" in text or "@" in first or is_local(text):
+        remote = text
+    elif "." in first or ":" in first:
+        remote = f"https://{text}"
+    else:
+        remote = beside(repository.remote, text)
+    if not remote:
+        raise ConfigError(
+            f"`roster` is {text!r}, but {repository.key} is a folder of this machine.",
+            mend="Write the roster's whole address.",
+        )
+    try:
+        key = key_of(validate_remote(remote))
+    except UsageError as error:
+        raise ConfigError(f"`roster` is {text!r}: {error.message}", mend=error.mend) from error
+    return known.get(key) or Repository(key=key, remote=remote)
+
+
+def roster_files(settings: Settings, mirror: Mirrors) -> list[tuple[RosterFile, tuple[str, ...]]]:
+    """The rosters as files, each with the keys of the repositories that use it."""
+    author = f"pushtrain ({settings.executor.name}) <noreply@pushtrain.invalid>"
+    return [
+        (RosterFile(mirror(place.repository), place, author=author), keys) for place, keys in places(settings)
+    ]
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+def trusted_here(state: StateFolder, settings: Settings) -> set[str]:
+    """Fingerprints of the executors' keys that are trusted here; this folder's own is one of them."""
+    keys = [entry.public_key for entry in Trusted(state.trusted).entries()]
+    found = {fingerprint(load_or_create(state.key).public_key())}
+    for text in (*keys, *(address.public_key for address in settings.sender.executors)):
+        with contextlib.suppress(PushtrainError):  # whoever uses the address says what is wrong with it
+            found.add(fingerprint(parse_public(text)))
+    return found
+
+
+def reading(state: StateFolder, settings: Settings, mirror: Mirrors, memory: Memory) -> Rosters:
+    """The rosters for a reader; nothing is read yet."""
+    return Rosters(
+        [file for file, _ in roster_files(settings, mirror)],
+        memory,
+        lambda: trusted_here(state, settings),
+        allow_http=settings.sender.allow_http,
+    )
+
+
+def look(state: StateFolder, settings: Settings, mirror: Mirrors, *, max_age: float = _FRESH) -> Rosters:
+    """The rosters for a verb: read now, unless one was a moment ago; as remembered where git does not answer.
+
+    Args:
+        state: Keeps what was read.
+        settings: Name the rosters.
+        mirror: Of a roster's repository.
+        max_age: Seconds for which what was read before is good enough.
+    """
+    notes = CardNotes(state.roster_notes)
+    rosters = reading(state, settings, mirror, notes)
+    texts = notes.texts()
+    rosters.recall(texts)
+    missing = any(file.place.title not in texts for file in rosters.files)
+    if rosters.files and (missing or notes.age(time.time()) > max_age):
+        with ThreadPoolExecutor(min(8, len(rosters.files))) as threads:
+            list(threads.map(rosters.refresh, rosters.files))
+        notes.note_texts(rosters.texts())
+    return rosters

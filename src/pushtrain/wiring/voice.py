@@ -1,0 +1,82 @@
+"""An executor's card as it may be published, and keeping it in the rosters while the executor runs."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final
+
+from pushtrain.core.model import ExecutorCard
+from pushtrain.core.settings import Settings
+from pushtrain.executor.announce import Announcer, public_card
+from pushtrain.executor.reach import Reach
+from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.wiring.parts import mirror
+from pushtrain.wiring.rosters import roster_files
+
+_SETTLING: Final = 10.0
+"""Seconds that the first card waits for the tunnel, so that there are not two."""
+
+
+class Voice:
+    """What is told of an executor, and telling it.
+
+    Args:
+        state: Keeps the card's number.
+        settings: What may be published, and where.
+        service: The executor.
+
+    Raises:
+        ConfigError: A setting names no place for a roster.
+    """
+
+    def __init__(self, state: StateFolder, settings: Settings, service: ExecutorService) -> None:
+        self._settings = settings.executor
+        self._service = service
+        self._tunnel: str | None = None
+        self._announcer = Announcer(
+            roster_files(settings, partial(mirror, state)),
+            self.card,
+            key=service.key,
+            memory=state.card_number,
+        )
+
+    def card(self) -> ExecutorCard:
+        """What may be published now."""
+        return public_card(
+            self._service.card(), self._settings, tunnel=self._tunnel, host_name=socket.gethostname()
+        )
+
+    def moved(self, url: str) -> None:
+        """The tunnel's URL is another one now."""
+        self._tunnel = url
+        self._announcer.told()
+
+    @asynccontextmanager
+    async def telling(self, reach: Reach | None, *, lends: bool) -> AsyncIterator[None]:
+        """Keep the card in the rosters while the block runs; then say there that the executor is offline.
+
+        Args:
+            reach: Keeps the tunnel open; None: there is no tunnel.
+            lends: Whether others are meant to use the machine. Where they are not and could not, there is
+                nothing to tell.
+        """
+        if reach is None and not lends:
+            yield
+            return
+
+        async def speak() -> None:
+            if reach is not None:
+                self._tunnel = self._tunnel or ""
+                await reach.settled(_SETTLING)
+            await self._announcer.run()
+
+        task = asyncio.create_task(speak(), name="announce")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+            await self._announcer.farewell()
