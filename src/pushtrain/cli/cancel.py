@@ -1,8 +1,9 @@
 """`pushtrain cancel`: end a run."""
 
 from pushtrain.cli import render
-from pushtrain.cli.connect import find_run
+from pushtrain.cli.find import Published, find_anywhere
 from pushtrain.cli.options import Json, State
+from pushtrain.core.errors import Conflict
 
 
 def cancel(which: str, /, *, json: Json = False, state: State = None) -> None:
@@ -13,7 +14,9 @@ def cancel(which: str, /, *, json: Json = False, state: State = None) -> None:
     Args:
         which: A run's id or its beginning, a commit, a branch or a job (its newest run).
     """
-    found = find_run(which, state)
+    found = find_anywhere(which, state)
+    if isinstance(found, Published):
+        raise Conflict(f"Run {found.run.short} has ended already: it is on the results branch.")
     run = found.client.cancel(found.run.id)
     if json:
         render.emit_json(run)

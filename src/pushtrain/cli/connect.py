@@ -1,96 +1,142 @@
-"""From words on the command line to runs on executors."""
+"""The executors that a person at this machine may ask.
 
-import re
-import subprocess
+They are the one that runs here, those that settings or trusted keys name, and those that the roster lists of
+the repository we stand in. All are asked at once; one that does not answer is named and holds up nobody.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Generic, TypeVar
 
-from pushtrain.core.errors import NotFound, Unreachable, UsageError
-from pushtrain.core.model import Run, RunView
+from pushtrain.cli import render
+from pushtrain.cli.clone import open_clone
+from pushtrain.core.errors import PushtrainError, Unreachable, UsageError
+from pushtrain.core.roster import Standing, Verdict
+from pushtrain.core.settings import Repository
 from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.wiring.parts import executor_clients
+from pushtrain.plumbing.gitcommand import key_of
+from pushtrain.wiring.directory import Directory, look_up
 from pushtrain.wiring.settings import load_settings, open_state
 
-_SHOWN = 5
+T = TypeVar("T")
+
+_SLOW: Final = 5.0
+"""Seconds that those who answer wait for those who do not."""
+
+
+class Nobody(UsageError):
+    """No executor is known that could be asked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A run, and the executor that has it."""
+class Answer(Generic[T]):
+    """What one executor said: a value, or why there is none."""
 
     client: ExecutorClient
-    view: RunView
+    value: T | None
+    trouble: PushtrainError | None = None
 
-    @property
-    def run(self) -> Run:
-        """The run itself."""
-        return self.view.run
+
+def everyone(state: Path | None) -> Directory:
+    """Who is known here: the state folder's executors and those of the repository we stand in."""
+    folder = open_state(state)
+    return look_up(folder, load_settings(folder), here())
+
+
+def here() -> Repository | None:
+    """The repository of the clone we stand in, by its `origin`; None when there is none."""
+    try:
+        remote = open_clone(Path.cwd()).ask("remote", "get-url", "origin")
+        return Repository(key=key_of(remote), remote=remote) if remote else None
+    except PushtrainError:
+        return None
 
 
 def clients(state: Path | None) -> list[ExecutorClient]:
-    """The executors that this state folder knows.
+    """The executors that may be asked, the likeliest address of each first.
 
     Raises:
-        UsageError: It knows none.
+        Nobody: There is none; it says who is on the roster, and why that is no use.
     """
-    folder = open_state(state)
-    found = executor_clients(folder, load_settings(folder))
-    if not found:
-        raise UsageError(
-            f"No executor is known: none runs on {folder.root} and its settings name none.",
-            mend="Start one with `pushtrain up`, or name one under [sender] in settings.toml.",
+    return list(askable(everyone(state)))
+
+
+def askable(known: Directory) -> Sequence[ExecutorClient]:
+    """Its executors that may be asked.
+
+    Raises:
+        Nobody: There is none.
+    """
+    if known.clients:
+        return known.clients
+    listed = absences(known, time.time())
+    trouble = [f"The roster {title} could not be read: {why}" for title, why in known.trouble.items()]
+    if not listed and not trouble:
+        raise Nobody(
+            "No executor is known here: none runs on this state folder, and neither settings, trusted keys "
+            "nor a roster name one.",
+            mend="Start one with `pushtrain up`, or trust one: `pushtrain key trust KEY`, with the key that "
+            "`pushtrain key show` prints there.",
         )
-    return found
+    mends = [found.verdict.mend for found in known.listed if found.verdict.mend]
+    if any(found.verdict.standing is Standing.NO_ADDRESS for found in known.listed) or not mends:
+        mends = ["What was published is on the results branch: `pushtrain results list`."]
+    raise Nobody(" ".join(f"{text.rstrip('.')}." for text in (*listed, *trouble)), mend=mends[0])
 
 
-def find_runs(text: str, state: Path | None, *, limit: int) -> list[tuple[ExecutorClient, Run]]:
-    """Runs by id, commit, branch or job, newest first; every run where `text` is empty.
+def absences(known: Directory, now: float) -> list[str]:
+    """A sentence for each executor on the roster that is not to be asked: who, and since when."""
+    asked = {client.id for client in known.clients}
+    sentences = [
+        _absence(found.verdict, now) for found in known.listed if found.verdict.fingerprint not in asked
+    ]
+    return list(dict.fromkeys(filter(None, sentences)))
 
-    An executor that does not answer is passed over as long as another one does.
 
-    Raises:
-        Unreachable: No executor answers.
-    """
-    found: list[tuple[ExecutorClient, Run]] = []
-    trouble: list[Unreachable] = []
-    everyone = clients(state)
-    for client in everyone:
+def _absence(verdict: Verdict, now: float) -> str:
+    card = verdict.card
+    if card is None:
+        return f"The card of {verdict.fingerprint[:15]}… is passed over: {verdict.why}"
+    match verdict.standing:
+        case Standing.TRUSTED:
+            return ""
+        case Standing.OFFLINE:
+            return f"{card.name} went offline {render.ago(card.timestamp, now)}"
+        case Standing.EXPIRED:
+            return f"{card.name} was last heard of {render.ago(card.timestamp, now)}"
+        case Standing.NO_ADDRESS if not card.public_url:
+            return f"{card.name} takes no calls: it has no tunnel"
+        case Standing.UNKNOWN:
+            return f"{card.name} is on the roster, but its key is not trusted here"
+        case _:
+            return f"The card of {card.name} is not believed: {verdict.why}"
+
+
+def ask_all(asked: Sequence[ExecutorClient], question: Callable[[ExecutorClient], T]) -> list[Answer[T]]:
+    """Ask all executors at once; whoever has not answered a while after the first did is passed over."""
+    answers: queue.Queue[Answer[T]] = queue.Queue()
+
+    def ask(client: ExecutorClient) -> None:
         try:
-            runs = client.runs(find=text, limit=limit)
-            if not runs and text and (commit := _local_commit(text)):
-                runs = client.runs(find=commit, limit=limit)
-        except Unreachable as error:
-            trouble.append(error)
-            continue
-        found += [(client, run) for run in runs]
-    if len(trouble) == len(everyone):
-        raise trouble[0]
-    return sorted(found, key=lambda pair: pair[1].accepted_at, reverse=True)[:limit]
+            answers.put(Answer(client, question(client)))
+        except PushtrainError as error:
+            answers.put(Answer(client, None, error))
 
-
-def find_run(text: str, state: Path | None) -> Found:
-    """The newest run that `text` means: an id or its beginning, a commit, a branch, a job; empty: the newest.
-
-    Raises:
-        NotFound: There is none.
-        UsageError: It is the beginning of several ids.
-    """
-    found = find_runs(text, state, limit=_SHOWN)
-    if not found:
-        what = f"for `{text}`" if text else "yet"
-        raise NotFound(f"There is no run {what}.", mend="`pushtrain ps` lists the runs.")
-    by_id = [pair for pair in found if text and pair[1].id.startswith(text.lower())]
-    if len(by_id) > 1:
-        ids = ", ".join(run.short for _, run in by_id)
-        raise UsageError(f"`{text}` is the beginning of several runs: {ids}.", mend="Give more digits.")
-    client, run = (by_id or found)[0]
-    return Found(client, client.view(run.id))
-
-
-def _local_commit(text: str) -> str:
-    """What `text` means in the repository we stand in, such as HEAD or a tag; empty when nothing."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./~^@{}-]*", text):
-        return ""
-    argv = ("git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    for client in asked:  # daemons: a silent executor must not hold up the end of this process
+        threading.Thread(target=ask, args=(client,), daemon=True).start()
+    got: dict[ExecutorClient, Answer[T]] = {}
+    deadline = None
+    while len(got) < len(asked):
+        try:
+            answer = answers.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            break
+        got[answer.client] = answer
+        if answer.trouble is None and deadline is None:
+            deadline = time.monotonic() + _SLOW
+    late = Unreachable(f"It has not answered within {_SLOW:g} s.")
+    return [got.get(client) or Answer(client, None, late) for client in asked]

@@ -1,12 +1,13 @@
 """`pushtrain executor`: lend this machine."""
 
 import asyncio
+import time
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from pushtrain.cli import render
-from pushtrain.cli.connect import clients
+from pushtrain.cli.connect import absences, ask_all, askable, everyone
 from pushtrain.cli.options import Json, Repo, State, TunnelName
 from pushtrain.cli.room import run_until_stopped, served
 from pushtrain.wiring.rooms import serve_executor
@@ -70,24 +71,36 @@ def executor(
 
 @app.command
 def status(*, json: Json = False, state: State = None) -> None:
-    """Show whether the executors that this state folder knows answer, and what they have free."""
-    found = [client.challenge() for client in clients(state)]
+    """Show which executors are known here, whether they answer, and what they have free.
+
+    Known are the executor of this state folder, those in the settings, trusted keys with an address, and
+    those on the roster of the repository you stand in whose key is trusted here.
+    """
+    known = everyone(state)
+    answers = ask_all(askable(known), lambda client: client.challenge())
+    found = {one.client.id: (one.client, one.value) for one in reversed(answers) if one.value is not None}
+    if not found:
+        raise next(one.trouble for one in answers if one.trouble is not None)
     if json:
-        render.emit_json(found)
+        render.emit_json([answer for _, answer in found.values()])
         return
     render.table(
         ("name", "address", "slots free", "GPUs free", "running", "queued", "labels"),
         [
             (
                 answer.card.name,
-                answer.card.public_url,
+                client.url,
                 f"{answer.capacity.free_slots} of {answer.capacity.slots}",
                 f"{answer.capacity.free_gpus} of {len(answer.card.gpus)}",
                 answer.capacity.running,
                 answer.capacity.queued,
                 ", ".join(answer.card.labels),
             )
-            for answer in found
+            for client, answer in found.values()
         ],
         right=("running", "queued"),
     )
+    silent = {one.client.id: one for one in answers if one.trouble and one.client.id not in found}
+    sentences = [f"{known.name(one.client)}: {one.trouble}" for one in silent.values()]
+    for sentence in (*sentences, *absences(known, time.time())):
+        render.plain(f"{sentence.rstrip('.')}.")

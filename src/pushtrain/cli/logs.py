@@ -6,10 +6,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pushtrain.cli import render
-from pushtrain.cli.connect import Found, find_run
+from pushtrain.cli.find import Found, Published, find_anywhere
 from pushtrain.cli.options import Json, State
-from pushtrain.core.errors import RunFailed, UsageError
-from pushtrain.core.model import Outcome
+from pushtrain.core.errors import NotFound, RunFailed, UsageError
+from pushtrain.core.model import Outcome, Run
 from pushtrain.plumbing.client import LogFrame, ViewFrame
 
 _CHUNK = 1024 * 1024
@@ -28,7 +28,8 @@ def logs(
     """Print a run's log exactly as the job wrote it.
 
     With `-f` it goes on until the run ends, survives cuts of the connection, and exits with 12 if the run did
-    not succeed. Without it, what is there now is printed.
+    not succeed. Without it, what is there now is printed. Of a run that no executor answers for, what was
+    published is printed.
 
     Args:
         which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
@@ -39,7 +40,12 @@ def logs(
     """
     if follow and json:
         raise UsageError("`--follow` and `--json` do not go together.", mend="Use `--json` with `--offset`.")
-    found = find_run(which, state)
+    found = find_anywhere(which, state)
+    if isinstance(found, Published):
+        _published(found, attempt=attempt, offset=offset, json=json)
+        if follow:
+            _verdict(found.run)
+        return
     if follow:
         follow_log(found, offset=offset)
         return
@@ -57,10 +63,7 @@ def logs(
         if chunk.complete or not chunk.data:
             break
     if json:
-        text = b"".join(parts).decode("utf-8", "replace")
-        render.emit_json(
-            {"run": found.run.id, "attempt": number, "offset": start, "next": offset, "text": text}
-        )
+        _tell(found.run, number, start, b"".join(parts), offset)
 
 
 def follow_log(found: Found, *, offset: int = 0) -> None:
@@ -75,12 +78,39 @@ def follow_log(found: Found, *, offset: int = 0) -> None:
             _write(frame.data)
         elif isinstance(frame, ViewFrame):
             last = frame.view
-    if last.run.outcome is not Outcome.SUCCEEDED:
-        run = last.run
+    _verdict(last.run)
+
+
+def _verdict(run: Run) -> None:
+    if run.outcome is not Outcome.SUCCEEDED:
         raise RunFailed(
             f"Run {run.short} {run.outcome or run.state}: {run.detail or run.reason}".rstrip(".: ") + ".",
             mend=f"`pushtrain show {run.short}` tells more.",
         )
+
+
+def _published(found: Published, *, attempt: int, offset: int, json: bool) -> None:
+    """Print the log as it stands on the results branch, which is that of the last attempt."""
+    record, run = found.record, found.run
+    if attempt not in {0, run.attempt}:
+        raise NotFound(f"Of run {run.short} only the log of attempt {run.attempt} was published.")
+    missing = record.raw.get("log", {}).get("left_out", 0)
+    if missing and offset:
+        raise NotFound(
+            f"Of this log {missing} bytes in the middle were not published, so places in it are not known.",
+            mend="Leave `--offset` out.",
+        )
+    has = "log.txt" in found.archive.runs.files(record.folder)
+    data = found.archive.runs.read(record.folder, "log.txt")[offset:] if has else b""
+    if json:
+        _tell(run, run.attempt, offset, data, offset + len(data))
+    else:
+        _write(data)
+
+
+def _tell(run: Run, attempt: int, offset: int, data: bytes, after: int) -> None:
+    text = data.decode("utf-8", "replace")
+    render.emit_json({"run": run.id, "attempt": attempt, "offset": offset, "next": after, "text": text})
 
 
 def _write(data: bytes) -> None:

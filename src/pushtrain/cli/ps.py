@@ -1,13 +1,16 @@
 """`pushtrain ps`: the runs, newest first."""
 
+import sys
 import time
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from pushtrain.cli import render
-from pushtrain.cli.connect import find_runs
+from pushtrain.cli.connect import Nobody
+from pushtrain.cli.find import find_runs, published_runs
 from pushtrain.cli.options import Json, State
+from pushtrain.core.errors import Unreachable
 from pushtrain.core.model import Run
 
 
@@ -22,12 +25,19 @@ def ps(
     """List runs, newest first.
 
     `pushtrain ps` lists the last 20, `pushtrain ps main` those of a branch, `pushtrain ps HEAD` of a commit.
+    Executors are asked; where none answers, the results branch of the clone you stand in tells what ended.
 
     Args:
         which: A commit, a branch, a job, or the beginning of a run's id; every run when left out.
         limit: How many at most.
     """
-    runs = [run for _, run in find_runs(which, state, limit=limit)]
+    try:
+        heard = find_runs(which, state, limit=limit)
+        runs, silent = [run for _, run in heard.runs], heard.silent
+    except (Nobody, Unreachable) as error:
+        runs, silent = published_runs(which, error, limit=limit), ()
+    for sentence in silent:
+        sys.stderr.write(f"pushtrain: {sentence.rstrip('.')}.\n")
     if json:
         render.emit_json(runs)
         return

@@ -3,29 +3,40 @@
 import secrets
 
 from pushtrain.cli import render
-from pushtrain.cli.connect import Found, find_run
+from pushtrain.cli.connect import everyone
+from pushtrain.cli.find import Found, Published, find_anywhere
 from pushtrain.cli.logs import follow_log
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.send import deliver_all
 from pushtrain.core.model import run_id
+from pushtrain.sender.kept import KeptCommands
+from pushtrain.wiring.settings import open_state
 
 
 def rerun(which: str = "", /, *, wait: bool = False, json: Json = False, state: State = None) -> None:
     """Run the same command once more, as a new run with an id of its own.
 
+    It goes to the executor that had it; where that one is gone, to another that fits.
+
     Args:
         which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
         wait: Follow the new run's log; exit with 12 if it does not succeed.
     """
-    found = find_run(which, state)
+    found = find_anywhere(which, state)
     old = found.run.command
     request = secrets.token_hex(8)
     identity = run_id(
         repository=old.repository, commit=old.commit, job=old.job.name, cell=old.job.cell, request=request
     )
-    run = found.client.send(old.model_copy(update={"run_id": identity, "request": request}))
+    command = old.model_copy(update={"run_id": identity, "request": request})
+    if isinstance(found, Published):
+        (sent,) = deliver_all([command], everyone(state).executors, KeptCommands(open_state(state).outbox))
+        client, run = sent.client, sent.run
+    else:
+        client, run = found.client, found.client.send(command)
     if json:
         render.emit_json(run)
     else:
         render.say(f"Run {run.short} is queued: {run.command.job.title} at {run.command.commit[:7]}.")
     if wait:
-        follow_log(Found(found.client, found.client.view(run.id)))
+        follow_log(Found(client, client.view(run.id)))

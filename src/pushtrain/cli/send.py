@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,20 +16,23 @@ from cyclopts import Parameter
 
 from pushtrain.cli import render
 from pushtrain.cli.clone import open_clone
-from pushtrain.cli.connect import Found
+from pushtrain.cli.connect import absences
+from pushtrain.cli.find import Found
 from pushtrain.cli.logs import follow_log
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import NotFound, PushtrainError, RunFailed, Unreachable, UsageError
 from pushtrain.core.forms import did_you_mean
 from pushtrain.core.model import Run, TrainCommand
 from pushtrain.core.overrides import Overrides, overridden
-from pushtrain.core.settings import Repository
+from pushtrain.core.settings import Repository, Settings
 from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.git import Mirror, key_of
+from pushtrain.plumbing.state import StateFolder
 from pushtrain.sender.delivery import Delivered, Executors, Refused, Undelivered
 from pushtrain.sender.kept import Entry, KeptCommands
 from pushtrain.sender.planning import plan_by_hand
-from pushtrain.wiring.parts import executor_clients, mirror
+from pushtrain.wiring.directory import look_up
+from pushtrain.wiring.parts import mirror
 from pushtrain.wiring.settings import load_settings, open_state
 
 log = logging.getLogger(__name__)
@@ -38,7 +42,9 @@ _MANY: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
+class Sent:
+    """A command that an executor has taken on."""
+
     run: Run
     client: ExecutorClient
     known: bool
@@ -94,7 +100,7 @@ def send(
     )
     if not plan.commands:
         raise UsageError(f"Commit {commit[:7]} {plan.note}.", mend="`pushtrain check` explains it.")
-    sent = _deliver_all(plan.commands, executor_clients(folder, settings), KeptCommands(folder.outbox))
+    sent = deliver_all(plan.commands, _executors(folder, settings, mirrored), KeptCommands(folder.outbox))
     _tell(sent, as_json=json)
     if wait:
         _wait(sent)
@@ -147,12 +153,20 @@ def _fetch(mirrored: Mirror, where: str, commit: str) -> None:
         ) from error
 
 
+def _executors(folder: StateFolder, settings: Settings, mirrored: Mirror) -> Sequence[ExecutorClient]:
+    """Whom the commands may go to; where that is nobody, why is told, and the commands wait."""
+    known = look_up(folder, settings, mirrored.remote)
+    for sentence in absences(known, time.time()):
+        log.warning("%s.", sentence)
+    return known.executors
+
+
 # --- handing it over --------------------------------------------------------------------------------------
 
 
-def _deliver_all(
+def deliver_all(
     commands: Sequence[TrainCommand], clients: Sequence[ExecutorClient], kept: KeptCommands
-) -> list[_Sent]:
+) -> list[Sent]:
     """Deliver what an earlier `send` left, then these.
 
     Raises:
@@ -167,7 +181,7 @@ def _deliver_all(
         if not isinstance(old, Undelivered):
             title = f"{entry.command.job.title} at {entry.command.commit[:7]}, kept from an earlier `send`"
             log.warning("%s: %s", title, old.error if isinstance(old, Refused) else "delivered")
-    sent: list[_Sent] = []
+    sent: list[Sent] = []
     refused: PushtrainError | None = None
     waiting: list[str] = []
     for command in commands:
@@ -179,7 +193,7 @@ def _deliver_all(
             result = _deliver(held, executors)
         if isinstance(result, Delivered):
             client = next(client for client in clients if client is result.executor)
-            sent.append(_Sent(result.run, client, known=command.run_id in before))
+            sent.append(Sent(result.run, client, known=command.run_id in before))
         elif isinstance(result, Refused):
             refused = result.error
         else:
@@ -221,7 +235,7 @@ def _known(commands: Sequence[TrainCommand], clients: Sequence[ExecutorClient]) 
 # --- telling ----------------------------------------------------------------------------------------------
 
 
-def _tell(sent: Sequence[_Sent], *, as_json: bool) -> None:
+def _tell(sent: Sequence[Sent], *, as_json: bool) -> None:
     if as_json:
         render.emit_json([{"run": one.run, "executor": one.client.url, "new": not one.known} for one in sent])
         return
@@ -236,7 +250,7 @@ def _tell(sent: Sequence[_Sent], *, as_json: bool) -> None:
             render.say(f"Run {run.short} is {run.state}: {title}.")
 
 
-def _wait(sent: Sequence[_Sent]) -> None:
+def _wait(sent: Sequence[Sent]) -> None:
     """Follow every run to its end.
 
     Raises:

@@ -3,7 +3,7 @@
 import shlex
 
 from pushtrain.cli import render
-from pushtrain.cli.connect import find_run
+from pushtrain.cli.find import find_anywhere
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.ps import standing
 from pushtrain.core.model import Attempt, Run, RunView
@@ -15,7 +15,7 @@ def show(which: str = "", /, *, json: Json = False, state: State = None) -> None
     Args:
         which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
     """
-    view = find_run(which, state).view
+    view = find_anywhere(which, state).view
     if json:
         render.emit_json(view)
         return

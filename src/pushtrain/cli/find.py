@@ -1,0 +1,176 @@
+"""From words on the command line to runs: on executors, or on the results branch.
+
+What no executor answers for is looked for on the results branch of the clone we stand in, which needs no
+executor and, once it was fetched, no network.
+"""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pushtrain.cli.archive import Archive, open_archive
+from pushtrain.cli.connect import Nobody, absences, ask_all, askable, everyone
+from pushtrain.cli.published import Record
+from pushtrain.core.errors import NotFound, PushtrainError, Unreachable, UsageError
+from pushtrain.core.model import Outcome, Run, RunView
+from pushtrain.plumbing.client import ExecutorClient
+
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A run, and the executor that has it."""
+
+    client: ExecutorClient
+    view: RunView
+
+    @property
+    def run(self) -> Run:
+        """The run itself."""
+        return self.view.run
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A run on the results branch that no executor answers for."""
+
+    archive: Archive
+    record: Record
+
+    @property
+    def view(self) -> RunView:
+        """What is told of it there."""
+        return self.record.view
+
+    @property
+    def run(self) -> Run:
+        """The run itself."""
+        return self.view.run
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What executors told of runs, newest first, and a sentence for each who told nothing."""
+
+    runs: tuple[tuple[ExecutorClient, Run], ...]
+    silent: tuple[str, ...]
+
+
+def find_runs(text: str, state: Path | None, *, limit: int) -> Heard:
+    """Runs by id, commit, branch or job, newest first; every run where `text` is empty.
+
+    Raises:
+        Nobody: No executor is known.
+        Unreachable, Unauthorized: None of them tells anything.
+    """
+    known = everyone(state)
+    commit = _local_commit(text) if text else ""
+
+    def question(client: ExecutorClient) -> list[Run]:
+        runs = client.runs(find=text, limit=limit)
+        return runs or (client.runs(find=commit, limit=limit) if commit else [])
+
+    answers = ask_all(askable(known), question)
+    told = {answer.client.id for answer in answers if answer.trouble is None}
+    trouble = {one.client.id: one for one in answers if one.trouble and one.client.id not in told}
+    sentences = [f"{known.name(one.client)}: {one.trouble}" for one in trouble.values()]
+    if not told:
+        raise _silence([one.trouble for one in trouble.values() if one.trouble], sentences)
+    runs: dict[str, tuple[ExecutorClient, Run]] = {}
+    for answer in answers:
+        for run in answer.value or ():
+            before = runs.get(run.id)
+            if before is None or before[1].outcome is Outcome.MOVED:
+                runs[run.id] = (answer.client, run)
+    newest = sorted(runs.values(), key=lambda pair: pair[1].accepted_at, reverse=True)[:limit]
+    return Heard(tuple(newest), (*sentences, *absences(known, time.time())))
+
+
+def _silence(troubles: Sequence[PushtrainError], sentences: Sequence[str]) -> PushtrainError:
+    """One error for executors of whom none tells anything."""
+    if len(troubles) == 1:
+        return troubles[0]
+    return Unreachable(f"No executor answers. {' '.join(sentences)}", mend="`pushtrain doctor` looks closer.")
+
+
+def find_run(text: str, state: Path | None) -> Found:
+    """The newest run that `text` means: an id or its beginning, a commit, a branch, a job; empty: the newest.
+
+    Raises:
+        NotFound: There is none on the executors that answer.
+        UsageError: It is the beginning of several ids.
+        Nobody, Unreachable, Unauthorized: As `find_runs`.
+    """
+    heard = find_runs(text, state, limit=_SHOWN)
+    if not heard.runs:
+        what = f"for `{text}`" if text else "yet"
+        silent = "".join(f" {sentence.rstrip('.')}." for sentence in heard.silent)
+        raise NotFound(f"There is no run {what}.{silent}", mend="`pushtrain ps` lists the runs.")
+    by_id = [pair for pair in heard.runs if text and pair[1].id.startswith(text.lower())]
+    if len(by_id) > 1:
+        ids = ", ".join(run.short for _, run in by_id)
+        raise UsageError(f"`{text}` is the beginning of several runs: {ids}.", mend="Give more digits.")
+    client, run = (by_id or heard.runs)[0]
+    return Found(client, client.view(run.id))
+
+
+def find_anywhere(text: str, state: Path | None) -> Found | Published:
+    """As `find_run`; a run that no executor answers for is taken from the results branch, which is said.
+
+    Raises:
+        NotFound, Nobody, Unreachable, Unauthorized: It is not there either; tells what the executors said.
+        UsageError: As `find_run`.
+    """
+    try:
+        return find_run(text, state)
+    except (NotFound, Nobody, Unreachable) as error:
+        archive = _archive()
+        records = archive.find(text, limit=1) if archive else []
+        if archive is None or not records:
+            raise
+        if not isinstance(error, NotFound):
+            from_the_branch(error)
+        return Published(archive, records[0])
+
+
+def published_runs(text: str, why: PushtrainError, *, limit: int) -> list[Run]:
+    """Runs from the results branch, for when no executor tells of any, which is said.
+
+    Raises:
+        PushtrainError: There is no results branch here either: what was wrong with the executors.
+    """
+    archive = _archive()
+    if archive is None:
+        raise why
+    records = archive.find(text, limit=limit)
+    from_the_branch(why)
+    return [record.view.run for record in records]
+
+
+def from_the_branch(why: PushtrainError) -> None:
+    """Say that what follows is read from the results branch, and why."""
+    sys.stderr.write(f"pushtrain: {why.message} What was published is shown.\n")
+
+
+def _archive() -> Archive | None:
+    """The results branch of the clone we stand in, if there is one."""
+    try:
+        archive = open_archive()
+    except PushtrainError:
+        return None
+    return archive if archive.runs.tip else None
+
+
+def _local_commit(text: str) -> str:
+    """What `text` means in the repository we stand in, such as HEAD or a tag; empty when nothing."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./~^@{}-]*", text):
+        return ""
+    argv = ("git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,90 @@
+"""Who is known here: executors that may be asked, and those that a roster lists but nobody can ask.
+
+For verbs that a person calls, with or without a server on the same folder: nothing here opens the store.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pushtrain.core.roster import Standing
+from pushtrain.core.settings import ExecutorAddress, Repository, Settings
+from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.plumbing.client import ExecutorClient
+from pushtrain.plumbing.keys import Trusted
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.sender.known import Found
+from pushtrain.wiring.parts import client_maker, executor_addresses, mirror, running_card
+from pushtrain.wiring.rosters import look, trusted_here
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Who is known."""
+
+    clients: tuple[ExecutorClient, ...]
+    """Each address of each executor that may be asked, the likeliest first."""
+    listed: tuple[Found, ...] = ()
+    """Every card on the rosters, and what it is worth here."""
+    trouble: Mapping[str, str] = field(default_factory=dict)
+    """Rosters that could not be read, by their places, and why."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What people call an executor, by its key's fingerprint."""
+
+    @property
+    def executors(self) -> tuple[ExecutorClient, ...]:
+        """Each executor that may be asked, at its likeliest address."""
+        return tuple({client.id: client for client in reversed(self.clients)}.values())[::-1]
+
+    def name(self, client: ExecutorClient) -> str:
+        """What people call it; its address where nobody told."""
+        return self.names.get(client.id) or client.url
+
+
+def look_up(state: StateFolder, settings: Settings, here: Repository | None = None) -> Directory:
+    """Look up who is known.
+
+    The rosters are those of the repository that is meant, else of all in the settings. Where no other key is
+    trusted and an executor is known without them they are not looked at: they could tell of nobody else.
+
+    Args:
+        state: Whose keys and settings count.
+        settings: Of this state folder.
+        here: The repository that is meant.
+
+    Raises:
+        ConfigError: A setting names no roster's place.
+    """
+    direct = executor_addresses(state, settings)
+    names = _names(state)
+    make = client_maker(state)
+    if direct and len(trusted_here(state, settings)) == 1:
+        return Directory(tuple(make(address) for address in direct), names=names)
+    meant = settings.repositories
+    if here is not None:
+        meant = tuple(each for each in meant if each.key == here.key) or (here,)
+    rosters = look(
+        state, settings.model_copy(update={"repositories": meant}), lambda each: mirror(state, each)
+    )
+    listed = rosters.verdicts()
+    found = [
+        ExecutorAddress(url=card.public_url, public_key=card.public_key)
+        for card in (each.verdict.card for each in listed if each.verdict.standing is Standing.TRUSTED)
+        if card is not None
+    ]
+    told = {each.verdict.fingerprint: each.verdict.card.name for each in listed if each.verdict.card}
+    own = direct[:1] if running_card(state) else []
+    addresses = dict.fromkeys((*own, *found, *direct))
+    return Directory(
+        tuple(make(address) for address in addresses), tuple(listed), rosters.trouble(), {**told, **names}
+    )
+
+
+def _names(state: StateFolder) -> dict[str, str]:
+    """What the keys that are trusted here are called."""
+    found: dict[str, str] = {}
+    for entry in Trusted(state.trusted).entries():
+        found[fingerprint(parse_public(entry.public_key))] = entry.name
+    card = running_card(state)
+    if card is not None:
+        found[fingerprint(parse_public(card.public_key))] = card.name
+    return {name: called for name, called in found.items() if called}
