@@ -56,9 +56,9 @@ class Greeter(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def greeting() -> Iterator[int]:
+def greeting(handler: type[http.server.BaseHTTPRequestHandler] = Greeter) -> Iterator[int]:
     """The port of a local HTTP server."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Greeter) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

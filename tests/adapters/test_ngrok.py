@@ -12,13 +12,15 @@ import keyring.backend
 import keyring.errors
 import pytest
 import urllib3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ngrok_edge import GOOD, Edge, serving_edge
 from pushtrain.adapters.tunnels.authtoken import Found, find, in_file
 from pushtrain.adapters.tunnels.ngrok import TROUBLES, Ngrok, explained
 from pushtrain.core.errors import ConfigError, PushtrainError, Unreachable
 from pushtrain.core.settings import ExecutorSettings
-from tunnel_world import greeting, kept, post, story
+from pushtrain.plumbing.client import ExecutorClient
+from tunnel_world import Greeter, greeting, kept, post, story
 
 
 @pytest.fixture
@@ -245,3 +247,20 @@ def test_without_the_keyring_library_there_is_none(tmp_path: Path, monkeypatch: 
 
 def test_what_is_wrong_is_always_an_error_of_ours() -> None:
     assert isinstance(explained(""), PushtrainError)
+
+
+@pytest.mark.parametrize(("code", "words"), [("ERR_NGROK_3200", "ERR_NGROK_3200"), ("<b>x", "not signed")])
+def test_what_ngrok_answers_in_the_executors_stead_is_named(code: str, words: str) -> None:
+    class Absent(Greeter):
+        def do_POST(self) -> None:  # noqa: N802  the base class calls it so
+            self.send_response(404)
+            self.send_header("ngrok-error-code", code)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+    key = Ed25519PrivateKey.generate()
+    with greeting(Absent) as port:
+        client = ExecutorClient(f"http://127.0.0.1:{port}", key.public_key(), key)
+        with pytest.raises(Unreachable, match=words):
+            client.challenge()
+        client.close()

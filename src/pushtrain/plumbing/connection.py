@@ -8,6 +8,7 @@ and somebody else's server all look the same from here.
 
 import contextlib
 import ipaddress
+import re
 import ssl
 import time
 import urllib.request
@@ -46,6 +47,8 @@ _MOST: Final = 64 * 1024 * 1024
 _PIECE: Final = 64 * 1024
 _CONNECTIONS: Final = 8
 _OK: Final = frozenset({200, 202})
+_TUNNEL_CODE: Final = re.compile(r"ERR_NGROK_\d{1,6}")
+"""What an edge of ngrok says in a header when it answers in the executor's stead."""
 _HEADERS: Final = {"accept-encoding": "identity", "user-agent": f"pushtrain/{__version__}"}
 
 
@@ -239,6 +242,12 @@ class Connection:
 
     def _unsigned(self, response: urllib3.BaseHTTPResponse) -> Unreachable:
         kind = response.headers.get("content-type", "without a type")[:60]
+        code = response.headers.get("ngrok-error-code", "")
+        if _TUNNEL_CODE.fullmatch(code):
+            return Unreachable(
+                f"Behind {self.url} no executor answers at this moment; the tunnel says {code}.",
+                mend="Is it running? docs/tunnels.md tells what the code means.",
+            )
         return Unreachable(
             f"What answers at {self.url} is not the executor {self._audience[:15]}…: HTTP {response.status}, "
             f"{kind}, not signed by its key.",
