@@ -1,18 +1,24 @@
-"""What `pushtrain doctor` looks at on this machine: programs, private files, disk, GPUs."""
+"""What `pushtrain doctor` looks at on this machine: programs, private files, disk, GPUs, service."""
 
+import os
 import platform
 import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from pushtrain.cli import render
 from pushtrain.cli.finding import Finding
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.systemd import UNIT, Manager
 
 _GIT: Final = (2, 30)
+_READ: Final = 0o077
+_WRITE: Final = 0o022
+_LONG: Final = 16
 
 
 def programs() -> Iterator[Finding]:
@@ -69,15 +75,54 @@ def _uv() -> Finding:
 
 
 def _private_files(folder: StateFolder) -> Iterator[Finding]:
+    """Secrets that others can read, and lists of keys that others can write."""
     for what, path in (("key", folder.key), ("webhook secret", folder.webhook_secret)):
         if not path.exists():
             yield Finding(what, "note", f"none yet at {path}; it is made when first needed")
-        elif (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
-            yield Finding(
-                what, "wrong", f"{path} has mode {mode:o}: others can read it", f"`chmod 600 {path}`"
-            )
         else:
-            yield Finding(what, "ok", str(path))
+            yield _mode(what, path, _READ, "others can read it")
+    for what, path in (("authorized", folder.authorized), ("trusted", folder.trusted)):
+        if path.exists():
+            yield _mode(what, path, _WRITE, "others can write it, so it is ignored")
+    for manager in (Manager(system=False), Manager(system=True)):
+        for path in manager.settings.glob("*.env"):
+            yield _mode("service tokens", path, _READ, "others can read it")
+    if "PUSHTRAIN_WEBHOOK_SECRET" in os.environ:
+        yield _given_secret(os.environ["PUSHTRAIN_WEBHOOK_SECRET"])
+
+
+def _mode(what: str, path: Path, bits: int, danger: str) -> Finding:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & bits:
+        return Finding(what, "wrong", f"{path} has mode {mode:o}: {danger}", f"`chmod 600 {path}`")
+    return Finding(what, "ok", str(path))
+
+
+def _given_secret(secret: str) -> Finding:
+    if len(secret) < _LONG:
+        text = f"PUSHTRAIN_WEBHOOK_SECRET has {len(secret)} characters: it can be guessed"
+        return Finding("webhook secret", "wrong", text, "`openssl rand -hex 32` makes a good one.")
+    return Finding("webhook secret", "ok", "from PUSHTRAIN_WEBHOOK_SECRET")
+
+
+def service(_folder: StateFolder, _settings: Settings) -> Iterator[Finding]:
+    """The executor as a service of systemd, where it is installed."""
+    for manager in (Manager(system=False), Manager(system=True)):
+        for unit in manager.units.glob(f"{UNIT}*.service"):
+            if not manager.running:
+                yield Finding(
+                    "service", "wrong", f"{unit} is installed, but systemd does not run this machine"
+                )
+                continue
+            state = manager.show(unit.name).get("ActiveState", "unknown")
+            if state != "active":
+                mend = f"`{manager.journal(unit.name)}` says why."
+                yield Finding("service", "wrong", f"{unit.name} is {state}", mend)
+            elif not manager.lingers:
+                text = f"{unit.name} ends when {manager.user} logs out"
+                yield Finding("service", "wrong", text, f"`sudo loginctl enable-linger {manager.user}`")
+            else:
+                yield Finding("service", "ok", f"{unit.name} is active")
 
 
 def _disk(folder: StateFolder, settings: Settings) -> Finding:

@@ -17,17 +17,21 @@ _MARKS: Final = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]
 _CHECKS: Final[tuple[Callable[[StateFolder, Settings], Iterator[Finding]], ...]] = (
     checks.hardware,
     remote_checks.repositories,
+    remote_checks.commit_statuses,
     remote_checks.executors,
+    remote_checks.clocks,
+    checks.service,
     tunnel_check.tunnel,
 )
 """What is looked at once the settings are known, in the order in which it is told."""
 
 
 def doctor(*, json: Json = False, state: State = None) -> None:
-    """Check this machine: programs, state folder, key, settings, repositories, executor, disk, GPUs.
+    """Check this machine, and everything elsewhere that it needs; say the mend for what is wrong.
 
-    Each line says what was looked at; what is wrong comes with its mend. Exits with 14 when something must be
-    mended. Changes nothing but the state folder, which it makes when there is none.
+    Programs, private files, disk, GPUs; for each repository whether it can be read and pushed; the token for
+    commit statuses; executors, tunnel and clocks; the service. Exits with 14 when something must be mended.
+    Changes nothing but the state folder, which it makes when there is none.
     """
     found: list[Finding] = []
     for finding in _examine(open_state(state)):
@@ -58,4 +62,7 @@ def _examine(folder: StateFolder) -> Iterator[Finding]:
         yield Finding("settings", "wrong", error.message, error.mend)
         return
     for check in _CHECKS:
-        yield from check(folder, settings)
+        try:
+            yield from check(folder, settings)
+        except PushtrainError as error:  # the rest is looked at all the same
+            yield Finding(check.__name__.replace("_", " "), "wrong", error.message, error.mend)

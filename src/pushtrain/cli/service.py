@@ -12,7 +12,7 @@ from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import ConfigError, NeedsMending, NotFound, PushtrainError, UsageError
 from pushtrain.plumbing.state import StateFolder, default_state
-from pushtrain.plumbing.systemd import Manager
+from pushtrain.plumbing.systemd import UNIT, Manager
 from pushtrain.plumbing.unit import Unit, absolute, below_home, text
 from pushtrain.wiring.settings import load_settings
 
@@ -23,7 +23,6 @@ System = Annotated[
 ]
 Name = Annotated[str, Parameter(name="--name", help="The unit's name, for a second one on a machine.")]
 
-_NAME: Final = "pushtrain-executor"
 _ACCOUNT: Final = "pushtrain"
 _SYSTEM_STATE: Final = Path("/var/lib/pushtrain")
 _LINGER: Final = "`sudo loginctl enable-linger {}`"
@@ -43,7 +42,7 @@ def install(
     account: str = _ACCOUNT,
     up: bool = False,
     start: bool = True,
-    name: Name = _NAME,
+    name: Name = UNIT,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
     state: State = None,
@@ -96,7 +95,7 @@ def install(
 
 
 @app.command
-def uninstall(*, system: System = False, name: Name = _NAME, json: Json = False) -> None:
+def uninstall(*, system: System = False, name: Name = UNIT, json: Json = False) -> None:
     """Stop the service and remove its unit; trainings that run go on to their end.
 
     State folder, tokens and account stay.
@@ -116,7 +115,7 @@ def uninstall(*, system: System = False, name: Name = _NAME, json: Json = False)
 
 
 @app.command
-def status(*, system: System = False, name: Name = _NAME, json: Json = False) -> None:
+def status(*, system: System = False, name: Name = UNIT, json: Json = False) -> None:
     """Show whether the service runs, since when, and where its log is."""
     manager = Manager(system)
     path = manager.units / f"{name}.service"

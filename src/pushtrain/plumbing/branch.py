@@ -126,6 +126,24 @@ class Branch:
             doing=f"push to {self.mirror.remote.key}",
         )  # fmt: skip
 
+    def rehearse(self, *, stop: Stop | None = None) -> None:
+        """Ask the remote whether we may push to it: a push that ends before anything is sent.
+
+        Args:
+            stop: Called now and then; what it raises ends the work.
+
+        Raises:
+            GitError: The remote did not answer, or refused.
+        """
+        self.mirror.ensure(stop=stop)
+        nothing = self.grow(
+            "", [NewCommit("Nothing", {})], author="pushtrain <noreply@pushtrain.invalid>", when=0
+        )
+        self.mirror.git.run(
+            "push", "--quiet", "--no-verify", "--dry-run", "--", self.mirror.remote.remote,
+            f"{nothing[0]}:{self.ref}", stop=stop, doing=f"push to {self.mirror.remote.key}",
+        )  # fmt: skip
+
     def added_by(self, tip: str, path: str) -> str:
         """The commit in the branch's history that last touched a path."""
         return self.mirror.git.run("log", "-1", "--format=%H", tip, "--", path).text

@@ -14,6 +14,9 @@ from typing import Final
 from pushtrain.core.errors import Forbidden, NotFound, ServiceError, StorageError
 from pushtrain.plumbing import files
 
+UNIT: Final = "pushtrain-executor"
+"""What a unit is called unless its owner says otherwise."""
+
 _PATIENCE: Final = 100
 _SHOWN: Final = (
     "LoadState",
@@ -55,9 +58,14 @@ class Manager:
         """Where the files with tokens are put."""
         return self.root / "etc/pushtrain" if self.system else _config() / "pushtrain"
 
+    @property
+    def running(self) -> bool:
+        """Whether systemd runs this machine."""
+        return (self.root / "run/systemd/system").is_dir()
+
     def check(self) -> None:
         """Raise NotFound where systemd does not run the machine, Forbidden where it will not listen to us."""
-        if not (self.root / "run/systemd/system").is_dir():
+        if not self.running:
             raise NotFound("systemd does not run this machine.")
         if self.system and os.geteuid():
             raise Forbidden("A service of the machine is installed by root.", mend="Put `sudo` before it.")

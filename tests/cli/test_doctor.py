@@ -1,0 +1,321 @@
+"""`pushtrain doctor`: each thing that can be wrong is made wrong, and named with its mend."""
+
+import http.server
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomlkit
+
+from pushtrain.cli import checks
+from pushtrain.cli.app import run
+from pushtrain.demo.host import Host
+from pushtrain.plumbing.branch import Branch
+from pushtrain.plumbing.clocks import ahead
+from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.keys import Authorized, load_or_create
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.systemd import Manager
+from pushtrain.testing import WorkRepository
+from status_host import TOKEN, Scripted, StatusApi, serving_statuses
+
+
+class Patient:
+    """A state folder, and what doctor finds there."""
+
+    def __init__(self, folder: StateFolder, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self._capsys = capsys
+        self.status = 0
+
+    def settings(self, document: Mapping[str, Any]) -> None:
+        self.folder.settings.write_text(tomlkit.dumps(document))
+
+    def findings(self, what: str) -> list[dict[str, str]]:
+        """What was found of one thing."""
+        self._capsys.readouterr()
+        self.status = run(("doctor", "--json", "--state", str(self.folder.root)))
+        found: list[dict[str, str]] = json.loads(self._capsys.readouterr().out)
+        return [one for one in found if one["what"] == what]
+
+    def finding(self, what: str) -> dict[str, str]:
+        """The one thing that was found of it."""
+        (one,) = self.findings(what)
+        return one
+
+
+@pytest.fixture
+def patient(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Patient:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return Patient(StateFolder(tmp_path / "state").create(), capsys)
+
+
+def test_a_fresh_machine_has_nothing_to_mend(patient: Patient) -> None:
+    assert patient.finding("git")["verdict"] == "ok"
+    assert patient.status == 0
+
+
+def test_for_people_each_line_that_is_wrong_is_followed_by_its_mend(
+    patient: Patient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_or_create(patient.folder.key)
+    patient.folder.key.chmod(0o644)
+    assert run(("doctor", "--state", str(patient.folder.root))) == 14
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    wrong = next(number for number, line in enumerate(lines) if line.startswith("✗"))
+    assert "others can read it" in lines[wrong]
+    assert f"→ `chmod 600 {patient.folder.key}`" in lines[wrong + 1]
+    assert "To be mended: key, " in said.err
+
+
+def test_wrong_settings_are_named_and_the_rest_is_left(patient: Patient) -> None:
+    patient.settings({"executor": {"slot": 2}})
+    assert "Did you mean `slots`" in patient.finding("settings")["mend"]
+    assert patient.status == 14
+
+
+# --- this machine ------------------------------------------------------------------------------------------
+
+
+def test_files_that_others_can_read_or_write_are_wrong(patient: Patient, tmp_path: Path) -> None:
+    key = load_or_create(tmp_path / "other.key").public_key()
+    Authorized(patient.folder.authorized).add(key, name="ada")
+    assert patient.finding("authorized")["verdict"] == "ok"
+    patient.folder.authorized.chmod(0o620)
+    patient.folder.webhook_secret.write_text("secret")
+    patient.folder.webhook_secret.chmod(0o640)
+    tokens = tmp_path / "config/pushtrain/pushtrain-executor.env"
+    tokens.parent.mkdir(parents=True)
+    tokens.touch(0o644)
+    for what, path in (
+        ("authorized", patient.folder.authorized),
+        ("webhook secret", patient.folder.webhook_secret),
+        ("service tokens", tokens),
+    ):
+        assert patient.finding(what)["verdict"] == "wrong"
+        assert patient.finding(what)["mend"] == f"`chmod 600 {path}`"
+
+
+@pytest.mark.parametrize(("secret", "verdict"), [("short", "wrong"), ("0" * 32, "ok")])
+def test_a_webhook_secret_that_can_be_guessed_is_wrong(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch, secret: str, verdict: str
+) -> None:
+    monkeypatch.setenv("PUSHTRAIN_WEBHOOK_SECRET", secret)
+    found = patient.findings("webhook secret")[-1]
+    assert found["verdict"] == verdict
+    assert secret not in found["text"]
+
+
+def test_a_full_disk_is_wrong(patient: Patient) -> None:
+    patient.settings({"executor": {"disk_floor": 1 << 60}})
+    found = patient.finding("disk")
+    assert (found["verdict"], "below the floor" in found["text"]) == ("wrong", True)
+
+
+def test_an_old_git_is_wrong(patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tmp_path / "bin" / "git"
+    old.parent.mkdir()
+    old.write_text("#!/bin/sh\necho git version 2.17.1\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{old.parent}:{os.environ['PATH']}")
+    assert patient.finding("git") == {
+        "what": "git", "verdict": "wrong", "text": "2.17.1", "mend": "Install git 2.30 or later."
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "lingers", "found"),
+    [
+        ("active", True, ("ok", "is active")),
+        ("active", False, ("wrong", "logs out")),
+        ("failed", True, ("wrong", "is failed")),
+    ],
+)
+def test_an_installed_service_runs_and_lasts(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch, state: str, lingers: bool, found: tuple[str, str]
+) -> None:
+    around = patient.folder.root.parent
+    programs, root = around / "bin", around / "root"
+    programs.mkdir()
+    (programs / "systemctl").write_text(f"#!/bin/sh\necho ActiveState={state}\n")
+    (programs / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr(checks, "Manager", lambda *, system: Manager(system, root))
+    unit = around / "config/systemd/user/pushtrain-executor.service"
+    unit.parent.mkdir(parents=True)
+    unit.touch()
+    assert "systemd does not run" in patient.finding("service")["text"]
+    (root / "run/systemd/system").mkdir(parents=True)
+    (root / "var/lib/systemd/linger").mkdir(parents=True)
+    if lingers:
+        (root / "var/lib/systemd/linger" / Manager(system=False).user).touch()
+    looked = patient.finding("service")
+    assert (looked["verdict"], found[1] in looked["text"]) == (found[0], True)
+
+
+# --- repositories ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(patient: Patient, git_host: Host, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A repository on a real host, in the settings, with a credential that may push."""
+    remote = git_host.create("ada/hello")
+    monkeypatch.setenv("PUSHTRAIN_GIT_TOKEN", git_host.token)
+    patient.settings({"repositories": [remote]})
+    return remote
+
+
+def test_a_repository_that_can_be_read_and_pushed_is_well_and_stays_as_it_was(
+    patient: Patient, served: str, git_host: Host, repository: Callable[..., WorkRepository]
+) -> None:
+    work = repository(remote=served, token=git_host.token)
+    work.commit({"README.md": "hello"})
+    work.push()
+    for _ in range(2):
+        assert patient.finding("repository")["verdict"] == "ok"
+        assert "may be pushed" in patient.finding("results")["text"]
+    assert list(Mirror(patient.folder.repositories, _repo(served), token=git_host.token).ls_remote()) == [
+        "refs/heads/main"
+    ]
+
+
+def test_a_credential_that_the_host_refuses_is_wrong(
+    patient: Patient, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert served
+    monkeypatch.setenv("PUSHTRAIN_GIT_TOKEN", "wrong")
+    found = patient.finding("repository")
+    assert found["verdict"] == "wrong"
+    assert found["mend"]
+    assert "wrong" not in found["text"].split()
+
+
+def test_a_repository_that_may_only_be_read_is_enough_for_a_sender(
+    patient: Patient, served: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Branch) -> None:
+        raise _refusal(self.mirror.remote.key)
+
+    monkeypatch.setattr(Branch, "rehearse", refused)
+    assert served
+    assert patient.finding("results")["verdict"] == "note"
+    (patient.folder.runs / ("0" * 32)).mkdir()
+    assert patient.finding("results")["verdict"] == "wrong"
+
+
+def test_without_a_repository_it_says_what_up_does(patient: Patient) -> None:
+    assert "clone's origin" in patient.finding("repositories")["text"]
+
+
+def _repo(remote: str) -> Any:
+    from pushtrain.core.settings import Repository
+    from pushtrain.plumbing.git import key_of
+
+    return Repository(key=key_of(remote), remote=remote)
+
+
+def _refusal(key: str) -> Exception:
+    from pushtrain.core.errors import CredentialError
+
+    return CredentialError(f"{key} refused the push.")
+
+
+# --- commit statuses ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def api(patient: Patient, tmp_path: Path) -> Iterator[StatusApi]:
+    with serving_statuses() as api:
+        remote = {"key": f"{api.host}/octo/hello", "remote": str(tmp_path / "origin.git")}
+        patient.settings({"repositories": [remote], "executor": {"status_api": api.url}})
+        yield api
+
+
+def test_without_a_token_for_statuses_it_is_a_note(patient: Patient, api: StatusApi) -> None:
+    found = patient.finding("commit status")
+    assert (found["verdict"], api.asked) == ("note", [])
+    assert "PUSHTRAIN_HOST_TOKEN" in found["mend"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [(None, "ok"), (Scripted(401, body={}), "wrong"), (Scripted(404, body={}), "wrong")],
+)
+def test_the_token_for_statuses_is_asked_what_it_sees(
+    patient: Patient,
+    api: StatusApi,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: Scripted | None,
+    verdict: str,
+) -> None:
+    monkeypatch.setenv("PUSHTRAIN_HOST_TOKEN", TOKEN)
+    api.script.extend([reply] if reply else [])
+    found = patient.finding("commit status")
+    assert found["verdict"] == verdict
+    assert "PUSHTRAIN_HOST_TOKEN" in found["text"]
+    assert TOKEN not in str(found)
+    assert api.asked == ["GET /repos/octo/hello"]
+
+
+def test_an_api_without_https_is_wrong(patient: Patient) -> None:
+    patient.settings({"executor": {"status_api": "http://api.example"}})
+    assert patient.finding("commit status")["verdict"] == "wrong"
+
+
+# --- clocks ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def dated(seconds: float, status: int = 200) -> Iterator[str]:
+    """A server whose clock is wrong by so much; its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response_only(status)
+            self.send_header(
+                "Date", formatdate(time.time() + seconds, usegmt=True) if status < 500 else "now"
+            )
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
+            """Say nothing."""
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict", "words"),
+    [(0, "ok", "as that of"), (-6, "ok", "ahead of"), (60, "wrong", "behind"), (-3600, "wrong", "ahead of")],
+)
+def test_a_clock_that_is_wrong_is_found_at_the_git_host(
+    patient: Patient, seconds: float, verdict: str, words: str
+) -> None:
+    with dated(seconds) as url:
+        patient.settings({"repositories": [f"{url}/octo/hello.git"]})
+        found = patient.finding("clock")
+    assert (found["verdict"], words in found["text"]) == (verdict, True)
+
+
+def test_a_clock_that_does_not_tell_is_no_finding(patient: Patient) -> None:
+    with dated(0, 500) as url:
+        patient.settings({"repositories": [f"{url}/octo/hello.git"]})
+        assert patient.findings("clock") == []
+        assert ahead(url) is None
+    assert ahead(url) is None
+    assert ahead("http://[") is None
