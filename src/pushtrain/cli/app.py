@@ -43,6 +43,12 @@ VERBS: Final[tuple[tuple[str, str, str, Group], ...]] = (
     ("results", "results:app", "List, show and fetch what runs left.", _RUNS),
     ("executor", "executor:app", "Lend this machine.", _MACHINES),
     ("sender", "sender:app", "Turn pushes into commands: webhook and polling.", _MACHINES),
+    (
+        "roster",
+        "roster:roster",
+        "List the executors that offer to train here, and whom you trust.",
+        _MACHINES,
+    ),
     ("key", "key:app", "Who may command whom.", _MACHINES),
     ("doctor", "doctor:doctor", "Check this machine, and say the mend for what is wrong.", _MACHINES),
     ("data", "data:app", "Measure and pin data sets.", _MORE),

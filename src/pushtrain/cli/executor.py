@@ -10,8 +10,9 @@ from pushtrain.cli import render
 from pushtrain.cli.connect import absences, ask_all, askable, everyone
 from pushtrain.cli.options import Json, Repo, State, TunnelName
 from pushtrain.cli.room import run_until_stopped, served
+from pushtrain.cli.roster import gpus
 from pushtrain.wiring.rooms import serve_executor
-from pushtrain.wiring.settings import open_state
+from pushtrain.wiring.settings import load_settings, open_state
 
 app = App(name="executor")
 app.command("pushtrain.cli.service:app", name="service", help="Lend this machine for good, by systemd.")
@@ -104,3 +105,33 @@ def status(*, json: Json = False, state: State = None) -> None:
     sentences = [f"{known.name(one.client)}: {one.trouble}" for one in silent.values()]
     for sentence in (*sentences, *absences(known, time.time())):
         render.plain(f"{sentence.rstrip('.')}.")
+
+
+@app.command
+def card(*, json: Json = False, state: State = None) -> None:
+    """Print the card of this state folder's executor, as the roster shows it to others.
+
+    While no executor runs here it is the card that a start would make. What it tells of the machine is set
+    by `publish_gpu_uuids`, `publish_address` and `publish_host_name` (docs/settings.md).
+    """
+    from pushtrain.wiring.voice import published_card  # lazy: it loads the executor
+
+    folder = open_state(state)
+    found = published_card(folder, load_settings(folder))
+    if json:
+        render.emit_json(found)
+        return
+    told = {
+        "name": found.name,
+        "address": found.public_url or "none: it takes no calls from elsewhere",
+        "listens at": f"{found.ip}:{found.port}" if found.ip else "not told",
+        "key": found.public_key,
+        "GPUs": gpus(found) or "none",
+        "labels": ", ".join(found.labels) or "none",
+        "folders": ", ".join(found.mounts) or "none",
+        "repositories": ", ".join(found.repositories) or "none",
+        "isolation": found.isolation,
+        "online": "yes" if found.online else "no",
+    }
+    for name, value in told.items():
+        render.say(f"[dim]{name:<14}[/]{value}")

@@ -63,6 +63,7 @@ class Rosters:
         trusted: Fingerprints of the executors' keys that are trusted at this moment.
         clock: Seconds since the epoch.
         allow_http: Whether executors beyond this machine may be reached without TLS.
+        quiet: Whether trouble is only kept for whoever asks, and not told in the log.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class Rosters:
         *,
         clock: Callable[[], float] = time.time,
         allow_http: bool = False,
+        quiet: bool = False,
     ) -> None:
+        self._quiet = quiet
         self.files = tuple(files)
         self._memory = memory
         self._trusted = trusted
@@ -167,7 +170,7 @@ class Rosters:
         title = file.place.title
         with self._guard:
             told, self._trouble[title] = self._trouble.get(title), str(error)
-        if told != str(error):
+        if told != str(error) and not self._quiet:
             log.warning("the roster %s could not be read: %s", title, error)
 
     def _understand(self, file: RosterFile, tip: str, text: str) -> None:

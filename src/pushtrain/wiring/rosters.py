@@ -88,13 +88,16 @@ def trusted_here(state: StateFolder, settings: Settings) -> set[str]:
     return found
 
 
-def reading(state: StateFolder, settings: Settings, mirror: Mirrors, memory: Memory) -> Rosters:
+def reading(
+    state: StateFolder, settings: Settings, mirror: Mirrors, memory: Memory, *, quiet: bool = False
+) -> Rosters:
     """The rosters for a reader; nothing is read yet."""
     return Rosters(
         [file for file, _ in roster_files(settings, mirror)],
         memory,
         lambda: trusted_here(state, settings),
         allow_http=settings.sender.allow_http,
+        quiet=quiet,
     )
 
 
@@ -108,7 +111,7 @@ def look(state: StateFolder, settings: Settings, mirror: Mirrors, *, max_age: fl
         max_age: Seconds for which what was read before is good enough.
     """
     notes = CardNotes(state.roster_notes)
-    rosters = reading(state, settings, mirror, notes)
+    rosters = reading(state, settings, mirror, notes, quiet=True)
     texts = notes.texts()
     rosters.recall(texts)
     missing = any(file.place.title not in texts for file in rosters.files)

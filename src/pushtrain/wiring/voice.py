@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,11 +10,13 @@ from typing import Final
 
 from pushtrain.core.model import ExecutorCard
 from pushtrain.core.settings import Settings
+from pushtrain.core.signing import public_text
 from pushtrain.executor.announce import Announcer, public_card
 from pushtrain.executor.reach import Reach
 from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing.gpu import inventory
 from pushtrain.plumbing.state import StateFolder
-from pushtrain.wiring.parts import mirror
+from pushtrain.wiring.parts import identity, local_url, mirror, running_card
 from pushtrain.wiring.rosters import roster_files
 
 _SETTLING: Final = 10.0
@@ -80,3 +83,28 @@ class Voice:
             task.cancel()
             await asyncio.wait((task,))
             await self._announcer.farewell()
+
+
+def published_card(state: StateFolder, settings: Settings) -> ExecutorCard:
+    """The card of this state folder's executor as a roster shows it, but for number and signature.
+
+    While no executor runs it is the one that a start would make, without a tunnel and offline.
+    """
+    running = running_card(state)
+    tunnel = None
+    if running is not None:
+        tunnel = running.public_url if running.public_url != local_url(running) else None
+    card = running or ExecutorCard(
+        name=settings.executor.name,
+        public_url="",
+        ip=settings.executor.host,
+        port=settings.executor.port,
+        timestamp=time.time(),
+        public_key=public_text(identity(state).public_key()),
+        labels=settings.executor.labels,
+        mounts=tuple(settings.executor.mounts),
+        gpus=inventory(),
+        repositories=tuple(repository.key for repository in settings.repositories),
+        online=False,
+    )
+    return public_card(card, settings.executor, tunnel=tunnel, host_name=socket.gethostname())
