@@ -109,6 +109,7 @@ def settings_page() -> str:
         "|---|---|",
         "| `PUSHTRAIN_STATE` | the state folder |",
         "| `PUSHTRAIN_GIT_TOKEN` | token for fetching and pushing over https |",
+        "| `PUSHTRAIN_HOST_TOKEN` | token for [commit statuses](commit-status.md); for github.com else `GITHUB_TOKEN`, `GH_TOKEN` |",
         "| `PUSHTRAIN_WEBHOOK_SECRET` | the secret shared with the Git host; else `webhook.secret` in the state folder |",
         "",
     ]
