@@ -2,22 +2,25 @@
 
 import asyncio
 import contextlib
+import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Self
 
-from pushtrain.core.errors import PushtrainError, Unreachable
+from pushtrain.core.errors import Conflict, PushtrainError, Unreachable
+from pushtrain.core.frames import CapacityFrame
+from pushtrain.core.lifecycle import Released, advance
 from pushtrain.core.model import Challenge, ExecutorCard, Push, Run, TrainCommand
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.store import Store
-from pushtrain.sender.delivery import Executor, Executors
+from pushtrain.sender.board import Listed
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.sender.service import SenderService
-from pushtrain.testing import WorkRepository, a_capacity, a_card, a_push, a_run
+from pushtrain.testing import NOON, WorkRepository, a_capacity, a_card, a_push, a_run
 
 KEY = "git.example.org/octo/hello"
 JOBS = """
@@ -30,10 +33,14 @@ _numbers = count(1)
 
 
 class ScriptedExecutor:
-    """Stands in for an executor behind `ExecutorClient`: accepts, refuses or is down, as told."""
+    """Stands in for an executor behind `ExecutorClient`: accepts, refuses or is down, as told.
+
+    It does not run what it accepts; `capacity` and `waiting` are what the test says, told by `tell`.
+    """
 
     def __init__(self, name: str = "lab-1") -> None:
         number = next(_numbers)
+        self.id = f"SHA256:{name}-{number}"
         self.url = f"http://127.0.0.1:{number}"
         self.card: ExecutorCard = a_card(name=name, public_url=self.url, public_key=str(number))
         self.capacity = a_capacity()
@@ -43,6 +50,11 @@ class ScriptedExecutor:
         self.asked = 0
         self.accepted: dict[str, TrainCommand] = {}
         self.received: list[str] = []
+        self.waiting: list[str] = []
+        self.released: list[str] = []
+        self.release_fails: PushtrainError | None = None
+        self.streams: list[queue.SimpleQueue[CapacityFrame | None]] = []
+        self.opened = 0
         self._lock = threading.Lock()
 
     def challenge(self) -> Challenge:
@@ -62,6 +74,51 @@ class ScriptedExecutor:
         if self.loses_answers:
             raise Unreachable(f"The answer of {self.card.name} was lost.")
         return a_run(command)
+
+    def release(self, run_id: str, attempt: int) -> Run:
+        if self.down:
+            raise Unreachable(f"{self.card.name} does not answer.", sent=False)
+        command = self.accepted[run_id]
+        if run_id not in self.waiting and run_id not in self.released:
+            raise Conflict("It has started.")
+        with self._lock:
+            if run_id in self.waiting:
+                self.waiting.remove(run_id)
+                self.released.append(run_id)
+        if self.release_fails is not None:
+            raise self.release_fails
+        assert attempt == command.attempt
+        return advance(a_run(command, attempt=command.attempt), Released(), now=NOON)
+
+    def frame(self) -> CapacityFrame:
+        capacity = self.capacity.model_copy(update={"at": time.time() + 1e9})
+        return CapacityFrame(capacity=capacity, waiting=tuple(self.waiting))
+
+    def tell(self) -> None:
+        """Say on every open stream how things are now."""
+        for stream in list(self.streams):
+            stream.put(self.frame())
+
+    def cut(self) -> None:
+        """Break every open stream."""
+        for stream in list(self.streams):
+            stream.put(None)
+
+    def events(self, opened: Callable[[Callable[[], None]], None] | None = None) -> Iterator[CapacityFrame]:
+        if self.down:
+            raise Unreachable(f"{self.card.name} does not answer.", sent=False)
+        stream: queue.SimpleQueue[CapacityFrame | None] = queue.SimpleQueue()
+        self.streams.append(stream)
+        self.opened += 1
+        try:
+            if opened is not None:
+                opened(lambda: stream.put(None))
+            stream.put(self.frame())
+            while frame := stream.get():
+                yield frame
+            raise Unreachable(f"The stream from {self.card.name} was cut off.")
+        finally:
+            self.streams.remove(stream)
 
 
 class World:
@@ -83,18 +140,21 @@ class World:
     def executor(self) -> ScriptedExecutor:
         return self.executors[0]
 
+    def known(self) -> list[Listed]:
+        return [(executor, None) for executor in self.executors]
+
     def restart(self) -> SenderService:
         """A sender that knows only what is on the disk."""
         self.store.close()
         self.store = Store(self.root / "store.db")
         mirrors = {KEY: Mirror(self.root / "repositories", self.repository)}
-        known: Callable[[], list[Executor]] = lambda: list(self.executors)  # noqa: E731  a type for mypy
         self.service = SenderService(
             [self.repository],
             self.store,
             mirrors.__getitem__,
-            Executors(known, clock=lambda: time.monotonic() * 20),  # an executor is asked again sooner
+            self.known,
             kept=self.kept,
+            ticks=lambda: time.monotonic() * 20,  # an executor is asked again sooner
             jitter=lambda: 0.0,
         )
         return self.service
@@ -130,4 +190,4 @@ class World:
         return self.store.pushes(limit=1)[0].note
 
     def delivered(self) -> list[str]:
-        return [out.run_id for out in self.store.outbox(states=("delivered",))]
+        return [out.run_id for out in self.store.outbox(states=("delivered", "started"))]

@@ -14,7 +14,7 @@ def test_a_command_goes_to_the_executor_that_has_room() -> None:
     result = Executors(lambda: [busy, free]).deliver(a_command(), "", places.append)
     assert isinstance(result, Delivered)
     assert result.executor is free
-    assert places == [free.url]
+    assert places == [free.id]
     assert not busy.received
 
 
@@ -50,7 +50,7 @@ def test_a_lost_answer_binds_the_command_to_its_executor() -> None:
     lost = executors.deliver(a_command(), "", lambda _: None)
     assert lost == Undelivered("The answer of a was lost.", stays=True)
     first.loses_answers = False
-    again = executors.deliver(a_command(), first.url, lambda _: None)
+    again = executors.deliver(a_command(), first.id, lambda _: None)
     assert isinstance(again, Delivered)
     assert first.received == [a_command().run_id] * 2
     assert not second.received
@@ -67,16 +67,15 @@ def test_a_refused_signature_is_tried_again_there_and_never_sends_the_command_el
 def test_a_bound_command_waits_for_its_executor_even_when_another_one_is_free() -> None:
     first, second = ScriptedExecutor("a"), ScriptedExecutor("b")
     first.down = True
-    result = Executors(lambda: [first, second]).deliver(a_command(), first.url, lambda _: None)
+    result = Executors(lambda: [first, second]).deliver(a_command(), first.id, lambda _: None)
     assert result == Undelivered("a does not answer.", stays=True)
     assert not second.received
 
 
-def test_a_command_whose_executor_is_no_longer_known_may_go_elsewhere() -> None:
+def test_a_command_whose_executor_is_no_longer_known_waits_for_it() -> None:
     second = ScriptedExecutor("b")
-    assert isinstance(
-        Executors(lambda: [second]).deliver(a_command(), "http://gone", lambda _: None), Delivered
-    )
+    result = Executors(lambda: [second]).deliver(a_command(), "SHA256:gone", lambda _: None)
+    assert result == Undelivered("the executor that may have it is not known any more", stays=True)
 
 
 def test_a_command_that_everybody_refuses_is_refused_with_the_reason() -> None:
@@ -104,7 +103,7 @@ def test_without_executors_a_command_waits() -> None:
 def test_who_an_executor_is_was_asked_before_and_counts_for_a_while() -> None:
     clock, one = Clock(), ScriptedExecutor("a")
     executors = Executors(lambda: [one], clock=clock)
-    executors.greet()
+    executors.deliver(a_command(request="ask"), "", lambda _: None)
     executors.deliver(a_command(), "", lambda _: None)
     assert one.asked == 1
     clock.advance(61)
@@ -115,9 +114,9 @@ def test_who_an_executor_is_was_asked_before_and_counts_for_a_while() -> None:
 def test_where_there_is_a_choice_free_room_counts_for_seconds_only() -> None:
     clock, one, two = Clock(), ScriptedExecutor("a"), ScriptedExecutor("b")
     executors = Executors(lambda: [one, two], clock=clock)
-    executors.greet()
+    executors.deliver(a_command(request="ask"), "", lambda _: None)
     clock.advance(3)
-    executors.greet()
+    executors.deliver(a_command(request="ask"), "", lambda _: None)
     assert (one.asked, two.asked) == (2, 2)
 
 
@@ -150,16 +149,16 @@ def test_a_refusal_is_not_the_last_word_while_another_executor_is_busy_or_down()
 def test_an_executor_that_went_away_since_it_was_asked_has_taken_nothing_on() -> None:
     gone, other = ScriptedExecutor("a"), ScriptedExecutor("b")
     executors = Executors(lambda: [gone, other])
-    executors.greet()
+    executors.deliver(a_command(request="ask"), "", lambda _: None)
     gone.down = True
     result = executors.deliver(a_command(), "", lambda _: None)
     assert isinstance(result, Delivered)
     assert result.executor is other
     alone = Executors(lambda: [gone])
     gone.down = False
-    alone.greet()
+    alone.deliver(a_command(request="ask"), "", lambda _: None)
     gone.down = True
     assert alone.deliver(a_command(), "", lambda _: None) == Undelivered("a does not answer.", stays=False)
-    assert alone.deliver(a_command(), gone.url, lambda _: None) == Undelivered(
+    assert alone.deliver(a_command(), gone.id, lambda _: None) == Undelivered(
         "a does not answer.", stays=True
     )

@@ -13,7 +13,6 @@ from pushtrain.core.errors import GitError, PushtrainError
 from pushtrain.core.model import NO_COMMIT
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git import Mirror
-from pushtrain.sender.delivery import Executors
 from pushtrain.sender.poll import Reconciler, moves
 from pushtrain.sender.service import SenderService
 from pushtrain.testing import eventually
@@ -219,7 +218,7 @@ def test_a_remote_that_never_answers_does_not_hold_up_the_end(world: World, tmp_
         silent.settimeout(20)
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/octo/hello"
         mirror = Mirror(tmp_path / "mirrors", Repository(key=KEY, remote=url))
-        service = SenderService([world.repository], world.store, lambda _: mirror, Executors(list))
+        service = SenderService([world.repository], world.store, lambda _: mirror, list)
 
         async def story() -> None:
             polling = asyncio.create_task(Reconciler(service, 60).run())

@@ -14,7 +14,6 @@ import pytest
 from pushtrain.core.errors import Forbidden, GitError, NotFound
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git import Mirror
-from pushtrain.sender.delivery import Executors
 from pushtrain.sender.service import SenderService
 from pushtrain.testing import a_command, a_spec, eventually
 from sender_world import ScriptedExecutor, World
@@ -97,8 +96,8 @@ def test_what_an_executor_did_not_answer_is_kept_and_delivered_later(world: Worl
     async def story() -> None:
         async with world.running() as service:
             service.hear(world.push(commit), source="webhook")
-            await eventually(lambda: world.store.outbox() and world.store.outbox()[0].tries)
-            assert world.store.outbox()[0].detail == "lab-1 does not answer."
+            await eventually(lambda: world.store.outbox() and world.store.outbox()[0].detail)
+            assert world.store.outbox()[0].detail == "lab-1 does not answer"
             world.executor.down = False
             await eventually(world.delivered)
 
@@ -200,7 +199,7 @@ def test_what_send_left_is_taken_in_and_delivered_where_it_may_be_already(world:
     world.executors.append(ScriptedExecutor("lab-2"))
     entry = world.kept.keep(a_command(repository=world.repository.key))
     assert entry is not None
-    entry.place(world.executors[1].url)
+    entry.place(world.executors[1].id)
     entry.close()
 
     async def story() -> None:
@@ -237,9 +236,7 @@ def test_repositories_do_not_wait_for_each_other(world: World, tmp_path: Path) -
         repository.key: Mirror(tmp_path / "repositories", repository)
         for repository in (stuck, world.repository)
     }
-    world.service = SenderService(
-        [stuck, world.repository], world.store, both.__getitem__, Executors(lambda: world.executors)
-    )
+    world.service = SenderService([stuck, world.repository], world.store, both.__getitem__, world.known)
     commit = world.commit()
 
     async def story() -> None:
@@ -262,7 +259,7 @@ world.executor.down = True
 async def main():
     async with world.running() as service:
         service.hear(world.push(sys.argv[3]), source="webhook")
-        while not (world.store.outbox() and world.store.outbox()[0].tries):
+        while not (world.store.outbox() and world.store.outbox()[0].detail):
             await asyncio.sleep(0.01)
         print("kept", flush=True)
         await asyncio.sleep(3600)

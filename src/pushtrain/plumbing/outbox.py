@@ -1,13 +1,19 @@
 """The sender's half of the store: pushes heard of, commands to deliver, tips last seen.
 
-A push and a command are written down before anyone is told that they are taken care of; an executor's address
-is written beside a command before the first byte goes there.
+A push and a command are written down before anyone is told that they are taken care of; an executor is
+written beside a command before the first byte goes there.
+
+A command is `waiting` (for an executor, or for the answer of the one that stands beside it), `delivered`
+(signed for; as far as we know it waits there), `recalling` (it was asked for back, and the answer is not here
+yet), `started` (it began there, or was ended: it stays), or `refused`.
 """
 
 # ruff: noqa: S608  what is put into SQL here are this module's own constants; values are bound
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 import apsw
 
@@ -35,15 +41,19 @@ class Outgoing:
 
     command: TrainCommand
     state: str
-    """`waiting`, `delivered` or `refused`."""
+    """`waiting`, `delivered`, `recalling`, `started` or `refused`."""
     executor: str
-    """URL of the executor that was chosen; empty: none yet."""
+    """Fingerprint of the executor that was chosen; empty: none yet."""
     tries: int
     not_before: float
     created_at: float
     updated_at: float
     detail: str
     """Why it still waits, or was refused."""
+    placed_at: float
+    """When it was first sent to that executor; while it is recalled: when that began."""
+    accepted_at: float
+    """When the executor took it on, by the executor's clock."""
 
     @property
     def run_id(self) -> str:
@@ -51,8 +61,10 @@ class Outgoing:
         return self.command.run_id
 
 
-_OUT = "command, state, executor, tries, not_before, created_at, updated_at, detail"
-_HEARD = "id, value, source, received_at, note"
+_OUT: Final = (
+    "command, state, executor, tries, not_before, created_at, updated_at, detail, placed_at, accepted_at"
+)
+_HEARD: Final = "id, value, source, received_at, note"
 
 
 class Outbox:
@@ -106,7 +118,7 @@ class Outbox:
             commands: What it starts.
             note: For people; not empty.
             tip: Repository, ref and commit (None: deleted) that the reconciler need not look at again.
-            executor: URL of the executor that may have the commands already.
+            executor: Fingerprint of the executor that may have the commands already.
 
         Returns:
             How many commands are new.
@@ -119,9 +131,10 @@ class Outbox:
             for run_id, body in bodies:
                 new += len(
                     db.execute(
-                        "INSERT INTO outbox (run_id, push_id, state, executor, created_at, updated_at, "
-                        "command) VALUES (?, ?, 'waiting', ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING seq",
-                        (run_id, push_id, executor, now, now, body),
+                        "INSERT INTO outbox (run_id, push_id, state, executor, placed_at, created_at, "
+                        "updated_at, command) VALUES (?1, ?2, 'waiting', ?3, iif(?3 = '', 0.0, ?4), ?4, ?4, "
+                        "?5) ON CONFLICT DO NOTHING RETURNING seq",
+                        (run_id, push_id, executor, now, body),
                     ).fetchall()
                 )
             db.execute("UPDATE pushes SET settled_at = ?, note = ? WHERE id = ?", (now, note, push_id))
@@ -136,11 +149,10 @@ class Outbox:
         query = f"SELECT {_OUT} FROM outbox WHERE state = 'waiting' AND not_before <= ? ORDER BY seq LIMIT ?"
         return self._database.read(lambda db: [_outgoing(*row) for row in db.execute(query, (now, limit))])
 
-    def outbox_next(self) -> float | None:
-        """When the next waiting command is due; None when none waits."""
-        due = self._database.read(
-            lambda db: db.execute("SELECT min(not_before) FROM outbox WHERE state = 'waiting'").get
-        )
+    def outbox_next(self, *, after: float = -1) -> float | None:
+        """When the next waiting command is due, looking only beyond `after`; None when none is."""
+        query = "SELECT min(not_before) FROM outbox WHERE state = 'waiting' AND not_before > ?"
+        due = self._database.read(lambda db: db.execute(query, (after,)).get)
         return None if due is None else float(due)
 
     def outbox(self, *, states: Sequence[str] = (), limit: int = 50) -> list[Outgoing]:
@@ -167,16 +179,20 @@ class Outbox:
 
     def outbox_place(self, run_id: str, executor: str) -> None:
         """Write down who gets this command, before its first byte goes there."""
-        self._mark(run_id, "executor = ?", (executor,))
+        self._mark(
+            run_id,
+            "placed_at = iif(executor = ?1, placed_at, ?2), executor = ?1",
+            (executor, self._clock()),
+        )
 
-    def outbox_delivered(self, run_id: str) -> None:
-        """An executor has taken the command on, in a signed answer."""
-        self._mark(run_id, "state = 'delivered', detail = ''", ())
+    def outbox_delivered(self, run_id: str, *, accepted_at: float = 0) -> None:
+        """An executor has taken the command on, in a signed answer; when, by its own clock."""
+        self._mark(run_id, "state = 'delivered', detail = '', tries = 0, accepted_at = ?1", (accepted_at,))
 
     def outbox_retry(
         self, run_id: str, detail: str, not_before: float, *, executor: str | None = None
     ) -> None:
-        """The command could not be delivered; try again at `not_before`.
+        """The command could not be delivered, or not be recalled; try again at `not_before`.
 
         Args:
             run_id: Which one.
@@ -184,18 +200,102 @@ class Outbox:
             not_before: When.
             executor: Who is to get it then; empty: whoever fits; None: as before.
         """
-        place, values = ("", ()) if executor is None else (", executor = ?", (executor,))
+        place, values = ("", ()) if executor is None else (", executor = ?3", (executor,))
         self._mark(
-            run_id, f"tries = tries + 1, detail = ?, not_before = ?{place}", (detail, not_before, *values)
+            run_id,
+            f"tries = tries + 1, detail = ?1, not_before = ?2{place}",
+            (detail, not_before, *values),
+            states=("waiting", "recalling"),
         )
 
     def outbox_refused(self, run_id: str, detail: str) -> None:
         """No executor will take the command; it stays, with the reason, for people to see."""
-        self._mark(run_id, "state = 'refused', detail = ?", (detail,))
+        self._mark(run_id, "state = 'refused', detail = ?1", (detail,))
 
-    def _mark(self, run_id: str, change: str, values: Sequence[str | float]) -> None:
+    def outbox_waits(self, details: Mapping[str, str]) -> None:
+        """Note what runs wait for, for people."""
         now = self._clock()
-        query = f"UPDATE outbox SET {change}, updated_at = ? WHERE run_id = ? AND state = 'waiting'"
+        query = "UPDATE outbox SET detail = ?, updated_at = ? WHERE run_id = ? AND state = 'waiting'"
+        rows = [(detail, now, run_id) for run_id, detail in details.items()]
+        self._database.write(lambda db: db.executemany(query, rows).fetchall())
+
+    def outbox_recall(self, run_id: str) -> None:
+        """A delivered command is wanted back; written before its executor is asked."""
+        self._mark(
+            run_id,
+            "state = 'recalling', tries = 0, not_before = 0.0, placed_at = ?1",
+            (self._clock(),),
+            states=("delivered",),
+        )
+
+    def outbox_moved(self, command: TrainCommand, detail: str) -> None:
+        """A command may go to another executor, as this attempt: its last one gave it back, or is lost."""
+        self._mark(
+            command.run_id,
+            "state = 'waiting', executor = '', placed_at = 0.0, accepted_at = 0.0, tries = 0, "
+            "not_before = 0.0, detail = ?1, command = ?2",
+            (detail, command.model_dump_json()),
+            states=("waiting", "recalling"),
+        )
+
+    def outbox_started(self, run_id: str) -> None:
+        """A delivered command has begun where it is, or will never begin: it stays there."""
+        self._mark(run_id, "state = 'started'", (), states=("delivered", "recalling"))
+
+    def outbox_settled(self, executor: str, waiting: Sequence[str], *, at: float) -> None:
+        """What was delivered to an executor up to `at` and does not wait there has begun.
+
+        Args:
+            executor: Whose word it is.
+            waiting: Every command of ours that waits there.
+            at: When that was so, by the executor's clock.
+        """
+        now = self._clock()
+        query = (
+            "UPDATE outbox SET state = 'started', updated_at = ? WHERE executor = ? AND state = 'delivered' "
+            f"AND accepted_at <= ? AND run_id NOT IN ({', '.join('?' * len(waiting))})"
+        )
+        self._database.write(lambda db: db.execute(query, (now, executor, at, *waiting)).fetchall())
+
+    def outbox_recalling(self) -> list[Outgoing]:
+        """Commands whose recall has not been answered yet, in the order they came."""
+        query = f"SELECT {_OUT} FROM outbox WHERE state = 'recalling' ORDER BY seq"
+        return self._database.read(lambda db: [_outgoing(*row) for row in db.execute(query)])
+
+    def outbox_there(self) -> dict[str, int]:
+        """How many commands each executor has taken on that are not known to have begun."""
+        query = "SELECT executor, count(*) FROM outbox WHERE state = 'delivered' GROUP BY executor"
+        return self._database.read(lambda db: {str(name): int(count) for name, count in db.execute(query)})
+
+    def outbox_of(self, run_ids: Sequence[str]) -> list[Outgoing]:
+        """The commands for these runs, as far as there are any."""
+        query = f"SELECT {_OUT} FROM outbox WHERE run_id IN ({', '.join('?' * len(run_ids))}) ORDER BY seq"
+        return self._database.read(lambda db: [_outgoing(*row) for row in db.execute(query, tuple(run_ids))])
+
+    def outbox_home(self, command: TrainCommand) -> str:
+        """The executor that has other cells of this command's job, commit and request; empty: none."""
+        query = (
+            "SELECT executor FROM outbox WHERE executor <> '' AND state <> 'refused' AND run_id <> ?1 "
+            "AND json_extract(command, '$.commit') = ?2 AND json_extract(command, '$.job.name') = ?3 "
+            "AND json_extract(command, '$.request') = ?4 AND json_extract(command, '$.repository') = ?5 "
+            "ORDER BY seq DESC LIMIT 1"
+        )
+        values = (command.run_id, command.commit, command.job.name, command.request, command.repository)
+        return str(self._database.read(lambda db: db.execute(query, values).get) or "")
+
+    def _mark(
+        self,
+        run_id: str,
+        change: str,
+        values: Sequence[str | float],
+        *,
+        states: Sequence[str] = ("waiting",),
+    ) -> None:
+        """Change a command that is in one of these states; `change` numbers its values from ?1."""
+        now = self._clock()
+        known = ", ".join(f"'{state}'" for state in states)
+        end = f"updated_at = ?{len(values) + 1} WHERE run_id = ?{len(values) + 2} AND state IN ({known})"
+        query = f"UPDATE outbox SET {change}, {end}"
         self._database.write(lambda db: db.execute(query, (*values, now, run_id)).fetchall())
 
     def tips(self, repository: str) -> dict[str, str]:
@@ -235,6 +335,12 @@ def _heard(push_id: int, value: str, source: str, received_at: float, note: str)
     )
 
 
+@lru_cache(maxsize=4096)
+def _command(body: str) -> TrainCommand:
+    """Each is read again whenever placement looks at what waits, and parsing is most of that."""
+    return TrainCommand.model_validate_json(body)
+
+
 def _outgoing(  # noqa: PLR0917  one argument a column
     command: str,
     state: str,
@@ -244,9 +350,11 @@ def _outgoing(  # noqa: PLR0917  one argument a column
     created_at: float,
     updated_at: float,
     detail: str,
+    placed_at: float,
+    accepted_at: float,
 ) -> Outgoing:
     return Outgoing(
-        command=TrainCommand.model_validate_json(command),
+        command=_command(command),
         state=state,
         executor=executor,
         tries=tries,
@@ -254,4 +362,6 @@ def _outgoing(  # noqa: PLR0917  one argument a column
         created_at=created_at,
         updated_at=updated_at,
         detail=detail,
+        placed_at=placed_at,
+        accepted_at=accepted_at,
     )

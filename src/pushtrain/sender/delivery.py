@@ -1,9 +1,10 @@
-"""Hand one command to one executor: whom to ask, and what each answer means.
+"""Hand one command over at once, as a person's `send` does: whom to ask, and what each answer means.
 
 An executor is asked who it is and what it has free before it is given anything. Which executor gets a command
 is written down before the first byte goes there. Another one is tried only where the first certainly did not
 take the command on: it could not be reached at all, or refused in so many words. When its answer is lost, the
-command waits and goes to the same executor again, where it is the same run.
+command waits and goes to the same executor again, where it is the same run. A sender that stays does the same
+in its rounds (`rounds`), and lets runs wait until an executor can start them.
 """
 
 import logging
@@ -12,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from pushtrain.core.errors import Busy, PushtrainError, Unauthorized, Unreachable
 from pushtrain.core.model import Capacity, Challenge, ExecutorCard, Run, TrainCommand
 from pushtrain.core.policy import choose, fits
+from pushtrain.sender.board import Executor
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +28,6 @@ _KNOWN: Final = 60.0
 """Seconds for which an executor's card counts, where there is none."""
 _DOWN: Final = 2.0
 """Seconds for which an executor that did not answer is not asked again."""
-
-
-class Executor(Protocol):
-    """What a sender needs of `plumbing.client.ExecutorClient`."""
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-
-    def challenge(self) -> Challenge:
-        """Who it is and what it has free, proven by its key. Raises Unreachable."""
-
-    def send(self, command: TrainCommand) -> Run:
-        """Hand a command over; returns once a signed acceptance is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +78,6 @@ class Executors:
         self._asked: dict[str, _Asked] = {}
         self._locks: dict[str, threading.Lock] = {}
 
-    def greet(self) -> None:
-        """Ask everybody who was not asked lately, so that the next delivery need not wait for it."""
-        known = self._list()
-        self._ask_all(known, self._patience(known))
-
     def deliver(
         self, command: TrainCommand, placed: str, place: Callable[[str], None]
     ) -> Delivered | Refused | Undelivered:
@@ -102,25 +85,27 @@ class Executors:
 
         Args:
             command: What to hand over.
-            placed: URL of the executor that may have it already; empty: none.
+            placed: Fingerprint of the executor that may have it already; empty: none.
             place: Writes down durably who gets it; called before its first byte goes there.
         """
         known = self._list()
         if not known:
             return Undelivered("no executor is known", stays=False)
-        bound = [executor for executor in known if executor.url == placed]
+        bound = [executor for executor in known if executor.id == placed]
+        if placed and not bound:
+            return Undelivered("the executor that may have it is not known any more", stays=True)
         answers = self._ask_all(bound or known, self._patience(known))
         detail = "; ".join(dict.fromkeys(asked.detail for asked in answers if asked.detail))
         refusal: PushtrainError | None = None
         hope = not all(asked.answer for asked in answers)
         for executor in self._in_turn(bound or known, answers, command, chosen=bool(bound)):
-            place(executor.url)
+            place(executor.id)
             try:
                 return Delivered(executor.send(command), executor)
             except Busy as error:
                 detail, hope = str(error), True
             except PushtrainError as error:
-                if _for_good(error):
+                if for_good(error):
                     refusal = error
                     continue
                 self._forget(executor)
@@ -164,7 +149,7 @@ class Executors:
         return [self._ask(executor, patience) for executor in executors]
 
     def _ask(self, executor: Executor, patience: float) -> _Asked:
-        with self._locks.setdefault(executor.url, threading.Lock()):
+        with self._locks.setdefault(executor.id, threading.Lock()):
             known = self._current(executor, patience)
             if known:
                 return known
@@ -172,24 +157,24 @@ class Executors:
                 asked = _Asked(self._clock(), executor.challenge())
             except PushtrainError as error:
                 asked = _Asked(self._clock(), None, str(error))
-            self._asked[executor.url] = asked
+            self._asked[executor.id] = asked
             return asked
 
     def _current(self, executor: Executor, patience: float) -> _Asked | None:
-        asked = self._asked.get(executor.url)
+        asked = self._asked.get(executor.id)
         if asked is None:
             return None
         return asked if self._clock() - asked.at <= (patience if asked.answer else _DOWN) else None
 
     def _forget(self, executor: Executor) -> None:
-        self._asked.pop(executor.url, None)
+        self._asked.pop(executor.id, None)
 
     @staticmethod
     def _patience(known: Sequence[Executor]) -> float:
         return _FRESH if len(known) > 1 else _KNOWN
 
 
-def _for_good(error: PushtrainError) -> bool:
+def for_good(error: PushtrainError) -> bool:
     """Whether it says that the command was not taken on and will not be.
 
     A 401 does not: the executor knew our key a moment ago, so a clock has stepped, or somebody replays an old
@@ -199,5 +184,5 @@ def _for_good(error: PushtrainError) -> bool:
 
 
 def _nobody_fits(answers: Sequence[_Asked], command: TrainCommand) -> str:
-    reasons = [fits(asked.answer.card, command.job) for asked in answers if asked.answer]
+    reasons = [fits(asked.answer.card, command.job, command.repository) for asked in answers if asked.answer]
     return f"no executor fits: {'; '.join(dict.fromkeys(filter(None, reasons)))}"

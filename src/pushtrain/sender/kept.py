@@ -35,7 +35,7 @@ class Entry:
 
     Attributes:
         command: What is to be delivered.
-        executor: URL of the executor that may have it already; empty: none.
+        executor: Fingerprint of the executor that may have it already; empty: none.
     """
 
     def __init__(self, path: Path, handle: int, kept: _Kept) -> None:

@@ -25,7 +25,7 @@ from pushtrain.plumbing.serve import serving
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
 from pushtrain.ports import Environment
-from pushtrain.sender.delivery import Executors
+from pushtrain.sender.board import Listed
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.sender.poll import Reconciler
 from pushtrain.sender.service import SenderService
@@ -199,12 +199,20 @@ async def _sender(
     """The sender, what looks at the branches for it, and the URL of its door for webhooks if it has one."""
     client = client_maker(state)
     rosters = reading(state, settings, partial(mirror, state), store)
-    executors = Executors(
-        lambda: [client(address) for address in executor_addresses(state, settings, rosters.cards())]
-    )
-    kept = KeptCommands(state.outbox)
+
+    def known() -> list[Listed]:
+        cards = {card.public_key: card for card in rosters.cards()}
+        found = executor_addresses(state, settings, tuple(cards.values()))
+        return [(client(address), cards.get(address.public_key)) for address in found]
+
     service = SenderService(
-        settings.repositories, store, mirrors(state, settings), executors, kept=kept, rosters=rosters
+        settings.repositories,
+        store,
+        mirrors(state, settings),
+        known,
+        kept=KeptCommands(state.outbox),
+        rosters=rosters,
+        lost_after=settings.sender.lost_after,
     )
     reconciler = Reconciler(service, poll_seconds=settings.sender.poll_seconds, rosters=rosters)
     if not door:

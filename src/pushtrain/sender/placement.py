@@ -1,0 +1,408 @@
+"""Where runs go: one look at what waits and at what is known of the executors, and what to do now. Pure.
+
+- A run goes to an executor that fits and can start it now, the best one first (`core.policy.choose`). What it
+  takes is not free for the next.
+- Where there is none, it waits here, and `why` says for what. Executors that were not asked are asked, a few
+  at a time; those that answered and are busy are watched, so that they say when they are free; those that do
+  not answer are asked again with back-off.
+- Where only one executor can take a run, there is nothing to choose: it goes there at once and waits there.
+- A run that waits at an executor while another one could start it is recalled.
+- A run that an executor may have, its answer lost, goes to nobody else; after `lost_after` without a word it
+  may, marked as a possible duplicate.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pushtrain.core.model import Capacity, ExecutorCard, JobSpec, TrainCommand
+from pushtrain.core.policy import choose, fits, starts_now
+from pushtrain.plumbing.outbox import Outgoing
+
+RECALL_AFTER: Final = 5.0
+"""Seconds that a run waits at an executor before it is recalled: it may be about to start."""
+PATIENCE: Final = 0.5
+"""Seconds for which an answer is waited for before others are taken instead."""
+FIRST_ASKED: Final = 3
+"""Executors that are asked at first where many fit; each further time about as many as have been asked."""
+_SHOWN: Final = 4
+"""Executors that a sentence names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of one executor at a moment."""
+
+    id: str
+    name: str
+    card: ExecutorCard | None = None
+    """From its answer, else from a roster; None: nothing is known of what it has."""
+    capacity: Capacity | None = None
+    """What it has free now, less what it is being sent; None: not known."""
+    proven: bool = False
+    """Whether it has answered lately with its own key."""
+    asking: bool = False
+    """Whether its answer is being waited for."""
+    trouble: str = ""
+    """Why it does not answer, or does not take what fits."""
+    ask_in: float = 0
+    """Seconds until it may be asked, or called, again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A run of ours that waits at an executor."""
+
+    out: Outgoing
+    for_: float
+    """Seconds that it has waited there, as far as we know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Everything that a decision looks at."""
+
+    waiting: Sequence[Outgoing]
+    """Commands that are due, in the order they came."""
+    seen: Sequence[Seen]
+    queued: Sequence[Queued] = ()
+    """Runs that wait at executors, the one to recall first in front."""
+    recalling: Sequence[Outgoing] = ()
+    unsettled: frozenset[str] = frozenset()
+    """Executors that have runs of ours of which it is not known whether they began."""
+    refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By run: the executors that refused it for good."""
+    homes: Mapping[str, str] = field(default_factory=dict)
+    """By run: the executor that has the other cells of a job with `max_parallel`, which only it can count."""
+    began: float = 0
+    """When this sender began: an executor that it does not know yet may still be announced."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to do now."""
+
+    deliver: list[tuple[str, str]] = field(default_factory=list)
+    """Run and executor."""
+    recall: list[tuple[str, str]] = field(default_factory=list)
+    """Run and the executor that gives it back."""
+    ask: dict[str, None] = field(default_factory=dict)
+    """Executors to ask, in order."""
+    watch: set[str] = field(default_factory=set)
+    """Executors whose event stream is to be open; all others are closed."""
+    refuse: list[str] = field(default_factory=list)
+    """Runs that everybody who could take them has refused."""
+    lost: list[str] = field(default_factory=list)
+    """Runs whose executor has been silent for too long: they may go elsewhere."""
+    why: dict[str, str] = field(default_factory=dict)
+    """By run: what it waits for, for people."""
+    again_in: float | None = None
+    """Seconds after which to look again though nothing happened."""
+
+    def look_again(self, seconds: float) -> None:
+        """Look again after so long, or sooner."""
+        self.again_in = seconds if self.again_in is None else min(self.again_in, seconds)
+
+
+def decide(given: Given, *, now: float, lost_after: float) -> Plan:
+    """What to do now.
+
+    Args:
+        given: What is known.
+        now: Seconds since the epoch, by the clock of `Outgoing`'s times.
+        lost_after: Seconds after which a silent executor no longer keeps a run that it may have.
+    """
+    return _Decision(given, now, lost_after).made()
+
+
+class _Room:
+    """What an executor has free while runs are placed."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self.capacity = capacity
+
+    def take(self, spec: JobSpec) -> None:
+        """One more run goes there."""
+        self.capacity = less(self.capacity, spec)
+
+    def fitting(self, spec: JobSpec) -> int:
+        """Free GPUs that the job could use."""
+        return sum(1 for memory in self.capacity.free_memory if memory >= spec.resources.gpu_memory)
+
+    def keep(self, spec: JobSpec) -> None:
+        """Nobody else gets the GPUs that the job could use."""
+        rest = tuple(memory for memory in self.capacity.free_memory if memory < spec.resources.gpu_memory)
+        self.capacity = self.capacity.model_copy(update={"free_memory": rest, "free_gpus": len(rest)})
+
+
+def less(capacity: Capacity, spec: JobSpec) -> Capacity:
+    """What is left when a run has taken its part: the smallest GPUs that do, as the executor gives them."""
+    needs = spec.resources
+    if not needs.gpus:
+        return capacity.model_copy(update={"free_slots": max(0, capacity.free_slots - 1)})
+    memory = sorted(capacity.free_memory)
+    for _ in range(needs.gpus):
+        fitting = [size for size in memory if size >= needs.gpu_memory]
+        if fitting:
+            memory.remove(fitting[0])
+    return capacity.model_copy(update={"free_memory": tuple(memory), "free_gpus": len(memory)})
+
+
+@dataclass(slots=True)
+class _Kind:
+    """Runs that ask for the same: the same executors fit them, and when nobody is free, for none of them."""
+
+    job: JobSpec
+    could: list[Seen] = field(default_factory=list)
+    """Those that fit, or of which nothing is known."""
+    misfits: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    """Runs that none of them can start now."""
+
+
+class _Decision:
+    def __init__(self, given: Given, now: float, lost_after: float) -> None:
+        self._given = given
+        self._now = now
+        self._lost_after = lost_after
+        self._by_id = {seen.id: seen for seen in given.seen}
+        self._room = {seen.id: _Room(seen.capacity) for seen in given.seen if seen.capacity}
+        self._kinds: dict[tuple[object, ...], _Kind] = {}
+        self._homes = dict(given.homes)
+        self._plan = Plan()
+
+    def made(self) -> Plan:
+        for out in self._given.recalling:
+            self._call_back(out)
+        for out in self._given.waiting:
+            if out.executor:
+                self._bound(out)
+            else:
+                self._place(out)
+        for kind in self._kinds.values():
+            if kind.held:
+                self._plan.why |= dict.fromkeys(kind.held, self._wait_for(kind.could, kind))
+        for queued in self._given.queued:
+            self._reconsider(queued)
+        for name in self._given.unsettled:
+            if len(self._by_id) > 1 and name in self._by_id:
+                self._watch(self._by_id[name])
+        if self._plan.ask or any(seen.asking for seen in self._given.seen):
+            self._plan.look_again(PATIENCE)
+        return self._plan
+
+    # --- runs that somebody may have ----------------------------------------------------------------------
+
+    def _bound(self, out: Outgoing) -> None:
+        """Its answer was lost: the same executor again, or after too long whoever fits."""
+        seen = self._by_id.get(out.executor)
+        if seen is None:
+            self._plan.why[out.run_id] = "the executor that may have it is not known any more"
+            self._give_up(out, max(out.placed_at, self._given.began))
+        elif self._reach(seen):
+            self._plan.deliver.append((out.run_id, seen.id))
+        else:
+            self._plan.why[out.run_id] = f"{seen.name} may have it: {_plain(seen.trouble) or 'asking'}"
+            if seen.trouble and seen.ask_in > 0:  # it was asked just now, in vain
+                self._give_up(out, out.placed_at)
+
+    def _call_back(self, out: Outgoing) -> None:
+        """Its recall has not been answered: again, until it is."""
+        seen = self._by_id.get(out.executor)
+        if out.not_before > self._now:
+            self._plan.look_again(out.not_before - self._now)
+        elif seen is not None and self._callable(seen):
+            self._plan.recall.append((out.run_id, seen.id))
+            return
+        self._give_up(out, out.placed_at if seen else max(out.placed_at, self._given.began))
+
+    def _give_up(self, out: Outgoing, since: float) -> None:
+        left = since + self._lost_after - self._now
+        if left <= 0:
+            self._plan.lost.append(out.run_id)
+        else:
+            self._plan.look_again(left)
+
+    # --- runs that nobody has -----------------------------------------------------------------------------
+
+    def _place(self, out: Outgoing) -> None:
+        home = self._homes.get(out.run_id) or self._homes.get(_siblings(out.command))
+        kind = self._kind(out.command, out.run_id)
+        at_home = [seen for seen in kind.could if seen.id == home and not seen.trouble]
+        candidates = at_home or kind.could
+        if not candidates:
+            self._nobody(out, kind)
+        elif len(candidates) == 1:
+            self._only(out, candidates[0])
+        elif not kind.held and (best := self._ready(kind.job, candidates)):
+            self._deliver(out, best)
+        else:
+            if not kind.held:
+                self._reserve(kind)
+            kind.held.append(out.run_id)
+
+    def _nobody(self, out: Outgoing, kind: _Kind) -> None:
+        if self._given.refused.get(out.run_id):
+            self._plan.refuse.append(out.run_id)
+        else:
+            words = "; ".join(_few(kind.misfits))
+            self._plan.why[out.run_id] = f"no executor fits: {words}" if words else "no executor is known"
+
+    def _only(self, out: Outgoing, seen: Seen) -> None:
+        """Where there is no choice there is nothing to wait for here."""
+        if self._reach(seen):
+            self._deliver(out, seen)
+        else:
+            self._plan.why[out.run_id] = _plain(seen.trouble) or f"{seen.name} is being asked"
+
+    def _deliver(self, out: Outgoing, seen: Seen) -> None:
+        self._plan.deliver.append((out.run_id, seen.id))
+        if seen.id in self._room:
+            self._room[seen.id].take(out.command.job)
+        if out.command.job.max_parallel is not None:
+            self._homes[_siblings(out.command)] = seen.id
+
+    def _ready(self, spec: JobSpec, candidates: Sequence[Seen]) -> Seen | None:
+        """The best of those that can start it now; None as well while others are still being asked."""
+        if any(seen.asking for seen in candidates):
+            return None
+        ready = [
+            (seen.card, room.capacity, seen)
+            for seen in candidates
+            if (room := self._room.get(seen.id)) and seen.card and starts_now(room.capacity, spec)
+        ]
+        best = choose([(card, capacity) for card, capacity, _ in ready], spec)
+        return next((seen for card, _, seen in ready if best and card is best[0]), None)
+
+    def _reserve(self, kind: _Kind) -> None:
+        """A run that waits for several GPUs keeps those of one executor, or smaller ones would starve it."""
+        needs = kind.job.resources
+        rooms = [self._room[seen.id] for seen in kind.could if seen.id in self._room]
+        if needs.gpus > 1 and rooms:
+            best = max(rooms, key=lambda room: room.fitting(kind.job))
+            best.keep(kind.job)
+
+    def _wait_for(self, candidates: Sequence[Seen], kind: _Kind) -> str:
+        """Ask or watch those that may be free later; what there is to wait for, in words."""
+        asking: list[Seen] = []
+        silent: list[Seen] = []
+        busy: list[Seen] = []
+        unknown: list[Seen] = []
+        for seen in candidates:
+            if seen.asking or seen.id in self._plan.ask:
+                asking.append(seen)
+            elif seen.trouble:
+                silent.append(seen)
+            else:
+                (unknown if seen.capacity is None else busy).append(seen)
+        most = max(FIRST_ASKED, len(busy) + len(silent), len(kind.held))
+        self._plan.ask |= dict.fromkeys(seen.id for seen in _in_turn(unknown, kind.job)[:most])
+        for seen in busy:
+            self._watch(seen)
+        for seen in silent:
+            self._reach(seen)
+        words = [
+            _of([seen.name for seen in (*asking, *unknown)], "is being asked", "are being asked"),
+            _of([seen.name for seen in busy], "is busy", "are busy"),
+            *_few([_plain(seen.trouble) for seen in silent]),
+            *_few(kind.misfits),
+        ]
+        return "; ".join(word for word in words if word)
+
+    def _kind(self, command: TrainCommand, run_id: str) -> _Kind:
+        job = command.job
+        refused = self._given.refused.get(run_id, frozenset())
+        mounts = tuple(source.mount for source in job.data)
+        key = (command.repository, job.results_to.repository, job.resources, mounts, refused)
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = self._kinds[key] = self._new_kind(command, refused)
+        return kind
+
+    def _new_kind(self, command: TrainCommand, refused: frozenset[str]) -> _Kind:
+        kind = _Kind(command.job)
+        for seen in self._given.seen:
+            if seen.id in refused:
+                continue
+            problem = fits(seen.card, command.job, command.repository) if seen.card else ""
+            if problem:
+                kind.misfits.append(problem)
+            else:
+                kind.could.append(seen)
+        return kind
+
+    # --- runs that wait at an executor --------------------------------------------------------------------
+
+    def _reconsider(self, queued: Queued) -> None:
+        """A run waits at an executor; whether another one could start it."""
+        out = queued.out
+        here = self._by_id.get(out.executor)
+        kind = self._kind(out.command, out.run_id)
+        others = [seen for seen in kind.could if seen is not here]
+        if here is None or not others or out.command.job.max_parallel is not None:
+            return
+        self._watch(here)
+        if queued.for_ < RECALL_AFTER:
+            self._plan.look_again(RECALL_AFTER - queued.for_)
+        elif not self._callable(here):
+            return
+        elif best := self._ready(kind.job, others):
+            self._room[best.id].take(kind.job)
+            self._plan.recall.append((out.run_id, here.id))
+        else:
+            self._wait_for(others, kind)
+
+    # --- executors ----------------------------------------------------------------------------------------
+
+    def _reach(self, seen: Seen) -> bool:
+        """Whether something can be sent to it now; if not, ask it as soon as that makes sense."""
+        if not seen.trouble and seen.proven:
+            return True
+        if not seen.asking and seen.id not in self._plan.ask:
+            if seen.ask_in <= 0:
+                self._plan.ask[seen.id] = None
+            else:
+                self._plan.look_again(seen.ask_in)
+        return False
+
+    def _callable(self, seen: Seen) -> bool:
+        """Whether a call makes sense now: it answers, or has not been called for a while."""
+        if seen.trouble and seen.ask_in > 0:
+            self._plan.look_again(seen.ask_in)
+            return False
+        return True
+
+    def _watch(self, seen: Seen) -> None:
+        if self._callable(seen):
+            self._plan.watch.add(seen.id)
+
+
+def _siblings(command: TrainCommand) -> str:
+    """What the cells of one job, commit and request have in common."""
+    return f"{command.repository}\n{command.commit}\n{command.job.name}\n{command.request}"
+
+
+def _in_turn(unknown: Sequence[Seen], spec: JobSpec) -> list[Seen]:
+    """Whom to ask first: those of which nothing is known, then the smallest that fit."""
+    by_card = {id(seen.card): seen for seen in unknown if seen.card}
+    cards = choose([(seen.card, None) for seen in unknown if seen.card], spec)
+    return [seen for seen in unknown if not seen.card] + [by_card[id(card)] for card in cards]
+
+
+def _of(names: Sequence[str], one: str, many: str) -> str:
+    """`lab-3 and lab-7 are busy`; empty without names."""
+    if not names:
+        return ""
+    shown = _few(names)
+    *first, last = shown
+    return f"{', '.join(first)} and {last} {many}" if first else f"{last} {one}"
+
+
+def _few(words: Sequence[str]) -> list[str]:
+    """The first of them, and how many more there are."""
+    more = len(words) - _SHOWN
+    return list(words) if more <= 1 else [*words[:_SHOWN], f"{more} more"]
+
+
+def _plain(text: str) -> str:
+    return text.rstrip(".")

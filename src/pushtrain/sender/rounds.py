@@ -1,0 +1,421 @@
+"""The rounds of a sender: again and again look at what waits, decide (`placement`), and do it.
+
+A round is due when a command came, when an answer or a word of an executor came, and when a time is over that
+placement named. Between rounds nothing happens: no request is made while nothing waits. Executors do not wait
+for each other. What is done to a command is on the disk before the next step, so a sender may die anywhere:
+
+    place → send → (delivered)         a lost answer: the same executor again
+    recall → (released) → place        a lost answer: the same recall again, and only then another executor
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from pushtrain.core.errors import Busy, Conflict, NotFound, PushtrainError, Unreachable
+from pushtrain.core.frames import CapacityFrame
+from pushtrain.core.lifecycle import next_attempt
+from pushtrain.core.model import State, TrainCommand
+from pushtrain.plumbing.outbox import Outgoing
+from pushtrain.plumbing.store import Store
+from pushtrain.sender.board import Board, Listed
+from pushtrain.sender.delivery import for_good
+from pushtrain.sender.kept import KeptCommands
+from pushtrain.sender.placement import Given, Plan, Queued, decide
+from pushtrain.sender.watch import Watch
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_AT_ONCE: Final = 4
+"""Commands on their way to one executor: enough to hide its disk, few enough to keep their order nearly."""
+_CALLS: Final = 24
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 60.0
+_GREETED: Final = 3
+"""With more executors than this, none is asked before something waits."""
+_BREATH: Final = 0.03
+"""Seconds in which the words of many executors become one round."""
+_LISTED: Final = 2.0
+"""Seconds for which the list of executors counts."""
+_TICK: Final = 20.0
+"""Seconds after which the list is looked at again while anything could be moved."""
+_MOST: Final = 4000
+"""Waiting commands that one round looks at."""
+
+Known = Callable[[], Sequence[Listed]]
+Work = Callable[[Outgoing, str], None]
+
+
+class Rounds:
+    """Keeps every command on its way.
+
+    Args:
+        store: Where commands are kept.
+        known: The executors of this moment, each with an id of its own, and their cards on rosters.
+        kept: Commands that `pushtrain send` left.
+        lost_after: Seconds after which a silent executor no longer keeps a command that it may have.
+        clock: Seconds since the epoch.
+        ticks: A clock that never goes back.
+        jitter: A number from 0 to 1; spreads retries.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        known: Known,
+        *,
+        kept: KeptCommands | None = None,
+        lost_after: float = 3600,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.board = Board(clock=ticks)
+        self._store = store
+        self._known = known
+        self._kept = kept
+        self._lost_after = lost_after
+        self._clock = clock
+        self._ticks = ticks
+        self._jitter = jitter
+        self._began = clock()
+        self._listed_at: float | None = None
+        self._refused: dict[str, dict[str, PushtrainError]] = {}
+        self._watches: dict[str, Watch] = {}
+        self._ready: dict[str, deque[tuple[Work, Outgoing]]] = {}
+        self._flying: set[str] = set()
+        self._load: Counter[str] = Counter()
+        self._due = asyncio.Event()
+        self._nudged = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._looking: ThreadPoolExecutor | None = None
+        self._calls: ThreadPoolExecutor | None = None
+
+    # --- from any thread ----------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._tell_loop(self._due.set)
+
+    def greet(self) -> None:
+        """Ask the executors who they are before there is something for them; not, if they are many."""
+        self._list()
+        seen = self.board.seen()
+        for one in seen if len(seen) <= _GREETED else ():
+            if not (one.proven or one.asking or one.trouble):
+                self._ask(one.id)
+
+    # --- the loop -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Make rounds until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        self._looking = ThreadPoolExecutor(1, thread_name_prefix="placement")
+        self._calls = ThreadPoolExecutor(_CALLS, thread_name_prefix="deliver")
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                while True:
+                    self._due.clear()
+                    pause = await self._round()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(pause):
+                            await self._due.wait()
+        finally:
+            for watch in self._watches.values():
+                watch.close()
+            await asyncio.to_thread(self._end, list(self._watches.values()))
+
+    def _end(self, watches: Sequence[Watch]) -> None:
+        for pool in (self._looking, self._calls):
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+        for watch in watches:
+            watch.join()
+
+    async def _round(self) -> float | None:
+        """Look, decide and begin what is to be done; how long until the next round if nothing comes."""
+        self._ready = {}  # nothing may begin while it is decided where it goes
+        try:
+            plan, found = await self._think(self._look)
+        except PushtrainError as error:
+            log.warning("deliveries wait: %s", error)
+            return _LONGEST_PAUSE / 4
+        for name in plan.ask:
+            self._ask(name)
+        self._watch_only(plan.watch)
+        for work, pairs in ((self._recall, plan.recall), (self._deliver, plan.deliver)):
+            for run_id, name in pairs:
+                self._ready.setdefault(name, deque()).append((work, found[run_id]))
+        self._start()
+        return plan.again_in
+
+    async def _think(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._looking, work)
+
+    def _start(self) -> None:
+        """Begin what is ready, a few commands at a time for each executor."""
+        for name, queue in self._ready.items():
+            while queue and self._load[name] < _AT_ONCE and self._group is not None:
+                work, out = queue.popleft()
+                self._flying.add(out.run_id)
+                self._load[name] += 1
+                self._group.create_task(self._carry(work, out, name), name=f"{out.run_id[:8]} to {name}")
+
+    async def _carry(self, work: Work, out: Outgoing, name: str) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._calls, work, out, name)
+        except PushtrainError as error:
+            log.warning("what became of run %s could not be noted: %s", out.run_id[:8], error)
+            await asyncio.sleep(_FIRST_PAUSE)
+        finally:
+            self._flying.discard(out.run_id)
+            self._load[name] -= 1
+            self._start()
+            if not self._ready.get(name):
+                self._due.set()
+
+    def _tell_loop(self, work: Callable[[], object]) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and we with it
+                self._loop.call_soon_threadsafe(work)
+
+    def _nudge(self) -> None:
+        """An executor has said something; others may do so in the same breath. Called in the loop."""
+
+        def now() -> None:
+            self._nudged = False
+            self._due.set()
+
+        if not self._nudged and self._loop is not None:
+            self._nudged = True
+            self._loop.call_later(_BREATH, now)
+
+    # --- looking ------------------------------------------------------------------------------------------
+
+    def _look(self) -> tuple[Plan, dict[str, Outgoing]]:
+        """Decide, and write down what needs no executor."""
+        if self._kept is not None:
+            self._take_in(self._kept)
+        self._list()
+        given = self._given()
+        found = {out.run_id: out for out in (*given.waiting, *given.recalling)}
+        found |= {queued.out.run_id: queued.out for queued in given.queued}
+        plan = decide(given, now=self._clock(), lost_after=self._lost_after)
+        for run_id in plan.lost:
+            self._lost(found[run_id])
+        for run_id in plan.refuse:
+            self._refuse(found[run_id])
+        self._explain(plan, found)
+        if plan.lost:
+            plan.look_again(0)
+        if given.waiting and not given.seen:
+            plan.look_again(_LISTED)
+        elif given.waiting or given.unsettled:
+            plan.look_again(_TICK)
+        later = self._store.outbox_next(after=self._clock())
+        if later is not None:
+            plan.look_again(max(0.0, later - self._clock()))
+        return plan, found
+
+    def _list(self) -> None:
+        now = self._ticks()
+        if self._listed_at is None or now - self._listed_at > _LISTED:
+            self.board.know(self._known())
+            self._listed_at = now
+
+    def _take_in(self, kept: KeptCommands) -> None:
+        for entry in kept.left():
+            with entry:
+                self._store.settle_push(None, [entry.command], "sent by hand", executor=entry.executor)
+                entry.remove()
+
+    def _given(self) -> Given:
+        flying = frozenset(self._flying)
+        waiting = [
+            out for out in self._store.outbox_due(self._clock(), limit=_MOST) if out.run_id not in flying
+        ]
+        seen = self.board.seen()
+        there = self._store.outbox_there()
+        queued, unsettled = self._queued(there, flying) if len(seen) > 1 else ([], frozenset(there))
+        return Given(
+            waiting=waiting,
+            seen=seen,
+            queued=queued,
+            recalling=[out for out in self._store.outbox_recalling() if out.run_id not in flying],
+            unsettled=unsettled,
+            refused={run_id: frozenset(by) for run_id, by in self._refused.items()},
+            homes={
+                out.run_id: home
+                for out in waiting
+                if out.command.job.max_parallel is not None and (home := self._store.outbox_home(out.command))
+            },
+            began=self._began,
+        )
+
+    def _queued(
+        self, there: Mapping[str, int], flying: frozenset[str]
+    ) -> tuple[list[Queued], frozenset[str]]:
+        """Our runs that wait at executors, as those say; and executors that have others of ours."""
+        queued: list[Queued] = []
+        known: Counter[str] = Counter()
+        for name, runs in self.board.waiting().items():
+            for out in self._store.outbox_of(list(runs)):
+                if out.state == "delivered" and out.executor == name:
+                    known[name] += 1
+                    if out.run_id not in flying:
+                        queued.append(Queued(out, runs[out.run_id]))
+        queued.sort(key=lambda one: one.for_)
+        return queued, frozenset(name for name, count in there.items() if count > known[name])
+
+    def _explain(self, plan: Plan, found: Mapping[str, Outgoing]) -> None:
+        new = {run_id: why for run_id, why in plan.why.items() if found[run_id].detail != why}
+        if not new:
+            return
+        self._store.outbox_waits(new)
+        for why, count in Counter(new.values()).items():
+            log.info("%d run%s wait%s: %s", count, *(("", "s") if count == 1 else ("s", "")), why)
+
+    def _lost(self, out: Outgoing) -> None:
+        """Its executor has been silent for too long: another one may start it, and is told of that one."""
+        command = _again(out.command, out.command.attempt + 1, possible_duplicate=True)
+        self._store.outbox_moved(command, "its executor does not answer any more")
+        self.board.not_sent(out.executor, out.run_id)
+        log.warning(
+            "run %s goes elsewhere as a possible duplicate: who may have it has been silent for %.0f s",
+            out.run_id[:8],
+            self._lost_after,
+        )
+
+    def _refuse(self, out: Outgoing) -> None:
+        error = next(iter(self._refused.pop(out.run_id).values()))
+        self._store.outbox_refused(out.run_id, str(error))
+        log.warning("run %s (%s) was refused: %s", out.run_id[:8], out.command.job.title, error)
+
+    # --- executors: asked and watched ---------------------------------------------------------------------
+
+    def _ask(self, name: str) -> None:
+        executor = self.board.executor(name)
+        if executor is None:
+            return
+        self.board.asking(name)
+
+        def ask() -> None:
+            try:
+                self.board.answered(name, executor.challenge())
+            except PushtrainError as error:
+                self.board.failed(name, str(error))
+            self.wake()
+
+        threading.Thread(target=ask, name=f"ask {name}", daemon=True).start()
+
+    def _watch_only(self, names: set[str]) -> None:
+        """Hold these executors' event streams open, and no others."""
+        for name, watch in list(self._watches.items()):
+            if name not in names or self.board.executor(name) is not watch.executor:
+                watch.close()
+                self.board.closed(name)
+                del self._watches[name]
+        for name in names - self._watches.keys():
+            executor = self.board.executor(name)
+            if executor is not None:
+                number = self.board.opening(name)
+                self._watches[name] = Watch(executor, number, told=self._told, ended=self._ended)
+
+    def _told(self, watch: Watch, frame: CapacityFrame) -> None:
+        """From a watch's thread: what an executor has free, and which of our runs wait there."""
+        name = watch.executor.id
+        self.board.told(name, watch.number, frame)
+        if frame.whole and name in self._store.outbox_there():
+            self._store.outbox_settled(name, frame.waiting, at=frame.capacity.at)
+        self._tell_loop(self._nudge)
+
+    def _ended(self, watch: Watch, why: str) -> None:
+        """From a watch's thread: its stream broke off, we have not closed it."""
+        self.board.broke(watch.executor.id, watch.number, why)
+
+        def forget() -> None:
+            if self._watches.get(watch.executor.id) is watch:
+                del self._watches[watch.executor.id]
+            self._due.set()
+
+        self._tell_loop(forget)
+
+    # --- one command --------------------------------------------------------------------------------------
+
+    def _deliver(self, out: Outgoing, name: str) -> None:
+        """Hand a command over, and note what came of it."""
+        executor = self.board.executor(name)
+        if executor is None:
+            return
+        if out.executor != name:
+            self._store.outbox_place(out.run_id, name)
+        self.board.sent(name, out.command)
+        try:
+            run = executor.send(out.command)
+        except PushtrainError as error:
+            self._undelivered(out, name, error)
+            return
+        self.board.accepted(name, out.command, run.updated_at)
+        self._store.outbox_delivered(out.run_id, accepted_at=run.updated_at)
+        if run.state is not State.QUEUED:
+            self._store.outbox_started(out.run_id)
+        self._refused.pop(out.run_id, None)
+        log.info("run %s (%s) is with %s", out.run_id[:8], out.command.job.title, executor.url)
+
+    def _undelivered(self, out: Outgoing, name: str, error: PushtrainError) -> None:
+        never_sent = isinstance(error, Unreachable) and not error.sent and not out.executor
+        if isinstance(error, Busy):
+            self.board.full(name, str(error))
+        elif isinstance(error, Unreachable):
+            self.board.failed(name, str(error))
+        elif for_good(error):
+            self._refused.setdefault(out.run_id, {})[name] = error
+        if never_sent or for_good(error):
+            self.board.not_sent(name, out.run_id)
+            self._store.outbox_retry(out.run_id, str(error), 0.0, executor="")
+        else:
+            self._retry(out, error)
+
+    def _recall(self, out: Outgoing, name: str) -> None:
+        """Ask for a run that waits at an executor; only its signed answer sets it free for another."""
+        executor = self.board.executor(name)
+        if executor is None:
+            return
+        first = out.state == "delivered"
+        if first:
+            self._store.outbox_recall(out.run_id)
+        try:
+            attempt = next_attempt(executor.release(out.run_id, out.command.attempt))
+        except NotFound:
+            attempt = out.command.attempt + 1
+        except PushtrainError as error:
+            if isinstance(error, Conflict) or (first and for_good(error) and not isinstance(error, Busy)):
+                self._store.outbox_started(out.run_id)
+                self.board.not_sent(name, out.run_id)
+                return
+            if isinstance(error, Unreachable):
+                self.board.failed(name, str(error))
+            self._retry(out, error)
+            return
+        self._store.outbox_moved(_again(out.command, attempt), f"it was recalled from {executor.url}")
+        self.board.not_sent(name, out.run_id)
+        log.info("run %s was recalled from %s", out.run_id[:8], executor.url)
+
+    def _retry(self, out: Outgoing, error: PushtrainError) -> None:
+        """To the same executor, later."""
+        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(out.tries, 10)) * (0.75 + 0.5 * self._jitter())
+        self._store.outbox_retry(out.run_id, str(error), self._clock() + pause)
+
+
+def _again(command: TrainCommand, attempt: int, **changes: Any) -> TrainCommand:
+    """The command for the run's next executor."""
+    return command.model_copy(update={"attempt": attempt, **changes})
