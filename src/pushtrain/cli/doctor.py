@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Final
 
-from pushtrain.cli import checks, remote_checks, render, tunnel_check
+from pushtrain.cli import checks, remote_checks, render, roster_check, tunnel_check
 from pushtrain.cli.finding import Finding
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import NeedsMending, PushtrainError
@@ -18,6 +18,7 @@ _CHECKS: Final[tuple[Callable[[StateFolder, Settings], Iterator[Finding]], ...]]
     checks.hardware,
     remote_checks.repositories,
     remote_checks.commit_statuses,
+    roster_check.rosters,
     remote_checks.executors,
     remote_checks.clocks,
     checks.service,

@@ -1,17 +1,30 @@
-"""`pushtrain schema`: the JSON Schema of pushtrain.toml."""
+"""`pushtrain schema`: the JSON Schemas of pushtrain.toml and config.json."""
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from pushtrain.cli import render
 from pushtrain.cli.options import Json
-from pushtrain.core.schema import json_schema
 
 
-def schema(*, json: Json = False) -> None:
-    """Print the JSON Schema of pushtrain.toml, which gives editors completion and help.
+def schema(
+    which: Annotated[Literal["pushtrain.toml", "config.json"], Parameter(negative="")] = "pushtrain.toml",
+    *,
+    json: Json = False,
+) -> None:
+    """Print the JSON Schema of pushtrain.toml, which gives editors completion and help, or of config.json.
 
-    `pushtrain init` names it in the file's first line, where Taplo (Even Better TOML) looks for it.
+    `pushtrain init` names the first one in the first line that it writes, where Taplo (Even Better TOML) looks
+    for it.
 
     Args:
+        which: The file that it describes.
         json: It is JSON anyway.
     """
     del json
+    if which == "config.json":
+        from pushtrain.core.cardschema import json_schema
+    else:
+        from pushtrain.core.schema import json_schema
     render.emit_json(json_schema())
