@@ -412,6 +412,15 @@ def test_a_rerun_speaks_for_its_job_from_then_on(desk: Desk) -> None:
     assert desk.page.told[-1][1] == "success"
 
 
+@pytest.mark.parametrize(("first", "second"), [("", "again"), ("by-hand", ""), ("one", "two")])
+def test_the_newer_of_two_runs_of_a_job_is_known_in_either_order(desk: Desk, first: str, second: str) -> None:
+    older = desk.accept(a_command(request=first))
+    other = desk.accept(a_command(request=second, job=a_spec(cell={"lr": 1})))
+    assert not desk.store.run_again(older)
+    newer = desk.accept(a_command(request=second))
+    assert [desk.store.run_again(run) for run in (older, other, newer)] == [True, False, False]
+
+
 # --- the host's limits -------------------------------------------------------------------------------------
 
 

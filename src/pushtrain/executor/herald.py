@@ -189,7 +189,7 @@ class Herald:
         late = run.done_at is not None and run.done_at < now - _HORIZON
         attempts = self._store.attempts(run_id) if run.outcome else []
         status = status_of(run, attempts[-1] if attempts else None, executor=self._executor)
-        if status and not late and status.model_dump_json() != told and not self._store.run_again(run_id):
+        if status and not late and status.model_dump_json() != told and not self._store.run_again(run):
             return run, status
         if run.final:
             self._store.tell_status(run_id, told, settled=True)

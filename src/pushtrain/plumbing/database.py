@@ -36,6 +36,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ALTER TABLE outbox ADD COLUMN accepted_at REAL NOT NULL DEFAULT 0;
     UPDATE outbox SET placed_at = updated_at WHERE executor <> '';
     CREATE INDEX outbox_there ON outbox (executor, state) WHERE state IN ('delivered', 'recalling')""",
+    "CREATE INDEX runs_again ON runs (commit_id, seq) WHERE request <> ''",
 )
 """SQL scripts; the n-th (from 1) leads from version n to n + 1. `schema.sql` is always the newest version."""
 

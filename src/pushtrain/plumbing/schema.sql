@@ -27,6 +27,7 @@ CREATE INDEX runs_later ON runs (not_before) WHERE state = 'queued' AND not_befo
 CREATE INDEX runs_state ON runs (state, seq);
 CREATE INDEX runs_repository ON runs (repository, seq);
 CREATE INDEX runs_commit ON runs (commit_id, seq);
+CREATE INDEX runs_again ON runs (commit_id, seq) WHERE request <> '';  -- asked for by hand
 CREATE INDEX runs_ref ON runs (ref, seq);
 CREATE INDEX runs_job ON runs (job, seq);
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import apsw
 
+from pushtrain.core.model import Run, run_id
 from pushtrain.plumbing.database import Database
 
 _LOOK_BACK = 2000
@@ -46,11 +47,17 @@ class Statuses:
         )
         return self._database.read(lambda db: [row[0] for row in db.execute(query, (since, _LOOK_BACK))])
 
-    def run_again(self, run_id: str) -> bool:
+    def run_again(self, run: Run) -> bool:
         """Whether the same job of the same commit was asked for once more after this run."""
+        command = run.command
+        job, cell = command.job.name, command.job.cell
+        pushed = run_id(repository=command.repository, commit=command.commit, job=job, cell=cell)
         query = (
-            "SELECT 1 FROM runs AS mine JOIN runs AS newer USING (commit_id, job, repository) "
-            "WHERE mine.id = ? AND newer.seq > mine.seq AND newer.request <> mine.request "
+            "WITH mine AS (SELECT * FROM runs WHERE id = ?1) "
+            "SELECT 1 FROM mine JOIN runs AS newer ON newer.id = ?2 AND newer.seq > mine.seq UNION ALL "
+            "SELECT 1 FROM mine CROSS JOIN runs AS newer INDEXED BY runs_again "
+            "WHERE newer.commit_id = mine.commit_id AND newer.seq > mine.seq AND newer.request <> '' "
+            "AND newer.job = mine.job AND newer.repository = mine.repository "
             "AND json_extract(newer.command, '$.job.cell') = json_extract(mine.command, '$.job.cell') LIMIT 1"
         )
-        return self._database.read(lambda db: db.execute(query, (run_id,)).fetchone()) is not None
+        return self._database.read(lambda db: db.execute(query, (run.id, pushed)).fetchone()) is not None
