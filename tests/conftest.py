@@ -14,7 +14,19 @@ from pushtrain.testing import WorkRepository, wait_until
 MARK = "PUSHTRAIN_TEST_SESSION"
 
 # Ours, git's and the CI's variables decide what our code does: no test may depend on who runs it.
-FOREIGN = ("PUSHTRAIN_", "GIT_", "GITHUB_", "SSH_", "XDG_", "CUDA_", "UV_", "HF_", "TORCH_", "CONDA_", "NGROK_")
+FOREIGN = (
+    "PUSHTRAIN_",
+    "GIT_",
+    "GITHUB_",
+    "NGROK_",
+    "SSH_",
+    "XDG_",
+    "CUDA_",
+    "UV_",
+    "HF_",
+    "TORCH_",
+    "CONDA_",
+)
 KEPT = ("UV_CACHE_DIR", "UV_FIND_LINKS", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_PYTHON_INSTALL_DIR")
 
 
