@@ -15,8 +15,7 @@ def schema(
 ) -> None:
     """Print the JSON Schema of pushtrain.toml, which gives editors completion and help, or of config.json.
 
-    `pushtrain init` names the first one in the first line that it writes, where Taplo (Even Better TOML) looks
-    for it.
+    `pushtrain init` names the first one in the line where Taplo (Even Better TOML) looks for it.
 
     Args:
         which: The file that it describes.
