@@ -57,13 +57,13 @@ class House:
 
     # --- processes
 
-    def start(self, name: str, *words: str | Path) -> Path:
+    def start(self, name: str, *words: str | Path, cwd: Path | None = None) -> Path:
         """Start `pushtrain WORDS --json`; the file that its output goes to."""
         out = self.folder / f"{name}.out"
         with out.open("wb") as output, (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 (sys.executable, "-P", "-m", "pushtrain", *words, "--json"),
-                cwd=self.folder,
+                cwd=cwd or self.folder,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

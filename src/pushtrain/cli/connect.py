@@ -41,10 +41,15 @@ class Answer(Generic[T]):
     trouble: PushtrainError | None = None
 
 
-def everyone(state: Path | None) -> Directory:
-    """Who is known here: the state folder's executors and those of the repository we stand in."""
+def everyone(state: Path | None, *, fresh: bool = False) -> Directory:
+    """Who is known here: the state folder's executors and those of the repository we stand in.
+
+    Args:
+        state: The state folder, as the verb was told.
+        fresh: Whether to read rosters that were read a moment ago.
+    """
     folder = open_state(state)
-    return look_up(folder, load_settings(folder), here())
+    return look_up(folder, load_settings(folder), here(), fresh=fresh)
 
 
 def here() -> Repository | None:

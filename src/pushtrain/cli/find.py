@@ -16,9 +16,10 @@ from typing import Final
 from pushtrain.cli.archive import Archive, open_archive
 from pushtrain.cli.connect import Nobody, absences, ask_all, askable, everyone
 from pushtrain.cli.published import Record
-from pushtrain.core.errors import NotFound, PushtrainError, Unreachable, UsageError
+from pushtrain.core.errors import NotFound, PushtrainError, Unauthorized, Unreachable, UsageError
 from pushtrain.core.model import Outcome, Run, RunView
 from pushtrain.plumbing.client import ExecutorClient
+from pushtrain.wiring.directory import Directory
 
 _SHOWN: Final = 5
 
@@ -70,6 +71,16 @@ def find_runs(text: str, state: Path | None, *, limit: int) -> Heard:
         Unreachable, Unauthorized: None of them tells anything.
     """
     known = everyone(state)
+    try:
+        return _heard(known, text, limit)
+    except (Unreachable, Unauthorized):
+        again = everyone(state, fresh=True)
+        if [client.url for client in again.clients] == [client.url for client in known.clients]:
+            raise
+        return _heard(again, text, limit)  # a tunnel has moved
+
+
+def _heard(known: Directory, text: str, limit: int) -> Heard:
     commit = _local_commit(text) if text else ""
 
     def question(client: ExecutorClient) -> list[Run]:

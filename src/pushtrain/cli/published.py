@@ -70,7 +70,8 @@ class PublishedRuns:
 
     def __init__(self, clone: Clone, ref: str) -> None:
         common = clone.ask("rev-parse", "--path-format=absolute", "--git-common-dir")
-        self.git = Git(Path(common), clone.ask("remote", "get-url", "origin"))
+        token = os.environ.get("PUSHTRAIN_GIT_TOKEN", "")
+        self.git = Git(Path(common), clone.ask("remote", "get-url", "origin"), token)
         self.ref = ref
         self.tip = clone.ask("rev-parse", "--quiet", "--verify", f"{ref}^{{commit}}")
 

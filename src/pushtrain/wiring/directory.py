@@ -5,6 +5,8 @@ For verbs that a person calls, with or without a server on the same folder: noth
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
 
 from pushtrain.core.roster import Standing
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
@@ -15,6 +17,9 @@ from pushtrain.plumbing.state import StateFolder
 from pushtrain.sender.known import Found
 from pushtrain.wiring.parts import client_maker, executor_addresses, mirror, running_card
 from pushtrain.wiring.rosters import look, trusted_here
+
+_FRESH: Final = 60.0
+_NOW: Final = -1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +45,20 @@ class Directory:
         return self.names.get(client.id) or client.url
 
 
-def look_up(state: StateFolder, settings: Settings, here: Repository | None = None) -> Directory:
+def look_up(
+    state: StateFolder, settings: Settings, here: Repository | None = None, *, fresh: bool = False
+) -> Directory:
     """Look up who is known.
 
     The rosters are those of the repository that is meant, else of all in the settings. Where no other key is
-    trusted and an executor is known without them they are not looked at: they could tell of nobody else.
+    trusted and an executor is known without them they are not looked at: they could tell of nobody else. What
+    was read less than a minute ago counts, unless it tells of nobody who may be asked.
 
     Args:
         state: Whose keys and settings count.
         settings: Of this state folder.
         here: The repository that is meant.
+        fresh: Whether to read the rosters again in any case.
 
     Raises:
         ConfigError: A setting names no roster's place.
@@ -62,10 +71,11 @@ def look_up(state: StateFolder, settings: Settings, here: Repository | None = No
     meant = settings.repositories
     if here is not None:
         meant = tuple(each for each in meant if each.key == here.key) or (here,)
-    rosters = look(
-        state, settings.model_copy(update={"repositories": meant}), lambda each: mirror(state, each)
-    )
+    meaning = settings.model_copy(update={"repositories": meant})
+    rosters = look(state, meaning, partial(mirror, state), max_age=_NOW if fresh else _FRESH)
     listed = rosters.verdicts()
+    if not fresh and not direct and not any(each.verdict.standing is Standing.TRUSTED for each in listed):
+        return look_up(state, settings, here, fresh=True)
     found = [
         ExecutorAddress(url=card.public_url, public_key=card.public_key)
         for card in (each.verdict.card for each in listed if each.verdict.standing is Standing.TRUSTED)
