@@ -23,7 +23,7 @@ from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.keys import Authorized, load_or_create
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.systemd import Manager
-from pushtrain.testing import WorkRepository
+from pushtrain.testing import WorkRepository, a_gpu
 from status_host import TOKEN, Scripted, StatusApi, serving_statuses
 
 
@@ -118,6 +118,16 @@ def test_a_full_disk_is_wrong(patient: Patient) -> None:
     patient.settings({"executor": {"disk_floor": 1 << 60}})
     found = patient.finding("disk")
     assert (found["verdict"], "below the floor" in found["text"]) == ("wrong", True)
+
+
+def test_a_driver_without_a_gpu_is_wrong(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushtrain.plumbing.gpu.inventory", lambda: ())
+    monkeypatch.setattr(checks, "_DRIVER", patient.folder.root)
+    assert patient.finding("gpu")["verdict"] == "wrong"
+    monkeypatch.setattr(checks, "_DRIVER", patient.folder.root / "nowhere")
+    assert patient.finding("gpu")["verdict"] == "note"
+    monkeypatch.setattr("pushtrain.plumbing.gpu.inventory", lambda: (a_gpu(),))
+    assert "NVIDIA RTX 4090" in patient.finding("gpu")["text"]
 
 
 def test_an_old_git_is_wrong(patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,6 +283,7 @@ def test_long_names_and_sentences_fit_and_stay_apart() -> None:
         (ResultsTarget(), "https://github.com/octo/hello/tree/pushtrain/results/p%20q/r"),
         (ResultsTarget(branch="same"), "https://github.com/octo/hello/tree/main/p%20q/r"),
         (ResultsTarget(branch="a#b"), "https://github.com/octo/hello/tree/a%23b/p%20q/r"),
+        (ResultsTarget(repository="gitlab.com/octo/runs"), ""),
         (ResultsTarget(repository="github.com/octo/runs"), "https://github.com/octo/runs/tree/pushtrain/results/p%20q/r"),
     ],
 )  # fmt: skip

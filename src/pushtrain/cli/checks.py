@@ -19,6 +19,7 @@ _GIT: Final = (2, 30)
 _READ: Final = 0o077
 _WRITE: Final = 0o022
 _LONG: Final = 16
+_DRIVER: Final = Path("/proc/driver/nvidia")
 
 
 def programs() -> Iterator[Finding]:
@@ -140,6 +141,9 @@ def _gpus() -> Finding:
     from pushtrain.plumbing.gpu import inventory
 
     gpus = inventory()
+    if not gpus and _DRIVER.exists():
+        text = "NVIDIA's driver is loaded, but its library finds no GPU"
+        return Finding("gpu", "wrong", text, "`nvidia-smi` says why; after an update of the driver, reboot.")
     if not gpus:
         return Finding("gpu", "note", "none with a working NVIDIA driver: this is a CPU executor")
     shown = ", ".join(f"{gpu.index}: {gpu.name}, {render.size(gpu.memory)}" for gpu in gpus)

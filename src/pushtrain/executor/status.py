@@ -50,8 +50,10 @@ def context(run: Run) -> str:
 
 
 def link(run: Run) -> str:
-    """The page of a published run's report on GitHub, or on a host that forms its addresses alike."""
+    """The page of a published run's report on the commit's own GitHub; empty when it lies on another host."""
     key, ref, _ = target(run)
+    if key.split("/")[0] != run.command.repository.split("/")[0]:
+        return ""
     branch = ref.removeprefix("refs/heads/")
     return f"https://{key}/tree/{quote(branch)}/{quote(run.result_path)}"
 
