@@ -13,6 +13,7 @@ import pytest
 from pushtrain.adapters.environments import registry as ENVIRONMENTS  # noqa: N812  a constant by another name
 from pushtrain.adapters.hosts import HOSTS
 from pushtrain.adapters.metrics import FORMATS
+from pushtrain.adapters.tunnels import TUNNELS
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -87,7 +88,7 @@ def test_every_environment_variable_of_ours_is_documented() -> None:
     assert {name for name in names if name not in pages} == set()
 
 
-@pytest.mark.parametrize("registry", [ENVIRONMENTS, HOSTS, FORMATS])
+@pytest.mark.parametrize("registry", [ENVIRONMENTS, HOSTS, FORMATS, TUNNELS])
 def test_every_adapter_is_documented_and_can_be_imported(registry: dict[str, str]) -> None:
     pages = "\n".join(path.read_text() for path in (ROOT / "docs").glob("*.md")).lower()
     assert registry
