@@ -71,7 +71,7 @@ def named(text: str) -> Named | None:
     branch, _, path = (inside or f"{CONFIG_BRANCH}:{PATH}").partition(":")
     path = path or PATH
     if not _BRANCH.fullmatch(branch) or not _INSIDE.fullmatch(path) or (hash_mark and not repository):
-        raise ConfigError(f"`roster` is {text!r}, which names no place.", mend=_MEND)
+        raise ConfigError(f"`roster` says {inside!r}, which names no place.", mend=_MEND)
     return Named(repository=repository, branch=branch, path=path)
 
 

@@ -12,7 +12,7 @@ from pushtrain.core.settings import Repository, Settings
 from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.plumbing.cards import CardNotes
 from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.gitcommand import is_local, key_of, validate_remote
+from pushtrain.plumbing.gitcommand import is_local, key_of, masked, validate_remote
 from pushtrain.plumbing.keys import Trusted, load_or_create
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.plumbing.state import StateFolder
@@ -63,7 +63,7 @@ def _home(text: str, repository: Repository, settings: Settings) -> Repository:
     try:
         key = key_of(validate_remote(remote))
     except UsageError as error:
-        raise ConfigError(f"`roster` is {text!r}: {error.message}", mend=error.mend) from error
+        raise ConfigError(f"`roster` is {masked(text)!r}: {error.message}", mend=error.mend) from error
     return known.get(key) or Repository(key=key, remote=remote)
 
 
