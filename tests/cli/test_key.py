@@ -51,7 +51,7 @@ def test_two_state_folders_become_executor_and_sender(
     assert f"ada ({fingerprint(parse_public(sender))}) may send, read for github.com/octo/*." in said
     with served(lender.root) as executor:
         executor_key = key_of(lender, capsys)
-        assert f"pushtrain key trust {executor_key} URL" in said
+        assert f"pushtrain key trust {executor_key}" in said
         assert run(["key", "trust", executor_key, executor.url + "/", "--state", str(borrower.root)]) == 0
         (entry,) = Trusted(borrower.trusted).entries()
         assert entry.url == executor.url

@@ -15,6 +15,7 @@ from typing import Final, Generic, TypeVar
 from pushtrain.cli import render
 from pushtrain.cli.clone import open_clone
 from pushtrain.core.errors import PushtrainError, Unreachable, UsageError
+from pushtrain.core.forms import clean
 from pushtrain.core.roster import Standing, Verdict
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.client import ExecutorClient
@@ -106,19 +107,20 @@ def _absence(verdict: Verdict, now: float) -> str:
     card = verdict.card
     if card is None:
         return f"The card of {verdict.fingerprint[:15]}… is passed over: {verdict.why}"
+    name = clean(card.name[:60])
     match verdict.standing:
         case Standing.TRUSTED:
             return ""
         case Standing.OFFLINE:
-            return f"{card.name} went offline {render.ago(card.timestamp, now)}"
+            return f"{name} went offline {render.ago(card.timestamp, now)}"
         case Standing.EXPIRED:
-            return f"{card.name} was last heard of {render.ago(card.timestamp, now)}"
+            return f"{name} was last heard of {render.ago(card.timestamp, now)}"
         case Standing.NO_ADDRESS if not card.public_url:
-            return f"{card.name} takes no calls: it has no tunnel"
+            return f"{name} takes no calls: it has no tunnel"
         case Standing.UNKNOWN:
-            return f"{card.name} is on the roster, but its key is not trusted here"
+            return f"{name} is on the roster, but its key is not trusted here"
         case _:
-            return f"The card of {card.name} is not believed: {verdict.why}"
+            return f"The card of {name} is not believed: {verdict.why}"
 
 
 def ask_all(asked: Sequence[ExecutorClient], question: Callable[[ExecutorClient], T]) -> list[Answer[T]]:

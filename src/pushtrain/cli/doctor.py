@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Final
 
 from pushtrain.cli import checks, remote_checks, render, roster_check, tunnel_check
+from pushtrain.cli.connect import here
 from pushtrain.cli.finding import Finding
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import NeedsMending, PushtrainError
@@ -59,6 +60,8 @@ def _examine(folder: StateFolder) -> Iterator[Finding]:
     yield from checks.private_files(folder)
     try:
         settings = load_settings(folder)
+        if not settings.repositories and (clone := here()) is not None:
+            settings = settings.model_copy(update={"repositories": (clone,)})
     except PushtrainError as error:
         yield Finding("settings", "wrong", error.message, error.mend)
         return

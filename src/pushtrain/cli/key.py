@@ -72,7 +72,8 @@ def authorize(
         return
     render.say(f"{_called(grant.name, fingerprint(public))} may {_rights(grant)}.")
     own = public_text(load_or_create(folder.key).public_key())
-    render.say(f"[dim]The other side trusts this executor with: pushtrain key trust {own} URL[/]")
+    render.say(f"[dim]The other side trusts this executor with: pushtrain key trust {own}[/]")
+    render.say("[dim](and its URL behind that, where no roster tells it)[/]")
 
 
 @app.command

@@ -6,16 +6,20 @@ Nothing is written there: the push is a rehearsal, and of the token is only aske
 import os
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from pushtrain.cli.connect import ask_all
 from pushtrain.cli.finding import Finding
 from pushtrain.core.errors import PushtrainError
+from pushtrain.core.forms import clean
 from pushtrain.core.settings import Repository, Settings
 from pushtrain.core.signing import MAX_SKEW
 from pushtrain.plumbing.branch import Branch
+from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.clocks import ahead
 from pushtrain.plumbing.state import StateFolder
+from pushtrain.wiring.directory import Directory, look_up
 from pushtrain.wiring.parts import executor_clients, mirror, running_card
 from pushtrain.wiring.statuses import TOKEN, statuses
 
@@ -77,25 +81,34 @@ def commit_statuses(_folder: StateFolder, settings: Settings) -> Iterator[Findin
 
 def executors(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
     """Every executor that is known here."""
-    clients = executor_clients(folder, settings)
-    if not clients:
+    known = _known(folder, settings)
+    if not known.clients:
         yield Finding(
             "executor", "note", "none is known here", "`pushtrain up` or `pushtrain executor` starts one."
         )
-    for client in clients:
-        try:
-            answer = client.challenge()
-        except PushtrainError as error:
-            yield Finding("executor", "wrong", error.message, error.mend)
-            continue
-        free = f"{answer.capacity.free_slots} of {answer.capacity.slots} slots free"
-        yield Finding("executor", "ok", f"{answer.card.name} at {client.url}: {free}")
+    reached: set[str] = set()
+    for one in sorted(ask_all(known.clients, ExecutorClient.challenge), key=lambda one: one.value is None):
+        if one.value is not None:
+            free = f"{one.value.capacity.free_slots} of {one.value.capacity.slots} slots free"
+            yield Finding("executor", "ok", f"{clean(one.value.card.name)} at {one.client.url}: {free}")
+            reached.add(one.client.id)
+        elif one.trouble is not None:
+            verdict: Literal["note", "wrong"] = "note" if one.client.id in reached else "wrong"
+            text = f"{known.name(one.client)}: {one.trouble.message}"
+            yield Finding("executor", verdict, text, one.trouble.mend)
+
+
+def _known(folder: StateFolder, settings: Settings) -> Directory:
+    try:
+        return look_up(folder, settings)
+    except PushtrainError:  # the check of rosters tells of it
+        return Directory(tuple(executor_clients(folder, settings)))
 
 
 def clocks(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
     """Our clock against those of the Git hosts and the executors; a signature is good for seconds."""
     places = {host: address for repository in settings.repositories for host, address in _web(repository)}
-    places |= {client.url: f"{client.url}/healthz" for client in executor_clients(folder, settings)}
+    places |= {client.url: f"{client.url}/healthz" for client in _known(folder, settings).executors}
     for name, address in places.items():
         seconds = ahead(address)
         if seconds is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from pushtrain.core.forms import clean
 from pushtrain.core.roster import Standing
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
 from pushtrain.core.signing import fingerprint, parse_public
@@ -81,7 +82,9 @@ def look_up(
         for card in (each.verdict.card for each in listed if each.verdict.standing is Standing.TRUSTED)
         if card is not None
     ]
-    told = {each.verdict.fingerprint: each.verdict.card.name for each in listed if each.verdict.card}
+    told = {
+        each.verdict.fingerprint: clean(each.verdict.card.name[:60]) for each in listed if each.verdict.card
+    }
     own = direct[:1] if running_card(state) else []
     addresses = dict.fromkeys((*own, *found, *direct))
     return Directory(
