@@ -61,6 +61,7 @@ class ExecutorService:
         environments: Ways to build environments, by kind, in the order in which `auto` asks them.
         publisher: Brings results to their branch.
         gpus: This machine's GPUs.
+        shed: Gives back disk space that costs only time, before environments are evicted.
         url: Where callers reach it; `serve` may set it once the port is known.
         clock: Seconds since the epoch.
     """
@@ -77,6 +78,7 @@ class ExecutorService:
         environments: Mapping[str, Environment],
         publisher: Publisher,
         gpus: Sequence[Gpu] = (),
+        shed: Callable[[], None] = lambda: None,
         url: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -97,7 +99,7 @@ class ExecutorService:
             mirrors=mirrors,
             environments=environments,
             data=Cache(state.data),
-            built=Cache(state.environments),
+            built=Cache(state.environments, shed=shed),
             gpus=self.gpus,
         )
         self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)

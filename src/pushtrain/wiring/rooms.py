@@ -5,10 +5,12 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pushtrain.adapters.environments import registry as environments
 from pushtrain.adapters.environments.site import Site
+from pushtrain.adapters.environments.tool import clean
 from pushtrain.adapters.hosts import HOSTS
 from pushtrain.adapters.metrics import FORMATS
 from pushtrain.core.settings import Settings
@@ -23,7 +25,6 @@ from pushtrain.plumbing.lock import FolderLock
 from pushtrain.plumbing.serve import serving
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
-from pushtrain.ports import Environment
 from pushtrain.sender.delivery import Executors
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.sender.poll import Reconciler
@@ -37,6 +38,11 @@ from pushtrain.wiring.parts import (
     mirrors,
     webhook_secret,
 )
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from pushtrain.plumbing.git import Mirror
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +62,13 @@ async def serve_executor(state: StateFolder, settings: Settings) -> AsyncIterato
     Raises:
         Conflict: Another pushtrain serves this state folder, or the port is taken.
     """
-    async with _room(state) as store, _executor(state, settings, store) as (service, url, public):
-        facts = {"url": url, **_facts(state, settings, public)}
-        async with _tasks(service.run()) as task:
+    async with _room(state) as store:
+        service = _executor(state, settings, store, mirrors(state, settings))
+        async with (
+            _door(state, settings, service, create_executor_app(service)),
+            _tasks(service.run()) as task,
+        ):
+            facts = {"url": service.url, **_facts(state, settings)}
             yield Running(facts, task, lambda: service.capacity().running)
 
 
@@ -69,33 +79,47 @@ async def serve_sender(state: StateFolder, settings: Settings) -> AsyncIterator[
     Raises:
         Conflict: Another pushtrain serves this state folder, or the port is taken.
     """
-    async with _room(state) as store, _sender(state, settings, store) as (service, reconciler, url):
-        public = public_text(identity(state).public_key())
-        facts = {"url": url, "webhook": f"{url}/webhook", **_facts(state, settings, public)}
-        async with _tasks(service.run(), reconciler.run()) as task:
-            yield Running(facts, task, lambda: 0)
+    async with _room(state) as store:
+        service, reconciler = _sender(state, settings, store, mirrors(state, settings))
+        app = _webhooks(state, service)
+        async with (
+            serving(app, settings.sender.host, settings.sender.port) as port,
+            _tasks(service.run(), reconciler.run()) as task,
+        ):
+            url = _address(settings.sender.host, port)
+            yield Running(
+                {"url": url, "webhook": f"{url}/webhook", **_facts(state, settings)}, task, lambda: 0
+            )
 
 
 @asynccontextmanager
 async def serve_both(state: StateFolder, settings: Settings) -> AsyncIterator[Running]:
-    """Executor and sender in one process, over one store and the same mirrors.
+    """Executor and sender in one process: one address, one store, the same mirrors.
 
     Raises:
-        Conflict: Another pushtrain serves this state folder, or a port is taken.
+        Conflict: Another pushtrain serves this state folder, or the port is taken.
     """
-    async with (
-        _room(state) as store,
-        _executor(state, settings, store) as (executor, url, public),
-        _sender(state, settings, store) as (sender, reconciler, door),
-    ):
-        facts = {"url": url, "webhook": f"{door}/webhook", **_facts(state, settings, public)}
-        async with _tasks(executor.run(), sender.run(), reconciler.run()) as task:
-            yield Running(facts, task, lambda: executor.capacity().running)
+    async with _room(state) as store:
+        shared = mirrors(state, settings)
+        executor = _executor(state, settings, store, shared)
+        sender, reconciler = _sender(state, settings, store, shared)
+        commands, webhooks = create_executor_app(executor), _webhooks(state, sender)
+
+        async def app(scope: "Scope", receive: "Receive", send: "Send") -> None:
+            await (webhooks if scope["path"] == "/webhook" else commands)(scope, receive, send)
+
+        async with (
+            _door(state, settings, executor, app),
+            _tasks(executor.run(), sender.run(), reconciler.run()) as task,
+        ):
+            addresses = {"url": executor.url, "webhook": f"{executor.url}/webhook"}
+            yield Running(addresses | _facts(state, settings), task, lambda: executor.capacity().running)
 
 
-def _facts(state: StateFolder, settings: Settings, public: str) -> dict[str, str | list[str]]:
+def _facts(state: StateFolder, settings: Settings) -> dict[str, str | list[str]]:
     served = [repository.key for repository in settings.repositories]
-    return {"key": public, "state": str(state.root), "repositories": served}
+    key = public_text(identity(state).public_key())
+    return {"key": key, "state": str(state.root), "repositories": served}
 
 
 def _address(host: str, port: int) -> str:
@@ -113,11 +137,11 @@ async def _room(state: StateFolder) -> AsyncIterator[Store]:
             store.close()
 
 
-@asynccontextmanager
-async def _executor(
-    state: StateFolder, settings: Settings, store: Store
-) -> AsyncIterator[tuple[ExecutorService, str, str]]:
-    key, gpus, served = identity(state), inventory(), mirrors(state, settings)
+def _executor(
+    state: StateFolder, settings: Settings, store: Store, served: "Callable[[str], Mirror]"
+) -> ExecutorService:
+    key, gpus = identity(state), inventory()
+    site = Site(state.caches, built=state.environments, offered=settings.executor.environments)
     publisher = Publisher(
         served,
         settings.executor,
@@ -125,45 +149,47 @@ async def _executor(
         formats=[adapter(target) for target in FORMATS.values()],
         gpus=gpus,
     )
-    service = ExecutorService(
+    return ExecutorService(
         settings,
         state,
         store,
         key=key,
         grants=Authorized(state.authorized, owner=key.public_key()).lookup,
         mirrors=served,
-        environments=_ways_to_build(state, settings),
+        environments={kind: adapter(target, site) for kind, target in environments.items()},
         publisher=publisher,
         gpus=gpus,
+        shed=partial(clean, site),
     )
-    app = create_executor_app(service)
-    async with serving(app, settings.executor.host, settings.executor.port) as port:
-        service.url = _address(settings.executor.host, port)
+
+
+@asynccontextmanager
+async def _door(
+    state: StateFolder, settings: Settings, service: ExecutorService, app: "ASGIApp"
+) -> AsyncIterator[None]:
+    """Serve the executor's address, and leave its card in the state folder meanwhile."""
+    host = settings.executor.host
+    async with serving(app, host, settings.executor.port) as port:
+        service.url = _address(host, port)
         replace(state.card, service.card().model_dump_json(indent=2).encode())
         try:
-            yield service, service.url, public_text(key.public_key())
+            yield
         finally:
             state.card.unlink(missing_ok=True)
 
 
-def _ways_to_build(state: StateFolder, settings: Settings) -> dict[str, Environment]:
-    offered = settings.executor.environments
-    site = Site(caches=state.caches, built=state.environments, offered=offered)
-    return {kind: adapter(target, site) for kind, target in environments.items()}
-
-
-@asynccontextmanager
-async def _sender(
-    state: StateFolder, settings: Settings, store: Store
-) -> AsyncIterator[tuple[SenderService, Reconciler, str]]:
+def _sender(
+    state: StateFolder, settings: Settings, store: Store, served: "Callable[[str], Mirror]"
+) -> tuple[SenderService, Reconciler]:
     client = client_maker(state)
     executors = Executors(lambda: [client(address) for address in executor_addresses(state, settings)])
     kept = KeptCommands(state.outbox)
-    service = SenderService(settings.repositories, store, mirrors(state, settings), executors, kept=kept)
-    app = create_sender_app(service, host=adapter(HOSTS["github"]), secret=webhook_secret(state))
-    async with serving(app, settings.sender.host, settings.sender.port) as port:
-        reconciler = Reconciler(service, poll_seconds=settings.sender.poll_seconds)
-        yield service, reconciler, _address(settings.sender.host, port)
+    service = SenderService(settings.repositories, store, served, executors, kept=kept)
+    return service, Reconciler(service, poll_seconds=settings.sender.poll_seconds)
+
+
+def _webhooks(state: StateFolder, service: SenderService) -> "ASGIApp":
+    return create_sender_app(service, host=adapter(HOSTS["github"]), secret=webhook_secret(state))
 
 
 @asynccontextmanager
