@@ -57,13 +57,13 @@ def status(*, json: Json = False, state: State = None) -> None:
         ("name", "address", "slots free", "GPUs free", "running", "queued", "labels"),
         [
             (
-                answer.card.name,
-                answer.card.public_url,
+                render.literal(answer.card.name),
+                render.literal(answer.card.public_url),
                 f"{answer.capacity.free_slots} of {answer.capacity.slots}",
                 f"{answer.capacity.free_gpus} of {len(answer.card.gpus)}",
                 answer.capacity.running,
                 answer.capacity.queued,
-                ", ".join(answer.card.labels),
+                render.literal(", ".join(answer.card.labels)),
             )
             for answer in found
         ],

@@ -23,6 +23,9 @@ COLOURS: Final = {
 }
 
 
+_CONTROLS: Final = dict.fromkeys((*range(10), *range(11, 32), *range(127, 160)), "\ufffd")
+
+
 @cache
 def console() -> "Console":
     """The console for output; plain when it is not a terminal."""
@@ -34,6 +37,13 @@ def console() -> "Console":
 def say(text: str = "") -> None:
     """Print one line; `[bold]…[/]` is rich's markup."""
     console().print(text)
+
+
+def literal(text: str) -> str:
+    """Text from outside, fit to stand in markup: no tag of it counts, and nothing in it steers a terminal."""
+    from rich.markup import escape
+
+    return escape(text.translate(_CONTROLS))
 
 
 def plain(text: str) -> None:
