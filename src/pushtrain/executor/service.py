@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
-from pushtrain.core.errors import ConfigError, Forbidden, NotFound
+from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError
 from pushtrain.core.model import (
     Capacity,
     Challenge,
@@ -301,16 +301,21 @@ class ExecutorService:
     async def _keep_house(self) -> None:
         """Once a day, remove what served its purpose."""
         while True:
-            with contextlib.suppress(OSError):
+            try:
                 await asyncio.to_thread(self._clear)
+            except (OSError, PushtrainError) as error:
+                _log.warning("what served its purpose could not be removed: %s", error)
             await asyncio.sleep(_DAY)
 
     def _clear(self) -> None:
         kept = self.settings.executor.keep_artifacts_days * _DAY
-        clear_expired(self._state.runs, before=self._clock() - kept)
+        clear_expired(self._state.runs, self._done_at, before=self._clock() - kept)
         clear_left(self._state.runs, self._over)
 
     def _over(self, run_id: str) -> bool:
+        return self._done_at(run_id) is not None
+
+    def _done_at(self, run_id: str) -> float | None:
         with contextlib.suppress(NotFound):
-            return self.store.run(run_id).final
-        return False
+            return self.store.run(run_id).done_at
+        return None
