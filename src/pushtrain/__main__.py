@@ -1,6 +1,10 @@
 """The console script: `--version` without loading anything, every other word through `cli.app`."""
 
+import gc
 import sys
+
+_GARBAGE_THRESHOLD = 50_000
+"""Objects made between two looks for garbage: the default of 700 costs a tenth of every start."""
 
 
 def main() -> None:
@@ -10,6 +14,7 @@ def main() -> None:
 
         sys.stdout.write(f"pushtrain {__version__}\n")
         return
+    gc.set_threshold(_GARBAGE_THRESHOLD)
     from pushtrain.cli.app import run
 
     sys.exit(run(sys.argv[1:]))

@@ -5,7 +5,6 @@
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Final
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -81,6 +80,8 @@ def run(argv: Sequence[str]) -> int:
     word = next((word for word in argv if not word.startswith("-")), "")
     names = [verb[0] for verb in VERBS]
     if word and word not in names:
+        from difflib import get_close_matches
+
         near = get_close_matches(word, names, n=1)
         mend = f"Did you mean `pushtrain {near[0]}`?" if near else "`pushtrain --help` lists the verbs."
         _complain(f"There is no verb `{word}`.", mend, argv, UsageError.code)
