@@ -173,7 +173,7 @@ class ExecutorService:
         )
         if fresh:
             self._changed(run.id)
-            self._dispatch.wake()
+            self._dispatch.accepted()
         return run, fresh
 
     def cancel(self, run_id: str, *, by: str, nonce: str = "", nonce_expires: float = 0) -> Run:
