@@ -3,6 +3,8 @@
 `run` is the one place where errors become a line on the terminal and an exit status (docs/cli.md lists them).
 """
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -10,7 +12,7 @@ from typing import Final
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from pushtrain import __version__
-from pushtrain.core.errors import PushtrainError, UsageError
+from pushtrain.core.errors import PushtrainError, StorageError, UsageError
 
 HELP: Final = """Push to train.
 
@@ -88,6 +90,7 @@ def run(argv: Sequence[str]) -> int:
         return UsageError.exit_code
     try:
         result = build(word)(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError as error:
         _complain(f"{error}".strip(), f"See `pushtrain {word} --help`.", argv, UsageError.code)
         return UsageError.exit_code
@@ -97,9 +100,25 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+        return _let_output_go(141)
+    except SystemExit as error:
+        if error.code != 1:
+            raise
+        return _let_output_go(141)  # so rich answers to a broken pipe; nothing of ours exits with 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _complain(f"The output could not be written: {error.strerror}.", "", argv, StorageError.code)
+        return _let_output_go(StorageError.exit_code)
     return result if isinstance(result, int) else 0
+
+
+def _let_output_go(status: int) -> int:
+    """Let what is still buffered go nowhere, or Python would complain of it at its end; gives the status."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return status
 
 
 def _complain(message: str, mend: str, argv: Sequence[str], code: str) -> None:
