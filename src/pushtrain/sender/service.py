@@ -150,10 +150,16 @@ class SenderService:
                     tries = 0
                     self._due.set()
                 await heard.wait()
-            except PushtrainError as error:
+            except Exception as error:
                 tries += 1
                 pause = self._pause(tries)
-                log.warning("a push to %s waits, tried again in %.0f s: %s", key, pause, error)
+                log.warning(
+                    "a push to %s waits, tried again in %.0f s: %s",
+                    key,
+                    pause,
+                    error if str(error) else type(error).__name__,
+                    exc_info=None if isinstance(error, PushtrainError) else error,
+                )
                 await asyncio.sleep(pause)
 
     async def _greet(self) -> None:
@@ -214,6 +220,9 @@ class SenderService:
         except PushtrainError as error:
             log.warning("run %s could not be noted as delivered: %s", out.run_id[:8], error)
             await asyncio.sleep(_FIRST_PAUSE)
+        except Exception:
+            log.exception("run %s could not be delivered; trying again", out.run_id[:8])
+            await asyncio.sleep(_LONGEST_PAUSE)
         finally:
             del self._flying[out.run_id]
             self._free.set()
