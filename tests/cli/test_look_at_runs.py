@@ -46,6 +46,7 @@ def test_a_run_whose_files_look_like_markup_is_shown(
     assert "out/[/b].bin  1 B  in Git" in said
     assert "[x]  1 B  refused: [/why]" in said
     assert "[/data]" in said
+    assert "waits      [/b]" in said
     assert "\x1b" not in said
 
 

@@ -39,6 +39,7 @@ def _facts(run: Run) -> None:
         "command": command if isinstance(command, str) else shlex.join(command),
         "accepted": render.when(run.accepted_at),
         "results": f"{run.result_commit[:12]} {run.result_path}" if run.result_commit else "",
+        "waits": run.waiting_for,
         "sender": run.sender,
     }
     for name, value in facts.items():
