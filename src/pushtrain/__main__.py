@@ -1,6 +1,7 @@
 """The console script: `--version` without loading anything, every other word through `cli.app`."""
 
 import gc
+import io
 import os
 import sys
 
@@ -18,6 +19,9 @@ def main() -> None:
         return
     gc.set_threshold(_GARBAGE_THRESHOLD)
     _open_what_is_closed()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows only ASCII
     from pushtrain.cli.app import run
 
     sys.exit(run(sys.argv[1:]))

@@ -53,3 +53,12 @@ def test_a_run_whose_files_look_like_markup_is_shown(
 def test_what_is_no_letter_is_shown_as_a_mark() -> None:
     assert render.literal("a\x9bb\rc") == "a\ufffdb\ufffdc"
     assert render.ago(NOON, NOON) == "0 s ago"
+
+
+def test_a_table_that_is_piped_has_one_line_a_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    render.console.cache_clear()
+    render.table(("run", "job"), [("x", "word " * 60)])
+    assert len(capsys.readouterr().out.splitlines()) == 3

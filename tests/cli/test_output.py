@@ -45,3 +45,13 @@ def test_without_standard_output_a_verb_does_its_work(tmp_path: Path, verb: tupl
     code, said = call(verb, tmp_path, ">&-")
     assert "Traceback" not in said
     assert code == 0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_terminal_that_knows_only_ascii_gets_marks_for_what_it_cannot_show(
+    tmp_path: Path, verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    code, said = call(verb, tmp_path, "")
+    assert said == ""
+    assert code == 0

@@ -204,6 +204,7 @@ def test_a_push_that_meets_a_defect_of_ours_does_not_end_the_sender(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad, good = world.commit(message="bad"), world.commit({"a": "b"}, message="good")
+
     def plan(push: Push, mirror: Mirror, **more: Any) -> Plan:
         if push.after == bad:
             raise UnicodeDecodeError("utf-8", b"x", 0, 1, "planted")

@@ -1,6 +1,7 @@
 """What people see: one console, one table style, one way to tell of an error, one way to print JSON."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ COLOURS: Final = {
 }
 
 
+_UNCUT: Final = 10_000
+"""Columns of what is no terminal: one line a row, for `grep` and `awk`."""
 _CONTROLS: Final = dict.fromkeys((*range(10), *range(11, 32), *range(127, 160)), "\ufffd")
 
 
@@ -92,7 +95,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
         out.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         out.add_row(*(cell if hasattr(cell, "__rich_console__") else str(cell) for cell in row))
-    console().print(out)
+    screen = console()
+    if not (screen.is_terminal or "COLUMNS" in os.environ):
+        from rich.console import Console
+
+        screen = Console(highlight=False, width=_UNCUT)
+    screen.print(out)
 
 
 def coloured(word: str) -> str:
