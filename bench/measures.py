@@ -137,23 +137,16 @@ def throughput(quick: bool) -> Iterator[Figure]:
         work.push()
         begun = time.perf_counter()
         made.webhook(room, "many", before, after)
-        accepted = 0.0
+        accepted = _accepted(room, count) - begun
         while (n := _published(made, "many", after)) < count:
-            if not accepted and _accepted(room, count):
-                accepted = time.perf_counter() - begun
             if time.perf_counter() - begun > 300:
                 raise TimeoutError(f"{n} of {count} results")
-            time.sleep(0.05)
+            time.sleep(0.2)  # each look is a git process, which takes its part of the machine
         rate = count / (time.perf_counter() - begun)
         yield Figure(f"{count} trivial runs on 2 slots", rate, "runs/s", "≥ 8 runs/s", rate >= 8)
-        yield Figure(
-            "… accepted, from the webhook on",
-            count / (accepted or 1e9),
-            "runs/s",
-            "≥ 250/s",
-            count / (accepted or 1e9) >= 250,
-            "fetch, signing, HTTP and the durable write of each",
-        )
+        per_second = count / accepted
+        note = "from the webhook on: fetch, signing, HTTP and the durable write of each"
+        yield Figure("… accepted", per_second, "runs/s", "≥ 250/s", per_second >= 250, note)
 
 
 def _published(made: World, name: str, commit: str) -> int:
@@ -164,12 +157,15 @@ def _published(made: World, name: str, commit: str) -> int:
     return int(_host_git(folder, "rev-list", "--count", f"--grep=Source-Commit: {commit}", tip))
 
 
-def _accepted(room: Room, count: int) -> bool:
+def _accepted(room: Room, count: int) -> float:
+    """Wait until the executor has accepted so many runs; the moment it was seen."""
     import apsw
 
     db = apsw.Connection(str(room.state / "store.db"), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        return int(next(db.execute("SELECT count(*) FROM runs"))[0]) >= count
+        while int(next(db.execute("SELECT count(*) FROM runs"))[0]) < count:
+            time.sleep(0.005)
+        return time.perf_counter()
     finally:
         db.close()
 

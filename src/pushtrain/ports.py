@@ -52,8 +52,14 @@ class Environment(Protocol):
             BuildError: It could not be built; the message holds the tool's last words.
         """
 
-    def activate(self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path) -> Activation:
-        """How to run a command in the environment at `root`; the project itself may go into `overlay`."""
+    def activate(
+        self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path, *, report: Report, stop: Stop
+    ) -> Activation:
+        """How to run a command in the environment at `root`; the project itself may be built into `overlay`.
+
+        Raises:
+            BuildError: The project could not be built.
+        """
 
 
 class GitHost(Protocol):

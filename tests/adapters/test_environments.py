@@ -15,11 +15,12 @@ from pushtrain.adapters.environments.conda import CondaFile
 from pushtrain.adapters.environments.python import fits, own
 from pushtrain.adapters.environments.ready import Named, System
 from pushtrain.adapters.environments.requirements import RequirementsFile, collect
-from pushtrain.adapters.environments.script import InlineScript, metadata, script_of
+from pushtrain.adapters.environments.script import InlineScript, metadata
 from pushtrain.adapters.environments.site import Site, driver, lines_tail
 from pushtrain.adapters.environments.tool import Uv, clean, torch_backend
 from pushtrain.adapters.environments.uv import UvProject
 from pushtrain.core.errors import BuildError, Cancelled
+from pushtrain.core.forms import script_of
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec
 from pushtrain.plumbing.cache import Cache
 from pushtrain.ports import Activation, Environment

@@ -41,7 +41,7 @@ def story(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]
 class Bare:
     """The machine's own Python: nothing is built."""
 
-    def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:  # noqa: ARG002  the port's names
+    def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:
         return Recipe(key="", title="system", locked=True)
 
     def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
@@ -49,10 +49,11 @@ class Bare:
 
     def activate(
         self,
-        tree: Path,  # noqa: ARG002
-        spec: EnvironmentSpec,  # noqa: ARG002
-        root: Path,  # noqa: ARG002
-        overlay: Path,  # noqa: ARG002
+        tree: Path,
+        spec: EnvironmentSpec,
+        root: Path,
+        overlay: Path,
+        **_: object,
     ) -> Activation:
         return Activation(path=(Path(sys.executable).parent,))
 

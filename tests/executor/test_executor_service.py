@@ -1,11 +1,12 @@
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from executor_house import House, done, logged, reached, story
 
-from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError, Unauthorized
+from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError, StorageError, Unauthorized
 from pushtrain.core.model import (
     Attempt,
     DataSource,
@@ -18,6 +19,7 @@ from pushtrain.core.model import (
     StageTime,
     State,
 )
+from pushtrain.executor import courier as courier_module
 from pushtrain.executor import verdicts
 from pushtrain.executor.courier import Courier, clear_expired, clear_left, pause_after
 from pushtrain.executor.publish import Publishable, Published
@@ -243,6 +245,39 @@ async def test_a_publisher_that_raises_is_tried_again(house: House, failure: Exc
     store.close()
 
 
+@story
+async def test_a_disk_that_is_full_when_results_are_written_down_does_not_end_the_courier(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "_UNWRITTEN_PAUSE", 0.01)
+    service = house.open()
+    run, _ = offer(service)
+    service.cancel(run.id, by="ada")
+    service.store.close()
+
+    class FullForAWhile(Store):
+        left = 2
+
+        def advance(self, *args: Any, **kwargs: Any) -> Run:
+            if self.left:
+                self.left -= 1
+                raise StorageError("The store cannot be used: the disk is full.")
+            return super().advance(*args, **kwargs)
+
+    store = FullForAWhile(house.state.store)
+    flaky = Flaky(None)
+    courier = Courier(store, flaky, house.state.runs, changed=lambda _: None)  # type: ignore[arg-type]
+    task = asyncio.create_task(courier.run())
+    try:
+        await eventually(lambda: task.done() or store.run(run.id).final)
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+    assert flaky.batches == [1, 1, 1]
+    store.close()
+
+
 def test_what_a_killed_executor_did_not_clear_is_cleared_later(tmp_path: Path) -> None:
     for run_id in ("over", "going"):
         folder = RunDir.of(tmp_path, run_id, 1).create()
@@ -257,10 +292,18 @@ def test_what_a_killed_executor_did_not_clear_is_cleared_later(tmp_path: Path) -
 def test_kept_files_go_when_their_time_is_over(tmp_path: Path) -> None:
     folder = RunDir.of(tmp_path, "run", 1).create()
     folder.artifacts.mkdir()
-    since = folder.artifacts.stat().st_mtime
-    assert clear_expired(tmp_path, before=since - 1) == 0
-    assert clear_expired(tmp_path, before=since + 1) == 1
+    since = 1_000_000.0
+    assert clear_expired(tmp_path, lambda _: since, before=since - 1) == 0
+    assert clear_expired(tmp_path, lambda _: since, before=since + 1) == 1
     assert not folder.artifacts.exists()
+
+
+def test_files_of_a_run_that_could_not_be_published_for_long_stay(tmp_path: Path) -> None:
+    folder = RunDir.of(tmp_path, "run", 1).create()
+    folder.artifacts.mkdir()
+    os.utime(folder.artifacts, (0, 0))
+    assert clear_expired(tmp_path, lambda _: None, before=2e9) == 0
+    assert folder.artifacts.exists()
 
 
 # --- how an attempt ended, in words -----------------------------------------------------------------------

@@ -53,7 +53,9 @@ class Kind:
         (into / "bin").mkdir()
         (into / "bin" / "tool").write_text("tool")
 
-    def activate(self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path) -> Activation:
+    def activate(
+        self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path, **_: object
+    ) -> Activation:
         assert (tree.is_dir(), overlay.is_dir(), spec.python) == (True, True, "")
         return Activation({"KIND": str(root)}, (root / "bin",))
 

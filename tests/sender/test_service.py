@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 
 from pushtrain.core.errors import Forbidden, GitError, NotFound
+from pushtrain.core.model import Push
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git import Mirror
+from pushtrain.sender import service as service_module
+from pushtrain.sender.planning import Plan
+from pushtrain.sender.planning import plan as really_plan
 from pushtrain.sender.service import SenderService
 from pushtrain.testing import a_command, a_spec, eventually
 from sender_world import ScriptedExecutor, World
@@ -193,6 +197,28 @@ def test_one_push_that_cannot_be_settled_does_not_hold_up_the_next(
 
     asyncio.run(story())
     assert len(world.store.pending_pushes()) == 1
+
+
+def test_a_push_that_meets_a_defect_of_ours_does_not_end_the_sender(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = world.commit(message="bad"), world.commit({"a": "b"}, message="good")
+
+    def plan(push: Push, mirror: Mirror, **more: Any) -> Plan:
+        if push.after == bad:
+            raise UnicodeDecodeError("utf-8", b"x", 0, 1, "planted")
+        return really_plan(push, mirror, **more)
+
+    monkeypatch.setattr(service_module, "plan", plan)
+
+    async def story() -> None:
+        async with world.running() as service:
+            service.hear(world.push(bad), source="webhook")
+            service.hear(world.push(good), source="webhook")
+            await eventually(world.delivered)
+
+    asyncio.run(story())
+    assert [command.commit for command in world.executor.accepted.values()] == [good]
 
 
 def test_what_send_left_is_taken_in_and_delivered_where_it_may_be_already(world: World) -> None:

@@ -3,15 +3,16 @@
 `run` is the one place where errors become a line on the terminal and an exit status (docs/cli.md lists them).
 """
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Final
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from pushtrain import __version__
-from pushtrain.core.errors import PushtrainError, UsageError
+from pushtrain.core.errors import PushtrainError, StorageError, UsageError
 
 HELP: Final = """Push to train.
 
@@ -87,12 +88,15 @@ def run(argv: Sequence[str]) -> int:
     word = next((word for word in argv if not word.startswith("-")), "")
     names = [verb[0] for verb in VERBS]
     if word and word not in names:
+        from difflib import get_close_matches
+
         near = get_close_matches(word, names, n=1)
         mend = f"Did you mean `pushtrain {near[0]}`?" if near else "`pushtrain --help` lists the verbs."
         _complain(f"There is no verb `{word}`.", mend, argv, UsageError.code)
         return UsageError.exit_code
     try:
         result = build(word)(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError as error:
         _complain(f"{error}".strip(), f"See `pushtrain {word} --help`.", argv, UsageError.code)
         return UsageError.exit_code
@@ -102,9 +106,25 @@ def run(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+        return _let_output_go(141)
+    except SystemExit as error:
+        if error.code != 1:
+            raise
+        return _let_output_go(141)  # so rich answers to a broken pipe; nothing of ours exits with 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _complain(f"The output could not be written: {error.strerror}.", "", argv, StorageError.code)
+        return _let_output_go(StorageError.exit_code)
     return result if isinstance(result, int) else 0
+
+
+def _let_output_go(status: int) -> int:
+    """Let what is still buffered go nowhere, or Python would complain of it at its end; gives the status."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return status
 
 
 def _complain(message: str, mend: str, argv: Sequence[str], code: str) -> None:

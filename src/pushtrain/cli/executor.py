@@ -89,13 +89,13 @@ def status(*, json: Json = False, state: State = None) -> None:
         ("name", "address", "slots free", "GPUs free", "running", "queued", "labels"),
         [
             (
-                answer.card.name,
+                render.literal(answer.card.name),
                 client.url,
                 f"{answer.capacity.free_slots} of {answer.capacity.slots}",
                 f"{answer.capacity.free_gpus} of {len(answer.card.gpus)}",
                 answer.capacity.running,
                 answer.capacity.queued,
-                ", ".join(answer.card.labels),
+                render.literal(", ".join(answer.card.labels)),
             )
             for client, answer in found.values()
         ],

@@ -57,9 +57,9 @@ def _row(run: Run, now: float) -> tuple[str, ...]:
     end = run.done_at or now
     return (
         run.short,
-        run.command.job.title,
+        render.literal(run.command.job.title),
         run.command.commit[:7],
-        run.command.ref.removeprefix("refs/heads/").removeprefix("refs/"),
+        render.literal(run.command.ref.removeprefix("refs/heads/").removeprefix("refs/")),
         standing(run),
         render.ago(run.accepted_at, now),
         render.seconds(end - run.accepted_at),
@@ -69,7 +69,7 @@ def _row(run: Run, now: float) -> tuple[str, ...]:
 def standing(run: Run) -> str:
     """Where a run is and how it went, coloured: `running`, `succeeded`, `failed, publishing`."""
     if run.outcome is None:
-        waiting = f" ({run.waiting_for})" if run.waiting_for else ""
+        waiting = f" ({render.literal(run.waiting_for)})" if run.waiting_for else ""
         wish = ", cancelling" if run.cancel_requested else ""
         return f"{render.coloured(run.state)}{wish}{waiting}"
     return render.coloured(run.outcome) + ("" if run.final else f", {render.coloured(run.state)}")

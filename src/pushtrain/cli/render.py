@@ -1,6 +1,7 @@
 """What people see: one console, one table style, one way to tell of an error, one way to print JSON."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -23,6 +24,11 @@ COLOURS: Final = {
 }
 
 
+_UNCUT: Final = 10_000
+"""Columns of what is no terminal: one line a row, for `grep` and `awk`."""
+_CONTROLS: Final = dict.fromkeys((*range(10), *range(11, 32), *range(127, 160)), "\ufffd")
+
+
 @cache
 def console() -> "Console":
     """The console for output; plain when it is not a terminal."""
@@ -34,6 +40,13 @@ def console() -> "Console":
 def say(text: str = "") -> None:
     """Print one line; `[bold]…[/]` is rich's markup."""
     console().print(text)
+
+
+def literal(text: str) -> str:
+    """Text from outside, fit to stand in markup: no tag of it counts, and nothing in it steers a terminal."""
+    from rich.markup import escape
+
+    return escape(text.translate(_CONTROLS))
 
 
 def plain(text: str) -> None:
@@ -82,7 +95,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
         out.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         out.add_row(*(cell if hasattr(cell, "__rich_console__") else str(cell) for cell in row))
-    console().print(out)
+    screen = console()
+    if not (screen.is_terminal or "COLUMNS" in os.environ):
+        from rich.console import Console
+
+        screen = Console(highlight=False, width=_UNCUT)
+    screen.print(out)
 
 
 def coloured(word: str) -> str:

@@ -37,6 +37,7 @@ def rerun(which: str = "", /, *, wait: bool = False, json: Json = False, state: 
     if json:
         render.emit_json(run)
     else:
-        render.say(f"Run {run.short} is queued: {run.command.job.title} at {run.command.commit[:7]}.")
+        title = render.literal(run.command.job.title)
+        render.say(f"Run {run.short} is queued: {title} at {run.command.commit[:7]}.")
     if wait:
         follow_log(Found(client, client.view(run.id)))

@@ -63,12 +63,12 @@ def list_(
         [
             (
                 record.run.short,
-                record.run.command.job.title,
+                render.literal(record.run.command.job.title),
                 record.run.command.commit[:7],
-                record.run.command.ref.removeprefix("refs/heads/").removeprefix("refs/"),
+                render.literal(record.run.command.ref.removeprefix("refs/heads/").removeprefix("refs/")),
                 render.coloured(record.run.outcome or "lost"),
                 render.ago(record.run.accepted_at, now),
-                _told(record, most=2),
+                render.literal(_told(record, most=2)),
             )
             for record in found
         ],

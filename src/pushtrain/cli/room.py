@@ -79,7 +79,7 @@ def _announce(running: Running, title: str, *, as_json: bool) -> None:
     render.say(f"[bold]pushtrain {title}[/]")
     for name, value in running.facts.items():
         shown = ", ".join(value) if isinstance(value, list) else value
-        render.say(f"  [dim]{name:<13}[/]{shown}")
+        render.say(f"  [dim]{name:<13}[/]{render.literal(shown)}")
     if running.facts.keys() & {"webhook", "polls"}:
         render.say(
             "[dim]The next push starts its jobs; `pushtrain send` starts those of a commit that is there.[/]"

@@ -241,7 +241,7 @@ def _tell(sent: Sequence[Sent], *, as_json: bool) -> None:
         return
     for one in sent:
         run = one.run
-        title = f"{run.command.job.title} at {run.command.commit[:7]}"
+        title = f"{render.literal(run.command.job.title)} at {run.command.commit[:7]}"
         if one.known:
             state = render.coloured(run.outcome or run.state)
             render.say(f"Run {run.short} exists already: {title}, {state}.")
@@ -259,7 +259,7 @@ def _wait(sent: Sequence[Sent]) -> None:
     failed: list[RunFailed] = []
     for one in sent:
         if len(sent) > 1:
-            render.say(f"[bold]{one.run.command.job.title}[/] [dim]{one.run.short}[/]")
+            render.say(f"[bold]{render.literal(one.run.command.job.title)}[/] [dim]{one.run.short}[/]")
         try:
             follow_log(Found(one.client, one.client.view(one.run.id)))
         except RunFailed as error:

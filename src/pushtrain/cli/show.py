@@ -28,12 +28,10 @@ def show(which: str = "", /, *, json: Json = False, state: State = None) -> None
 
 
 def _facts(run: Run) -> None:
-    from rich.markup import escape
-
     command = run.command.job.command
-    render.say(f"[bold]{escape(run.command.job.title)}[/]  {standing(run)}")
+    render.say(f"[bold]{render.literal(run.command.job.title)}[/]  {standing(run)}")
     if run.detail:
-        render.say(f"[bold]{escape(run.detail)}[/]")
+        render.say(f"[bold]{render.literal(run.detail)}[/]")
     facts = {
         "run": run.id,
         "commit": f"{run.command.commit[:12]} on {run.command.ref.removeprefix('refs/heads/')}",
@@ -41,20 +39,19 @@ def _facts(run: Run) -> None:
         "command": command if isinstance(command, str) else shlex.join(command),
         "accepted": render.when(run.accepted_at),
         "results": f"{run.result_commit[:12]} {run.result_path}" if run.result_commit else "",
+        "waits": run.waiting_for,
         "sender": run.sender,
     }
     for name, value in facts.items():
         if value:
-            render.say(f"  [dim]{name:<11}[/]{escape(value)}")
+            render.say(f"  [dim]{name:<11}[/]{render.literal(value)}")
 
 
 def _attempt(attempt: Attempt, *, several: bool) -> None:
-    from rich.markup import escape
-
     if several or attempt.executor:
-        render.say(f"\n[bold]attempt {attempt.number}[/] on {escape(attempt.executor)}")
+        render.say(f"\n[bold]attempt {attempt.number}[/] on {render.literal(attempt.executor)}")
     for stage in attempt.stages:
-        note = f"  [dim]{escape(stage.note)}[/]" if stage.note else ""
+        note = f"  [dim]{render.literal(stage.note)}[/]" if stage.note else ""
         render.say(f"  {stage.stage:<12}{render.seconds(stage.seconds):>9}{note}")
     if attempt.exit_code is not None:
         render.say(f"  [dim]exit code[/]   {attempt.exit_code:>9}")
@@ -64,7 +61,7 @@ def _progress(view: RunView) -> None:
     if view.progress is None:
         return
     part = f" {100 * view.progress.done // view.progress.total} %" if view.progress.total else ""
-    render.say(f"  {view.progress.stage:<12}{'…':>9}  {view.progress.text}{part}")
+    render.say(f"  {view.progress.stage:<12}{'…':>9}  {render.literal(view.progress.text)}{part}")
 
 
 def _files(view: RunView) -> None:
@@ -72,8 +69,9 @@ def _files(view: RunView) -> None:
         return
     render.say("\n[bold]files[/]")
     for file in view.artifacts:
-        where = {"git": "", "refused": f"refused: {file.why}", "url": file.url}.get(file.where, file.where)
-        render.say(f"  {file.path}  [dim]{render.size(file.size)}  {where}[/]")
+        told = {"git": "in Git", "refused": f"refused: {file.why}", "url": file.url}
+        where = render.literal(told.get(file.where, file.where))
+        render.say(f"  {render.literal(file.path)}  [dim]{render.size(file.size)}  {where}[/]")
 
 
 def _next(run: Run) -> None:

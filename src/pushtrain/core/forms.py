@@ -6,7 +6,8 @@ Each reading function takes what TOML gave and returns the value, or raises `Wro
 import difflib
 import json
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pushtrain.core.model import Scalar
@@ -173,3 +174,12 @@ def listed(names: Iterable[str]) -> str:
 def dotted(path: Iterable[str]) -> str:
     """A key as TOML writes it, with quotes where it needs them."""
     return ".".join(part if re.fullmatch(r"[\w-]+", part, re.ASCII) else json.dumps(part) for part in path)
+
+
+def script_of(command: str | Sequence[str]) -> str:
+    """The first word of a command that names a Python file: what it runs, most likely; else nothing."""
+    try:
+        words = shlex.split(command, comments=True) if isinstance(command, str) else list(command)
+    except ValueError:
+        return ""
+    return next((word for word in words if word.endswith(".py") and not word.startswith(("-", "/"))), "")

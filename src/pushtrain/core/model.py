@@ -106,7 +106,10 @@ class EnvironmentSpec(Value):
 
     kind: EnvironmentKind = EnvironmentKind.AUTO
     file: str = ""
-    """The file it is built from, relative to the repository's root; for `uv` the folder of pyproject.toml."""
+    """The file it is built from, relative to the repository's root; for `uv` the folder of pyproject.toml.
+
+    For `auto` only a hint, which the executor adds: the script that the command runs.
+    """
     name: str = ""
     """For `named`: the environment that the owner offers."""
     python: str = ""

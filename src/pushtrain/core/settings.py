@@ -126,7 +126,7 @@ class SenderSettings(Value):
     poll_seconds: float = Field(default=60, gt=0)
     """How often every watched repository's branches are compared with the runs that exist."""
     lost_after: float = Field(default=3600, ge=60)
-    """Seconds after which a run that a silent executor may have may start elsewhere, as a possible duplicate."""
+    """Seconds after which a run that a silent executor may have may start elsewhere, as a duplicate."""
     executors: tuple[ExecutorAddress, ...] = ()
     """Executors beside those that a roster lists with a trusted key, and the one of the same state folder."""
     allow_http: bool = False

@@ -31,6 +31,8 @@ _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 600.0
 _THREADS: Final = 4
 _SOON: Final = 0.05
+_UNWRITTEN_PAUSE: Final = 10.0
+"""Seconds until the next try where what became of a run could not be written down: the disk is full."""
 
 
 class Publisher(Protocol):
@@ -120,6 +122,9 @@ class Courier:
             await asyncio.get_running_loop().run_in_executor(self._pool, self._publish, batch)
         except Cancelled:
             return
+        except PushtrainError as error:
+            _log.warning("publishing to %s goes on in %g s: %s", target, _UNWRITTEN_PAUSE, error)
+            await asyncio.sleep(_UNWRITTEN_PAUSE)
         finally:
             self._busy.discard(target)
         self._wake.set()
@@ -197,12 +202,18 @@ def clear_left(runs: Path, over: Callable[[str], bool]) -> None:
             clear(folder)
 
 
-def clear_expired(runs: Path, *, before: float) -> int:
-    """Remove result files that were kept for fetching and are older than a time; of how many attempts."""
+def clear_expired(runs: Path, done_at: Callable[[str], float | None], *, before: float) -> int:
+    """Remove result files that were kept for fetching for long enough; of how many attempts.
+
+    Args:
+        runs: The state folder's `runs`.
+        done_at: When the run with this id was published; None: it is not yet, and its files are all there is.
+        before: Files of runs that were published before this time go.
+    """
     removed = 0
     for folder in runs.glob("*/[0-9]*/artifacts"):
-        with contextlib.suppress(FileNotFoundError):
-            if folder.stat().st_mtime < before:
-                remove_tree(folder)
-                removed += 1
+        since = done_at(folder.parents[1].name)
+        if since is not None and since < before:
+            remove_tree(folder)
+            removed += 1
     return removed

@@ -34,6 +34,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _SOON: Final = 0.02
+_BURST: Final = 0.03
+"""Seconds after an acceptance in which another one may belong to the same burst."""
+_LONGEST_BURST: Final = 1.0
+"""Seconds that a burst may hold up the next start."""
 _LATEST: Final = 60.0
 _MOST_PROGRESS: Final = 0.2
 """Seconds between two words of progress within one stage."""
@@ -112,6 +116,7 @@ class Dispatch:
         self._active: dict[str, Active] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._accepted_at = 0.0
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = ThreadPoolExecutor(slots + len(shop.gpus) + 2, thread_name_prefix="pushtrain-attempt")
@@ -123,6 +128,11 @@ class Dispatch:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and we with it
                 self._loop.call_soon_threadsafe(self._wake.set)
+
+    def accepted(self) -> None:
+        """A run was accepted: look whether it can be claimed, once the burst it may belong to is over."""
+        self._accepted_at = time.monotonic()
+        self.wake()
 
     def cancel(self, run_id: str, *, by: str) -> Run:
         """Cancel a run in whatever state it is.
@@ -158,6 +168,7 @@ class Dispatch:
                     group.create_task(self._recover(run))
                 while True:
                     self._wake.clear()
+                    await self._let_in()
                     while (active := await self._claim()) is not None:
                         group.create_task(self._attempt(active))
                     await self._sleep()
@@ -186,6 +197,18 @@ class Dispatch:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if due is None else max(_SOON, due - self._clock())):
                 await self._wake.wait()
+
+    async def _let_in(self) -> None:
+        """While commands come in one after the other and something runs already, take them in first.
+
+        A caller waits for its 202, and starting an attempt takes the processor for longer than ten of them.
+        """
+        latest = time.monotonic() + _LONGEST_BURST
+        while self._active:
+            left = min(latest, self._accepted_at + _BURST) - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
 
     async def _claim(self) -> Active | None:
         return await self._surely("claiming a run", self._claim_now)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import Cancelled, PushtrainError
+from pushtrain.core.forms import script_of
 from pushtrain.core.model import (
     Attempt,
     DataSource,
@@ -284,7 +285,7 @@ class Preparation:
 
     def _build(self) -> tuple[Activation, Path]:
         """The environment, built if need be, and where it is."""
-        tree, spec, overlay = self._folder.tree, self._job.environment, self._folder.overlay
+        tree, spec, overlay = self._folder.tree, self._wanted(), self._folder.overlay
         with self._stage(Stage.ENVIRONMENT) as notes:
             kind, adapter, recipe = self._choose()
             report = self._report(Stage.ENVIRONMENT)
@@ -297,15 +298,22 @@ class Preparation:
                     stop=self._stop_all,
                 )
                 notes.append("cached" if cached else "built")
-            activation = adapter.activate(tree, spec, root, overlay)
+            activation = adapter.activate(tree, spec, root, overlay, report=report, stop=self._stop_all)
             self._environment = ", ".join([recipe.title, *notes, *(() if recipe.locked else ("not pinned",))])
         python = next((one / "python" for one in activation.path if (one / "python").exists()), None)
         if recipe.key and python is not None:
             self._shop.compiler.want(root, python)
         return activation, root
 
+    def _wanted(self) -> EnvironmentSpec:
+        """What the job asks for; where it leaves the choice to us, with the script that it runs as a hint."""
+        spec = self._job.environment
+        if spec.kind is not EnvironmentKind.AUTO:
+            return spec
+        return spec.model_copy(update={"file": script_of(self._job.command)})
+
     def _choose(self) -> tuple[str, Environment, Recipe]:
-        tree, spec, offered = self._folder.tree, self._job.environment, self._shop.environments
+        tree, spec, offered = self._folder.tree, self._wanted(), self._shop.environments
         kinds = [kind for kind in offered if spec.kind in {EnvironmentKind.AUTO, kind}]
         for kind in kinds:
             if (recipe := offered[kind].plan(tree, spec)) is not None:

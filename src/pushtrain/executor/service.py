@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
-from pushtrain.core.errors import ConfigError, Forbidden, NotFound
+from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError
 from pushtrain.core.model import (
     Capacity,
     Challenge,
@@ -61,6 +61,7 @@ class ExecutorService:
         environments: Ways to build environments, by kind, in the order in which `auto` asks them.
         publisher: Brings results to their branch.
         gpus: This machine's GPUs.
+        shed: Gives back disk space that costs only time, before environments are evicted.
         url: Where callers reach it; `serve` may set it once the port is known.
         clock: Seconds since the epoch.
     """
@@ -77,6 +78,7 @@ class ExecutorService:
         environments: Mapping[str, Environment],
         publisher: Publisher,
         gpus: Sequence[Gpu] = (),
+        shed: Callable[[], None] = lambda: None,
         url: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -99,7 +101,7 @@ class ExecutorService:
             mirrors=mirrors,
             environments=environments,
             data=Cache(state.data),
-            built=Cache(state.environments),
+            built=Cache(state.environments, shed=shed),
             gpus=self.gpus,
         )
         self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)
@@ -173,7 +175,7 @@ class ExecutorService:
         )
         if fresh:
             self._changed(run.id)
-            self._dispatch.wake()
+            self._dispatch.accepted()
         return run, fresh
 
     def cancel(self, run_id: str, *, by: str, nonce: str = "", nonce_expires: float = 0) -> Run:
@@ -323,16 +325,21 @@ class ExecutorService:
     async def _keep_house(self) -> None:
         """Once a day, remove what served its purpose."""
         while True:
-            with contextlib.suppress(OSError):
+            try:
                 await asyncio.to_thread(self._clear)
+            except (OSError, PushtrainError) as error:
+                _log.warning("what served its purpose could not be removed: %s", error)
             await asyncio.sleep(_DAY)
 
     def _clear(self) -> None:
         kept = self.settings.executor.keep_artifacts_days * _DAY
-        clear_expired(self._state.runs, before=self._clock() - kept)
+        clear_expired(self._state.runs, self._done_at, before=self._clock() - kept)
         clear_left(self._state.runs, self._over)
 
     def _over(self, run_id: str) -> bool:
+        return self._done_at(run_id) is not None
+
+    def _done_at(self, run_id: str) -> float | None:
         with contextlib.suppress(NotFound):
-            return self.store.run(run_id).final
-        return False
+            return self.store.run(run_id).done_at
+        return None

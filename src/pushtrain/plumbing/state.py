@@ -7,15 +7,17 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_state_path
-
 from pushtrain.core.errors import StorageError
 
 
 def default_state() -> Path:
     """`PUSHTRAIN_STATE`, else the user's state folder (`~/.local/state/pushtrain`)."""
     named = os.environ.get("PUSHTRAIN_STATE")
-    return Path(named).expanduser().absolute() if named else user_state_path("pushtrain")
+    if named:
+        return Path(named).expanduser().absolute()
+    from platformdirs import user_state_path
+
+    return user_state_path("pushtrain")
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,8 @@ class Reconciler:
                 if str(error) != trouble:
                     trouble = str(error)
                     log.warning("the branches of %s could not be compared: %s", repository.key, trouble)
+            except Exception:
+                log.exception("the branches of %s could not be compared", repository.key)
             self._service.kept_more()
             await asyncio.sleep(self.poll_seconds * (1 - _SPREAD + 2 * _SPREAD * self._jitter()))
 

@@ -176,6 +176,9 @@ class Rounds:
         except PushtrainError as error:
             log.warning("what became of run %s could not be noted: %s", out.run_id[:8], error)
             await asyncio.sleep(_FIRST_PAUSE)
+        except Exception:
+            log.exception("run %s could not be delivered; trying again", out.run_id[:8])
+            await asyncio.sleep(_LONGEST_PAUSE)
         finally:
             self._flying.discard(out.run_id)
             self._load[name] -= 1

@@ -153,10 +153,16 @@ class SenderService:
                     tries = 0
                     self._rounds.wake()
                 await heard.wait()
-            except PushtrainError as error:
+            except Exception as error:
                 tries += 1
                 pause = self._pause(tries)
-                log.warning("a push to %s waits, tried again in %.0f s: %s", key, pause, error)
+                log.warning(
+                    "a push to %s waits, tried again in %.0f s: %s",
+                    key,
+                    pause,
+                    error if str(error) else type(error).__name__,
+                    exc_info=None if isinstance(error, PushtrainError) else error,
+                )
                 await asyncio.sleep(pause)
 
     async def _greet(self) -> None:

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pushtrain.adapters.environments import registry as environments
 from pushtrain.adapters.environments.site import Site
+from pushtrain.adapters.environments.tool import clean
 from pushtrain.adapters.hosts import HOSTS
 from pushtrain.adapters.metrics import FORMATS
 from pushtrain.core.settings import Settings
@@ -24,7 +25,6 @@ from pushtrain.plumbing.lock import FolderLock
 from pushtrain.plumbing.serve import serving
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
-from pushtrain.ports import Environment
 from pushtrain.sender.board import Listed
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.sender.poll import Reconciler
@@ -43,6 +43,11 @@ from pushtrain.wiring.rosters import reading
 from pushtrain.wiring.statuses import telling
 from pushtrain.wiring.tunnels import HINT, Outside, reaching
 from pushtrain.wiring.voice import Voice
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from pushtrain.plumbing.git import Mirror
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +68,16 @@ async def serve_executor(state: StateFolder, settings: Settings) -> AsyncIterato
         Conflict: Another pushtrain serves this state folder, or the port is taken.
     """
     if settings.executor.poll:
-        async with _both(state, settings, lends=True, door=False) as running:
+        async with _both(state, settings, lends=True, webhooks=False) as running:
             yield running
         return
-    async with _room(state) as store, _executor(state, settings, store, lends=True) as opened:
-        service, outside, local, public = opened
-        async with _tasks(service.run()) as task:
-            where = {"tunnel": HINT, **await outside.facts(local)}
-            facts = {**where, **_facts(state, settings, public)}
+    async with _room(state) as store:
+        service = _executor(state, settings, store, mirrors(state, settings))
+        async with (
+            _door(state, settings, service, create_executor_app(service), lends=True) as (outside, local),
+            _tasks(service.run()) as task,
+        ):
+            facts = {"tunnel": HINT, **await outside.facts(local), **_facts(state, settings)}
             yield Running(facts, task, lambda: service.capacity().running)
 
 
@@ -81,42 +88,65 @@ async def serve_sender(state: StateFolder, settings: Settings) -> AsyncIterator[
     Raises:
         Conflict: Another pushtrain serves this state folder, or the port is taken.
     """
-    async with _room(state) as store, _sender(state, settings, store) as (service, reconciler, door):
-        public = public_text(identity(state).public_key())
-        facts = {"url": door, "webhook": f"{door}/webhook", **_facts(state, settings, public)}
-        async with _tasks(service.run(), reconciler.run()) as task:
-            yield Running(facts, task, lambda: 0)
+    async with _room(state) as store:
+        service, reconciler = _sender(state, settings, store, mirrors(state, settings))
+        app = _webhooks(state, service)
+        async with (
+            serving(app, settings.sender.host, settings.sender.port) as port,
+            _tasks(service.run(), reconciler.run()) as task,
+        ):
+            url = _address(settings.sender.host, port)
+            yield Running(
+                {"url": url, "webhook": f"{url}/webhook", **_facts(state, settings)}, task, lambda: 0
+            )
 
 
 @asynccontextmanager
 async def serve_both(state: StateFolder, settings: Settings) -> AsyncIterator[Running]:
-    """Executor and sender in one process, over one store and the same mirrors.
+    """Executor and sender in one process: one address, one store, the same mirrors.
 
     Raises:
-        Conflict: Another pushtrain serves this state folder, or a port is taken.
+        Conflict: Another pushtrain serves this state folder, or the port is taken.
     """
-    async with _both(state, settings, lends=False, door=True) as running:
+    async with _both(state, settings, lends=False, webhooks=True) as running:
         yield running
 
 
 @asynccontextmanager
-async def _both(state: StateFolder, settings: Settings, *, lends: bool, door: bool) -> AsyncIterator[Running]:
-    """An executor that is its own sender; the door for webhooks is not needed for that."""
-    async with (
-        _room(state) as store,
-        _executor(state, settings, store, lends=lends) as (executor, outside, local, public),
-        _sender(state, settings, store, door=door) as (sender, reconciler, url),
-        _tasks(executor.run(), sender.run(), reconciler.run()) as task,
-    ):
-        where = await outside.facts(local)
-        looks = {"webhook": f"{url}/webhook"} if door else {"polls": f"every {reconciler.poll_seconds:g} s"}
-        facts = {**where, **looks, **_facts(state, settings, public)}
-        yield Running(facts, task, lambda: executor.capacity().running)
+async def _both(
+    state: StateFolder, settings: Settings, *, lends: bool, webhooks: bool
+) -> AsyncIterator[Running]:
+    """An executor that is its own sender; webhooks only make it quicker."""
+    async with _room(state) as store:
+        shared = mirrors(state, settings)
+        executor = _executor(state, settings, store, shared)
+        sender, reconciler = _sender(state, settings, store, shared)
+        app: ASGIApp = create_executor_app(executor)
+        if webhooks:
+            app = _side_by_side(app, _webhooks(state, sender))
+        async with (
+            _door(state, settings, executor, app, lends=lends) as (outside, local),
+            _tasks(executor.run(), sender.run(), reconciler.run()) as task,
+        ):
+            where = await outside.facts(local)
+            looks = {"polls": f"every {reconciler.poll_seconds:g} s"}
+            if webhooks:
+                looks = {"webhook": f"{where['url']}/webhook"}
+            facts = {**where, **looks, **_facts(state, settings)}
+            yield Running(facts, task, lambda: executor.capacity().running)
 
 
-def _facts(state: StateFolder, settings: Settings, public: str) -> dict[str, str | list[str]]:
+def _side_by_side(commands: "ASGIApp", webhooks: "ASGIApp") -> "ASGIApp":
+    async def app(scope: "Scope", receive: "Receive", send: "Send") -> None:
+        await (webhooks if scope["path"] == "/webhook" else commands)(scope, receive, send)
+
+    return app
+
+
+def _facts(state: StateFolder, settings: Settings) -> dict[str, str | list[str]]:
     served = [repository.key for repository in settings.repositories]
-    return {"key": public, "state": str(state.root), "repositories": served}
+    key = public_text(identity(state).public_key())
+    return {"key": key, "state": str(state.root), "repositories": served}
 
 
 def _address(host: str, port: int) -> str:
@@ -134,12 +164,11 @@ async def _room(state: StateFolder) -> AsyncIterator[Store]:
             store.close()
 
 
-@asynccontextmanager
-async def _executor(
-    state: StateFolder, settings: Settings, store: Store, *, lends: bool
-) -> AsyncIterator[tuple[ExecutorService, Outside, str, str]]:
-    """The executor with its door open, how it is reached from outside, its local URL, and its public key."""
-    key, gpus, served = identity(state), inventory(), mirrors(state, settings)
+def _executor(
+    state: StateFolder, settings: Settings, store: Store, served: "Callable[[str], Mirror]"
+) -> ExecutorService:
+    key, gpus = identity(state), inventory()
+    site = Site(state.caches, built=state.environments, offered=settings.executor.environments)
     publisher = Publisher(
         served,
         settings.executor,
@@ -147,20 +176,31 @@ async def _executor(
         formats=[adapter(target) for target in FORMATS.values()],
         gpus=gpus,
     )
-    service = ExecutorService(
+    return ExecutorService(
         settings,
         state,
         store,
         key=key,
         grants=Authorized(state.authorized, owner=key.public_key()).lookup,
         mirrors=served,
-        environments=_ways_to_build(state, settings),
+        environments={kind: adapter(target, site) for kind, target in environments.items()},
         publisher=publisher,
         gpus=gpus,
+        shed=partial(clean, site),
     )
-    app = create_executor_app(service)
-    async with serving(app, settings.executor.host, settings.executor.port) as port:
-        local = _address(settings.executor.host, port)
+
+
+@asynccontextmanager
+async def _door(
+    state: StateFolder, settings: Settings, service: ExecutorService, app: "ASGIApp", *, lends: bool
+) -> AsyncIterator[tuple[Outside, str]]:
+    """Serve the executor's address: how it is reached from outside, and its local URL.
+
+    Its card is in the state folder meanwhile, and in the rosters; its tunnel is kept open.
+    """
+    host = settings.executor.host
+    async with serving(app, host, settings.executor.port) as port:
+        local = _address(host, port)
 
         async def known_as(url: str) -> None:
             service.url = url
@@ -173,7 +213,7 @@ async def _executor(
             await known_as(url)
             voice.moved(url)
 
-        service.listens = (settings.executor.host, port)
+        service.listens = (host, port)
         await known_as(local)
         try:
             async with (
@@ -181,22 +221,14 @@ async def _executor(
                 reaching(settings.executor, port, lends=lends, moved=moved) as outside,
                 voice.telling(outside.reach, lends=lends),
             ):
-                yield service, outside, local, public_text(key.public_key())
+                yield outside, local
         finally:
             state.card.unlink(missing_ok=True)
 
 
-def _ways_to_build(state: StateFolder, settings: Settings) -> dict[str, Environment]:
-    offered = settings.executor.environments
-    site = Site(caches=state.caches, built=state.environments, offered=offered)
-    return {kind: adapter(target, site) for kind, target in environments.items()}
-
-
-@asynccontextmanager
-async def _sender(
-    state: StateFolder, settings: Settings, store: Store, *, door: bool = True
-) -> AsyncIterator[tuple[SenderService, Reconciler, str]]:
-    """The sender, what looks at the branches for it, and the URL of its door for webhooks if it has one."""
+def _sender(
+    state: StateFolder, settings: Settings, store: Store, served: "Callable[[str], Mirror]"
+) -> tuple[SenderService, Reconciler]:
     client = client_maker(state)
     rosters = reading(state, settings, partial(mirror, state), store)
 
@@ -208,19 +240,17 @@ async def _sender(
     service = SenderService(
         settings.repositories,
         store,
-        mirrors(state, settings),
+        served,
         known,
         kept=KeptCommands(state.outbox),
         rosters=rosters,
         lost_after=settings.sender.lost_after,
     )
-    reconciler = Reconciler(service, poll_seconds=settings.sender.poll_seconds, rosters=rosters)
-    if not door:
-        yield service, reconciler, ""
-        return
-    app = create_sender_app(service, host=adapter(HOSTS["github"]), secret=webhook_secret(state))
-    async with serving(app, settings.sender.host, settings.sender.port) as port:
-        yield service, reconciler, _address(settings.sender.host, port)
+    return service, Reconciler(service, poll_seconds=settings.sender.poll_seconds, rosters=rosters)
+
+
+def _webhooks(state: StateFolder, service: SenderService) -> "ASGIApp":
+    return create_sender_app(service, host=adapter(HOSTS["github"]), secret=webhook_secret(state))
 
 
 @asynccontextmanager

@@ -1,8 +1,6 @@
 """The settings in force: `settings.toml`, then the environment, then flags; the last one wins."""
 
-import difflib
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -81,10 +79,12 @@ def _from_text(value: str, annotation: str) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.", mend="Mend the file or remove it.") from error
 
@@ -111,6 +111,8 @@ def _explain(error: ValidationError, path: Path) -> ConfigError:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
+        import difflib
+
         *section, name = (str(part) for part in first["loc"])
         model: type[Value] = _SECTIONS.get(section[0], Settings) if section else Settings
         near = difflib.get_close_matches(name, model.model_fields, n=1)

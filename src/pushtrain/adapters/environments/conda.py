@@ -64,7 +64,14 @@ class CondaFile:
             for words in commands(tool, file, into):
                 self._run(words, into if tool.name == "pixi" else Path(temporary), name, report, stop)
 
-    def activate(self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path) -> Activation:  # noqa: ARG002  the port's form
+    def activate(
+        self,
+        tree: Path,
+        spec: EnvironmentSpec,
+        root: Path,
+        overlay: Path,
+        **_: object,
+    ) -> Activation:
         """The environment's programs come first."""
         prefix = root / ".pixi" / "envs" / "default"
         prefix = prefix if prefix.is_dir() else root

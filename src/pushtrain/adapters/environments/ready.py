@@ -18,7 +18,7 @@ class Named:
     def __init__(self, site: Site) -> None:
         self._offered = site.offered
 
-    def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:  # noqa: ARG002  the port's form
+    def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:
         """There is nothing to build.
 
         Raises:
@@ -32,7 +32,14 @@ class Named:
     def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
         """Never called: `plan` names no key."""
 
-    def activate(self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path) -> Activation:  # noqa: ARG002  the port's form
+    def activate(
+        self,
+        tree: Path,
+        spec: EnvironmentSpec,
+        root: Path,
+        overlay: Path,
+        **_: object,
+    ) -> Activation:
         """The folder's programs come first."""
         folder = self._folder(spec)
         if (folder / "conda-meta").is_dir():
@@ -66,7 +73,7 @@ class System:
     def __init__(self, site: Site) -> None:
         self._path = site.environ.get("PATH", os.defpath)
 
-    def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:  # noqa: ARG002  the port's form
+    def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:
         """There is nothing to build.
 
         Raises:
@@ -79,7 +86,14 @@ class System:
     def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
         """Never called: `plan` names no key."""
 
-    def activate(self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path) -> Activation:  # noqa: ARG002  the port's form
+    def activate(
+        self,
+        tree: Path,
+        spec: EnvironmentSpec,
+        root: Path,
+        overlay: Path,
+        **_: object,
+    ) -> Activation:
         """The interpreter's folder comes first; `python` works also where there is only `python3`."""
         python = self._python(spec.python)
         names, beside = ("python", "python3"), python.parent

@@ -5,9 +5,7 @@ it (`uv lock --script`) exactly what is locked there is installed.
 """
 
 import re
-import shlex
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,7 +37,7 @@ class _Script:
 
 
 class InlineScript:
-    """The script that the job names, or the only one at the root that has inline metadata."""
+    """The script that the job names, or that its command runs, or the only one with inline metadata."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -90,7 +88,7 @@ class InlineScript:
     def activate(
         self,
         tree: Path,
-        spec: EnvironmentSpec,  # noqa: ARG002  the port's form
+        spec: EnvironmentSpec,
         root: Path,
         overlay: Path,
         *,
@@ -104,7 +102,7 @@ class InlineScript:
         wanted = chosen(spec, EnvironmentKind.SCRIPT)
         if wanted is None:
             return None
-        name = wanted or self._only_one(tree)
+        name = wanted or self._hinted(tree, spec) or self._only_one(tree)
         if not name:
             return None
         content = read(tree, name)
@@ -123,6 +121,11 @@ class InlineScript:
         return _Script(name, block, read(tree, f"{name}.lock"), interpreter)
 
     @staticmethod
+    def _hinted(tree: Path, spec: EnvironmentSpec) -> str:
+        """The script that the job's command runs, if it has inline metadata."""
+        return spec.file if spec.file and metadata(read(tree, spec.file) or b"") is not None else ""
+
+    @staticmethod
     def _only_one(tree: Path) -> str:
         scripts = sorted(tree.glob("*.py"))[:_SCRIPTS]
         found = [path.name for path in scripts if metadata(read(tree, path.name) or b"") is not None]
@@ -133,12 +136,3 @@ def metadata(content: bytes) -> str | None:
     """A script's metadata block with its comment signs; None when it has none (PEP 723)."""
     found = _BLOCK.search(content.decode("utf-8", "replace").replace("\r\n", "\n"))
     return found[0] + "\n" if found else None
-
-
-def script_of(command: str | Sequence[str]) -> str:
-    """The first word of a command that names a Python file: what it runs, most likely; else nothing."""
-    try:
-        words = shlex.split(command, comments=True) if isinstance(command, str) else list(command)
-    except ValueError:
-        return ""
-    return next((word for word in words if word.endswith(".py") and not word.startswith(("-", "/"))), "")

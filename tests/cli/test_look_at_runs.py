@@ -1,0 +1,64 @@
+"""`pushtrain ps` and `show` print what a job is named, whatever that is: it comes from outside."""
+
+import pytest
+
+from pushtrain.cli import ps, render, show
+from pushtrain.core.model import Artifact, Progress, RunView, Stage, State
+from pushtrain.testing import NOON, a_command, a_run, a_spec
+
+HOSTILE = "[/b] [red]x \x1b[31m"
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    render.console.cache_clear()
+
+
+def view() -> RunView:
+    run = a_run(a_command(job=a_spec(cell={"n": HOSTILE})), waiting_for=HOSTILE, state=State.PUBLISHING)
+    files = (
+        Artifact(path="out/[/b].bin", size=1, sha256="0" * 64, where="git"),
+        Artifact(path="[x]", size=1, sha256="0" * 64, where="refused", why="[/why]"),
+    )
+    return RunView(run=run, artifacts=files, progress=Progress(stage=Stage.DATA, text="[/data]"))
+
+
+def test_a_run_whose_name_looks_like_markup_is_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ps, "find_runs", lambda *_, **__: [(None, view().run)])
+    ps.ps()
+    said = capsys.readouterr().out
+    assert "[/b] [red]x" in said
+    assert "\x1b" not in said
+
+
+def test_a_run_whose_files_look_like_markup_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Found:
+        view = view()
+
+    monkeypatch.setattr(show, "find_run", lambda *_: Found)
+    show.show()
+    said = capsys.readouterr().out
+    assert "out/[/b].bin  1 B  in Git" in said
+    assert "[x]  1 B  refused: [/why]" in said
+    assert "[/data]" in said
+    assert "waits      [/b]" in said
+    assert "\x1b" not in said
+
+
+def test_what_is_no_letter_is_shown_as_a_mark() -> None:
+    assert render.literal("a\x9bb\rc") == "a\ufffdb\ufffdc"
+    assert render.ago(NOON, NOON) == "0 s ago"
+
+
+def test_a_table_that_is_piped_has_one_line_a_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    render.console.cache_clear()
+    render.table(("run", "job"), [("x", "word " * 60)])
+    assert len(capsys.readouterr().out.splitlines()) == 3
