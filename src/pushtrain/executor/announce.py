@@ -57,7 +57,7 @@ class Habit:
     renewal: float
     """Seconds after which it is renewed, if nothing changes."""
     spacing: float
-    """Seconds between two cards at least."""
+    """Seconds between two cards of one life at least."""
     greets: bool
     """Whether a start alone is worth a card."""
 
@@ -79,7 +79,7 @@ def due(face: ExecutorCard, last: ExecutorCard | None, habit: Habit, *, started:
     if last is None or last.timestamp > now:
         return -math.inf
     if differs(face, last) or not last.online:
-        return last.timestamp + habit.spacing
+        return last.timestamp + habit.spacing if last.timestamp >= started else -math.inf
     if habit.greets and last.timestamp < started - _FRESH:
         return -math.inf
     return min(last.timestamp + habit.renewal, last.expires)

@@ -20,7 +20,7 @@ from pushtrain.sender.known import Memory, Rosters
 
 Mirrors = Callable[[Repository], Mirror]
 
-_FRESH: Final = 60.0
+_FRESH: Final = 15.0
 """Seconds for which what a verb read is good for the next one."""
 
 
