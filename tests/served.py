@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.types import ASGIApp
 
-from pushtrain.core.model import Run
+from pushtrain.core.model import Gpu, Run
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.web import create_app
@@ -78,14 +78,22 @@ def in_a_thread(app: ASGIApp) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def served(folder: Path, *, queue_limit: int = 1000) -> Iterator[Served]:
-    """An executor that serves `testing.REPOSITORY`; its clock stands still."""
+def served(
+    folder: Path,
+    *,
+    queue_limit: int = 1000,
+    name: str = "lab-1",
+    slots: int = 1,
+    gpus: Sequence[Gpu] = (),
+    clock: Clock | None = None,
+) -> Iterator[Served]:
+    """An executor that serves `testing.REPOSITORY`; its clock stands still, unless another one is given."""
     state = StateFolder(folder).create()
-    clock = Clock()
+    clock = clock or Clock()
     key = load_or_create(state.key)
     settings = Settings(
         repositories=(Repository(key=REPOSITORY, remote="https://github.com/octo/hello"),),
-        executor=ExecutorSettings(name="lab-1", queue_limit=queue_limit),
+        executor=ExecutorSettings(name=name, queue_limit=queue_limit, slots=slots),
     )
     authorized = Authorized(state.authorized, owner=key.public_key(), clock=clock)
     store = Store(state.store, clock=clock)
@@ -98,6 +106,7 @@ def served(folder: Path, *, queue_limit: int = 1000) -> Iterator[Served]:
         mirrors=lambda name: (_ for _ in ()).throw(AssertionError(name)),
         environments={},
         publisher=None,  # type: ignore[arg-type]
+        gpus=gpus,
         clock=clock,
     )
     try:

@@ -300,7 +300,7 @@ def is_loopback(host: str) -> bool:
 
 def _cut(response: urllib3.BaseHTTPResponse) -> None:
     """Wake whoever reads this answer; urllib3 closes it only from the reader's own thread."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed meanwhile
+    with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):  # closed meanwhile
         response.shutdown()
 
 

@@ -27,6 +27,8 @@ FIRST_ASKED: Final = 3
 """Executors that are asked at first where many fit; each further time about as many as have been asked."""
 _SHOWN: Final = 4
 """Executors that a sentence names."""
+_TOLD: Final = 2
+"""Executors of which it is told in full why they do not do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,7 @@ class _Decision:
         if self._given.refused.get(out.run_id):
             self._plan.refuse.append(out.run_id)
         else:
-            words = "; ".join(_few(kind.misfits))
+            words = "; ".join(_first(kind.misfits, "do not fit either"))
             self._plan.why[out.run_id] = f"no executor fits: {words}" if words else "no executor is known"
 
     def _only(self, out: Outgoing, seen: Seen) -> None:
@@ -304,8 +306,8 @@ class _Decision:
         words = [
             _of([seen.name for seen in (*asking, *unknown)], "is being asked", "are being asked"),
             _of([seen.name for seen in busy], "is busy", "are busy"),
-            *_few([_plain(seen.trouble) for seen in silent]),
-            *_few(kind.misfits),
+            *_first([_plain(seen.trouble) for seen in silent], "do not answer"),
+            *_first(kind.misfits, "do not fit"),
         ]
         return "; ".join(word for word in words if word)
 
@@ -391,17 +393,17 @@ def _in_turn(unknown: Sequence[Seen], spec: JobSpec) -> list[Seen]:
 
 def _of(names: Sequence[str], one: str, many: str) -> str:
     """`lab-3 and lab-7 are busy`; empty without names."""
-    if not names:
-        return ""
-    shown = _few(names)
-    *first, last = shown
-    return f"{', '.join(first)} and {last} {many}" if first else f"{last} {one}"
+    more = len(names) - _SHOWN
+    shown = list(names) if more <= 1 else [*names[:_SHOWN], f"{more} more"]
+    if len(shown) < 2:  # noqa: PLR2004  one or none
+        return "".join(f"{name} {one}" for name in shown)
+    return f"{', '.join(shown[:-1])} and {shown[-1]} {many}"
 
 
-def _few(words: Sequence[str]) -> list[str]:
-    """The first of them, and how many more there are."""
-    more = len(words) - _SHOWN
-    return list(words) if more <= 1 else [*words[:_SHOWN], f"{more} more"]
+def _first(sentences: Sequence[str], rest: str) -> list[str]:
+    """The first of many sentences, and how many there are beside."""
+    more = len(sentences) - _TOLD
+    return list(sentences) if more <= 1 else [*sentences[:_TOLD], f"{more} more {rest}"]
 
 
 def _plain(text: str) -> str:
