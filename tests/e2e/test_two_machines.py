@@ -175,6 +175,11 @@ def start(box: Machine, cable: Cable) -> None:
     box.world.wait_card("lab-3", online=True, public_url=cable.url)
 
 
+def watching(machine: Machine, verb: str = "sender") -> None:
+    """Wait until what is pushed is noticed: what was pushed before a first look starts nothing."""
+    wait_until(lambda: "is watched" in machine.log(verb), 30, what="the first look")
+
+
 # --- as the README says -----------------------------------------------------------------------------------
 
 
@@ -210,8 +215,7 @@ def test_the_two_machines_of_the_readme(world: World, edge: Edge) -> None:
             world.wait_card("lab-3", public_url=edge.url)
         elif verb == "sender":
             machine.start(verb, *words, "--port", "0", "--poll-seconds", "0.3")
-            world.house.wait(lambda: (laptop.state.store).exists() or None, "the sender's store")
-            wait_until(lambda: "poll" in laptop.log("sender") or True)
+            watching(laptop)
         elif verb == "ps":
             laptop.run_of(commit)
             assert commit[:7] in machine.say(verb, *words).stdout
@@ -271,6 +275,7 @@ def test_a_moved_tunnel_is_found_again_while_a_run_goes_on(world: World, edge: E
     box.start("executor", "--name", "lab-3", "--port", "0", "--slots", "2")
     world.wait_card("lab-3", public_url=edge.url)
     laptop.start("sender", "--port", "0", "--poll-seconds", "0.3")
+    watching(laptop)
     flag = tmp_path / "flag"
     script = f"echo started; while [ ! -e {flag} ]; do sleep 0.05; done; echo ended"
     first = world.pushed(laptop, {"pushtrain.toml": f"[job.train]\ncommand = {json.dumps(script)}\n{SYSTEM}"})
@@ -326,6 +331,7 @@ def test_an_executor_without_a_tunnel_is_seen_and_never_called(world: World) -> 
         "executor", "--name", "lab-9", "--tunnel", "none", "--poll", "--poll-seconds", "0.3", "--port", "0"
     )
     card = world.wait_card("lab-9", online=True)
+    watching(box, "executor")
     assert (card.public_url, card.name) == ("", "lab-9")
     commit = world.pushed(laptop, {"pushtrain.toml": JOB})
     wait_until(lambda: laptop.json("results", "list") if published(world) else None, 30, what="a result")
@@ -379,6 +385,7 @@ def test_a_poisoned_roster_gets_not_a_byte(world: World, cable: Cable) -> None:
     world.pushed(laptop, {"pushtrain.toml": JOB})
     box = lent(world, cable, to=laptop)
     laptop.start("sender", "--port", "0", "--poll-seconds", "0.3")
+    watching(laptop)
     true_roster, true_card = world.roster(), world.cards()["lab-3"]
     thief = load_or_create(world.house.folder / "thief.key")
     with laid() as trap:

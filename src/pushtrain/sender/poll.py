@@ -124,10 +124,13 @@ class Reconciler:
             StorageError: What was found could not be kept.
         """
         seen = self._service.mirror(key).ls_remote(stop=self._stop)
-        found = moves(key, self._service.store.tips(key), seen)
+        known = self._service.store.tips(key)
+        found = moves(key, known, seen)
         new = sum(self._service.hear(push, source="poll") for push in found.pushes)
         if found.tips:
             self._service.store.set_tips(key, found.tips)
+        if _LOOKED not in known:
+            log.info("%s is watched: what is pushed from now on starts its jobs", key)
         if self._rosters is not None:
             self._rosters.see(key, seen, stop=self._stop)
         return new
