@@ -148,7 +148,7 @@ def test_an_address_that_changes_again_and_again_waits_a_few_seconds(lab: Lab) -
     lab.announcer.look()
     tip = lab.tip()
     lab.card = lab.card.model_copy(update={"public_url": "https://two.example"})
-    assert lab.announcer.look() == NOON + 5
+    assert lab.announcer.look() == NOON + 3
     assert lab.tip() == tip
     lab.clock.advance(5)
     lab.announcer.look()

@@ -62,7 +62,7 @@ class Habit:
     """Whether a start alone is worth a card."""
 
 
-OWN: Final = Habit(lifetime=LIFETIME, renewal=12 * 3600.0, spacing=5.0, greets=True)
+OWN: Final = Habit(lifetime=LIFETIME, renewal=12 * 3600.0, spacing=3.0, greets=True)
 SHARED: Final = Habit(lifetime=400 * _DAY, renewal=200 * _DAY, spacing=50.0, greets=False)
 
 
