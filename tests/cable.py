@@ -1,6 +1,7 @@
 """A cable on loopback: connections that come to its plug lead to a port, until somebody cuts them."""
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from typing import Final
 
 _AT_ONCE: Final = 64 * 1024
+_REQUEST: Final = re.compile(rb"^(?:GET|POST) \S+(?= HTTP/1\.1\r$)", re.MULTILINE)
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -25,6 +27,8 @@ class Cable:
         """Connections that came."""
         self.heard = 0
         """Bytes that came in."""
+        self.requests: list[str] = []
+        """The first line of each HTTP request that came in."""
         self._guard = threading.Lock()
         self._lines: set[socket.socket] = set()
         self._plug = socket.create_server(("127.0.0.1", 0))
@@ -71,24 +75,25 @@ class Cable:
             with self._guard:
                 self._lines |= {visitor} if inner is None else {visitor, inner}
             if inner is None:
-                self._carry(visitor, None)
+                self._carry(visitor, None, visitor)
                 return
             with inner:
                 inner.settimeout(None)
-                back = threading.Thread(target=self._carry, args=(inner, visitor), daemon=True)
+                back = threading.Thread(target=self._carry, args=(inner, visitor, visitor), daemon=True)
                 back.start()
-                self._carry(visitor, inner)
+                self._carry(visitor, inner, visitor)
                 back.join()
 
-    def _carry(self, source: socket.socket, target: socket.socket | None) -> None:
-        """Bring bytes one way until either end has had enough."""
+    def _carry(self, source: socket.socket, target: socket.socket | None, visitor: socket.socket) -> None:
+        """Bring bytes one way until either end has had enough; what the visitor says is counted."""
         with contextlib.suppress(OSError):
             while data := source.recv(_AT_ONCE):
                 if source not in self._lines:
                     break
-                if target is None:
+                if target is None or source is visitor:
                     self.heard += len(data)
-                else:
+                    self.requests += [line.decode() for line in _REQUEST.findall(data)]
+                if target is not None:
                     target.sendall(data)
         for end in (source, target):
             if end is not None:

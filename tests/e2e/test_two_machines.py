@@ -320,6 +320,21 @@ def test_a_clean_clone_follows_a_log_through_a_tunnel_that_is_cut_twenty_times(
     assert hashlib.sha256(text).hexdigest() == hashlib.sha256(whole).hexdigest()
 
 
+def test_a_push_is_two_requests_through_the_tunnel_and_waiting_for_one_is_none(
+    world: World, cable: Cable
+) -> None:
+    laptop = world.machine("laptop")
+    world.pushed(laptop, {"README.md": "Nothing to train yet"})
+    lent(world, cable, to=laptop)
+    laptop.start("sender", "--port", "0", "--poll-seconds", "0.1")
+    watching(laptop)
+    (laptop.clone.folder / "pushtrain.toml").write_text(JOB)
+    world.pushed(laptop, {"notes.txt": "Looked at many times before this is delivered"})
+    wait_until(lambda: "is with" in laptop.log("sender"), 30, what="the delivery")
+    wait_until(lambda: published(world), 30, what="its results")
+    assert cable.requests == ["POST /v1/challenge", "POST /v1/runs"]
+
+
 # --- without a tunnel, and without an executor ------------------------------------------------------------
 
 
