@@ -224,6 +224,9 @@ class Ear:
         except Exception as error:  # noqa: BLE001  the test looks at it
             self.trouble = error
 
+    def spoke(self) -> bool:
+        return bool(self.heard or self.trouble)
+
     def close(self) -> None:
         for way in self._way:
             way()  # type: ignore[operator]
@@ -238,7 +241,7 @@ def listening(executor: Served) -> Ear:
     """A listener that hears something; the executor may not have noticed yet that the last one is gone."""
     while True:
         ear = Ear(client(executor))
-        wait_until(lambda ear=ear: ear.heard or ear.trouble)  # type: ignore[misc]  mypy 1.x and defaults
+        wait_until(ear.spoke)
         if not isinstance(ear.trouble, Busy):
             return ear
 

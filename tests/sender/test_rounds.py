@@ -1,0 +1,434 @@
+"""The rounds of a running sender: executors that are busy, dead, too small, slow, full, or come back."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushtrain.core.errors import Busy, Conflict, Forbidden, StorageError, Unreachable
+from pushtrain.core.model import Resources, TrainCommand
+from pushtrain.plumbing.outbox import Outgoing
+from pushtrain.plumbing.store import Store
+from pushtrain.sender import board
+from pushtrain.sender import rounds as rounds_module
+from pushtrain.sender.rounds import Rounds
+from pushtrain.testing import Clock, a_capacity, a_command, a_gpu, a_spec, eventually
+from sender_world import ScriptedExecutor
+
+FREE, BUSY = a_capacity(), a_capacity(free_slots=0, running=1)
+
+
+class Sender:
+    """Rounds over a real store, with executors that do what the test says."""
+
+    def __init__(self, folder: Path, *executors: ScriptedExecutor) -> None:
+        self.folder = folder
+        self.executors = list(executors)
+        self.clock = Clock()
+        self.store = Store(folder / "store.db", clock=self.clock)
+        self.rounds = self.begin()
+
+    def begin(self) -> Rounds:
+        """A sender that knows what is on the disk."""
+        self.store.close()
+        self.store = Store(self.folder / "store.db", clock=self.clock)
+        self.rounds = Rounds(
+            self.store,
+            lambda: [(executor, None) for executor in self.executors],
+            clock=self.clock,
+            jitter=lambda: 0.0,
+        )
+        return self.rounds
+
+    def push(self, *commands: TrainCommand) -> list[str]:
+        self.store.settle_push(None, commands or (a_command(),), "pushed")
+        self.rounds.wake()
+        return [command.run_id for command in commands or (a_command(),)]
+
+    def state(self, run_id: str) -> str:
+        return self.store.outgoing(run_id).state
+
+    def out(self, run_id: str) -> Outgoing:
+        return self.store.outgoing(run_id)
+
+    def play(self, story: Callable[[], Any]) -> None:
+        """Tell a story while rounds are made."""
+
+        async def both() -> None:
+            task = asyncio.create_task(self.rounds.run())
+            try:
+                await story()
+                assert not task.done()
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.result()
+
+        asyncio.run(both())
+
+
+@pytest.fixture
+def sender(tmp_path: Path) -> Iterator[Sender]:
+    made = Sender(tmp_path)
+    yield made
+    made.store.close()
+
+
+def lab(name: str, **capacity: Any) -> ScriptedExecutor:
+    made = ScriptedExecutor(name)
+    made.capacity = a_capacity(**capacity)
+    return made
+
+
+async def quiet(*executors: ScriptedExecutor, seconds: float = 0.3) -> None:
+    """Nothing is asked, sent or opened for a while, and no stream is open."""
+    await eventually(lambda: not any(executor.streams for executor in executors), what="streams to close")
+    before = [(executor.asked, executor.opened, len(executor.received)) for executor in executors]
+    await asyncio.sleep(seconds)
+    assert [(executor.asked, executor.opened, len(executor.received)) for executor in executors] == before
+
+
+async def counted(count: Callable[[], int], wanted: int) -> None:
+    await eventually(lambda: count() == wanted, what=f"{wanted}, not {count()}")
+
+
+def test_of_three_executors_one_is_dead_one_busy_one_too_small(sender: Sender) -> None:
+    dead, busy, small = lab("dead"), lab("busy", free_slots=0), lab("small")
+    gpu = (a_gpu(memory=24 << 30),)
+    for one, gpus in ((dead, gpu), (busy, gpu), (small, (a_gpu(memory=8 << 30),))):
+        one.card = one.card.model_copy(update={"gpus": gpus})
+    dead.down = True
+    sender.executors = [dead, busy, small]
+    job = a_spec(resources=Resources(gpus=1, gpu_memory=16 << 30))
+
+    async def story() -> None:
+        (run_id,) = sender.push(a_command(job=job))
+        await eventually(lambda: "small" in sender.out(run_id).detail and busy.streams)
+        assert sender.out(run_id).detail == (
+            "busy is busy; dead does not answer; small has 0 GPUs of at least 17.1799 GB; the job asks for 1"
+        )
+        assert (small.received, small.opened, busy.received) == ([], 0, [])
+        busy.capacity = a_capacity(free_gpus=1, free_memory=(24 << 30,))
+        begun = time.monotonic()
+        busy.tell()
+        await eventually(lambda: busy.received == [run_id])
+        assert time.monotonic() - begun < 1
+        await eventually(lambda: sender.state(run_id) == "started")
+        await quiet(dead, busy, small)
+
+    sender.play(story)
+
+
+def test_a_delivery_takes_one_question_and_one_command(sender: Sender) -> None:
+    sender.executors = [lab("a"), lab("b", free_slots=0)]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: sender.state(run_id) == "started")
+        assert [(one.asked, len(one.received)) for one in sender.executors] == [(1, 1), (1, 0)]
+        assert [one.opened for one in sender.executors] == [1, 0]
+        await quiet(*sender.executors)
+
+    sender.play(story)
+
+
+def test_the_only_executor_gets_everything_at_once_whatever_it_has_free(sender: Sender) -> None:
+    only = lab("only", free_slots=0, queued=7)
+    sender.executors = [only]
+
+    async def story() -> None:
+        sender.push(*(a_command(request=f"r{number}") for number in range(40)))
+        await eventually(lambda: len(only.received) == 40)
+        await quiet(only)
+        assert (only.asked, only.opened) == (1, 0)
+        assert len(set(only.received)) == 40
+
+    sender.play(story)
+
+
+def test_runs_wait_here_in_their_order_and_leave_one_by_one(sender: Sender) -> None:
+    one, two = lab("one", free_slots=0), lab("two", free_slots=0)
+    sender.executors = [one, two]
+
+    async def story() -> None:
+        run_ids = sender.push(*(a_command(request=f"r{number}") for number in range(3)))
+        await eventually(lambda: one.streams and two.streams)
+        for number, executor in enumerate((one, two, one)):
+            executor.capacity = FREE
+            executor.tell()
+            await counted(lambda: len(one.received + two.received), number + 1)
+            executor.capacity = BUSY
+            executor.tell()
+        assert [*one.received[:1], *two.received, *one.received[1:]] == run_ids
+
+    sender.play(story)
+
+
+def test_a_stream_that_is_cut_is_opened_again(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "_FIRST_PAUSE", 0.05)
+    one, two = lab("one", free_slots=0), lab("two", free_slots=0)
+    sender.executors = [one, two]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        for count in (1, 2, 3):
+            await counted(lambda: one.opened, count)
+            await eventually(lambda: one.streams)
+            one.cut()
+        one.capacity = FREE
+        await eventually(lambda: run_id in one.received)
+
+    sender.play(story)
+
+
+def test_an_executor_that_comes_back_is_found(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "_FIRST_PAUSE", 0.05)
+    one, two = lab("one", free_slots=0), lab("two")
+    two.down = True
+    sender.executors = [one, two]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: two.asked >= 2)
+        two.down = False
+        await eventually(lambda: run_id in two.received)
+
+    sender.play(story)
+
+
+def test_a_slow_executor_holds_up_nobody(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, quick = lab("slow"), lab("quick")
+    gate = threading.Event()
+    challenge = slow.challenge
+
+    def wait() -> Any:
+        assert gate.wait(20)
+        return challenge()
+
+    monkeypatch.setattr(slow, "challenge", wait)
+    sender.executors = [slow, quick]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: run_id in quick.received)
+        gate.set()
+        await eventually(lambda: sender.state(run_id) == "started")
+
+    sender.play(story)
+
+
+def test_a_full_executor_is_left_alone_for_a_while(sender: Sender) -> None:
+    full, busy = lab("full", running=0), lab("busy", free_slots=0)
+    full.refusal = Busy("full has no room.")
+    sender.executors = [full, busy]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: sender.out(run_id).detail == "busy is busy; full has no room")
+        asked = full.asked
+        await asyncio.sleep(0.2)
+        assert full.asked == asked
+        busy.capacity = FREE
+        busy.tell()
+        await eventually(lambda: run_id in busy.received)
+
+    sender.play(story)
+
+
+def test_a_run_that_everybody_refuses_says_why(sender: Sender) -> None:
+    sender.executors = [lab("a"), lab("b")]
+    for one in sender.executors:
+        one.refusal = Forbidden("Not here.")
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: sender.state(run_id) == "refused")
+        assert sender.out(run_id).detail == "Not here."
+        await quiet(*sender.executors)
+
+    sender.play(story)
+
+
+def test_a_lost_answer_keeps_the_run_from_others_until_the_executor_was_silent_for_an_hour(
+    sender: Sender,
+) -> None:
+    first, second = lab("first"), lab("second", running=3)
+    first.loses_answers = True
+    sender.executors = [first, second]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: sender.out(run_id).tries)
+        first.down = True
+        sender.clock.advance(3000)
+        sender.rounds.wake()
+        await eventually(lambda: "first may have it" in sender.out(run_id).detail)
+        assert second.received == []
+        sender.clock.advance(700)
+        sender.rounds.wake()
+        await eventually(lambda: second.received)
+        command = second.accepted[run_id]
+        assert (command.possible_duplicate, command.attempt) == (True, 1)
+
+    sender.play(story)
+
+
+# --- recall -----------------------------------------------------------------------------------------------
+
+
+def ahead(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> tuple[ScriptedExecutor, ScriptedExecutor, str]:
+    """A run was delivered ahead to the only executor, where it waits; now there is another one, idle."""
+    monkeypatch.setattr("pushtrain.sender.placement.RECALL_AFTER", 0.05)
+    busy, idle = lab("busy", free_slots=0), lab("idle")
+    sender.executors = [busy]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: sender.state(run_id) == "delivered")
+        busy.waiting = [run_id]
+
+    sender.play(story)
+    sender.executors.append(idle)
+    sender.begin()
+    return busy, idle, a_command().run_id
+
+
+def test_a_run_that_waits_at_a_busy_executor_is_recalled_for_an_idle_one(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, idle, run_id = ahead(sender, monkeypatch)
+
+    async def story() -> None:
+        await eventually(lambda: run_id in idle.received)
+        await eventually(lambda: sender.state(run_id) == "started")
+        await quiet(busy, idle)
+
+    sender.play(story)
+    assert busy.released == [run_id]
+    assert idle.accepted[run_id].attempt == 1
+    assert not idle.accepted[run_id].possible_duplicate
+
+
+def test_a_recall_whose_answer_is_lost_is_repeated_before_anything_is_sent(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, idle, run_id = ahead(sender, monkeypatch)
+    busy.release_fails = Unreachable("The answer was lost.")
+
+    async def story() -> None:
+        await eventually(lambda: sender.out(run_id).tries and sender.state(run_id) == "recalling")
+        assert idle.received == []
+        busy.release_fails = None
+        sender.clock.advance(60)
+        sender.rounds.wake()
+        await eventually(lambda: run_id in idle.received)
+
+    sender.play(story)
+    assert busy.released == [run_id]
+
+
+def test_a_run_that_starts_before_it_is_recalled_stays(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, idle, run_id = ahead(sender, monkeypatch)
+
+    def started(run: str, attempt: int) -> Any:
+        raise Conflict(f"{run} is running as attempt {attempt + 1}.")
+
+    monkeypatch.setattr(busy, "release", started)
+
+    async def story() -> None:
+        await eventually(lambda: sender.state(run_id) == "started")
+        await quiet(busy, idle)
+
+    sender.play(story)
+    assert idle.received == []
+
+
+def test_a_sender_that_dies_between_release_and_sending_sends_it_when_it_is_back(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, idle, run_id = ahead(sender, monkeypatch)
+    release = busy.release
+
+    def dies(run: str, attempt: int) -> Any:
+        release(run, attempt)
+        raise Unreachable("The sender died before it heard the answer.")
+
+    monkeypatch.setattr(busy, "release", dies)
+
+    async def first() -> None:
+        await eventually(lambda: sender.out(run_id).tries)
+
+    sender.play(first)
+    assert (busy.released, sender.state(run_id), idle.received) == ([run_id], "recalling", [])
+    monkeypatch.setattr(busy, "release", release)
+    sender.begin()
+    sender.clock.advance(60)
+
+    async def second() -> None:
+        await eventually(lambda: run_id in idle.received)
+
+    sender.play(second)
+    assert len(busy.received) == len(idle.received) == 1
+
+
+def test_a_recall_that_is_never_answered_makes_a_possible_duplicate_after_an_hour(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, idle, run_id = ahead(sender, monkeypatch)
+    busy.release_fails = Unreachable("The answer was lost.")
+
+    async def story() -> None:
+        await eventually(lambda: sender.state(run_id) == "recalling" and sender.out(run_id).tries)
+        busy.down = True
+        sender.clock.advance(3700)
+        sender.rounds.wake()
+        await eventually(lambda: run_id in idle.received)
+
+    sender.play(story)
+    assert idle.accepted[run_id].possible_duplicate
+
+
+def test_what_has_begun_is_not_recalled_and_nobody_listens_any_more(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, idle, run_id = ahead(sender, monkeypatch)
+    busy.waiting = []
+
+    async def story() -> None:
+        await eventually(lambda: sender.state(run_id) == "started")
+        await quiet(busy, idle)
+
+    sender.play(story)
+    assert (busy.released, idle.asked) == ([], 0)
+
+
+# --- trouble of one's own ---------------------------------------------------------------------------------
+
+
+def test_a_store_that_fails_delays_and_loses_nothing(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = lab("only")
+    sender.executors = [only]
+    due = sender.store.outbox_due
+    failures = [1, 1]
+
+    def fails(*arguments: Any, **more: Any) -> Any:
+        if failures:
+            failures.pop()
+            raise StorageError("The disk is full.")
+        return due(*arguments, **more)
+
+    monkeypatch.setattr(sender.store, "outbox_due", fails)
+    monkeypatch.setattr(rounds_module, "_LONGEST_PAUSE", 0.1)
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: run_id in only.received)
+
+    sender.play(story)
