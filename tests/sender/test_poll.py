@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_a_moved_tip_is_a_push_from_where_it_was() -> None:
     found = moves(KEY, known, {MAIN: B, "refs/tags/v1": A})
     (push,) = found.pushes
     assert (push.before, push.after) == (A, B)
-    assert push.delivery == f"poll:{KEY}:{MAIN}:{B}"
+    assert push.delivery.startswith(f"poll:{KEY}:{MAIN}:{B}")
     assert found.tips == {}
 
 
@@ -162,6 +163,52 @@ def test_a_webhook_that_came_before_its_commit_is_made_good_by_the_reconciler(wo
 
     asyncio.run(story())
     assert [command.commit for command in world.executor.accepted.values()] == [commit]
+
+
+def test_a_commit_that_is_forced_back_is_noted_again_so_that_the_next_push_is_compared_with_it(
+    world: World,
+) -> None:
+    first = world.commit()
+    reconciler = Reconciler(world.service, poll_seconds=60)
+    reconciler.look(KEY)
+    second = world.commit({"train.py": "x"})
+
+    async def story() -> None:
+        async with world.running():
+            for tip in (second, first, second):
+                world.work.git("push", "--quiet", "--force", str(world.remote), f"{tip}:{MAIN}")
+                assert await asyncio.to_thread(reconciler.look, KEY) == 1
+                await eventually(lambda: not world.store.pending_pushes())
+                assert world.store.tips(KEY)[MAIN] == tip
+
+    asyncio.run(story())
+    third = world.commit({"train.py": "y"})
+    assert reconciler.look(KEY) == 1
+    (push,) = world.store.pending_pushes()
+    assert (push.push.before, push.push.after) == (second, third)
+
+
+def test_a_push_that_was_overtaken_before_it_was_fetched_is_looked_at_when_its_commit_returns(
+    world: World,
+) -> None:
+    first = world.commit()
+    reconciler = Reconciler(world.service, poll_seconds=60)
+    reconciler.look(KEY)
+    second = world.commit({"train.py": "x"})
+    reconciler.look(KEY)
+    world.work.git("push", "--quiet", "--force", str(world.remote), f"{first}:{MAIN}")
+    subprocess.run(["git", "-C", world.remote, "gc", "--quiet", "--prune=now"], check=True)
+
+    async def story() -> None:
+        async with world.running():
+            await eventually(lambda: not world.store.pending_pushes())
+            assert "starts nothing" in world.note()
+            world.work.git("push", "--quiet", str(world.remote), f"{second}:{MAIN}")
+            assert await asyncio.to_thread(reconciler.look, KEY) == 1
+            await eventually(world.delivered)
+
+    asyncio.run(story())
+    assert [command.commit for command in world.executor.accepted.values()] == [second]
 
 
 def test_a_push_missed_while_the_sender_was_down_is_found_at_its_start(world: World) -> None:

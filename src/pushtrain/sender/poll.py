@@ -8,6 +8,7 @@ webhook told of already is the same runs, because run ids follow from what is ru
 import asyncio
 import logging
 import random
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -35,13 +36,14 @@ class Moves:
     """What to note at once; a moved tip is noted when its push is settled."""
 
 
-def moves(key: str, known: Mapping[str, str], seen: Mapping[str, str]) -> Moves:
+def moves(key: str, known: Mapping[str, str], seen: Mapping[str, str], *, look: str = "") -> Moves:
     """Compare two looks at one repository.
 
     Args:
         key: The repository.
         known: Each ref's commit as noted.
         seen: Each ref's commit now.
+        look: A word that only this look has: a branch may come back to a commit, which is a push of its own.
     """
     now = {ref: commit for ref, commit in seen.items() if watched(ref)}
     if _LOOKED not in known:
@@ -54,7 +56,7 @@ def moves(key: str, known: Mapping[str, str], seen: Mapping[str, str]) -> Moves:
             ref=ref,
             before=known.get(ref, "0" * len(commit)),
             after=commit,
-            delivery=f"poll:{key}:{ref}:{commit}",
+            delivery=f"poll:{key}:{ref}:{commit}:{look}",
         )
         for ref, commit in sorted(now.items())
         if known.get(ref) != commit
@@ -124,9 +126,11 @@ class Reconciler:
             StorageError: What was found could not be kept.
         """
         seen = self._service.mirror(key).ls_remote(stop=self._stop)
-        known = self._service.store.tips(key)
-        found = moves(key, known, seen)
-        new = sum(self._service.hear(push, source="poll") for push in found.pushes)
+        waiting = {(heard.push.ref, heard.push.after) for heard in self._service.store.pending_pushes(key)}
+        known = self._service.store.tips(key)  # after what waits: what was settled in between is noted here
+        found = moves(key, known, seen, look=secrets.token_hex(8))
+        fresh = [push for push in found.pushes if (push.ref, push.after) not in waiting]
+        new = sum(self._service.hear(push, source="poll") for push in fresh)
         if found.tips:
             self._service.store.set_tips(key, found.tips)
         if _LOOKED not in known:
