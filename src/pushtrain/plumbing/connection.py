@@ -41,6 +41,7 @@ from pushtrain.core.signing import (
     verify_response,
 )
 from pushtrain.core.wire import ErrorBody
+from pushtrain.plumbing.onepiece import in_one_piece
 
 _MOST: Final = 64 * 1024 * 1024
 """Bytes of an answer that are read before it is known whose it is."""
@@ -275,8 +276,8 @@ def _pool(url: str) -> urllib3.PoolManager:
         )
     proxy = proxy_for(parts.scheme, parts.hostname, port)
     if proxy:
-        return urllib3.ProxyManager(proxy, num_pools=1, maxsize=_CONNECTIONS)
-    return urllib3.PoolManager(num_pools=1, maxsize=_CONNECTIONS)
+        return in_one_piece(urllib3.ProxyManager(proxy, num_pools=1, maxsize=_CONNECTIONS))
+    return in_one_piece(urllib3.PoolManager(num_pools=1, maxsize=_CONNECTIONS))
 
 
 def proxy_for(scheme: str, host: str, port: int | None) -> str:
