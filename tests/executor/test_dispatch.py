@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from executor_house import House, Killable, Stuck, done, logged, reached, story
 
-from pushtrain.core.errors import Conflict
+from pushtrain.core.errors import Conflict, StorageError
+from pushtrain.core.lifecycle import Event, Exited
 from pushtrain.core.model import Outcome, Reason, Run, Stage, State
-from pushtrain.executor import launch
+from pushtrain.executor import dispatch, launch
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing import process
+from pushtrain.plumbing import process, reserve
 from pushtrain.plumbing.rundir import RunDir, held
 from pushtrain.plumbing.store import Store
 from pushtrain.testing import a_gpu, eventually, wait_until
@@ -391,6 +392,48 @@ async def test_results_wait_while_the_remote_is_away_and_hold_no_slot(house: Hou
         first = await done(service, first)
         assert first.outcome is Outcome.SUCCEEDED
         assert kinds(service, first)[-2:] == ["publishfailed", "published"]
+
+
+# --- a full disk ------------------------------------------------------------------------------------------
+
+
+@story
+async def test_a_job_that_filled_the_disk_ends_because_what_only_it_needed_is_given_up(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dispatch, "_FIRST_PAUSE", 0.01)
+    advance = Store.advance
+    tries: list[tuple[bool, bool]] = []
+
+    def full(store: Store, run_id: str, event: Event, **rest: Any) -> Run:
+        (tmp,) = house.state.runs.glob("*/1/tmp") if not tries else (None,)
+        if isinstance(event, Exited) and len(tries) < 3:
+            tries.append((tmp is not None and (tmp / "scratch").exists(), house.state.reserve.exists()))
+            raise StorageError("The store cannot be used: the disk is full.")
+        return advance(store, run_id, event, **rest)
+
+    monkeypatch.setattr(Store, "advance", full)
+    async with house.running() as service:
+        run = house.send(
+            service, "echo scratch > $TMPDIR/scratch; echo kept > $PUSHTRAIN_RESULTS_DIR/kept.txt"
+        )
+        run = await done(service, run)
+        assert house.result(run, "files/kept.txt") == "kept"
+    assert tries == [(True, True), (False, False), (False, False)]
+    told = [record for record in caplog.records if "disk is full" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].exc_info is None
+
+
+@story
+async def test_a_reserve_that_was_given_up_is_put_by_again(house: House) -> None:
+    house.state.create()
+    async with house.running() as service:
+        await done(service, house.send(service, "true"))
+        assert house.state.reserve.stat().st_blocks * 512 >= reserve.SIZE
+        reserve.give_up(house.state.reserve)
+        await done(service, house.send(service, "true"))
+        assert house.state.reserve.exists()
 
 
 # --- any order of events ----------------------------------------------------------------------------------

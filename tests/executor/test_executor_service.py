@@ -24,6 +24,7 @@ from pushtrain.executor import verdicts
 from pushtrain.executor.courier import Courier, clear_expired, clear_left, pause_after
 from pushtrain.executor.publish import Publishable, Published
 from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing.branch import Branch
 from pushtrain.plumbing.rundir import RunDir, Verdict
 from pushtrain.plumbing.store import Store
 from pushtrain.testing import SENDER, a_command, a_gpu, a_spec, an_attempt, eventually
@@ -276,6 +277,25 @@ async def test_a_disk_that_is_full_when_results_are_written_down_does_not_end_th
         await asyncio.wait({task})
     assert flaky.batches == [1, 1, 1]
     store.close()
+
+
+@story
+async def test_a_work_folder_goes_before_its_results_are_out_where_the_disk_is_full(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow, trees = Branch.grow, []
+
+    def full(*args: Any, **kwargs: Any) -> list[str]:
+        trees.append(len(list(house.state.runs.glob("*/1/tree"))))
+        if len(trees) == 1:
+            raise StorageError("git could not write the results' commit: no space left on device.")
+        return grow(*args, **kwargs)
+
+    monkeypatch.setattr(Branch, "grow", full)
+    async with house.running() as service:
+        run = await done(service, house.send(service, "echo kept > kept.txt", results=("*.txt",)))
+        assert house.result(run, "files/kept.txt") == "kept"
+    assert trees == [1, 0]
 
 
 def test_what_a_killed_executor_did_not_clear_is_cleared_later(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Protocol
 
-from pushtrain.core.errors import Cancelled, IllegalTransition, PushtrainError
+from pushtrain.core.errors import Cancelled, IllegalTransition, PushtrainError, StorageError
 from pushtrain.core.lifecycle import Published as PublishedEvent
 from pushtrain.core.lifecycle import PublishFailed
 from pushtrain.core.model import Run
+from pushtrain.executor.harvest import harvested
 from pushtrain.executor.publish import Publishable, Published
 from pushtrain.plumbing.rundir import RunDir
 from pushtrain.plumbing.store import Store
@@ -172,6 +173,8 @@ class Courier:
                     "run %s %s; results are %s, %s", run.short, run.outcome, outcome.commit[:12], outcome.path
                 )
             else:
+                if isinstance(outcome, StorageError) and run.attempt:
+                    _make_room(RunDir.of(self._runs, run.id, run.attempt))
                 pause = pause_after(run.publish_tries)
                 _log.warning("run %s: not published, next try in %g s: %s", run.short, pause, outcome)
                 self._store.advance(run.id, PublishFailed(str(outcome), now + pause))
@@ -189,6 +192,12 @@ def clear(run_folder: Path) -> None:
     remove_tree(run_folder / RunDir(run_folder / "0").checkpoint.name)
 
 
+def _make_room(folder: RunDir) -> None:
+    """The disk is full: what this attempt no longer needs goes before its results are out."""
+    for gone in (folder.tmp, folder.overlay, *((folder.tree,) if harvested(folder) else ())):
+        remove_tree(gone)
+
+
 def clear_left(runs: Path, over: Callable[[str], bool]) -> None:
     """Clear runs that are over and were not cleared, because the executor died at that moment.
 
@@ -196,8 +205,8 @@ def clear_left(runs: Path, over: Callable[[str], bool]) -> None:
         runs: The state folder's `runs`.
         over: Whether the run with this id is.
     """
-    for tree in runs.glob("*/[0-9]*/tree"):
-        folder = tree.parents[1]
+    for last in runs.glob("*/[0-9]*/results"):  # `clear` removes it last
+        folder = last.parents[1]
         if over(folder.name):
             clear(folder)
 

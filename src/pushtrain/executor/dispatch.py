@@ -17,16 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
-from pushtrain.core.errors import Cancelled, Conflict, PushtrainError
+from pushtrain.core.errors import Cancelled, Conflict, PushtrainError, StorageError
 from pushtrain.core.lifecycle import Cancelled as CancelledEvent
 from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, PrepareFailed, Requeued
 from pushtrain.core.model import Attempt, Progress, Reason, Run, Stage, State
 from pushtrain.executor import launch, verdicts
 from pushtrain.executor.prepare import Preparation, PreparationError, Workshop, time_limit
 from pushtrain.executor.variables import attempt_mark
-from pushtrain.plumbing import process
+from pushtrain.plumbing import process, reserve
 from pushtrain.plumbing.rundir import RunDir, StopOrder, held, log_size
 from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.trees import remove_tree
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ _BURST: Final = 0.03
 """Seconds after an acceptance in which another one may belong to the same burst."""
 _LONGEST_BURST: Final = 1.0
 """Seconds that a burst may hold up the next start."""
+_FIRST_PAUSE: Final = 0.5
 _LATEST: Final = 60.0
 _MOST_PROGRESS: Final = 0.2
 """Seconds between two words of progress within one stage."""
@@ -182,12 +184,17 @@ class Dispatch:
 
     async def _surely(self, what: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do what must be done, again and again until it succeeds: the disk may be full for a while."""
-        pause = 0.5
+        pause, told = _FIRST_PAUSE, ""
         while True:
             try:
                 return await self._call(work, *args, **kwargs)
-            except Exception:  # noqa: BLE001  whatever it was, giving up would strand the run
-                _log.exception("%s failed; trying again in %g s", what, pause)
+            except Exception as error:  # noqa: BLE001  whatever it was, giving up would strand the run
+                if told != str(error):
+                    told = str(error)
+                    trace = None if isinstance(error, StorageError) else error
+                    _log.error(
+                        "%s failed and is tried again until it succeeds: %s", what, error, exc_info=trace
+                    )
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LATEST)
 
@@ -273,6 +280,7 @@ class Dispatch:
         )
         try:
             self._check(active)
+            reserve.keep(self._shop.state.reserve)
             folder.create()
             shim = launch.start(folder, preparation.orders(), self._compiled)
         except Cancelled:
@@ -333,11 +341,20 @@ class Dispatch:
             self._store.advance(run.id, event, token=run.token, attempt=attempt)
         except Conflict as error:
             _log.warning("run %s went on without this attempt: %s", run.short, error)
+        except StorageError:
+            self._make_room(active.folder)
+            raise
         if self._active.get(run.id) is active:
             del self._active[run.id]
         self._changed(run.id)
         self._ended()
         self.wake()
+
+    def _make_room(self, folder: RunDir) -> None:
+        """The disk is full, perhaps by this very attempt: what only it needed goes, with our reserve."""
+        for scratch in (folder.tmp, folder.overlay):
+            remove_tree(scratch)
+        reserve.give_up(self._shop.state.reserve)
 
     # --- recovery -----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ is no longer needed.
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, Literal
 
 from pushtrain.core.model import Artifact, Run, Value
@@ -48,7 +49,7 @@ def harvest(
     Raises:
         StorageError: The disk is full or cannot be written.
     """
-    record = folder.root / _RECORD
+    record = _record(folder)
     try:
         return Harvest.model_validate_json(record.read_bytes())
     except FileNotFoundError:
@@ -63,3 +64,12 @@ def harvest(
     found = Harvest(files=files, metrics=metrics)
     write_bytes(record, found.model_dump_json().encode())
     return found
+
+
+def harvested(folder: RunDir) -> bool:
+    """Whether everything that the work folder had to give was taken out of it."""
+    return _record(folder).exists()
+
+
+def _record(folder: RunDir) -> Path:
+    return folder.root / _RECORD

@@ -75,6 +75,11 @@ class StateFolder:
         return self.root / "store.db"
 
     @property
+    def reserve(self) -> Path:
+        """Space that is put by for the moment when the disk is full."""
+        return self.root / "reserve"
+
+    @property
     def lock(self) -> Path:
         """Held by the one executor or sender that serves this folder."""
         return self.root / "lock"
@@ -98,6 +103,11 @@ class StateFolder:
     def outbox(self) -> Path:
         """Commands that `pushtrain send` could not deliver yet."""
         return self.root / "outbox"
+
+    @property
+    def waiting(self) -> Path:
+        """What waits at the running sender, for `pushtrain ps`."""
+        return self.root / "waiting.json"
 
     @property
     def repositories(self) -> Path:
