@@ -3,7 +3,10 @@
 import pytest
 
 from pushtrain.cli import ps, render, show
-from pushtrain.core.model import Artifact, Progress, RunView, Stage, State
+from pushtrain.cli.find import Heard
+from pushtrain.cli.ps import standing
+from pushtrain.core.model import Artifact, Outcome, Progress, RunView, Stage, State
+from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.testing import NOON, a_command, a_run, a_spec
 
 HOSTILE = "[/b] [red]x \x1b[31m"
@@ -27,7 +30,8 @@ def view() -> RunView:
 def test_a_run_whose_name_looks_like_markup_is_listed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ps, "find_runs", lambda *_, **__: [(None, view().run)])
+    nobody: ExecutorClient = object.__new__(ExecutorClient)
+    monkeypatch.setattr(ps, "find_runs", lambda *_, **__: Heard(((nobody, view().run),), ()))
     ps.ps()
     said = capsys.readouterr().out
     assert "[/b] [red]x" in said
@@ -40,7 +44,7 @@ def test_a_run_whose_files_look_like_markup_is_shown(
     class Found:
         view = view()
 
-    monkeypatch.setattr(show, "find_run", lambda *_: Found)
+    monkeypatch.setattr(show, "find_anywhere", lambda *_: Found)
     show.show()
     said = capsys.readouterr().out
     assert "out/[/b].bin  1 B  in Git" in said
@@ -48,6 +52,14 @@ def test_a_run_whose_files_look_like_markup_is_shown(
     assert "[/data]" in said
     assert "waits      [/b]" in said
     assert "\x1b" not in said
+
+
+def test_a_possible_duplicate_is_named_so() -> None:
+    command = a_command().model_copy(update={"possible_duplicate": True})
+    assert standing(a_run(command)).endswith(", possible duplicate")
+    done = a_run(command, state=State.DONE, outcome=Outcome.SUCCEEDED)
+    assert standing(done).endswith(", possible duplicate")
+    assert "duplicate" not in standing(a_run())
 
 
 def test_what_is_no_letter_is_shown_as_a_mark() -> None:

@@ -87,6 +87,13 @@ def test_every_outcome_has_its_title(outcome: Outcome, reason: Reason, title: st
     assert page(run=ended(a_run(), outcome, reason=reason)).startswith(f"# {title} · train\n")
 
 
+def test_a_report_of_a_possible_duplicate_says_so() -> None:
+    command = a_command().model_copy(update={"possible_duplicate": True})
+    told = page(run=ended(a_run(command)))
+    assert "another executor that may have taken this run on" in told
+    assert "Possible duplicate" not in page()
+
+
 def test_a_run_that_never_started_has_a_report_too() -> None:
     run = ended(a_run(), Outcome.CANCELLED, reason=Reason.CANCELLED, attempt=0)
     files = report.write(story(run=run, attempts=()))

@@ -68,8 +68,10 @@ def _row(run: Run, now: float) -> tuple[str, ...]:
 
 def standing(run: Run) -> str:
     """Where a run is and how it went, coloured: `running`, `succeeded`, `failed, publishing`."""
+    twice = ", possible duplicate" if run.command.possible_duplicate else ""
     if run.outcome is None:
         waiting = f" ({render.literal(run.waiting_for)})" if run.waiting_for else ""
         wish = ", cancelling" if run.cancel_requested else ""
-        return f"{render.coloured(run.state)}{wish}{waiting}"
-    return render.coloured(run.outcome) + ("" if run.final else f", {render.coloured(run.state)}")
+        return f"{render.coloured(run.state)}{wish}{waiting}{twice}"
+    publishing = "" if run.final else f", {render.coloured(run.state)}"
+    return f"{render.coloured(run.outcome)}{publishing}{twice}"

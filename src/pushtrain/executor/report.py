@@ -27,6 +27,7 @@ VERSION: Final = 1
 MOST_CHARTS: Final = 12
 _MOST_FILES_SHOWN: Final = 100
 _SUMMARY_LIMIT: Final = 64 * 1024
+_DUPLICATE: Final = "another executor that may have taken this run on did not answer; it may run there, too"
 _TAIL_LINES, _TAIL_WIDTH = 60, 300
 
 
@@ -181,6 +182,7 @@ def _facts(story: Story) -> str:
         "Used": _used(attempt),
         "Environment": md.text(attempt.environment) if attempt else "",
         "Attempt": f"{attempt.number}" if attempt and attempt.number > 1 else "",
+        "Possible duplicate": _DUPLICATE if run.command.possible_duplicate else "",
     }
     header = ("Commit", commit_link(command.repository, command.commit) + subject)
     return md.table(header, [(f"**{name}**", cell) for name, cell in rows.items() if cell], align="ll")

@@ -105,11 +105,6 @@ class StateFolder:
         return self.root / "outbox"
 
     @property
-    def waiting(self) -> Path:
-        """What waits at the running sender, for `pushtrain ps`."""
-        return self.root / "waiting.json"
-
-    @property
     def repositories(self) -> Path:
         """Mirrors and pristine trees."""
         return self.root / "repositories"
