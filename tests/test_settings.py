@@ -1,6 +1,7 @@
 """Settings: file, environment and flags, and what is said of a mistake."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_a_repository_named_twice_is_one(folder: StateFolder) -> None:
     [
         ("[executor]\nslot = 2\n", ["executor.slot", "Did you mean `slots`?"]),
         ("[executr]\n", ["executr", "Did you mean `executor`?"]),
-        ('[executor]\nslots = "many"\n', ["executor.slots", "'many'", "PUSHTRAIN_EXECUTOR_SLOTS"]),
+        ('[executor]\nslots = "many"\n', ["executor.slots", "'many'", "settings.toml"]),
         ("[executor]\nport = 70000\n", ["executor.port", "70000"]),
         ('[executor]\nname = "-x"\n', ["executor.name"]),
         ("[executor\n", ["settings.toml", "line 1"]),
@@ -84,9 +85,33 @@ def test_a_mistake_is_named_with_its_place_and_its_mend(
     assert caught.value.mend
 
 
-def test_a_password_in_a_remote_is_refused_and_not_repeated(folder: StateFolder) -> None:
-    with pytest.raises(PushtrainError) as caught:
-        load_settings(folder, environ={}, repositories=("https://me:hunter2@github.com/octo/hello",))
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"executor": {"slots": 0}}, "`--slots` is 0"),
+        ({"sender": {"poll_seconds": -1.0}}, "`--poll-seconds` is -1.0"),
+        ({"sender": {"executors": [{"url": "http://127.0.0.1:1"}]}}, "`--executor`"),
+        ({"environ": {"PUSHTRAIN_EXECUTOR_PORT": "99999"}}, "`PUSHTRAIN_EXECUTOR_PORT` is '99999'"),
+        ({"environ": {"PUSHTRAIN_EXECUTOR_PORT": "1"}, "executor": {"port": 99999}}, "`--port` is 99999"),
+    ],
+)
+def test_a_mistake_is_named_by_the_flag_or_the_variable_that_it_came_from(
+    folder: StateFolder, given: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(folder, **{"environ": {}, **given})
+    assert str(caught.value).startswith(place)
+    assert "settings.toml" not in str(caught.value)
+
+
+def test_a_password_in_a_remote_is_refused_with_its_place_and_not_repeated(folder: StateFolder) -> None:
+    remote = "https://me:hunter2@github.com/octo/hello"
+    with pytest.raises(PushtrainError, match=r"^`--repo`: ") as caught:
+        load_settings(folder, environ={}, repositories=(remote,))
+    assert "hunter2" not in str(caught.value)
+    folder.settings.write_text(f'repositories = ["{remote}"]\n')
+    with pytest.raises(PushtrainError, match=r"settings\.toml: ") as caught:
+        load_settings(folder, environ={})
     assert "hunter2" not in str(caught.value)
 
 

@@ -34,7 +34,9 @@ def served(
     settings = load_settings(folder, executor=executor, sender=sender, repositories=repositories)
     if settings.repositories:
         return settings
-    return load_settings(folder, executor=executor, sender=sender, repositories=(_origin(),))
+    return load_settings(
+        folder, executor=executor, sender=sender, repositories=(_origin(),), named_by="This clone's `origin`"
+    )
 
 
 def _origin() -> str:

@@ -7,13 +7,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from pushtrain.core.errors import ConfigError
+from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.model import Value
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
 from pushtrain.plumbing.gitcommand import key_of, validate_remote
 from pushtrain.plumbing.state import StateFolder, default_state
 
 _SECTIONS: Final[dict[str, type[Value]]] = {"executor": ExecutorSettings, "sender": SenderSettings}
+_FLAGS: Final = {"executors": "--executor", "labels": "--label"}
+"""Flags that are not called as their setting."""
 
 
 def open_state(path: Path | None = None) -> StateFolder:
@@ -32,6 +34,7 @@ def load_settings(
     executor: Mapping[str, Any] | None = None,
     sender: Mapping[str, Any] | None = None,
     repositories: tuple[str, ...] = (),
+    named_by: str = "`--repo`",
 ) -> Settings:
     """The settings in force.
 
@@ -40,16 +43,20 @@ def load_settings(
         environ: Where `PUSHTRAIN_EXECUTOR_…`, `PUSHTRAIN_SENDER_…` and `PUSHTRAIN_ROSTER` are looked up.
         executor: Flags of the executor; a None counts as not given.
         sender: Flags of the sender; likewise.
-        repositories: Remotes given by flag, beside those in the file.
+        repositories: Remotes beside those in the file.
+        named_by: Where these come from, for the error.
 
     Raises:
+        UsageError: A remote is none that git may be given.
         ConfigError: A setting is unknown or wrong; names where it stands, its value and the mend.
     """
     tables = _read(state.settings)
-    tables["repositories"] = _repositories(tables.get("repositories", []), repositories, state.settings)
+    remotes = tables.get("repositories", [])
+    tables["repositories"] = _repositories(remotes, repositories, state.settings, named_by)
     if "PUSHTRAIN_ROSTER" in environ:
         tables["roster"] = environ["PUSHTRAIN_ROSTER"]
     flags = {"executor": executor or {}, "sender": sender or {}}
+    origins: dict[tuple[str, str], str] = {}
     for section, model in _SECTIONS.items():
         table = tables.get(section, {})
         if not isinstance(table, dict):
@@ -57,15 +64,18 @@ def load_settings(
                 f"{state.settings}: `{section}` is {table!r}.", mend=f"Write a table, `[{section}]`."
             )
         for field, info in model.model_fields.items():
-            value = environ.get(f"PUSHTRAIN_{section}_{field}".upper())
-            if value is not None:
+            variable = f"PUSHTRAIN_{section}_{field}".upper()
+            if (value := environ.get(variable)) is not None:
                 table[field] = _from_text(value, str(info.annotation))
-        table |= {name: value for name, value in flags[section].items() if value is not None}
+                origins[section, field] = variable
+            if (given := flags[section].get(field)) is not None:
+                table[field] = given
+                origins[section, field] = _FLAGS.get(field, f"--{field.replace('_', '-')}")
         tables[section] = table
     try:
         return Settings.model_validate(tables)
     except ValidationError as error:
-        raise _explain(error, state.settings) from None
+        raise _explain(error, state.settings, origins) from None
 
 
 def _from_text(value: str, annotation: str) -> Any:
@@ -89,7 +99,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error}.", mend="Mend the file or remove it.") from error
 
 
-def _repositories(entries: object, flags: tuple[str, ...], path: Path) -> list[dict[str, Any]]:
+def _repositories(entries: object, more: tuple[str, ...], path: Path, named_by: str) -> list[dict[str, Any]]:
     """Each entry as key and remote; a plain string is a remote whose key is its host and path."""
     if not isinstance(entries, list) or not all(isinstance(entry, str | dict) for entry in entries):
         raise ConfigError(
@@ -97,16 +107,20 @@ def _repositories(entries: object, flags: tuple[str, ...], path: Path) -> list[d
             mend='Write for example `repositories = ["https://github.com/octo/hello"]`.',
         )
     found: dict[str, dict[str, Any]] = {}
-    for entry in (*entries, *flags):
+    for number, entry in enumerate((*entries, *more)):
         table = {"remote": entry} if isinstance(entry, str) else dict(entry)
         remote = str(table.get("remote", ""))
-        validate_remote(remote)
-        table.setdefault("key", key_of(remote))
+        try:
+            validate_remote(remote)
+            table.setdefault("key", key_of(remote))
+        except UsageError as error:
+            place = path if number < len(entries) else named_by
+            raise UsageError(f"{place}: {error.message}", mend=error.mend) from error
         found[str(table["key"])] = table
     return list(found.values())
 
 
-def _explain(error: ValidationError, path: Path) -> ConfigError:
+def _explain(error: ValidationError, path: Path, origins: Mapping[tuple[str, str], str]) -> ConfigError:
     """One line for the first thing that is wrong."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
@@ -118,7 +132,9 @@ def _explain(error: ValidationError, path: Path) -> ConfigError:
         near = difflib.get_close_matches(name, model.model_fields, n=1)
         mend = f"Did you mean `{near[0]}`?" if near else "docs/settings.md lists the settings."
         return ConfigError(f"{path}: there is no setting `{where}`.", mend=mend)
-    return ConfigError(
-        f"{path}: `{where}` is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}.",
-        mend=f"Mend it there, or where `PUSHTRAIN_{where.replace('.', '_').upper()}` is set.",
-    )
+    table, field = (*map(str, first["loc"][:2]), "")[:2]
+    origin = origins.get((table, field), "")
+    place = f"`{origin}`" if origin else f"{path}: `{where}`"
+    why = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    mend = f"docs/settings.md tells what `{table}.{field}` takes." if origin else "Mend it there."
+    return ConfigError(f"{place} is {first['input']!r}: {why}.", mend=mend)
