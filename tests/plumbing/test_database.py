@@ -1,6 +1,8 @@
 """One file, one connection: durable, private, versioned, and clear about what is wrong."""
 
 import stat
+import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -227,3 +229,74 @@ def test_an_interrupted_write_is_undone_and_the_next_one_works(tmp_path: Path) -
     database.write(lambda db: insert(db, "whole"))
     assert nonces(database) == {"whole"}
     database.close()
+
+
+# --- read beside its writer -------------------------------------------------------------------------------
+
+_WRITER = """
+import sys
+from pathlib import Path
+from pushtrain.plumbing.database import Database
+database = Database(Path(sys.argv[1]))
+for line in sys.stdin:
+    database.write(lambda db: db.execute("INSERT INTO nonces VALUES (?, 0)", (line.strip(),)))
+    print("written", flush=True)
+"""
+
+
+def test_another_process_reads_what_is_being_written_and_what_a_killed_writer_left(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    argv = (sys.executable, "-c", _WRITER, str(path))
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+
+        def write(nonce: bytes) -> None:
+            child.stdin.write(nonce + b"\n")  # type: ignore[union-attr]  # it is piped
+            child.stdin.flush()  # type: ignore[union-attr]
+            assert child.stdout.readline() == b"written\n"  # type: ignore[union-attr]
+
+        write(b"first")
+        reader = Database(path, read_only=True)
+        assert nonces(reader) == {"first"}
+        write(b"second")
+        assert nonces(reader) == {"first", "second"}
+        child.kill()
+        child.wait()
+    assert nonces(reader) == {"first", "second"}
+    reader.close()
+    after = Database(path, read_only=True)
+    assert nonces(after) == {"first", "second"}
+    after.close()
+
+
+def test_a_reader_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    database = Database(path)
+    database.write(lambda db: insert(db, "a"))
+    database.close()
+    before = path.read_bytes()
+    reader = Database(path, read_only=True)
+    with pytest.raises(StorageError, match="opened for reading"):
+        reader.write(lambda db: insert(db, "b"))
+    assert nonces(reader) == {"a"}
+    reader.close()
+    assert path.read_bytes() == before
+
+
+def test_a_reader_makes_and_migrates_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with pytest.raises(StorageError, match="opened for reading"):
+        Database(path, read_only=True)
+    assert not path.exists()
+    Database(path, migrations=MIGRATIONS[:-1]).close()
+    with pytest.raises(StorageError, match="written by an older pushtrain") as caught:
+        Database(path, read_only=True)
+    assert "pushtrain up" in caught.value.mend
+    path.unlink()
+    Database(path, migrations=(*MIGRATIONS, "SELECT 1")).close()
+    with pytest.raises(StorageError, match="written by a newer pushtrain"):
+        Database(path, read_only=True)
+    path.write_bytes(b"no store " * 1000)
+    with pytest.raises(StorageError, match="damaged or is not a store"):
+        Database(path, read_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pushtrain.core.errors import StorageError
+from pushtrain.core.errors import Conflict, StorageError
 from pushtrain.sender.kept import Entry, KeptCommands
 from pushtrain.testing import a_command, a_spec
 
@@ -99,3 +99,44 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "outbox").write_text("a file")
     with pytest.raises(StorageError, match="outbox"):
         KeptCommands(tmp_path / "outbox").keep(a_command())
+
+
+def test_what_is_kept_is_seen_without_being_held_up(tmp_path: Path) -> None:
+    kept = KeptCommands(tmp_path / "outbox")
+    assert kept.peek() == []
+    entry = kept.keep(a_command())
+    assert entry is not None
+    entry.place("http://one")
+    ((command, executor, since),) = kept.peek()
+    assert (command, executor, since > 0) == (a_command(), "http://one", True)
+    entry.close()
+
+
+def test_a_kept_command_is_dropped_unless_somebody_delivers_it_or_may_have_it(tmp_path: Path) -> None:
+    kept = KeptCommands(tmp_path / "outbox")
+    run_id = a_command().run_id
+    assert not kept.drop(run_id)
+    entry = kept.keep(a_command())
+    assert entry is not None
+    assert not kept.drop(run_id)
+    entry.place("http://one")
+    entry.close()
+    with pytest.raises(Conflict, match="may have run"):
+        kept.drop(run_id)
+    with next(iter(kept.left())) as again:
+        again.place("")
+    assert kept.drop(run_id)
+    assert kept.peek() == []
+
+
+def test_a_wish_to_cancel_is_seen_and_is_no_command(tmp_path: Path) -> None:
+    kept = KeptCommands(tmp_path / "outbox")
+    assert (kept.wishes(), kept.stamp()) == ([], 0)
+    kept.wish_cancel(a_command().run_id)
+    kept.wish_cancel(a_command().run_id)
+    assert kept.wishes() == [a_command().run_id]
+    assert kept.stamp() > 0
+    assert list(kept.left()) == []
+    kept.unwish(a_command().run_id)
+    kept.unwish(a_command().run_id)
+    assert kept.wishes() == []

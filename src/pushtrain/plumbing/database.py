@@ -3,6 +3,9 @@
 WAL with `synchronous=FULL`, a private file (mode 0600), a schema version. Writes that wait for each other
 share one transaction (group commit): each runs in a savepoint of its own, so one that fails takes nothing
 with it, and one flush to the disk serves them all. Nothing here ever waits for a network, git or a process.
+
+Another process may read the file at the same time (`read_only`): it makes, changes and migrates nothing, and
+neither side waits for the other.
 """
 
 import logging
@@ -50,22 +53,33 @@ class Database:
     Args:
         path: The file; made when it is not there.
         migrations: For tests of the migration itself.
+        read_only: Whether to read what is there, beside the process that writes it.
 
     Raises:
-        StorageError: The file cannot be used: damaged, of a newer pushtrain, not writable.
+        StorageError: The file cannot be used: damaged, of a newer pushtrain, not writable; to be read only
+            and not there, or of an older pushtrain.
     """
 
-    def __init__(self, path: Path, *, migrations: Sequence[str] = MIGRATIONS) -> None:
+    def __init__(
+        self, path: Path, *, migrations: Sequence[str] = MIGRATIONS, read_only: bool = False
+    ) -> None:
         self.path = path
+        self._purpose = "reading" if read_only else "writing"
         self._lock = threading.Lock()
         self._waiting: deque[_Ticket[Any]] = deque()
         with self._explained():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            path.chmod(0o600)
-            self._connection = apsw.Connection(str(path))
+            if read_only:
+                self._connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+            else:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                path.chmod(0o600)
+                self._connection = apsw.Connection(str(path))
         try:
             with self._explained():
                 self._connection.set_busy_timeout(_BUSY_MS)
+                if read_only:
+                    self._current(migrations)
+                    return
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA synchronous = FULL")
                 self._connection.execute("PRAGMA foreign_keys = ON")
@@ -138,17 +152,21 @@ class Database:
         except apsw.Error:
             log.exception("a failed transaction of %s could not be rolled back", self.path)
 
+    def _current(self, migrations: Sequence[str]) -> None:
+        """See that the file is of our version, without changing it."""
+        version, ours = self._newest(migrations)
+        if version < ours:
+            raise StorageError(
+                f"The store {self.path} was written by an older pushtrain "
+                f"(its format is {version}, this one reads {ours}).",
+                mend="The next start brings it up to date: `pushtrain up`, `executor` or `sender`.",
+            )
+
     def _migrate(self, migrations: Sequence[str]) -> None:
-        connection, newest = self._connection, 1 + len(migrations)
-        version = self._version()
+        connection = self._connection
+        version, newest = self._newest(migrations)
         if version == newest:
             return
-        if version > newest:
-            raise StorageError(
-                f"The store {self.path} was written by a newer pushtrain "
-                f"(its format is {version}, this one knows {newest}).",
-                mend="Upgrade pushtrain, or choose another state folder with `--state`.",
-            )
         connection.execute("BEGIN EXCLUSIVE")
         try:
             version = self._version()
@@ -161,6 +179,17 @@ class Database:
         except BaseException:
             self._undo()
             raise
+
+    def _newest(self, migrations: Sequence[str]) -> tuple[int, int]:
+        """The file's version, and ours; the file's is not the newer one."""
+        version, newest = self._version(), 1 + len(migrations)
+        if version > newest:
+            raise StorageError(
+                f"The store {self.path} was written by a newer pushtrain "
+                f"(its format is {version}, this one knows {newest}).",
+                mend="Upgrade pushtrain, or choose another state folder with `--state`.",
+            )
+        return version, newest
 
     def _version(self) -> int:
         return int(self._connection.pragma("user_version"))
@@ -187,7 +216,8 @@ class Database:
         elif isinstance(
             error, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError | PermissionError
         ):
-            why, mend = f"it cannot be opened for writing ({error})", "Check who owns the state folder."
+            why = f"it cannot be opened for {self._purpose} ({error})"
+            mend = "Check who owns the state folder."
         elif isinstance(error, apsw.ConnectionClosedError):
             why, mend = "it has been closed", "Start pushtrain again."
         else:

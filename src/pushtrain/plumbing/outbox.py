@@ -5,7 +5,8 @@ written beside a command before the first byte goes there.
 
 A command is `waiting` (for an executor, or for the answer of the one that stands beside it), `delivered`
 (signed for; as far as we know it waits there), `recalling` (it was asked for back, and the answer is not here
-yet), `started` (it began there, or was ended: it stays), or `refused`.
+yet), `started` (it began there, or was ended: it stays), `refused` (for good), or `cancelled` (before any
+executor got it).
 """
 
 # ruff: noqa: S608  what is put into SQL here are this module's own constants; values are bound
@@ -41,7 +42,7 @@ class Outgoing:
 
     command: TrainCommand
     state: str
-    """`waiting`, `delivered`, `recalling`, `started` or `refused`."""
+    """`waiting`, `delivered`, `recalling`, `started`, `refused` or `cancelled`."""
     executor: str
     """Fingerprint of the executor that was chosen; empty: none yet."""
     tries: int
@@ -65,6 +66,8 @@ _OUT: Final = (
     "command, state, executor, tries, not_before, created_at, updated_at, detail, placed_at, accepted_at"
 )
 _HEARD: Final = "id, value, source, received_at, note"
+_LATELY: Final = 10_000
+"""Commands among which refused and cancelled ones are looked for: each is read for that."""
 
 
 class Outbox:
@@ -163,6 +166,15 @@ class Outbox:
             lambda db: [_outgoing(*row) for row in db.execute(query, (*states, limit))]
         )
 
+    def outbox_unsent(self, *, limit: int = 1000) -> list[Outgoing]:
+        """Commands that no executor took on, newest first: waiting, or lately refused or cancelled."""
+        query = (
+            f"SELECT {_OUT} FROM (SELECT seq, {_OUT} FROM outbox WHERE state = 'waiting' UNION ALL "
+            f"SELECT seq, {_OUT} FROM outbox WHERE seq > (SELECT max(seq) FROM outbox) - {_LATELY} "
+            "AND state IN ('refused', 'cancelled')) ORDER BY seq DESC LIMIT ?"
+        )
+        return self._database.read(lambda db: [_outgoing(*row) for row in db.execute(query, (limit,))])
+
     def outgoing(self, run_id: str) -> Outgoing:
         """One command.
 
@@ -211,6 +223,15 @@ class Outbox:
     def outbox_refused(self, run_id: str, detail: str) -> None:
         """No executor will take the command; it stays, with the reason, for people to see."""
         self._mark(run_id, "state = 'refused', detail = ?1", (detail,))
+
+    def outbox_cancelled(self, run_id: str, detail: str) -> bool:
+        """Drop a command that no executor can have; False when one may have it, or it does not wait."""
+        now = self._clock()
+        query = (
+            "UPDATE outbox SET state = 'cancelled', detail = ?, updated_at = ? "
+            "WHERE run_id = ? AND state = 'waiting' AND executor = '' RETURNING seq"
+        )
+        return bool(self._database.write(lambda db: db.execute(query, (detail, now, run_id)).fetchall()))
 
     def outbox_waits(self, details: Mapping[str, str]) -> None:
         """Note what runs wait for, for people."""

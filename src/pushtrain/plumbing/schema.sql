@@ -111,7 +111,7 @@ CREATE TABLE outbox (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id     TEXT NOT NULL UNIQUE,
     push_id    INTEGER REFERENCES pushes (id),
-    state      TEXT NOT NULL,                -- waiting, delivered, recalling, started, refused
+    state      TEXT NOT NULL,                -- waiting, delivered, recalling, started, refused, cancelled
     executor   TEXT NOT NULL DEFAULT '',     -- its key's fingerprint, written before the first byte goes there
     tries      INTEGER NOT NULL DEFAULT 0,
     not_before REAL NOT NULL DEFAULT 0,

@@ -2,7 +2,8 @@
 
 What a method wrote is on the disk when it returns. A run moves only through `core.lifecycle.advance`, its
 event in the same transaction; a late write with an old claim's token is refused. One process at a time opens
-a store (`plumbing.lock`); within it every method may be called from any thread.
+a store (`plumbing.lock`); within it every method may be called from any thread. Others may read it beside
+that one (`read_only`).
 """
 
 # ruff: noqa: S608  what is put into SQL here are this module's own constants; values are bound
@@ -35,13 +36,17 @@ class Store(Outbox, Statuses, Cards):
     Args:
         path: The file; made when it is not there.
         clock: Seconds since the epoch.
+        read_only: Whether to only read, which may be done beside the process that serves the folder.
 
     Raises:
-        StorageError: The file cannot be used: damaged, of a newer pushtrain, not writable.
+        StorageError: The file cannot be used: damaged, of a newer pushtrain, not writable; to be read only
+            and not there, or of an older pushtrain.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._database = Database(path)
+    def __init__(
+        self, path: Path, *, clock: Callable[[], float] = time.time, read_only: bool = False
+    ) -> None:
+        self._database = Database(path, read_only=read_only)
         self._clock = clock
 
     def close(self) -> None:

@@ -4,6 +4,9 @@
 takes the file away once an executor has accepted or refused. What is left (no executor answered, or it was
 killed) the next `pushtrain send` or the folder's sender delivers. A file's lock says that somebody is at it;
 a killed holder's lock is gone with it.
+
+`pushtrain cancel` leaves its wish here in the same way, an empty file named after the run: the folder's
+sender holds the store, and looks here before it decides anything.
 """
 
 import contextlib
@@ -16,11 +19,12 @@ from typing import Final, Self
 
 from pydantic import ValidationError
 
-from pushtrain.core.errors import StorageError
+from pushtrain.core.errors import Conflict, StorageError
 from pushtrain.core.model import TrainCommand, Value
-from pushtrain.plumbing.files import sync_folder
+from pushtrain.plumbing.files import replace, sync_folder
 
 _SUFFIX: Final = ".json"
+_WISH: Final = ".cancel"
 
 
 class _Kept(Value):
@@ -99,6 +103,84 @@ class KeptCommands:
             return Entry(path, _write(path, kept), kept)
         finally:
             os.close(before)
+
+    def peek(self) -> list[tuple[TrainCommand, str, float]]:
+        """Each kept command, the executor that may have it, and since when it is kept; nothing is locked.
+
+        Raises:
+            StorageError: The folder could not be read.
+        """
+        found = []
+        with _explained(self._folder):
+            for path in sorted(self._folder.glob(f"*{_SUFFIX}")) if self._folder.is_dir() else ():
+                try:
+                    kept = _Kept.model_validate_json(path.read_bytes())
+                    found.append((kept.command, kept.executor, path.stat().st_mtime))
+                except (OSError, ValidationError):  # delivered just now, or being written
+                    continue
+        return found
+
+    def drop(self, run_id: str) -> bool:
+        """Take a kept command away; False when it is not here, or somebody is delivering it.
+
+        Raises:
+            Conflict: An executor may have it already.
+            StorageError: It could not be taken away.
+        """
+        path = self._folder / f"{run_id}{_SUFFIX}"
+        handle = _locked(path, create=False)
+        if handle is None:
+            return False
+        try:
+            kept = _read(handle)
+            if kept is not None and kept.executor:
+                raise Conflict(
+                    f"An executor may have run {run_id[:8]} already: its answer was lost.",
+                    mend="`pushtrain send` asks that executor again; then it can be cancelled there.",
+                )
+            with _explained(path):
+                path.unlink(missing_ok=True)
+                sync_folder(self._folder)
+        finally:
+            os.close(handle)
+        return True
+
+    # --- wishes to cancel ----------------------------------------------------------------------------------
+
+    def wish_cancel(self, run_id: str) -> None:
+        """Ask the folder's sender, this one or the next, to drop a command before any executor gets it.
+
+        Raises:
+            StorageError: The wish could not be written down.
+        """
+        path = self._folder / f"{run_id}{_WISH}"
+        with _explained(path):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            replace(path, b"")
+
+    def wishes(self) -> list[str]:
+        """Runs whose commands are to be dropped.
+
+        Raises:
+            StorageError: The folder could not be read.
+        """
+        with _explained(self._folder):
+            return sorted(path.stem for path in self._folder.glob(f"*{_WISH}"))
+
+    def unwish(self, run_id: str) -> None:
+        """A wish has been seen to."""
+        path = self._folder / f"{run_id}{_WISH}"
+        with _explained(path):
+            path.unlink(missing_ok=True)
+
+    def stamp(self) -> int:
+        """Another number whenever something has come here or gone; cheap to ask for."""
+        try:
+            return self._folder.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    # --- what was left -------------------------------------------------------------------------------------
 
     def left(self) -> Iterator[Entry]:
         """What nobody is delivering, each to be closed by the caller. Damaged files are skipped.

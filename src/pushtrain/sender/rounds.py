@@ -47,6 +47,8 @@ _LISTED: Final = 2.0
 """Seconds for which the list of executors counts."""
 _TICK: Final = 20.0
 """Seconds after which the list is looked at again while anything could be moved."""
+_GLANCE: Final = 0.5
+"""Seconds between glances at the folder where people leave things; each costs one `stat`."""
 _MOST: Final = 4000
 """Waiting commands that one round looks at."""
 
@@ -123,6 +125,8 @@ class Rounds:
         self._calls = ThreadPoolExecutor(_CALLS, thread_name_prefix="deliver")
         try:
             async with asyncio.TaskGroup() as self._group:
+                if self._kept is not None:
+                    self._group.create_task(self._notice(self._kept), name="notice")
                 while True:
                     self._due.clear()
                     pause = await self._round()
@@ -133,6 +137,16 @@ class Rounds:
             for watch in self._watches.values():
                 watch.close()
             await asyncio.to_thread(self._end, list(self._watches.values()))
+
+    async def _notice(self, kept: KeptCommands) -> None:
+        """Make a round soon after a person has left something: a command, or the wish to cancel one."""
+        seen = kept.stamp()
+        while True:
+            await asyncio.sleep(_GLANCE)
+            now = kept.stamp()
+            if now != seen:
+                seen = now
+                self._due.set()
 
     def _end(self, watches: Sequence[Watch]) -> None:
         for pool in (self._looking, self._calls):
@@ -240,6 +254,21 @@ class Rounds:
             with entry:
                 self._store.settle_push(None, [entry.command], "sent by hand", executor=entry.executor)
                 entry.remove()
+        for run_id in kept.wishes():
+            if run_id not in self._flying:  # else the next round, which comes when it has landed
+                self._cancel(kept, run_id)
+
+    def _cancel(self, kept: KeptCommands, run_id: str) -> None:
+        """Drop a command that nobody has. A wish stays as long as it is open whether somebody has it."""
+        if self._store.outbox_cancelled(run_id, "cancelled before an executor got it"):
+            log.info("run %s was cancelled before an executor got it", run_id[:8])
+        else:
+            (out,) = self._store.outbox_of([run_id]) or (None,)
+            if out is not None and out.state in {"waiting", "recalling"}:
+                return
+            if out is not None and out.state in {"delivered", "started"}:
+                log.warning("run %s is with an executor; it can only be cancelled there", run_id[:8])
+        kept.unwish(run_id)
 
     def _given(self) -> Given:
         flying = frozenset(self._flying)
