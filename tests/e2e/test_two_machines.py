@@ -29,7 +29,10 @@ pytestmark = pytest.mark.slow
 
 README = Path(__file__).parents[2] / "README.md"
 JOB = f'[job.train]\ncommand = "echo trained"\n{SYSTEM}'
-COUNTING = "for i in $(seq 400); do echo line $i; sleep 0.01; done"
+COUNTING = (
+    "for i in $(seq 400); do echo line $i; sleep 0.01; done; "
+    "head -c 6000000 /dev/urandom > $PUSHTRAIN_RESULTS_DIR/large"
+)
 
 
 class Machine:
@@ -318,6 +321,12 @@ def test_a_clean_clone_follows_a_log_through_a_tunnel_that_is_cut_twenty_times(
     assert (reader.returncode, cuts) == (0, 20), complaints
     whole = b"".join(b"line %d\n" % number for number in range(1, 401))
     assert hashlib.sha256(text).hexdigest() == hashlib.sha256(whole).hexdigest()
+
+    into = world.house.folder / "fetched"
+    laptop.say("results", "fetch", sent["run"]["id"], "--into", str(into))
+    (large,) = laptop.json("show", sent["run"]["id"])["artifacts"]
+    assert (large["where"], large["size"]) == ("executor", 6_000_000), "too large for Git"
+    assert hashlib.sha256((into / "files" / "large").read_bytes()).hexdigest() == large["sha256"]
 
 
 def test_a_push_is_two_requests_through_the_tunnel_and_waiting_for_one_is_none(

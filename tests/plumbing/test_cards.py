@@ -1,5 +1,6 @@
 """The newest card of an executor is remembered, and nothing makes it older."""
 
+from math import inf
 from pathlib import Path
 
 import apsw
@@ -52,6 +53,7 @@ def test_a_file_that_says_nothing_counts_as_empty_and_is_written_anew(tmp_path: 
     path.write_bytes(content)
     notes = CardNotes(path)
     assert (notes.newest_cards(), notes.texts()) == ({}, {})
-    notes.note_texts({"here": "text \udcff"})
+    notes.note_texts({"here": "text \udcff"}, 100)
+    assert [notes.age(*asked) for asked in (("here", 130), ("here", 90), ("there", 130))] == [30, inf, inf]
     notes.note_cards({"a": 1})
     assert (notes.newest_cards(), notes.texts()) == ({"a": 1}, {"here": "text \udcff"})

@@ -64,16 +64,16 @@ class CardNotes:
         texts = self._load().get("texts", {})
         return {title: text for title, text in texts.items() if isinstance(text, str)}
 
-    def age(self, now: float) -> float:
-        """Seconds since anything was noted."""
-        try:
-            return now - self.path.stat().st_mtime
-        except OSError:
-            return math.inf
+    def age(self, title: str, now: float) -> float:
+        """Seconds since this roster was read; never: infinite, and so is a time to come."""
+        at = self._load().get("times", {}).get(title)
+        return now - at if isinstance(at, int | float) and at <= now else math.inf
 
-    def note_texts(self, texts: Mapping[str, str]) -> None:
+    def note_texts(self, texts: Mapping[str, str], now: float) -> None:
         """Note what was read just now."""
-        self._save({**self._load(), "texts": {**self.texts(), **texts}})
+        known = self._load()
+        times = {**known.get("times", {}), **dict.fromkeys(texts, now)}
+        self._save({**known, "texts": {**self.texts(), **texts}, "times": times})
 
     def _load(self) -> dict[str, Any]:
         try:

@@ -112,11 +112,13 @@ def look(state: StateFolder, settings: Settings, mirror: Mirrors, *, max_age: fl
     """
     notes = CardNotes(state.roster_notes)
     rosters = reading(state, settings, mirror, notes, quiet=True)
-    texts = notes.texts()
-    rosters.recall(texts)
-    missing = any(file.place.title not in texts for file in rosters.files)
-    if rosters.files and (missing or notes.age(time.time()) > max_age):
-        with ThreadPoolExecutor(min(8, len(rosters.files))) as threads:
-            list(threads.map(rosters.refresh, rosters.files))
-        notes.note_texts(rosters.texts())
+    rosters.recall(notes.texts())
+    now = time.time()
+    stale = [file for file in rosters.files if notes.age(file.place.title, now) > max_age]
+    if stale:
+        with ThreadPoolExecutor(min(8, len(stale))) as threads:
+            list(threads.map(rosters.refresh, stale))
+        texts, missed = rosters.texts(), rosters.trouble()
+        titles = {file.place.title for file in stale} & texts.keys() - missed.keys()
+        notes.note_texts({title: texts[title] for title in titles}, now)
     return rosters
