@@ -179,10 +179,26 @@ def test_verify_says_what_is_the_same_and_what_is_not(
         "data/gone": "failed",
     }
     assert code == DataError.exit_code
-    assert "2 of 4 " in said.err
+    assert "1 of 4 data sets are not what pushtrain.toml says, 1 could not be fetched." in said.err
     assert run(["data", "verify"]) == DataError.exit_code
     shown = "".join(capsys.readouterr().out.split())  # a narrow terminal folds it
     assert hashlib.sha256(b"other").hexdigest() in shown
+
+
+def test_verify_advises_to_accept_only_what_was_there_to_be_accepted(
+    server: FileServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["data", "add", server.serve("/a", CONTENT)])
+    del server.files["/a"]
+    assert run(["data", "verify"]) == DataError.exit_code
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 of 1 data sets could not be fetched." in said
+    assert "data add" not in said
+    server.serve("/a", b"other", etag='"two"')
+    assert run(["data", "verify"]) == DataError.exit_code
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 of 1 data sets are not what pushtrain.toml says." in said
+    assert "pushtrain data add http" in said
 
 
 def test_verify_keeps_nothing_and_believes_no_cache(

@@ -189,9 +189,21 @@ def test_a_collection_that_was_cut_short_goes_on(results: Path, work: Path, tmp_
     put(results, "a", "b", "c")
     collect(results, work, (), tmp_path / "ours")
     put(results, "d")
-    (tmp_path / "ours" / ".half.partial").write_text("half")
+    (tmp_path / ".ours.partial").write_text("half")
     found = collect(results, work, (), tmp_path / "ours")
     assert [file.path for file in found] == ["a", "b", "c", "d"]
+    assert not (tmp_path / ".ours.partial").exists()
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_result_that_looks_half_written_is_a_result_like_any_other(
+    take: Take, results: Path, copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if copied:
+        monkeypatch.setattr(collecting, "_renamed", lambda *_: False)
+    put(results, ".x.partial", "d/.y.partial")
+    taken, refused = take()
+    assert (list(taken), refused) == ([".x.partial", "d/.y.partial"], {})
 
 
 def test_collecting_ends_when_somebody_wants_it_to(results: Path, work: Path, tmp_path: Path) -> None:

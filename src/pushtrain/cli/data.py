@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -130,12 +130,7 @@ def verify(*, job: OnlyJob = "", json: Json = False) -> None:
             for one in checked
         ]
         render.table(("path", "status", "sha256 found"), rows)
-    wrong = [one for one in checked if one.status in {"differs", "failed"}]
-    if wrong:
-        raise DataError(
-            f"{len(wrong)} of {len(checked)} data sets are not what {FILE} says.",
-            mend=f"If the new content is right: `pushtrain data add {without_query(wrong[0].source.url)}`.",
-        )
+    _judge(checked)
 
 
 # --- measuring --------------------------------------------------------------------------------------------
@@ -169,6 +164,23 @@ def _checked(sources: Iterable[DataSource], *, show: bool) -> Iterator[Checked]:
             yield Checked(source, "failed", detail=str(error))
         finally:
             remove_tree(folder)
+
+
+def _judge(checked: Sequence[Checked]) -> None:
+    """Raise for what is wrong, with the mend that fits: what cannot be fetched cannot be accepted either."""
+    differ = [one for one in checked if one.status == "differs"]
+    failed = sum(one.status == "failed" for one in checked)
+    if differ:
+        raise DataError(
+            f"{len(differ)} of {len(checked)} data sets are not what {FILE} says"
+            + (f", {failed} could not be fetched." if failed else "."),
+            mend=f"If the new content is right: `pushtrain data add {without_query(differ[0].source.url)}`.",
+        )
+    if failed:
+        raise DataError(
+            f"{failed} of {len(checked)} data sets could not be fetched.",
+            mend="Mend the address in the file, or try again when the server answers.",
+        )
 
 
 def _measure(source: DataSource, cache: Cache, *, show: bool) -> Fetched:

@@ -124,6 +124,8 @@ class _Sweep:
 
     def __init__(self, into: Path, stop: Stop | None) -> None:
         self._into = into
+        self._half = into.with_name(f".{into.name}.partial")  # beside it, where no result has a name
+        self._half.unlink(missing_ok=True)
         self._stop = stop
         self._refused: dict[str, str] = {}
         self._more = 0
@@ -239,7 +241,7 @@ class _Sweep:
             self._refuse(path, "another result has the name of its folder")
             return
         try:
-            _move(at, name, target)
+            _move(at, name, target, self._half)
         except (PermissionError, FileNotFoundError, _NotAFile):
             self._refuse(path, "it cannot be read")
             return
@@ -275,18 +277,17 @@ def _opened(folder: Path | str, at: int | None = None) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def _move(at: int, name: str, target: Path) -> None:
-    """Make a job's file ours: moved when this is its only name, else copied."""
+def _move(at: int, name: str, target: Path, half: Path) -> None:
+    """Make a job's file ours: moved when this is its only name, else copied by way of `half`."""
     source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
     with open(source, "rb") as reading:  # noqa: PTH123  a descriptor
         found = os.fstat(source)
         if not (found.st_nlink == 1 and _renamed(at, name, target)):
             if not stat.S_ISREG(found.st_mode):
                 raise _NotAFile
-            partial = target.with_name(f".{hashlib.sha256(target.name.encode()).hexdigest()[:16]}.partial")
-            with partial.open("wb") as writing:
+            with half.open("wb") as writing:
                 shutil.copyfileobj(reading, writing, 1 << 20)
-            partial.rename(target)
+            half.rename(target)
     if stat.S_ISREG(target.lstat().st_mode):
         target.chmod(0o600)
         return
@@ -308,9 +309,6 @@ def _files_below(folder: Path) -> Iterator[str]:
         folders.sort()
         below = Path(root).relative_to(folder)
         for name in sorted(files):
-            if name.endswith(".partial") and name.startswith("."):
-                (Path(root) / name).unlink()
-                continue
             yield str(below / name)
 
 
