@@ -39,7 +39,10 @@ class Directory:
     @property
     def executors(self) -> tuple[ExecutorClient, ...]:
         """Each executor that may be asked, at its likeliest address."""
-        return tuple({client.id: client for client in reversed(self.clients)}.values())[::-1]
+        found: dict[str, ExecutorClient] = {}
+        for client in self.clients:
+            found.setdefault(client.id, client)
+        return tuple(found.values())
 
     def name(self, client: ExecutorClient) -> str:
         """What people call it; its address where nobody told."""
