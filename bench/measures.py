@@ -466,6 +466,40 @@ def start_up(quick: bool) -> Iterator[Figure]:
         yield Figure("`pushtrain ps`", listed * 1e3, "ms", "≤ 300 ms", listed <= 0.3)
 
 
+def placement(quick: bool) -> Iterator[Figure]:
+    """Deciding where runs go, among a hundred executors of which everything is known."""
+    from pushtrain.core.model import Resources
+    from pushtrain.plumbing.outbox import Outgoing
+    from pushtrain.sender.placement import Given, Seen, decide
+    from pushtrain.testing import a_capacity, a_card, a_command, a_gpu, a_spec
+
+    def waits(number: int) -> Outgoing:
+        job = a_spec(resources=Resources(gpus=1, gpu_memory=10 << 30, labels=("lab",)))
+        return Outgoing(a_command(job=job, request=str(number)), "waiting", "", 0, 0, 0, 0, "", 0, 0)
+
+    def seen(number: int, free: bool) -> Seen:
+        gpus = tuple(a_gpu(index, memory=8 * (1 + number % 4) << 30) for index in range(1 + number % 8))
+        card = a_card(name=f"lab-{number}", gpus=gpus, labels=("lab",))
+        memory = tuple(gpu.memory for gpu in gpus) if free else ()
+        capacity = a_capacity(free_gpus=len(memory), free_memory=memory)
+        return Seen(str(number), card.name, card, capacity, proven=True)
+
+    labs = {free: [seen(number, free) for number in range(100)] for free in (True, False)}
+    for count, free, what in (
+        (1, True, "one run placed among 100 executors that are free"),
+        (1, False, "… that are busy: it waits, and says for what"),
+        (1000, False, "1000 runs that wait, among 100 that are busy"),
+    ):
+        given = Given([waits(number) for number in range(count)], labs[free])
+        times = []
+        for _ in range(20 if quick else 200):
+            begun = time.perf_counter()
+            decide(given, now=0, lost_after=3600)
+            times.append(time.perf_counter() - begun)
+        median, high = spread(times)
+        yield Figure(what, median * 1e3, "ms", "≤ 20 ms", median <= 0.02, f"p90 {high * 1e3:.1f}")
+
+
 MEASURES: dict[str, Measure] = {
     "line": line,
     "throughput": throughput,
@@ -475,4 +509,5 @@ MEASURES: dict[str, Measure] = {
     "logs": logs,
     "environments": environments,
     "start-up": start_up,
+    "placement": placement,
 }
