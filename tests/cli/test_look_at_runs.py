@@ -1,5 +1,7 @@
 """`pushtrain ps` and `show` print what a job is named, whatever that is: it comes from outside."""
 
+from typing import Any
+
 import pytest
 
 from pushtrain.cli import ps, render, show
@@ -52,6 +54,21 @@ def test_a_run_whose_files_look_like_markup_is_shown(
     assert "[/data]" in said
     assert "waits      [/b]" in said
     assert "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("times", "took"),
+    [
+        ({"state": State.QUEUED}, ""),
+        ({"state": State.RUNNING, "started_at": NOON + 100}, "50.0 s"),
+        (
+            {"state": State.DONE, "started_at": NOON + 100, "ended_at": NOON + 102, "done_at": NOON + 110},
+            "2.0 s",
+        ),
+    ],
+)
+def test_a_run_took_the_time_of_its_attempt_without_the_queue(times: dict[str, Any], took: str) -> None:
+    assert ps.row(a_run(accepted_at=NOON, **times), NOON + 150)[-1] == took
 
 
 def test_a_possible_duplicate_is_named_so() -> None:

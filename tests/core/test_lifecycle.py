@@ -155,6 +155,17 @@ def test_a_claim_counts_the_attempt_and_takes_token_and_gpus() -> None:
     )
 
 
+def test_a_run_knows_when_its_attempt_began_and_ended_though_it_is_written_down_later() -> None:
+    claimed = advance(a_run(started_at=1.0, ended_at=2.0), Claimed("t"), now=10)
+    assert (claimed.started_at, claimed.ended_at) == (None, None)
+    running = advance(claimed, Prepared(), now=11)
+    assert (running.started_at, running.ended_at) == (11, None)
+    assert advance(claimed, Prepared(at=10.5), now=99).started_at == 10.5
+    assert advance(running, Exited(Reason.EXITED, 0), now=12).ended_at == 12
+    assert advance(running, Exited(Reason.EXITED, 0, at=11.5), now=99).ended_at == 11.5
+    assert advance(running, Lost(), now=13).ended_at == 13
+
+
 def test_a_requeued_run_gives_up_token_and_gpus() -> None:
     running = a_run(State.RUNNING, token="t", gpus=("GPU-1",), attempt=1)
     run = advance(running, Requeued(Reason.LOST, "again", 7), now=2)

@@ -48,13 +48,13 @@ def ps(
     now = time.time()
     render.table(
         ("run", "job", "commit", "branch", "state", "age", "took"),
-        [_row(run, now) for run in runs],
+        [row(run, now) for run in runs],
         right=("took",),
     )
 
 
-def _row(run: Run, now: float) -> tuple[str, ...]:
-    end = run.done_at or now
+def row(run: Run, now: float) -> tuple[str, ...]:
+    """One run's cells; what it took is its training alone, so far where it still runs."""
     return (
         run.short,
         render.literal(run.command.job.title),
@@ -62,7 +62,7 @@ def _row(run: Run, now: float) -> tuple[str, ...]:
         render.literal(run.command.ref.removeprefix("refs/heads/").removeprefix("refs/")),
         standing(run),
         render.ago(run.accepted_at, now),
-        render.seconds(end - run.accepted_at),
+        "" if run.started_at is None else render.seconds((run.ended_at or now) - run.started_at),
     )
 
 

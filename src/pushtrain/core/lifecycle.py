@@ -23,6 +23,9 @@ class Claimed:
 class Prepared:
     """Code, data and environment stand, and the shim holds the attempt's lock."""
 
+    at: float | None = None
+    """When that was, where it is written down later."""
+
 
 @dataclass(frozen=True, slots=True)
 class PrepareFailed:
@@ -55,6 +58,8 @@ class Exited:
     reason: Reason
     exit_code: int | None
     detail: str = ""
+    at: float | None = None
+    """When it ended, where that is written down later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ TABLE: Final[dict[tuple[State, type[Event]], State]] = {
 }
 
 
-def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901  one branch an event
+def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901, PLR0912  one branch an event
     """The run after `event`.
 
     Args:
@@ -157,16 +162,21 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901  one br
     match event:
         case Claimed(token, gpus):
             change |= {"token": token, "gpus": gpus, "attempt": run.attempt + 1, "not_before": 0.0}
+            change |= {"started_at": None, "ended_at": None}
+        case Prepared(at):
+            change |= {"started_at": now if at is None else at}
         case PrepareFailed(reason, detail):
             change |= {"outcome": Outcome.FAILED, "reason": reason, "detail": detail, "gpus": ()}
         case Cancelled(detail):
             change |= {"outcome": Outcome.CANCELLED, "reason": Reason.CANCELLED, "detail": detail, "gpus": ()}
         case Requeued(reason, detail, not_before):
             change |= {"reason": reason, "detail": detail, "not_before": not_before, "gpus": (), "token": ""}
-        case Exited(reason, exit_code, detail):
+        case Exited(reason, exit_code, detail, at):
             change |= {"outcome": _verdict(reason, exit_code), "reason": reason, "detail": detail, "gpus": ()}
+            change |= {"ended_at": now if at is None else at}
         case Lost(detail):
             change |= {"outcome": Outcome.LOST, "reason": Reason.LOST, "detail": detail, "gpus": ()}
+            change |= {"ended_at": now}
         case Published(commit, path):
             change |= {"result_commit": commit, "result_path": path, "done_at": now, "waiting_for": ""}
         case PublishFailed(detail, not_before):

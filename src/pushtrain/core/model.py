@@ -411,6 +411,10 @@ class Run(Value):
     gpus: tuple[str, ...] = ()
     accepted_at: float
     updated_at: float
+    started_at: float | None = None
+    """When the current attempt's command began; None: it has not."""
+    ended_at: float | None = None
+    """When it ended."""
     done_at: float | None = None
     result_commit: str = ""
     result_path: str = ""

@@ -298,7 +298,8 @@ class Dispatch:
         active.started(shim)
         self._note(active, Progress(stage=Stage.TRAIN))
         try:
-            self._store.advance(run.id, Prepared(), token=run.token, attempt=active.attempt)
+            prepared = Prepared(active.attempt.started_at)
+            self._store.advance(run.id, prepared, token=run.token, attempt=active.attempt)
         except PushtrainError:
             _log.exception("run %s runs, which could not be written down yet", run.short)
         self._changed(run.id)
@@ -337,7 +338,8 @@ class Dispatch:
         attempt = verdicts.ended(active.attempt, event, now=self._clock(), size=log_size(active.folder.log))
         try:
             if isinstance(event, Exited | Lost) and self._store.run(run.id).state is State.PREPARING:
-                self._store.advance(run.id, Prepared(), token=run.token)
+                began = attempt.started_at or attempt.claimed_at
+                self._store.advance(run.id, Prepared(began), token=run.token)
             self._store.advance(run.id, event, token=run.token, attempt=attempt)
         except Conflict as error:
             _log.warning("run %s went on without this attempt: %s", run.short, error)
@@ -378,7 +380,8 @@ class Dispatch:
             if not (held(folder.lock) or folder.started.exists()):
                 self._write(active, _anew(run))
                 return None
-            self._store.advance(run.id, Prepared(), token=run.token)
+            started = folder.read_started()
+            self._store.advance(run.id, Prepared(started.at if started else None), token=run.token)
         active.progress = Progress(stage=Stage.TRAIN)
         if run.cancel_requested:
             active.cancel("Cancelled while the executor was away.")

@@ -16,7 +16,7 @@ def exited(verdict: Verdict, *, limit: float) -> Exited:
         verdict: What the shim wrote.
         limit: Seconds that the phase it ended in might take.
     """
-    return Exited(verdict.reason, verdict.code, sentence(verdict, limit=limit))
+    return Exited(verdict.reason, verdict.code, sentence(verdict, limit=limit), verdict.ended_at)
 
 
 def sentence(verdict: Verdict, *, limit: float) -> str:
