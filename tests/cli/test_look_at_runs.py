@@ -7,7 +7,8 @@ import pytest
 from pushtrain.cli import ps, render, show
 from pushtrain.cli.find import Heard
 from pushtrain.cli.ps import standing
-from pushtrain.core.model import Artifact, Outcome, Progress, RunView, Stage, State
+from pushtrain.core.model import Artifact, Outcome, Progress, Reason, RunView, Stage, State
+from pushtrain.executor.wording import headline
 from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.testing import NOON, a_command, a_run, a_spec
 
@@ -24,6 +25,7 @@ def view() -> RunView:
     run = a_run(a_command(job=a_spec(cell={"n": HOSTILE})), waiting_for=HOSTILE, state=State.PUBLISHING)
     files = (
         Artifact(path="out/[/b].bin", size=1, sha256="0" * 64, where="git"),
+        Artifact(path="kept.pt", size=1, sha256="0" * 64, where="executor", until=NOON),
         Artifact(path="[x]", size=1, sha256="0" * 64, where="refused", why="[/why]"),
     )
     return RunView(run=run, artifacts=files, progress=Progress(stage=Stage.DATA, text="[/data]"))
@@ -50,6 +52,7 @@ def test_a_run_whose_files_look_like_markup_is_shown(
     show.show()
     said = capsys.readouterr().out
     assert "out/[/b].bin  1 B  in Git" in said
+    assert "kept.pt  1 B  on the executor until 2026-" in said
     assert "[x]  1 B  refused: [/why]" in said
     assert "[/data]" in said
     assert "waits      [/b]" in said
@@ -69,6 +72,12 @@ def test_a_run_whose_files_look_like_markup_is_shown(
 )
 def test_a_run_took_the_time_of_its_attempt_without_the_queue(times: dict[str, Any], took: str) -> None:
     assert ps.row(a_run(accepted_at=NOON, **times), NOON + 150)[-1] == took
+
+
+def test_a_timeout_is_worded_as_in_the_report() -> None:
+    run = a_run(state=State.DONE, outcome=Outcome.FAILED, reason=Reason.TIMEOUT)
+    assert standing(run) == "[red]failed (timeout)[/]"
+    assert headline(run).endswith(" failed (timeout)")
 
 
 def test_a_possible_duplicate_is_named_so() -> None:

@@ -163,7 +163,7 @@ def test_a_station_that_others_overtake_is_told_in_time_all_the_same(desk: Desk)
     ("events", "verdict", "words"),
     [
         ((Prepared(), BAD), "failure", "failed on lab-1: the command ended with exit code 1"),
-        ((Prepared(), Exited(Reason.TIMEOUT, None, "Too long.")), "failure", "timed out on lab-1"),
+        ((Prepared(), Exited(Reason.TIMEOUT, None, "Too long.")), "failure", "failed (timeout) on lab-1"),
         ((Prepared(), Exited(Reason.SETUP, 2, "No setup.")), "failure", "failed on lab-1: no setup"),
         ((PrepareFailed(Reason.DATA, "secret path"),), "error", "failed on lab-1: data"),
         ((Prepared(), Lost("gone")), "error", "lost on lab-1"),

@@ -78,13 +78,27 @@ def test_a_failure_says_why_and_shows_the_logs_end_at_once() -> None:
 @pytest.mark.parametrize(
     ("outcome", "reason", "title"),
     [
-        (Outcome.FAILED, Reason.TIMEOUT, "⏱️ timed out"),
+        (Outcome.FAILED, Reason.TIMEOUT, "⏱️ failed (timeout)"),
         (Outcome.CANCELLED, Reason.CANCELLED, "🚫 cancelled"),
         (Outcome.LOST, Reason.LOST, "❓ lost"),
     ],
 )
 def test_every_outcome_has_its_title(outcome: Outcome, reason: Reason, title: str) -> None:
     assert page(run=ended(a_run(), outcome, reason=reason)).startswith(f"# {title} · train\n")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "told"),
+    [
+        (Outcome.LOST, Reason.LOST, "| lost during training |"),
+        (Outcome.FAILED, Reason.TIMEOUT, "| failed (timeout) after 1\xa0min\xa001\xa0s of training |"),
+        (Outcome.CANCELLED, Reason.CANCELLED, "| cancelled after 1\xa0min\xa001\xa0s of training |"),
+    ],
+)
+def test_a_result_names_its_reason_once(outcome: Outcome, reason: Reason, told: str) -> None:
+    run = ended(a_run(), outcome, reason=reason)
+    (attempt,) = story(run=run).attempts
+    assert told in page(run=run, attempts=(attempt.model_copy(update={"exit_code": None}),))
 
 
 def test_a_report_of_a_possible_duplicate_says_so() -> None:

@@ -84,7 +84,7 @@ def follow_log(found: Found, *, offset: int = 0) -> None:
 def _verdict(run: Run) -> None:
     if run.outcome is not Outcome.SUCCEEDED:
         raise RunFailed(
-            f"Run {run.short} {run.outcome or run.state}: {run.detail or run.reason}".rstrip(".: ") + ".",
+            f"Run {run.short} {run.ending or run.state}: {run.detail or run.reason}".rstrip(".: ") + ".",
             mend=f"`pushtrain show {run.short}` tells more.",
         )
 

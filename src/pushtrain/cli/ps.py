@@ -74,4 +74,4 @@ def standing(run: Run) -> str:
         wish = ", cancelling" if run.cancel_requested else ""
         return f"{render.coloured(run.state)}{wish}{waiting}{twice}"
     publishing = "" if run.final else f", {render.coloured(run.state)}"
-    return f"{render.coloured(run.outcome)}{publishing}{twice}"
+    return f"{render.coloured(run.ending)}{publishing}{twice}"

@@ -105,7 +105,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
 
 def coloured(word: str) -> str:
     """A state or an outcome in its colour, as rich markup."""
-    return f"[{COLOURS.get(word, 'default')}]{word}[/]"
+    return f"[{COLOURS.get(word.partition(' ')[0], 'default')}]{word}[/]"
 
 
 def size(count: float) -> str:

@@ -66,7 +66,7 @@ def list_(
                 render.literal(record.run.command.job.title),
                 record.run.command.commit[:7],
                 render.literal(record.run.command.ref.removeprefix("refs/heads/").removeprefix("refs/")),
-                render.coloured(record.run.outcome or "lost"),
+                render.coloured(record.run.ending or "lost"),
                 render.ago(record.run.accepted_at, now),
                 render.literal(_told(record, most=2)),
             )

@@ -243,7 +243,7 @@ def _tell(sent: Sequence[Sent], *, as_json: bool) -> None:
         run = one.run
         title = f"{render.literal(run.command.job.title)} at {run.command.commit[:7]}"
         if one.known:
-            state = render.coloured(run.outcome or run.state)
+            state = render.coloured(run.ending or run.state)
             render.say(f"Run {run.short} exists already: {title}, {state}.")
             render.say(f"[dim]`pushtrain rerun {run.short}` runs it once more.[/]")
         else:

@@ -69,7 +69,9 @@ def _files(view: RunView) -> None:
         return
     render.say("\n[bold]files[/]")
     for file in view.artifacts:
-        told = {"git": "in Git", "refused": f"refused: {file.why}", "url": file.url}
+        until = f" until {render.when(file.until)[:10]}" if file.until else ""
+        told = {"git": "in Git", "lfs": "in Git LFS", "refused": f"refused: {file.why}", "url": file.url}
+        told["executor"] = f"on the executor{until}"
         where = render.literal(told.get(file.where, file.where))
         render.say(f"  {render.literal(file.path)}  [dim]{render.size(file.size)}  {where}[/]")
 

@@ -426,6 +426,13 @@ class Run(Value):
         return self.id[:8]
 
     @property
+    def ending(self) -> str:
+        """How it went, in the same words everywhere: `succeeded`, `failed (timeout)`; empty before."""
+        return f"{self.outcome or ''}" + (
+            " (timeout)" if self.reason is Reason.TIMEOUT and self.outcome else ""
+        )
+
+    @property
     def final(self) -> bool:
         """Whether nothing more will happen to this run."""
         return self.state is State.DONE

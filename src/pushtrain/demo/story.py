@@ -243,7 +243,7 @@ def _check(parts: Parts, person: WorkRepository, view: RunView) -> None:
         return
     log = "\n".join(_result(person, view, "log.txt").splitlines()[-_TAIL_LINES:])
     raise RunFailed(
-        f"The demo's training {run.outcome or run.state}: {run.detail or run.reason}.",
+        f"The demo's training {run.ending or run.state}: {run.detail or run.reason}.",
         mend=f"Its last words:\n{log or parts.children.tails(['executor'])}",
     )
 

@@ -170,7 +170,7 @@ class Courier:
                 self._store.advance(run.id, PublishedEvent(outcome.commit, outcome.path))
                 clear(self._runs / run.id)
                 _log.info(
-                    "run %s %s; results are %s, %s", run.short, run.outcome, outcome.commit[:12], outcome.path
+                    "run %s %s; results are %s, %s", run.short, run.ending, outcome.commit[:12], outcome.path
                 )
             else:
                 if isinstance(outcome, StorageError) and run.attempt:

@@ -192,13 +192,15 @@ def _how(run: Run, attempt: Attempt | None) -> str:
     words = headline(run).partition(" ")[2]
     if attempt is None:
         return f"{words} before it started"
+    if run.outcome is Outcome.LOST:  # nobody knows when it ended
+        return f"{words} during {'training' if attempt.started_at is not None else 'its preparation'}"
     if attempt.started_at is not None and attempt.ended_at is not None:
         words += f" after {duration(attempt.ended_at - attempt.started_at)} of training"
     if attempt.signal is not None:
         return f"{words}, signal {attempt.signal}"
     if attempt.exit_code is not None:
         return f"{words}, exit code {attempt.exit_code}"
-    return f"{words} ({run.reason})" if run.reason else words
+    return words if not run.reason or run.reason in words else f"{words} ({run.reason})"
 
 
 def _machine(machine: Machine) -> str:

@@ -36,10 +36,9 @@ def folder(run: Run) -> str:
 
 
 def headline(run: Run) -> str:
-    """Mark and outcome in a word or two: `✅ succeeded`, `❌ timed out`."""
-    outcome = run.outcome or Outcome.LOST
-    word = "timed out" if run.reason is Reason.TIMEOUT else str(outcome)
-    return f"{'⏱️' if run.reason is Reason.TIMEOUT else _MARKS[outcome]} {word}"
+    """Mark and outcome in a word or two: `✅ succeeded`, `⏱️ failed (timeout)`."""
+    mark = "⏱️" if run.reason is Reason.TIMEOUT else _MARKS[run.outcome or Outcome.LOST]
+    return f"{mark} {run.ending or Outcome.LOST}"
 
 
 def commit_link(key: str, commit: str) -> str:
