@@ -398,7 +398,7 @@ def test_when_the_executor_is_away_the_results_branch_answers(world: World, cabl
 
     world.house.host.folder(world.house.names[0]).rename(world.house.folder / "away")
     assert run["id"][:8] in laptop.say("ps").stdout, "and without a network"
-    assert laptop.say("logs", commit).stdout == "trained\n"
+    assert laptop.say("logs", run["id"]).stdout == "trained\n"
 
 
 # --- a roster that somebody has tampered with -------------------------------------------------------------
