@@ -153,6 +153,19 @@ def test_a_remote_without_a_key_is_no_obstacle(
 ) -> None:
     work.git("remote", "set-url", "origin", "ext::sh -c x")
     assert told(capsys)["repository"] == ""
+    assert run(["check"]) == 0
+    said = capsys.readouterr().out
+    assert "no remote `origin`" not in said
+    assert "No run ids: no repository key follows from the remote `origin`" in said
+
+
+def test_a_word_too_many_is_named_with_the_verb_that_does_not_take_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["check", "HEAD", "nofile"]) == 2
+    assert capsys.readouterr().err.startswith("pushtrain: `check` takes no `nofile`. ")
+    assert run(["data", "verify", "a", "b"]) == 2
+    assert capsys.readouterr().err.startswith("pushtrain: `data verify` takes no `a`, `b`. ")
 
 
 def test_a_detached_head_counts_as_the_default_branch(

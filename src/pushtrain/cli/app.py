@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
 
 from pushtrain import __version__
 from pushtrain.core.errors import PushtrainError, StorageError, UsageError
@@ -98,7 +98,7 @@ def run(argv: Sequence[str]) -> int:
         result = build(word)(argv, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
-        _complain(f"{error}".strip(), f"See `pushtrain {word} --help`.", argv, UsageError.code)
+        _complain(_misused(error), f"See `pushtrain {word} --help`.", argv, UsageError.code)
         return UsageError.exit_code
     except PushtrainError as error:
         _complain(error.message, error.mend, argv, error.code)
@@ -117,6 +117,14 @@ def run(argv: Sequence[str]) -> int:
         _complain(f"The output could not be written: {error.strerror}.", "", argv, StorageError.code)
         return _let_output_go(StorageError.exit_code)
     return result if isinstance(result, int) else 0
+
+
+def _misused(error: CycloptsError) -> str:
+    """What is wrong with the words."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        words = ", ".join(f"`{word}`" for word in error.unused_tokens)
+        return f"`{' '.join(error.command_chain or ())}` takes no {words}."
+    return f"{error}".strip()
 
 
 def _let_output_go(status: int) -> int:

@@ -36,6 +36,8 @@ class Checked:
     """Whether the file that was read is the commit's own."""
     ref: str
     repository: str
+    remote: bool
+    """Whether there is a remote `origin`; `repository` is empty, too, where no key follows from it."""
     files: frozenset[str]
     """Paths in the commit, or in the work tree."""
 
@@ -84,6 +86,7 @@ def _read(clone: Clone, rev: str, branch: str) -> Checked:
         committed=stored == text,
         ref=ref,
         repository=clone.key(),
+        remote=bool(clone.ask("remote", "get-url", "origin")),
         files=frozenset(files),
     )
 
@@ -185,7 +188,8 @@ def _tell(checked: Checked, decisions: Sequence[Decision], notes: Sequence[str],
         rows = [(identity[:8], _text(spec.title)) for identity, spec in zip(identities, specs, strict=True)]
         render.table(("run", "what"), rows)
     elif specs and not checked.repository:
-        notes = [*notes, "No run ids: this clone has no remote `origin`, and they depend on it."]
+        why = "no repository key follows from the" if checked.remote else "this clone has no"
+        notes = [*notes, f"No run ids: {why} remote `origin`, and they depend on it."]
     elif specs:
         notes = [*notes, f"No run ids yet: commit {FILE} first, they depend on the commit."]
     for note in notes:

@@ -86,7 +86,8 @@ def _announce(running: Running, title: str, *, as_json: bool) -> None:
         render.say(
             "[dim]The next push starts its jobs; `pushtrain send` starts those of a commit that is there.[/]"
         )
-    render.say("[dim]Ctrl-C stops it; trainings go on, and the next start takes them up again.[/]")
+    kept = "what waits is kept" if title == "sender" else "trainings go on"
+    render.say(f"[dim]Ctrl-C stops it; {kept}, and the next start goes on from there.[/]")
     sys.stdout.flush()
 
 

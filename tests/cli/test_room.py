@@ -1,0 +1,26 @@
+"""What a room says when it opens."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from pushtrain.cli.room import run_until_stopped
+from pushtrain.wiring.rooms import Running
+
+
+@asynccontextmanager
+async def brief() -> AsyncIterator[Running]:
+    """A room whose work is over at once."""
+    yield Running({"url": "http://127.0.0.1:1"}, asyncio.create_task(asyncio.sleep(0)), lambda: 0)
+
+
+@pytest.mark.parametrize(("title", "trains"), [("executor", True), ("up", True), ("sender", False)])
+def test_only_who_trains_promises_that_trainings_go_on(
+    capsys: pytest.CaptureFixture[str], title: str, trains: bool
+) -> None:
+    asyncio.run(run_until_stopped(brief(), title, as_json=False))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Ctrl-C stops it; " in said
+    assert ("trainings go on" in said) is trains
