@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from pushtrain.cli import ps, render, show
-from pushtrain.cli.find import Heard
+from pushtrain.cli import logs, ps, render, show
+from pushtrain.cli.find import Found, Heard
 from pushtrain.cli.ps import standing
+from pushtrain.core.errors import NotFound
 from pushtrain.core.model import Artifact, Outcome, Progress, Reason, RunView, Stage, State
 from pushtrain.executor.wording import headline
 from pushtrain.plumbing.client import ExecutorClient
@@ -72,6 +73,17 @@ def test_a_run_whose_files_look_like_markup_is_shown(
 )
 def test_a_run_took_the_time_of_its_attempt_without_the_queue(times: dict[str, Any], took: str) -> None:
     assert ps.row(a_run(accepted_at=NOON, **times), NOON + 150)[-1] == took
+
+
+@pytest.mark.parametrize("attempt", [-1, 9])
+def test_the_log_of_an_attempt_that_never_was_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, attempt: int
+) -> None:
+    nobody: ExecutorClient = object.__new__(ExecutorClient)
+    found = Found(nobody, RunView(run=a_run(state=State.RUNNING, attempt=1)))
+    monkeypatch.setattr(logs, "find_anywhere", lambda *_: found)
+    with pytest.raises(NotFound, match=f"has no attempt {attempt}"):
+        logs.logs(attempt=attempt)
 
 
 def test_a_timeout_is_worded_as_in_the_report() -> None:

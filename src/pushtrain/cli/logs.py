@@ -41,6 +41,8 @@ def logs(
     if follow and json:
         raise UsageError("`--follow` and `--json` do not go together.", mend="Use `--json` with `--offset`.")
     found = find_anywhere(which, state)
+    if attempt and not 0 < attempt <= found.run.attempt:
+        raise NotFound(f"Run {found.run.short} has no attempt {attempt}; it has had {found.run.attempt}.")
     if isinstance(found, Published):
         _published(found, attempt=attempt, offset=offset, json=json)
         if follow:
