@@ -1,7 +1,8 @@
-"""From words on the command line to runs: on executors, or on the results branch.
+"""From words on the command line to runs: on executors, in our own state folder, or on the results branch.
 
-What no executor answers for is looked for on the results branch of the clone we stand in, which needs no
-executor and, once it was fetched, no network.
+Where the executor of our own folder does not run, the folder tells of its runs; what waits at the folder's
+sender, or was refused there, it tells always. What nobody answers for is looked for on the results branch of
+the clone we stand in, which needs no executor and, once it was fetched, no network.
 """
 
 import re
@@ -16,10 +17,20 @@ from typing import Final
 from pushtrain.cli.archive import Archive, open_archive
 from pushtrain.cli.connect import Nobody, absences, ask_all, askable, everyone
 from pushtrain.cli.published import Record
-from pushtrain.core.errors import NotFound, PushtrainError, Unauthorized, Unreachable, UsageError
+from pushtrain.core.errors import (
+    NotFound,
+    PushtrainError,
+    StorageError,
+    Unauthorized,
+    Unreachable,
+    UsageError,
+)
 from pushtrain.core.model import Outcome, Run, RunView
 from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.wiring.directory import Directory
+from pushtrain.wiring.history import History, Unsent, came_of, open_history
+from pushtrain.wiring.parts import own_id
+from pushtrain.wiring.settings import open_state
 
 _SHOWN: Final = 5
 
@@ -29,6 +40,19 @@ class Found:
     """A run, and the executor that has it."""
 
     client: ExecutorClient
+    view: RunView
+
+    @property
+    def run(self) -> Run:
+        """The run itself."""
+        return self.view.run
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A run of our own folder's executor, which does not run now."""
+
+    history: History
     view: RunView
 
     @property
@@ -57,32 +81,74 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What executors told of runs, newest first, and a sentence for each who told nothing."""
+    """What executors and our own folder told of runs, newest first, and who told nothing."""
 
-    runs: tuple[tuple[ExecutorClient, Run], ...]
+    runs: tuple[tuple[ExecutorClient | None, Run], ...]
+    """Each with the executor that has it; None: our own folder's, which does not run."""
     silent: tuple[str, ...]
+    """A sentence for each executor that told nothing."""
+    unsent: tuple[Unsent, ...] = ()
+    """Commands of our own folder that no executor took."""
+    trouble: PushtrainError | None = None
+    """Why no executor told anything."""
+    told: frozenset[str] = frozenset()
+    """Executors that answered."""
 
 
 def find_runs(text: str, state: Path | None, *, limit: int) -> Heard:
     """Runs by id, commit, branch or job, newest first; every run where `text` is empty.
 
     Raises:
-        Nobody: No executor is known.
-        Unreachable, Unauthorized: None of them tells anything.
+        Nobody: No executor is known, and our own folder knows of nothing.
+        Unreachable, Unauthorized: None of them tells anything, and neither does our own folder.
+        StorageError: As `Nobody`, and our own folder's store cannot be read.
     """
+    folder = open_state(state)
+    history, damage = open_history(folder)
+    commit = _local_commit(text) if text else ""
+    # The outbox before the executors: what is delivered in between is told by them.
+    unsent = history.unsent(text, commit=commit, limit=limit) if history else []
+    try:
+        heard = _asked(text, commit, state, limit)
+    except (Nobody, Unreachable, Unauthorized) as error:
+        if damage and isinstance(error, Nobody):
+            raise StorageError(damage) from error
+        heard = Heard((), (), trouble=error)
+    runs = {run.id: (client, run) for client, run in heard.runs}
+    silent = [*heard.silent, *([damage] if damage else [])]
+    own = (
+        []
+        if history is None or own_id(folder) in heard.told
+        else history.runs(text, commit=commit, limit=limit)
+    )
+    if own:
+        silent.append("The executor of this state folder does not run: its runs are shown as it left them.")
+    for run in own:
+        if run.id not in runs or runs[run.id][1].outcome is Outcome.MOVED:
+            runs[run.id] = (None, run)
+    waits = {one.id for one in unsent if one.state == "waiting"}
+    kept = [pair for pair in runs.values() if not (pair[1].outcome is Outcome.MOVED and pair[1].id in waits)]
+    ids = {run.id for _, run in kept}
+    left = tuple(one for one in unsent if one.id not in ids)
+    if heard.trouble and not (kept or left):
+        raise heard.trouble
+    newest = sorted(kept, key=lambda pair: pair[1].accepted_at, reverse=True)[:limit]
+    return Heard(tuple(newest), tuple(silent), left, heard.trouble, heard.told)
+
+
+def _asked(text: str, commit: str, state: Path | None, limit: int) -> Heard:
+    """What executors tell."""
     known = everyone(state)
     try:
-        return _heard(known, text, limit)
+        return _heard(known, text, commit, limit)
     except (Unreachable, Unauthorized):
         again = everyone(state, fresh=True)
         if [client.url for client in again.clients] == [client.url for client in known.clients]:
             raise
-        return _heard(again, text, limit)  # a tunnel has moved
+        return _heard(again, text, commit, limit)  # a tunnel has moved
 
 
-def _heard(known: Directory, text: str, limit: int) -> Heard:
-    commit = _local_commit(text) if text else ""
-
+def _heard(known: Directory, text: str, commit: str, limit: int) -> Heard:
     def question(client: ExecutorClient) -> list[Run]:
         runs = client.runs(find=text, limit=limit)
         return runs or (client.runs(find=commit, limit=limit) if commit else [])
@@ -100,7 +166,8 @@ def _heard(known: Directory, text: str, limit: int) -> Heard:
             if before is None or before[1].outcome is Outcome.MOVED:
                 runs[run.id] = (answer.client, run)
     newest = sorted(runs.values(), key=lambda pair: pair[1].accepted_at, reverse=True)[:limit]
-    return Heard(tuple(newest), (*sentences, *absences(known, time.time())))
+    silent = (*sentences, *absences(known, time.time()))
+    return Heard(tuple(newest), silent, told=frozenset(told))
 
 
 def _silence(troubles: Sequence[PushtrainError], sentences: Sequence[str]) -> PushtrainError:
@@ -110,32 +177,41 @@ def _silence(troubles: Sequence[PushtrainError], sentences: Sequence[str]) -> Pu
     return Unreachable(f"No executor answers. {' '.join(sentences)}", mend="`pushtrain doctor` looks closer.")
 
 
-def find_run(text: str, state: Path | None) -> Found:
+def find_run(text: str, state: Path | None) -> Found | Stored | Unsent:
     """The newest run that `text` means: an id or its beginning, a commit, a branch, a job; empty: the newest.
 
     Raises:
-        NotFound: There is none on the executors that answer.
+        NotFound: There is none on the executors that answer, nor in our own folder.
         UsageError: It is the beginning of several ids.
-        Nobody, Unreachable, Unauthorized: As `find_runs`.
+        Nobody, Unreachable, Unauthorized, StorageError: As `find_runs`.
     """
     heard = find_runs(text, state, limit=_SHOWN)
-    if not heard.runs:
+    found: list[tuple[ExecutorClient | Unsent | None, Run]] = [*heard.runs]
+    found += [(one, one.run) for one in heard.unsent]
+    found.sort(key=lambda pair: pair[1].accepted_at, reverse=True)
+    if not found:
         what = f"for `{text}`" if text else "yet"
         silent = "".join(f" {sentence.rstrip('.')}." for sentence in heard.silent)
         raise NotFound(f"There is no run {what}.{silent}", mend="`pushtrain ps` lists the runs.")
-    by_id = [pair for pair in heard.runs if text and pair[1].id.startswith(text.lower())]
+    by_id = [pair for pair in found if text and pair[1].id.startswith(text.lower())]
     if len(by_id) > 1:
         ids = ", ".join(run.short for _, run in by_id)
         raise UsageError(f"`{text}` is the beginning of several runs: {ids}.", mend="Give more digits.")
-    client, run = (by_id or heard.runs)[0]
-    return Found(client, client.view(run.id))
+    where, run = (by_id or found)[0]
+    if isinstance(where, Unsent):
+        return where
+    if where is not None:
+        return Found(where, where.view(run.id))
+    history = History(open_state(state))
+    return Stored(history, history.view(run.id))
 
 
-def find_anywhere(text: str, state: Path | None) -> Found | Published:
-    """As `find_run`; a run that no executor answers for is taken from the results branch, which is said.
+def find_anywhere(text: str, state: Path | None) -> Found | Stored | Unsent | Published:
+    """As `find_run`; a run that nobody answers for is taken from the results branch, which is said.
 
     Raises:
-        NotFound, Nobody, Unreachable, Unauthorized: It is not there either; tells what the executors said.
+        NotFound, Nobody, Unreachable, Unauthorized, StorageError: It is not there either; tells what the
+            executors said, and what came of a push that started nothing.
         UsageError: As `find_run`.
     """
     try:
@@ -144,10 +220,22 @@ def find_anywhere(text: str, state: Path | None) -> Found | Published:
         archive = _archive()
         records = archive.find(text, limit=1) if archive else []
         if archive is None or not records:
+            if came := what_came_of(text, state):
+                what = f"for `{text}`" if text else "yet"
+                raise NotFound(
+                    f"There is no run {what}. {came}", mend="`pushtrain sender status` tells of pushes."
+                ) from error
             raise
         if not isinstance(error, NotFound):
             from_the_branch(error)
         return Published(archive, records[0])
+
+
+def what_came_of(text: str, state: Path | None) -> str:
+    """A sentence on the newest push that our own sender heard of; empty when it heard of none."""
+    history, _ = open_history(open_state(state))
+    commit = _local_commit(text) if text else ""
+    return came_of(history.pushes(text, commit=commit, limit=1)) if history else ""
 
 
 def published_runs(text: str, why: PushtrainError, *, limit: int) -> list[Run]:

@@ -1,18 +1,24 @@
 """`pushtrain logs`: a run's log, whole or live."""
 
 import sys
+import time
+from collections.abc import Callable
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from pushtrain.cli import render
-from pushtrain.cli.find import Found, Published, find_anywhere
+from pushtrain.cli.find import Found, Published, Stored, find_anywhere
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import NotFound, RunFailed, UsageError
-from pushtrain.core.model import Outcome, Run
+from pushtrain.core.model import LogChunk, Outcome, Run
 from pushtrain.plumbing.client import LogFrame, ViewFrame
+from pushtrain.wiring.history import Unsent
 
 _CHUNK = 1024 * 1024
+_PAUSE = 0.2
+Read = Callable[[int], LogChunk]
+"""What an attempt's log has from an offset on."""
 
 
 def logs(
@@ -28,8 +34,8 @@ def logs(
     """Print a run's log exactly as the job wrote it.
 
     With `-f` it goes on until the run ends, survives cuts of the connection, and exits with 12 if the run did
-    not succeed. Without it, what is there now is printed. Of a run that no executor answers for, what was
-    published is printed.
+    not succeed. Without it, what is there now is printed. While no executor serves your state folder the log
+    is read where the job writes it. Of a run that nobody answers for, what was published is printed.
 
     Args:
         which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
@@ -41,31 +47,54 @@ def logs(
     if follow and json:
         raise UsageError("`--follow` and `--json` do not go together.", mend="Use `--json` with `--offset`.")
     found = find_anywhere(which, state)
+    if isinstance(found, Unsent):
+        raise NotFound(
+            f"Run {found.short} has no log. It is {found.state}: {found.detail.rstrip('.')}.",
+            mend=f"`pushtrain show {found.short}` tells more.",
+        )
     if attempt and not 0 < attempt <= found.run.attempt:
         raise NotFound(f"Run {found.run.short} has no attempt {attempt}; it has had {found.run.attempt}.")
-    if isinstance(found, Published):
+    number = attempt or found.run.attempt
+    if isinstance(found, Stored):
+        _copy(found.run, number, offset, _of_folder(found, number), stay=follow, as_json=json)
+        if follow:
+            _verdict_of_folder(found)
+    elif isinstance(found, Published):
         _published(found, attempt=attempt, offset=offset, json=json)
         if follow:
             _verdict(found.run)
-        return
-    if follow:
+    elif follow:
         follow_log(found, offset=offset)
-        return
-    number = attempt or found.run.attempt
+    else:
+        _copy(found.run, number, offset, _of_executor(found, number), stay=False, as_json=json)
+
+
+def _of_executor(found: Found, number: int) -> Read:
+    return lambda offset: found.client.log(found.run.id, attempt=number, offset=offset, limit=_CHUNK)
+
+
+def _of_folder(found: Stored, number: int) -> Read:
+    return lambda offset: found.history.log_chunk(found.run, number, offset, _CHUNK)
+
+
+def _copy(run: Run, number: int, offset: int, read: Read, *, stay: bool, as_json: bool) -> None:
+    """Print an attempt's log from `offset`; with `stay` until nothing more can come."""
     parts, start = [], offset
     while number:
-        chunk = found.client.log(found.run.id, attempt=number, offset=offset, limit=_CHUNK)
+        chunk = read(offset)
         if chunk.elided:
             parts.append(f"\n[… {chunk.offset - offset} bytes left out …]\n".encode())
         parts.append(chunk.data)
         offset = chunk.next_offset
-        if not json:
+        if not as_json:
             _write(b"".join(parts))
             parts.clear()
-        if chunk.complete or not chunk.data:
+        if chunk.complete or not (chunk.data or stay):
             break
-    if json:
-        _tell(found.run, number, start, b"".join(parts), offset)
+        if not chunk.data:
+            time.sleep(_PAUSE)
+    if as_json:
+        _tell(run, number, start, b"".join(parts), offset)
 
 
 def follow_log(found: Found, *, offset: int = 0) -> None:
@@ -88,6 +117,20 @@ def _verdict(run: Run) -> None:
         raise RunFailed(
             f"Run {run.short} {run.ending or run.state}: {run.detail or run.reason}".rstrip(".: ") + ".",
             mend=f"`pushtrain show {run.short}` tells more.",
+        )
+
+
+def _verdict_of_folder(found: Stored) -> None:
+    """As `_verdict`, for a run of which the executor, which does not run, may not have noted the end."""
+    run = found.run
+    if run.outcome is not None:
+        _verdict(run)
+        return
+    ended = found.history.verdict(run)
+    if ended is None or ended.code != 0:
+        how = f"ended with {ended.reason} {ended.code or ''}".rstrip() if ended else "does not run now"
+        raise RunFailed(
+            f"Run {run.short} {how}; nobody has published that.", mend="Start its executor: it does."
         )
 
 

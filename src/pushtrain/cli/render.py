@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COLOURS: Final = {
+    "waiting": "cyan",
+    "refused": "red",
     "queued": "cyan",
     "preparing": "blue",
     "running": "bold blue",

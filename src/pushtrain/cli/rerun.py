@@ -4,7 +4,7 @@ import secrets
 
 from pushtrain.cli import render
 from pushtrain.cli.connect import everyone
-from pushtrain.cli.find import Found, Published, find_anywhere
+from pushtrain.cli.find import Found, find_anywhere
 from pushtrain.cli.logs import follow_log
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.send import deliver_all
@@ -29,7 +29,7 @@ def rerun(which: str = "", /, *, wait: bool = False, json: Json = False, state: 
         repository=old.repository, commit=old.commit, job=old.job.name, cell=old.job.cell, request=request
     )
     command = old.model_copy(update={"run_id": identity, "request": request})
-    if isinstance(found, Published):
+    if not isinstance(found, Found):
         (sent,) = deliver_all([command], everyone(state).executors, KeptCommands(open_state(state).outbox))
         client, run = sent.client, sent.run
     else:

@@ -5,21 +5,28 @@ import shlex
 from pushtrain.cli import render
 from pushtrain.cli.find import find_anywhere
 from pushtrain.cli.options import Json, State
-from pushtrain.cli.ps import standing
+from pushtrain.cli.ps import not_sent, standing
 from pushtrain.core.model import Attempt, Run, RunView
+from pushtrain.wiring.history import Unsent
 
 
 def show(which: str = "", /, *, json: Json = False, state: State = None) -> None:
     """Show one run: its stages, how it ended, where its results are.
 
+    Of a command that waits at the sender of your state folder, or was refused there, it tells why.
+
     Args:
         which: A run's id or its beginning, a commit, a branch or a job; the newest run when left out.
     """
-    view = find_anywhere(which, state).view
+    found = find_anywhere(which, state)
+    if isinstance(found, Unsent):
+        _unsent(found, as_json=json)
+        return
+    view = found.view
     if json:
         render.emit_json(view)
         return
-    _facts(view.run)
+    _facts(view.run, standing(view.run))
     for attempt in view.attempts:
         _attempt(attempt, several=len(view.attempts) > 1)
     _progress(view)
@@ -27,9 +34,25 @@ def show(which: str = "", /, *, json: Json = False, state: State = None) -> None
     _next(view.run)
 
 
-def _facts(run: Run) -> None:
+def _unsent(one: Unsent, *, as_json: bool) -> None:
+    """Tell of a command that is no run yet, or never will be."""
+    if as_json:
+        render.emit_json({**RunView(run=one.run).model_dump(mode="json"), "run": one.document()})
+        return
+    _facts(one.run, not_sent(one))
+    if one.executor:
+        render.say(f"  [dim]{'may be at':<11}[/]{render.literal(one.executor)}")
+    after = {
+        "waiting": f"pushtrain cancel {one.short} · pushtrain executor status",
+        "refused": f"pushtrain rerun {one.short}",
+        "cancelled": f"pushtrain rerun {one.short}",
+    }
+    render.say(f"\n[dim]{after[one.state]}[/]")
+
+
+def _facts(run: Run, stands: str) -> None:
     command = run.command.job.command
-    render.say(f"[bold]{render.literal(run.command.job.title)}[/]  {standing(run)}")
+    render.say(f"[bold]{render.literal(run.command.job.title)}[/]  {stands}")
     if run.detail:
         render.say(f"[bold]{render.literal(run.detail)}[/]")
     facts = {

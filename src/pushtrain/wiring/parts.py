@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pushtrain.core.errors import Forbidden
 from pushtrain.core.model import ExecutorCard
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
-from pushtrain.core.signing import parse_public
+from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.keys import Trusted, load_or_create
@@ -46,6 +46,11 @@ def mirrors(state: StateFolder, settings: Settings) -> Callable[[str], Mirror]:
 def identity(state: StateFolder) -> Ed25519PrivateKey:
     """This state folder's key, made when there is none."""
     return load_or_create(state.key)
+
+
+def own_id(state: StateFolder) -> str:
+    """The fingerprint of this state folder's key: who its executor and its sender are."""
+    return fingerprint(identity(state).public_key())
 
 
 def webhook_secret(state: StateFolder, environ: Mapping[str, str] = os.environ) -> bytes:
