@@ -1,5 +1,6 @@
 import asyncio
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,40 @@ async def test_a_work_folder_goes_before_its_results_are_out_where_the_disk_is_f
         run = await done(service, house.send(service, "echo kept > kept.txt", results=("*.txt",)))
         assert house.result(run, "files/kept.txt") == "kept"
     assert trees == [1, 0]
+
+
+@story
+async def test_remotes_that_hang_do_not_hold_up_the_results_of_others(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "_SLOW", 0.05)
+    store = Store(house.state.create().store)
+    runs = {}
+    for name in (*(f"hangs-{number}" for number in range(6)), "answers"):
+        command = a_command(repository=f"github.com/octo/{name}")
+        runs[name], _ = store.accept(
+            command, sender=SENDER, raw=b"{}", headers={}, nonce=name, nonce_expires=2e9, queue_limit=99
+        )
+        store.request_cancel(runs[name].id, by="ada")
+
+    class Hanging(Flaky):
+        def publish(
+            self, batch: list[Publishable], *, stop: object = None
+        ) -> dict[str, Published | PushtrainError]:
+            assert callable(stop)
+            while "hangs" in batch[0].run.command.repository:
+                stop()
+                threading.Event().wait(0.01)
+            return super().publish(batch, stop=stop)
+
+    courier = Courier(store, Hanging(None), house.state.runs, changed=lambda _: None)  # type: ignore[arg-type]
+    task = asyncio.create_task(courier.run())
+    try:
+        await eventually(lambda: store.run(runs["answers"].id).final)
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+    store.close()
 
 
 def test_what_a_killed_executor_did_not_clear_is_cleared_later(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Remotes, keys, refs and git's complaints: what comes from outside before git sees it."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ from pushtrain.plumbing.gitcommand import (
     validate_remote,
 )
 from pushtrain.plumbing.process import Completed
+
+
+def test_a_remote_that_never_answers_is_given_up_after_its_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/octo/hello"
+        with pytest.raises(GitError, match=r"list branches: it took longer than 0\.2 s") as caught:
+            Git(None, url).run("ls-remote", "--", url, doing="list branches", timeout=0.2)
+    assert "tried again" in caught.value.mend
 
 
 @pytest.mark.parametrize(

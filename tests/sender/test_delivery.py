@@ -72,6 +72,15 @@ def test_a_bound_command_waits_for_its_executor_even_when_another_one_is_free() 
     assert not second.received
 
 
+def test_a_bound_command_follows_its_executor_to_another_address() -> None:
+    first, second = ScriptedExecutor("a"), ScriptedExecutor("b")
+    moved = ScriptedExecutor("a")
+    moved.id = first.id  # the same key, another URL
+    result = Executors(lambda: [second, moved]).deliver(a_command(), first.id, lambda _: None)
+    assert isinstance(result, Delivered)
+    assert (result.executor, second.received) == (moved, [])
+
+
 def test_a_command_whose_executor_is_no_longer_known_waits_for_it() -> None:
     second = ScriptedExecutor("b")
     result = Executors(lambda: [second]).deliver(a_command(), "SHA256:gone", lambda _: None)

@@ -1,8 +1,9 @@
 """Hand finished runs to the publisher until their results are on the remote.
 
 Runs of one repository go in one batch, which is one push; while one repository's remote is away the others go
-on. What failed is tried again after 1 s, then twice as long each time up to 10 min, for as long as it takes;
-it holds no slot meanwhile. When a run is published its work folder goes.
+on, and one that takes its time soon holds none of the few places any more. What failed is tried again after
+1 s, then twice as long each time up to 10 min, for as long as it takes; it holds no slot meanwhile. When a
+run is published its work folder goes.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Protocol
@@ -30,7 +31,11 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 600.0
-_THREADS: Final = 4
+_AT_ONCE: Final = 4
+"""Repositories that are published to at once."""
+_SLOW: Final = 60.0
+"""Seconds after which another one may begin beside a repository whose remote has not answered yet."""
+_THREADS: Final = 64
 _SOON: Final = 0.05
 _UNWRITTEN_PAUSE: Final = 10.0
 """Seconds until the next try where what became of a run could not be written down: the disk is full."""
@@ -75,6 +80,7 @@ class Courier:
         self._changed = changed
         self._clock = clock
         self._busy: set[str] = set()
+        self._places = asyncio.Semaphore(_AT_ONCE)
         self._stopping = threading.Event()
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -118,9 +124,29 @@ class Courier:
                 batches.setdefault(target, []).append(run)
         return batches, self._store.next_due()
 
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the few places, for as long as it takes; a slow remote soon gives it back."""
+        await self._places.acquire()
+        held = True
+
+        def give_back() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._places.release()
+
+        timer = asyncio.get_running_loop().call_later(_SLOW, give_back)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            give_back()
+
     async def _deliver(self, target: str, batch: Sequence[Run]) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._publish, batch)
+            async with self._place():
+                await asyncio.get_running_loop().run_in_executor(self._pool, self._publish, batch)
         except Cancelled:
             return
         except PushtrainError as error:

@@ -17,6 +17,8 @@ from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.gitcommand import check_ref
 from pushtrain.ports import Stop
 
+PATIENCE: Final = 1800.0
+"""Seconds that one fetch or push of a results branch may take; a push holds some 40 MB at most."""
 _LARGE: Final = 1024 * 1024
 _SAMPLE: Final = 16 * 1024
 _NO_DELTA: Final = "core.bigFileThreshold=64k"
@@ -52,7 +54,7 @@ class Branch:
         """
         self.mirror.ensure(stop=stop)
         try:
-            self.mirror.fetch_into(self.ref, self._private, stop=stop)
+            self.mirror.fetch_into(self.ref, self._private, stop=stop, timeout=PATIENCE)
         except NotFound as error:
             if "couldn't find remote ref" not in str(error):
                 raise
@@ -121,7 +123,7 @@ class Branch:
         lease = [f"--force-with-lease={self.ref}:{onto}"] if onto else []
         self.mirror.git.run(
             "push", "--quiet", "--no-verify", *lease, "--", self.mirror.remote.remote, f"{commit}:{self.ref}",
-            stop=stop,
+            stop=stop, timeout=PATIENCE,
             config=("core.compression=1", _NO_DELTA),
             doing=f"push to {self.mirror.remote.key}",
         )  # fmt: skip

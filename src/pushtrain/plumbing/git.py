@@ -159,12 +159,14 @@ class Mirror:
             self.tidy(stop=stop)
         return True
 
-    def fetch_into(self, source: str, ref: str, *, stop: Stop | None = None) -> None:
-        """Fetch a ref or a commit under a private ref of the mirror."""
+    def fetch_into(
+        self, source: str, ref: str, *, stop: Stop | None = None, timeout: float | None = None
+    ) -> None:
+        """Fetch a ref or a commit under a private ref of the mirror, in so many seconds."""
         self.git.run(
             "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--",
             self.remote.remote, f"+{source}:{ref}",
-            config=("transfer.unpackLimit=1", "fetch.writeCommitGraph=false"), stop=stop,
+            config=("transfer.unpackLimit=1", "fetch.writeCommitGraph=false"), stop=stop, timeout=timeout,
             doing=f"fetch from {self.remote.key}",
         )  # fmt: skip
 

@@ -204,6 +204,7 @@ class Git:
         doing: str = "",
         ok: Sequence[int] = (0,),
         limit: int = 64 * 1024 * 1024,
+        timeout: float | None = None,
     ) -> process.Completed:
         """Run `git ARGS` and return how it ended.
 
@@ -216,6 +217,7 @@ class Git:
             doing: For the error: `fetch from github.com/octo/hello`.
             ok: Exit codes that are an answer, not a failure.
             limit: Bytes it may print; more is an error.
+            timeout: Seconds it may take.
 
         Raises:
             GitError: It failed (CredentialError, PushRejected, NotFound, StorageError where that is why).
@@ -233,7 +235,13 @@ class Git:
                 stop=stop,
                 input=input,
                 limit=limit,
+                timeout=timeout,
             )
+        except TimeoutError as error:
+            raise GitError(
+                f"git could not {doing or args[0]}: it took longer than {timeout:g} s.",
+                mend="Check the network; it is tried again.",
+            ) from error
         except FileNotFoundError as error:
             if self.folder is not None and not self.folder.is_dir():
                 raise StorageError(f"The repository {self.folder} is gone.") from error
