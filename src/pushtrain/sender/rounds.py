@@ -344,7 +344,7 @@ class Rounds:
             try:
                 self.board.answered(name, executor.challenge())
             except PushtrainError as error:
-                self.board.failed(name, str(error))
+                self.board.failed(name, error.message)
             self.wake()
 
         threading.Thread(target=ask, name=f"ask {name}", daemon=True).start()
@@ -406,9 +406,9 @@ class Rounds:
     def _undelivered(self, out: Outgoing, name: str, error: PushtrainError) -> None:
         never_sent = isinstance(error, Unreachable) and not error.sent and not out.executor
         if isinstance(error, Busy):
-            self.board.full(name, str(error))
+            self.board.full(name, error.message)
         elif isinstance(error, Unreachable):
-            self.board.failed(name, str(error))
+            self.board.failed(name, error.message)
         elif for_good(error):
             self._refused.setdefault(out.run_id, {})[name] = error
         if never_sent or for_good(error):
@@ -435,7 +435,7 @@ class Rounds:
                 self.board.not_sent(name, out.run_id)
                 return
             if isinstance(error, Unreachable):
-                self.board.failed(name, str(error))
+                self.board.failed(name, error.message)
             self._retry(out, error)
             return
         self._store.outbox_moved(_again(out.command, attempt), f"it was recalled from {executor.url}")

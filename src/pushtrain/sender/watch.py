@@ -60,6 +60,6 @@ class Watch:
                 if isinstance(frame, CapacityFrame):
                     self._told(self, frame)
         except PushtrainError as error:
-            why = str(error)
+            why = error.message
         if not self._closed.is_set():
             self._ended(self, why)
