@@ -105,6 +105,16 @@ def test_what_is_no_letter_is_shown_as_a_mark() -> None:
     assert render.ago(NOON, NOON) == "0 s ago"
 
 
+def test_an_id_stays_whole_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    render.console.cache_clear()
+    row = ("0123abcd", "train (lr=0.1)", "1234567", "main", "succeeded", "12 min ago", "4 m 05 s")
+    render.table(("run", "job", "commit", "branch", "state", "age", "took"), [row])
+    assert "0123abcd" in capsys.readouterr().out
+
+
 def test_a_table_that_is_piped_has_one_line_a_row(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

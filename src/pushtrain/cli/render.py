@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,7 +94,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
 
     out = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
-        out.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        out.add_column(column, justify=justify, overflow="fold", no_wrap=column == "run")  # an id stays whole
     for row in rows:
         out.add_row(*(cell if hasattr(cell, "__rich_console__") else str(cell) for cell in row))
     screen = console()
