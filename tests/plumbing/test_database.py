@@ -162,7 +162,7 @@ def test_a_store_of_the_first_version_becomes_what_a_new_one_is(tmp_path: Path) 
         columns = "SELECT name || ' ' || type FROM pragma_table_info(?)"
         return database.read(
             lambda db: {
-                name: {column for (column,) in db.execute(columns, (name,))}
+                str(name): {str(column) for (column,) in db.execute(columns, (name,))}
                 for (name,) in db.execute(names).fetchall()
             }
         )

@@ -88,3 +88,21 @@ def test_a_command_that_comes_back_from_an_executor_is_dropped_then(world: World
 
     asyncio.run(story())
     assert world.delivered() == []
+
+
+def test_what_a_person_sends_once_more_is_no_longer_cancelled(world: World) -> None:
+    command = a_command(repository=KEY)
+    world.store.settle_push(None, [command], "pushed")
+    assert world.store.outbox_cancelled(command.run_id, "cancelled")
+    assert not world.store.outbox_cancelled(command.run_id, "cancelled")
+    world.kept.wish_cancel(command.run_id)
+    entry = world.kept.keep(command)
+    assert entry is not None
+    entry.close()
+
+    async def story() -> None:
+        async with world.running():
+            await eventually(world.delivered)
+
+    asyncio.run(story())
+    assert world.executor.received == [command.run_id]

@@ -233,6 +233,10 @@ class Outbox:
         )
         return bool(self._database.write(lambda db: db.execute(query, (detail, now, run_id)).fetchall()))
 
+    def outbox_again(self, run_id: str) -> None:
+        """A person sends a command once more that was refused or cancelled: it waits anew."""
+        self._mark(run_id, "state = 'waiting', detail = '', tries = 0", (), states=("refused", "cancelled"))
+
     def outbox_waits(self, details: Mapping[str, str]) -> None:
         """Note what runs wait for, for people."""
         now = self._clock()

@@ -88,6 +88,8 @@ class KeptCommands:
     def keep(self, command: TrainCommand) -> Entry | None:
         """Write a command down durably and hold it; None when somebody is delivering the same one.
 
+        A wish to cancel it is older than this wish to send it, and is gone.
+
         Raises:
             StorageError: It could not be written.
         """
@@ -99,6 +101,7 @@ class KeptCommands:
             return None
         try:
             known = _read(before)
+            self.unwish(command.run_id)
             kept = _Kept(command=command, executor=known.executor if known else "")
             return Entry(path, _write(path, kept), kept)
         finally:

@@ -253,6 +253,7 @@ class Rounds:
         for entry in kept.left():
             with entry:
                 self._store.settle_push(None, [entry.command], "sent by hand", executor=entry.executor)
+                self._store.outbox_again(entry.command.run_id)
                 entry.remove()
         for run_id in kept.wishes():
             if run_id not in self._flying:  # else the next round, which comes when it has landed

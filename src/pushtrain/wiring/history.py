@@ -179,7 +179,7 @@ class History:
         )
 
     def cancel(
-        self, run_id: str, *, patience: float = _PATIENCE, pause: Callable[[float], None] = time.sleep
+        self, run_id: str, *, patience: float = _PATIENCE, pause: Callable[[float], object] = time.sleep
     ) -> Unsent | None:
         """Have a command dropped before an executor gets it.
 
