@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
-from pushtrain.core.errors import NeedsMending, PushtrainError
+from pushtrain.core.errors import Conflict, NeedsMending, PushtrainError
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.parts import executor_clients, mirror
@@ -34,7 +34,7 @@ class Finding:
 
 
 def doctor(*, json: Json = False, state: State = None) -> None:
-    """Check this machine: programs, state folder, key, settings, repositories, executor, disk, GPUs.
+    """Check this machine: programs, state folder, key, store, settings, repositories, executor, disk, GPUs.
 
     Each line says what was looked at; what is wrong comes with its mend. Exits with 14 when something must be
     mended. Changes nothing but the state folder, which it makes when there is none.
@@ -66,6 +66,7 @@ def _examine(folder: StateFolder) -> Iterator[Finding]:
     yield _uv()
     yield Finding("state", "ok", str(folder.root))
     yield from _private_files(folder)
+    yield _store(folder)
     try:
         settings = load_settings(folder)
     except PushtrainError as error:
@@ -120,6 +121,22 @@ def _private_files(folder: StateFolder) -> Iterator[Finding]:
             )
         else:
             yield Finding(what, "ok", str(path))
+
+
+def _store(folder: StateFolder) -> Finding:
+    from pushtrain.plumbing.lock import FolderLock
+    from pushtrain.plumbing.store import Store
+
+    if not folder.store.exists():
+        return Finding("store", "note", f"none yet at {folder.store}; it is made when first needed")
+    try:
+        with FolderLock(folder.lock):
+            Store(folder.store).close()
+    except Conflict:
+        return Finding("store", "ok", f"{folder.store}, in use")
+    except PushtrainError as error:
+        return Finding("store", "wrong", error.message, error.mend)
+    return Finding("store", "ok", str(folder.store))
 
 
 def _disk(folder: StateFolder, settings: Settings) -> Finding:
