@@ -84,7 +84,9 @@ def validate_remote(url: str) -> str:
         UsageError: It holds a password, names a transport that we do not speak, or could be an option.
     """
     head = url.partition("/")[0]
-    if not 0 < len(url) <= _LONGEST or _CONTROL.search(url) or url.startswith("-") or "::" in head:
+    if _CONTROL.search(url):
+        raise _bad_remote(url, "holds a space or a control character")
+    if not 0 < len(url) <= _LONGEST or url.startswith("-") or "::" in head:
         raise _bad_remote(url, "is not a Git URL")
     if "://" not in url:
         if not url.startswith("/") and not _SCP.fullmatch(url):
