@@ -84,9 +84,7 @@ def validate_remote(url: str) -> str:
         UsageError: It holds a password, names a transport that we do not speak, or could be an option.
     """
     head = url.partition("/")[0]
-    if _CONTROL.search(url):
-        raise _bad_remote(url, "holds a space or a control character")
-    if not 0 < len(url) <= _LONGEST or url.startswith("-") or "::" in head:
+    if not 0 < len(url) <= _LONGEST or _CONTROL.search(url) or url.startswith("-") or "::" in head:
         raise _bad_remote(url, "is not a Git URL")
     if "://" not in url:
         if not url.startswith("/") and not _SCP.fullmatch(url):
@@ -116,6 +114,7 @@ def validate_remote(url: str) -> str:
 
 def _bad_remote(url: str, why: str) -> UsageError:
     shown = masked(url)[:120]
+    why = "holds a space or a control character" if _CONTROL.search(url) else why
     return UsageError(
         f"The remote {shown!r} {why}.",
         mend="Use https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH, or a folder's absolute path.",
