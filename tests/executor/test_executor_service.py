@@ -353,6 +353,19 @@ def test_kept_files_go_when_their_time_is_over(tmp_path: Path) -> None:
     assert not folder.artifacts.exists()
 
 
+def test_a_log_goes_when_its_time_is_over_and_reads_as_empty(house: House) -> None:
+    service = house.open()
+    run, _ = offer(service)
+    service.store.claim(slots=1, gpus=(), executor="lab-1")
+    folder = RunDir.of(house.state.runs, run.id, 1).create()
+    folder.log.write_bytes(b"a long story")
+    assert clear_expired(house.state.runs, lambda _: 1.0, before=2.0) == 1
+    assert not folder.root.parent.exists()
+    assert service.view(run.id).log_size == 0
+    assert service.log_chunk(run.id, 1, 0, 100).data == b""
+    service.store.close()
+
+
 def test_files_of_a_run_that_could_not_be_published_for_long_stay(tmp_path: Path) -> None:
     folder = RunDir.of(tmp_path, "run", 1).create()
     folder.artifacts.mkdir()

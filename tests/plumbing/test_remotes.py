@@ -219,3 +219,8 @@ def test_a_token_answers_for_its_own_host_only_and_is_in_no_argument(
 def test_more_output_than_wanted_is_an_error_and_never_cut_in_silence() -> None:
     with pytest.raises(GitError, match="more than 10 bytes"):
         Git().run("help", "-a", limit=10)
+
+
+def test_a_folder_with_a_space_in_its_name_is_refused_for_that_reason() -> None:
+    with pytest.raises(UsageError, match="holds a space or a control character"):
+        validate_remote("/srv/my models.git")

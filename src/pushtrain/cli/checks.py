@@ -11,8 +11,10 @@ from typing import Final
 
 from pushtrain.cli import render
 from pushtrain.cli.finding import Finding
+from pushtrain.core.errors import PushtrainError
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.store import Store
 from pushtrain.plumbing.systemd import UNIT, Manager
 
 _GIT: Final = (2, 30)
@@ -34,6 +36,19 @@ def private_files(folder: StateFolder) -> Iterator[Finding]:
     """The state folder, and what in it only its user may read."""
     yield Finding("state", "ok", str(folder.root))
     yield from _private_files(folder)
+
+
+def store(folder: StateFolder) -> Iterator[Finding]:
+    """Whether the store can be read; a server may use it meanwhile."""
+    if not folder.store.exists():
+        yield Finding("store", "note", f"none yet at {folder.store}; it is made when first needed")
+        return
+    try:
+        Store(folder.store, read_only=True).close()
+    except PushtrainError as error:
+        yield Finding("store", "wrong", error.message, error.mend)
+    else:
+        yield Finding("store", "ok", str(folder.store))
 
 
 def hardware(folder: StateFolder, settings: Settings) -> Iterator[Finding]:

@@ -58,6 +58,7 @@ def _escaped(text: str) -> str:
 def _examine(folder: StateFolder) -> Iterator[Finding]:
     yield from checks.programs()
     yield from checks.private_files(folder)
+    yield from checks.store(folder)
     try:
         settings = load_settings(folder)
         if not settings.repositories and (clone := here()) is not None:

@@ -238,16 +238,16 @@ def clear_left(runs: Path, over: Callable[[str], bool]) -> None:
 
 
 def clear_expired(runs: Path, done_at: Callable[[str], float | None], *, before: float) -> int:
-    """Remove result files that were kept for fetching for long enough; of how many attempts.
+    """Remove the logs and result files that were kept for long enough; of how many runs.
 
     Args:
         runs: The state folder's `runs`.
         done_at: When the run with this id was published; None: it is not yet, and its files are all there is.
-        before: Files of runs that were published before this time go.
+        before: What is left of runs that were published before this time go.
     """
     removed = 0
-    for folder in runs.glob("*/[0-9]*/artifacts"):
-        since = done_at(folder.parents[1].name)
+    for folder in runs.glob("*"):
+        since = done_at(folder.name)
         if since is not None and since < before:
             remove_tree(folder)
             removed += 1

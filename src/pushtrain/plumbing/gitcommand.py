@@ -114,6 +114,7 @@ def validate_remote(url: str) -> str:
 
 def _bad_remote(url: str, why: str) -> UsageError:
     shown = masked(url)[:120]
+    why = "holds a space or a control character" if _CONTROL.search(url) else why
     return UsageError(
         f"The remote {shown!r} {why}.",
         mend="Use https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH, or a folder's absolute path.",
