@@ -246,8 +246,9 @@ class Rounds:
     def _list(self) -> None:
         now = self._ticks()
         if self._listed_at is None or now - self._listed_at > _LISTED:
-            self.board.know(self._known())
-            self._listed_at = now
+            known = self._known()
+            self.board.know(known)
+            self._listed_at = now if known else None
 
     def _take_in(self, kept: KeptCommands) -> None:
         for entry in kept.left():
