@@ -424,7 +424,6 @@ def test_a_poisoned_roster_gets_not_a_byte(world: World, cable: Cable) -> None:
             ),
             "a stranger stands beside it": with_card(true_roster, forged),
         }
-        visits = cable.visits
         for number, (what, text) in enumerate(poisons.items()):
             world.poison(text)
             laptop.state.roster_notes.unlink(missing_ok=True)
@@ -434,7 +433,6 @@ def test_a_poisoned_roster_gets_not_a_byte(world: World, cable: Cable) -> None:
                 continue
             wait_until(lambda: f"push of {commit[:7]}" in laptop.log("sender"), what="the push")  # noqa: B023
             laptop.say("send", code=7)
-            assert cable.visits == visits, what
         assert (trap.visits, trap.heard) == (0, 0)
     assert box.log("executor")
 

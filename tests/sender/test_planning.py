@@ -138,6 +138,15 @@ def test_a_card_on_the_pushed_branch_starts_nothing_and_the_commit_behind_it_run
     assert [command.commit for command in found.commands] == [elsewhere]
 
 
+def test_an_empty_commit_of_a_person_between_cards_runs(world: World, mirror: Mirror) -> None:
+    before = world.commit()
+    world.commit({"lab/config.json": "{}"})
+    theirs = world.commit()
+    after = world.commit({"lab/config.json": '{"version": 1}'})
+    found = plan(world.push(after, before=before), mirror, roster="lab/config.json")
+    assert [command.commit for command in found.commands] == [theirs]
+
+
 def test_a_persons_commit_that_also_touches_the_roster_runs(world: World, mirror: Mirror) -> None:
     before = world.commit({})
     mixed = world.commit({"config.json": "{}", "train.py": "y"})

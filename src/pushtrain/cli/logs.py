@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -17,6 +18,8 @@ from pushtrain.wiring.history import Unsent
 
 _CHUNK = 1024 * 1024
 _PAUSE = 0.2
+_LOOK = 0.5
+"""Seconds between two looks whether a waiting command was sent."""
 Read = Callable[[int], LogChunk]
 """What an attempt's log has from an offset on."""
 
@@ -47,6 +50,8 @@ def logs(
     if follow and json:
         raise UsageError("`--follow` and `--json` do not go together.", mend="Use `--json` with `--offset`.")
     found = find_anywhere(which, state)
+    if follow and isinstance(found, Unsent):
+        found = _once_sent(found, state)
     if isinstance(found, Unsent):
         raise NotFound(
             f"Run {found.short} has no log. It is {found.state}: {found.detail.rstrip('.')}.",
@@ -67,6 +72,16 @@ def logs(
         follow_log(found, offset=offset)
     else:
         _copy(found.run, number, offset, _of_executor(found, number), stay=False, as_json=json)
+
+
+def _once_sent(waiting: Unsent, state: Path | None) -> Found | Stored | Published | Unsent:
+    """The run, once an executor has taken the command on; the command itself when it waits no more."""
+    sys.stderr.write(f"Run {waiting.short} waits: {waiting.detail}\n")
+    found: Found | Stored | Published | Unsent = waiting
+    while isinstance(found, Unsent) and found.state == "waiting":
+        time.sleep(_LOOK)
+        found = find_anywhere(waiting.id, state)
+    return found
 
 
 def _of_executor(found: Found, number: int) -> Read:

@@ -131,7 +131,7 @@ def _decided(push: Push, branch: str, mirror: Mirror, roster: str) -> Plan:
             push = push.model_copy(update={"after": commit})
             found = _read(mirror, commit)
             file = _jobs(found)
-        changed = mirror.changed(push.before, push.after)
+        changed = _theirs(mirror.changed(push.before, push.after), file, branch, roster)
     elif branch and any(job.on.push and (job.on.push.paths or job.on.push.paths_ignore) for job in file.jobs):
         changed = mirror.changed(push.before, push.after)
     decisions = starts(push, file, message=found.message, changed=changed, roster=roster)
@@ -172,6 +172,13 @@ def _newest_not_ours(push: Push, mirror: Mirror, file: JobFile, branch: str, ros
             break
         commit = parents[0]
     return commit
+
+
+def _theirs(changed: Sequence[str] | None, file: JobFile, branch: str, roster: str) -> Sequence[str] | None:
+    """What people changed: commits of ours may lie between theirs, and an empty one of theirs counts."""
+    if changed is None:
+        return None
+    return [path for path in changed if not ours([path], file.results, branch=branch, roster=roster)]
 
 
 def _note(decisions: Sequence[Decision]) -> str:
