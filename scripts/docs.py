@@ -102,7 +102,7 @@ def settings_page() -> str:
         "## Credentials",
         "",
         "git finds credentials as it always does: its own credential helpers, an SSH agent or key. Where there is none (a",
-        "service, CI), a token in `PUSHTRAIN_GIT_TOKEN` is handed to git by askpass: never in a URL, an argument list or a",
+        "service, CI), a token in `PUSHTRAIN_GIT_TOKEN` is handed to git by a helper of ours: never in a URL, an argument list or a",
         "job's environment.",
         "",
         "| variable | meaning |",

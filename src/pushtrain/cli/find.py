@@ -12,11 +12,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from pushtrain.cli.archive import Archive, open_archive
 from pushtrain.cli.connect import Nobody, absences, ask_all, askable, everyone
-from pushtrain.cli.published import Record
 from pushtrain.core.errors import (
     NotFound,
     PushtrainError,
@@ -31,6 +29,10 @@ from pushtrain.wiring.directory import Directory
 from pushtrain.wiring.history import History, Unsent, came_of, open_history
 from pushtrain.wiring.parts import own_id
 from pushtrain.wiring.settings import open_state
+
+if TYPE_CHECKING:
+    from pushtrain.cli.archive import Archive
+    from pushtrain.cli.published import Record
 
 _SHOWN: Final = 5
 
@@ -65,8 +67,8 @@ class Stored:
 class Published:
     """A run on the results branch that no executor answers for."""
 
-    archive: Archive
-    record: Record
+    archive: "Archive"
+    record: "Record"
 
     @property
     def view(self) -> RunView:
@@ -257,9 +259,11 @@ def from_the_branch(why: PushtrainError) -> None:
     sys.stderr.write(f"pushtrain: {why.message} What was published is shown.\n")
 
 
-def _archive() -> Archive | None:
+def _archive() -> "Archive | None":
     """The results branch of the clone we stand in, if there is one."""
     try:
+        from pushtrain.cli.archive import open_archive  # only where nobody answers
+
         archive = open_archive()
     except PushtrainError:
         return None
