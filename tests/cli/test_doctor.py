@@ -54,6 +54,7 @@ class Patient:
 @pytest.fixture
 def patient(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Patient:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)  # no clone: whoever runs the tests may stand in one
     return Patient(StateFolder(tmp_path / "state").create(), capsys)
 
 
