@@ -324,7 +324,9 @@ def _live(made: World, room: Room) -> Figure:
     toml = '[job.t]\nenvironment = "system"\ncommand = ["python3", "tick.py"]\n'
     work = made.repository("live", {"pushtrain.toml": toml, "tick.py": script})
     del room
-    other = made.room("up", "--repo", made.host.remote("bench/live"), "--poll-seconds", "3600", state="live")
+    other = made.room(
+        "up", "--repo", made.host.remote("bench/live"), "--poll-seconds", "3600", state="live-state"
+    )
     before = work.head()
     after = work.commit({"n": "1"}, "Go")
     work.push()
