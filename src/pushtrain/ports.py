@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pushtrain.core.model import EnvironmentSpec, Push
+from pushtrain.core.model import EnvironmentSpec, Isolation, JobNetwork, Push
+from pushtrain.core.rules import Limits
 
 Report = Callable[[str, int, int], None]
 """Progress for people: a text, how much is done, and of how much (0: unknown)."""
@@ -115,3 +116,42 @@ class Tunnel(Protocol):
 
     async def close(self) -> None:
         """Take it down, whatever state it is in; takes a few seconds at most and raises nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cage:
+    """What one command of a job, or a build of its environment, may see and use; nothing else is there.
+
+    The system's programs and libraries can always be read, the owner's home and this state folder never.
+    """
+
+    writable: tuple[Path, ...] = ()
+    """Folders and files that it may write, at their own paths."""
+    readable: tuple[Path, ...] = ()
+    """Folders and files that it may read, at their own paths."""
+    network: JobNetwork = JobNetwork.NONE
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the GPUs whose devices it gets."""
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosure:
+    """How to start a command inside a cage."""
+
+    prefix: tuple[str, ...] = ()
+    """Words before the command's own."""
+    confine: Mapping[str, object] = field(default_factory=dict)
+    """What the child does to itself before it becomes the command; see `executor/shim.py`."""
+
+
+class Sandbox(Protocol):
+    """One rung of the isolation ladder."""
+
+    level: Isolation
+
+    def missing(self) -> tuple[str, str]:
+        """Why this machine cannot offer it and the mend, in one command where there is one; empty: it can."""
+
+    def enclose(self, cage: Cage) -> Enclosure:
+        """How to run something in this cage."""

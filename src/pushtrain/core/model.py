@@ -212,6 +212,34 @@ def run_id(*, repository: str, commit: str, job: str, cell: Mapping[str, Scalar]
 # --- what an executor knows -------------------------------------------------------------------------------
 
 
+class Isolation(StrEnum):
+    """How well a job is kept away from the machine that it runs on, strongest first (docs/isolation.md)."""
+
+    CONTAINER = "container"
+    SANDBOX = "sandbox"
+    CONFINED = "confined"
+    USER = "user"
+    NONE = "none"
+
+    def reaches(self, least: "Isolation") -> bool:
+        """Whether this level protects at least as well as another."""
+        ladder = list(Isolation)
+        return ladder.index(self) <= ladder.index(least)
+
+
+class JobNetwork(StrEnum):
+    """What a job may reach over the network (docs/rules.md)."""
+
+    INTERNET = "internet"
+    """Public addresses only: neither the owner's network nor this machine."""
+    FULL = "full"
+    """Whatever the machine reaches."""
+    FETCH_ONLY = "fetch-only"
+    """As `internet` while the environment is built and `setup` runs; nothing while the command runs."""
+    NONE = "none"
+    """Nothing, not even while the environment is built."""
+
+
 class Gpu(Value):
     """One GPU of this machine."""
 

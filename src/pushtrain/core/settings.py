@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from pushtrain.core.model import RepositoryKey, Value
+from pushtrain.core.rules import Rules
 
 MIB = 1024 * 1024
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -143,5 +144,6 @@ class Settings(Value):
     """Where executors publish their cards and senders look for them: `BRANCH:PATH` in each repository, or one
     repository for many, `OWNER/NAME` on the same host, a key or a remote, with `#BRANCH:PATH` behind it where
     it is not `pushtrain/config:config.json`. Empty: nowhere."""
+    rules: Rules = Rules()
     executor: ExecutorSettings = ExecutorSettings()
     sender: SenderSettings = SenderSettings()
