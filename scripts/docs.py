@@ -7,12 +7,15 @@ import ast
 import importlib
 import pkgutil
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pushtrain
 from pushtrain.cli.app import build
 from pushtrain.core import errors
+from pushtrain.core.model import Value
+from pushtrain.core.rules import Allow, Hooks, Limits, Rules
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +38,10 @@ def default(value: Any) -> str:
     """A default as one would write it in TOML."""
     if value in ((), {}):
         return "none"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(default(one).strip('`') for one in value)}]`"
+    if isinstance(value, StrEnum):
+        return f'`"{value}"`'
     if isinstance(value, bool):
         return str(value).lower()
     return f"`{value!r}`".replace("'", '"')
@@ -50,7 +57,8 @@ def settings_page() -> str:
         "`settings.toml` in the state folder (`--state`, else `PUSHTRAIN_STATE`, else `~/.local/state/pushtrain`). Every",
         "setting may also be given in the environment, and most as a flag of `pushtrain executor`, `pushtrain sender` or",
         "`pushtrain up`; a flag wins over the environment, which wins over the file. A misspelt setting is an error that",
-        "names the one you meant. Sizes are bytes and durations seconds.",
+        'names the one you meant. Sizes are bytes or text such as `"32GB"`, durations seconds or text such as `"30m"`. A file that',
+        "others than its owner can write is refused.",
         "",
         "```toml",
         'repositories = ["https://github.com/octo/hello"]   # served and watched; the only ones',
@@ -98,6 +106,7 @@ def settings_page() -> str:
             ),
             "",
         ]
+    page += rules_part()
     page += [
         "## Credentials",
         "",
@@ -114,6 +123,37 @@ def settings_page() -> str:
         "",
     ]
     return "\n".join(page)
+
+
+RULES: tuple[tuple[str, type[Value]], ...] = (
+    ("[rules]", Rules),
+    ("[[rules.allow]]", Allow),
+    ("[rules.limits]", Limits),
+    ("[rules.hooks]", Hooks),
+)
+"""The tables of the rules, as they are written, and what each is read as."""
+
+
+def rules_part() -> list[str]:
+    """The rules' part of docs/settings.md."""
+    docs = field_docs("rules")
+    part = [
+        "## The owner's rules: `[rules]`",
+        "",
+        "[rules.md](rules.md) is the page for owners, with an example. `pushtrain executor rules` tells what is in force. In the",
+        "environment: `PUSHTRAIN_RULES_NETWORK=none`, `PUSHTRAIN_RULES_LIMITS_TIME=6h`,",
+        "`PUSHTRAIN_RULES_HOOKS_BEFORE='/usr/local/bin/may-train --quiet'`,",
+        "`PUSHTRAIN_RULES_ALLOW='[{repository = \"github.com/octo/hello\"}]'`.",
+        "",
+    ]
+    for table, model in RULES:
+        part += [f"`{table}`", "", "| setting | default | what it does |", "|---|---|---|"]
+        for field, info in model.model_fields.items():
+            if not isinstance(info.default, Value):
+                shown = default(info.get_default())
+                part.append(f"| `{field}` | {shown} | {docs[model.__name__, field]} |")
+        part.append("")
+    return part
 
 
 def kinds(cls: type[errors.PushtrainError]) -> set[type[errors.PushtrainError]]:

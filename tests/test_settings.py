@@ -1,14 +1,19 @@
 """Settings: file, environment and flags, and what is said of a mistake."""
 
+import grp
+import os
+import pwd
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pushtrain.core.errors import ConfigError, PushtrainError
+from pushtrain.core.model import JobNetwork
+from pushtrain.core.rules import Allow
 from pushtrain.core.settings import ExecutorSettings, Settings
 from pushtrain.plumbing.state import StateFolder
-from pushtrain.wiring.settings import load_settings, open_state
+from pushtrain.wiring.settings import load, load_settings, open_state
 
 
 @pytest.fixture
@@ -152,3 +157,160 @@ def test_the_roster_is_set_for_all_repositories_in_the_environment_or_for_one_in
     assert load_settings(folder, environ={}).roster == "main:a.json"
     found = load_settings(folder, environ={"PUSHTRAIN_ROSTER": ""})
     assert (found.roster, found.repositories[0].roster) == ("", "lab/gpus")
+
+
+# --- the rules' nested tables -------------------------------------------------------------------------------
+
+
+def test_nested_tables_come_from_the_file_the_environment_and_flags(folder: StateFolder) -> None:
+    folder.settings.write_text(
+        '[rules]\nnetwork = "none"\nmin_isolation = "user"\n'
+        '[rules.limits]\ntime = "6h"\nmemory = "32GB"\nlog = 2097152\n'
+        "[[rules.allow]]\nid = 1296269\n"
+    )
+    environ = {
+        "PUSHTRAIN_RULES_LIMITS_TIME": "90m",
+        "PUSHTRAIN_RULES_LIMITS_PROCESSES": "100",
+        "PUSHTRAIN_RULES_HOOKS_BEFORE": "/usr/bin/may-train --for 'the lab'",
+        "PUSHTRAIN_RULES_NETWORK": "fetch-only",
+    }
+    found = load(folder, environ=environ, flags={"rules": {"network": "full", "min_isolation": None}})
+    rules = found.settings.rules
+    assert (rules.network, rules.min_isolation, rules.allow) == ("full", "user", (Allow(id="1296269"),))
+    assert (rules.limits.time, rules.limits.memory, rules.limits.log) == (5400, 32 * 10**9, 2 << 20)
+    assert rules.limits.processes == 100
+    assert rules.hooks.before == (("/usr/bin/may-train", "--for", "the lab"),)
+    assert found.origins == {
+        ("rules", "network"): "--network",
+        ("rules", "min_isolation"): "settings.toml",
+        ("rules", "limits", "time"): "PUSHTRAIN_RULES_LIMITS_TIME",
+        ("rules", "limits", "memory"): "settings.toml",
+        ("rules", "limits", "log"): "settings.toml",
+        ("rules", "limits", "processes"): "PUSHTRAIN_RULES_LIMITS_PROCESSES",
+        ("rules", "hooks", "before"): "PUSHTRAIN_RULES_HOOKS_BEFORE",
+        ("rules", "allow"): "settings.toml",
+    }
+
+
+def test_entries_of_allow_can_be_given_in_the_environment(folder: StateFolder) -> None:
+    environ = {"PUSHTRAIN_RULES_ALLOW": '[{repository = "github.com/octo/*", branches = ["main"]}]'}
+    rules = load_settings(folder, environ=environ).rules
+    assert rules.allow == (Allow(repository="github.com/octo/*", branches=("main",)),)
+
+
+def test_programs_are_one_list_or_several(folder: StateFolder) -> None:
+    folder.settings.write_text('[rules.hooks]\nbefore = ["/a", "x"]\nafter = [["/b"], ["/c", "y"]]\n')
+    hooks = load_settings(folder, environ={}).rules.hooks
+    assert (hooks.before, hooks.after) == ((("/a", "x"),), (("/b",), ("/c", "y")))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[rules]\nnetwrk = 1\n", ["rules.netwrk", "Did you mean `network`?"]),
+        ("[rules.limits]\ntim = 1\n", ["rules.limits.tim", "Did you mean `time`?"]),
+        ("[rules.limit]\ntime = 1\n", ["rules.limit", "Did you mean `limits`?"]),
+        ('[rules.limits]\ntime = "soon"\n', ["rules.limits.time", '"soon"', "is not a duration", "30m"]),
+        (
+            '[rules.limits]\nmemory = "32"\nlog = "1 fortnight"\n',
+            ["rules.limits.log", "is not a size", "8GB"],
+        ),
+        ("[rules]\nlimits = 3\n", ["rules.limits", "[rules.limits]"]),
+        ('rules = "none"\n', ["`rules` is", "[rules]"]),
+        (
+            "[[rules.allow]]\n[[rules.allow]]\nbranch = []\n",
+            ["rules.allow.2.branch", "Did you mean `branches`?"],
+        ),
+        ('[[rules.allow]]\nbranches = ["[0-9"]\n', ["rules.allow.1.branches.1", "never closed"]),
+        ("[[rules.allow]]\nforks = true\n", ["rules.allow.1", "pull_requests = true"]),
+        ("[[rules.allow]]\nid = true\n", ["rules.allow.1.id"]),
+        ("[rules]\nrequire_signed_commits = true\n", ["rules", "lists no signer", "allowed_signers"]),
+        (
+            '[rules]\ngpg_keyring = "/k"\n',
+            ["does not demand signed commits", "require_signed_commits = true"],
+        ),
+        ("[rules.hooks]\nbefore = [[]]\n", ["rules.hooks.before.1"]),
+        ('[rules.hooks]\nbefore = "/bin/x"\n', ["rules.hooks.before"]),
+        ('[rules]\nnetwork = "lan"\n', ["rules.network", "'lan'", "fetch-only"]),
+        ('[[repositories]]\nroster = "x"\n', ["remote"]),
+    ],
+)
+def test_a_mistake_in_a_rule_is_named_with_its_place_and_its_mend(
+    folder: StateFolder, text: str, words: list[str]
+) -> None:
+    folder.settings.write_text(text)
+    with pytest.raises(PushtrainError) as caught:
+        load_settings(folder, environ={})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("PUSHTRAIN_RULES_LIMITS_TIME", "soon", ["`PUSHTRAIN_RULES_LIMITS_TIME`", "is not a duration"]),
+        ("PUSHTRAIN_RULES_ALLOW", "github.com/x", ["`PUSHTRAIN_RULES_ALLOW`", "no list of tables"]),
+        ("PUSHTRAIN_RULES_ALLOW", '[{branch = "x"}]', ["PUSHTRAIN_RULES_ALLOW", "Did you mean `branches`?"]),
+        ("PUSHTRAIN_RULES_HOOKS_AFTER", "/bin/x 'y", ["`PUSHTRAIN_RULES_HOOKS_AFTER`", "quotes"]),
+        ("PUSHTRAIN_RULES_NETWORK", "lan", ["`PUSHTRAIN_RULES_NETWORK` is 'lan'"]),
+    ],
+)
+def test_a_mistake_in_a_variable_of_a_rule_names_the_variable(
+    folder: StateFolder, variable: str, value: str, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(folder, environ={variable: value})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "settings.toml" not in str(caught.value)
+    assert caught.value.mend
+
+
+# --- in whose hands the file is -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o602, 0o622])
+def test_a_settings_file_that_others_can_write_is_refused(folder: StateFolder, mode: int) -> None:
+    folder.settings.write_text('[rules]\nnetwork = "none"\n')
+    os.chown(folder.settings, os.geteuid(), max(one.gr_gid for one in grp.getgrall()) + 1)
+    folder.settings.chmod(mode)
+    with pytest.raises(ConfigError, match=f"mode {mode:04o}") as caught:
+        load_settings(folder, environ={})
+    assert caught.value.mend == f"`chmod go-w {folder.settings}`"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o440])
+def test_a_settings_file_that_others_can_read_is_used(folder: StateFolder, mode: int) -> None:
+    folder.settings.write_text('[rules]\nnetwork = "none"\n')
+    folder.settings.chmod(mode)
+    assert load_settings(folder, environ={}).rules.network is JobNetwork.NONE
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_settings_file_of_another_user_is_refused_to_root(folder: StateFolder) -> None:
+    folder.settings.write_text("")
+    os.chown(folder.settings, 65534, -1)
+    with pytest.raises(ConfigError, match="belongs to nobody") as caught:
+        load_settings(folder, environ={})
+    assert caught.value.mend.startswith("`chown ")
+
+
+def test_a_private_group_may_write_as_debian_makes_files(
+    folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A umask of 002, where each user has a group of their own."""
+    folder.settings.write_text("")
+    folder.settings.chmod(0o664)
+    me, group = folder.settings.stat().st_uid, folder.settings.stat().st_gid
+    mine = pwd.struct_passwd(("ada", "x", me, group, "", "", ""))
+    theirs = pwd.struct_passwd(("eve", "x", me + 1, group, "", "", ""))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: mine)
+    monkeypatch.setattr(pwd, "getpwall", lambda: [mine])
+    monkeypatch.setattr(grp, "getgrgid", lambda _: grp.struct_group(("ada", "x", group, ["ada"])))
+    load_settings(folder, environ={})
+    monkeypatch.setattr(pwd, "getpwall", lambda: [mine, theirs])
+    with pytest.raises(ConfigError):
+        load_settings(folder, environ={})
+    monkeypatch.setattr(pwd, "getpwall", lambda: [mine])
+    monkeypatch.setattr(grp, "getgrgid", lambda _: grp.struct_group(("lab", "x", group, ["ada", "eve"])))
+    with pytest.raises(ConfigError):
+        load_settings(folder, environ={})

@@ -14,6 +14,7 @@ from executor_house import Bare, House
 
 from pushtrain.core.errors import BuildError, Cancelled, Forbidden
 from pushtrain.core.model import EnvironmentSpec, Progress, Reason, Run, Stage
+from pushtrain.core.rules import Rules
 from pushtrain.executor.bytecode import MARK, Compiler
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.executor.prepare import Preparation, PreparationError, Workshop
@@ -70,6 +71,7 @@ class Bench:
         self.progress: list[Progress] = []
         self.cancelled = threading.Event()
         self.shop = Workshop(
+            rules=Rules(),
             state=self.house.state,
             settings=self.house.settings.executor,
             mirrors=lambda _: Mirror(self.house.state.repositories, remote),
@@ -125,7 +127,7 @@ def test_a_list_is_executed_as_it_is(tmp_path: Path) -> None:
 
 def test_the_owners_limit_caps_a_jobs_timeout(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    most = bench.shop.settings.max_timeout
+    most = bench.shop.rules.limits.time
     assert bench.prepare()[0].timeout == most
     assert bench.prepare(timeout=10 * most)[0].timeout == most
 

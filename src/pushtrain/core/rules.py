@@ -1,30 +1,129 @@
 """The owner's rules: who may run what on this machine, how well it is locked in, and how much it may use.
 
 The table `[rules]` of `settings.toml`. Every rule has a safe default; what a rule demands and this machine
-cannot enforce is refused, never ignored. `pushtrain executor rules` tells what is in force.
+cannot enforce is refused, never ignored. A rule is called by its place in the file: `rules.limits.time`.
+`core.ruling` applies them to a run, `core.explain` tells them in plain language, docs/rules.md is the owner's
+page.
 """
 
-from pydantic import Field
+from typing import Annotated, Final, Self
 
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+
+from pushtrain.core.forms import Wrong
 from pushtrain.core.model import Isolation, JobNetwork, Value
+from pushtrain.core.patterns import PatternError, compiled
+from pushtrain.core.units import Duration, Size
 
-GIB = 1024**3
+MIB: Final = 1024**2
+GIB: Final = 1024**3
+
+
+def _pattern(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            compiled(value)
+        except PatternError as error:
+            mend = "docs/pushtrain-toml.md#patterns lists the special characters."
+            raise Wrong(f"is not a pattern: {error}", mend) from error
+    return value
+
+
+def _text(value: object) -> object:
+    """A host's number for a repository may be written as one."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _programs(value: object) -> object:
+    """One program may be written without the outer list."""
+    return (value,) if isinstance(value, list) and value and all(isinstance(v, str) for v in value) else value
+
+
+Pattern = Annotated[str, BeforeValidator(_pattern)]
+"""A pattern as in `pushtrain.toml`'s triggers: GitHub Actions' filter patterns."""
+Argv = Annotated[tuple[str, ...], Field(min_length=1)]
+"""A program and its arguments; no shell."""
+HostId = Annotated[str, BeforeValidator(_text), StringConstraints(pattern=r"^[0-9]{0,19}$")]
+Programs = Annotated[tuple[Argv, ...], BeforeValidator(_programs)]
+
+
+class Allow(Value):
+    """One entry of `[[rules.allow]]`: a run is allowed where one entry allows all of it."""
+
+    repository: Pattern = "**"
+    """Which repositories, by a pattern of `host/path`; `**`: all that are served here."""
+    id: HostId = ""
+    """The number that the Git host has for the repository. The host is asked before anything is run, so that
+    a repository which took over the name of a renamed or deleted one is refused. Empty: not asked."""
+    branches: tuple[Pattern, ...] = ("**",)
+    """Which branches, by patterns as in `pushtrain.toml`. They bind where results are committed, too."""
+    tags: tuple[Pattern, ...] = ("**",)
+    """Which tags, likewise."""
+    senders: tuple[str, ...] = ()
+    """Whose commands: names or fingerprints of `authorized_keys`; `owner` is this executor's own key. Empty:
+    every key that is authorised."""
+    pull_requests: bool = False
+    """Whether heads of pull and merge requests may run, as long as a branch of the repository holds the
+    commit."""
+    forks: bool = False
+    """Whether they may run when only a fork holds the commit: then anybody's code runs here."""
+
+    @model_validator(mode="after")
+    def _forks_come_by_pull_requests(self) -> Self:
+        if self.forks and not self.pull_requests:
+            mend = "Write `pull_requests = true` too, or leave `forks` out."
+            raise Wrong("allows forks, whose commits come by pull requests, and no pull requests", mend)
+        return self
 
 
 class Limits(Value):
-    """What one attempt may use at most."""
+    """What one attempt may use at most, and all of them in a day."""
 
-    memory: int = Field(default=0, ge=0)
-    """Bytes of memory, all processes together; 0: all of the machine's but a tenth, and 1 GiB at least."""
-    disk: int = Field(default=100 * GIB, ge=0)
+    time: Duration = Field(default=24 * 3600, gt=0)
+    """Seconds that a training may last; also what a job gets that asks for no `timeout`, and the most that
+    its `setup` may take. A job that asks for more is refused."""
+    memory: Size = Field(default=0, ge=0)
+    """Bytes of memory, all processes together; 0: all of the machine's but a tenth, and 1 GiB at least. A job
+    that asks for more is refused."""
+    disk: Size = Field(default=100 * GIB, ge=0)
     """Bytes that an attempt may write below its own folders."""
     processes: int = Field(default=4096, ge=16)
     """Processes and threads at once."""
+    log: Size = Field(default=64 * MIB, ge=MIB)
+    """Bytes of a log that are kept, half from its head and half from its tail; the rest is let go and
+    counted."""
+    downloads_per_day: Size = Field(default=0, ge=0)
+    """Bytes that data and environments of all runs may bring in from midnight to midnight UTC; 0: no limit.
+    A run that would exceed them waits for the next day."""
+
+
+class Hooks(Value):
+    """Programs of the owner's, run as the executor's user and outside every sandbox."""
+
+    before: Programs = ()
+    """Run before an attempt's code is looked at; one that fails refuses the run."""
+    after: Programs = ()
+    """Run when an attempt has ended, whichever way."""
+    timeout: Duration = Field(default=60, gt=0, le=3600)
+    """Seconds that each of them may take; then it is ended and has failed."""
 
 
 class Rules(Value):
     """What the owner allows."""
 
+    allow: tuple[Allow, ...] = ()
+    """What may run, as entries of which one must allow all of a run. None: every repository that is served
+    here, every branch and tag, every authorised key; no pull requests, no forks."""
+    committed_jobs: bool = False
+    """Whether a job must stand in the commit's own `pushtrain.toml` as it was sent, word for word; else a
+    sender's key may run any command."""
+    require_signed_commits: bool = False
+    """Whether the commit must carry the signature of a signer that you list. The job must then be the
+    commit's own, as with `committed_jobs`."""
+    allowed_signers: str = ""
+    """For `require_signed_commits`: a file of SSH keys, in the form that ssh-keygen calls allowed signers."""
+    gpg_keyring: str = ""
+    """For `require_signed_commits`: a file of GPG public keys, as `gpg --export` writes it."""
     min_isolation: Isolation = Isolation.SANDBOX
     """The weakest level that a job may run at here; a machine that reaches none so strong runs nothing."""
     network: JobNetwork = JobNetwork.INTERNET
@@ -32,3 +131,20 @@ class Rules(Value):
     allow_data_hosts: tuple[str, ...] = ()
     """`HOST:PORT` of data servers beyond the public internet that jobs' `data` may be fetched from."""
     limits: Limits = Limits()
+    hooks: Hooks = Hooks()
+
+    @model_validator(mode="after")
+    def _signers_are_listed_and_asked_for(self) -> Self:
+        listed = self.allowed_signers or self.gpg_keyring
+        if self.require_signed_commits and not listed:
+            mend = "Name a file of their keys: `allowed_signers` (SSH), `gpg_keyring` (GPG), or both."
+            raise Wrong("demands signed commits and lists no signer", mend)
+        if listed and not self.require_signed_commits:
+            mend = "Write `require_signed_commits = true`, or leave the list out."
+            raise Wrong("lists signers and does not demand signed commits", mend)
+        return self
+
+    @property
+    def entries(self) -> tuple[Allow, ...]:
+        """The entries in force; the one that stands for none where none is written."""
+        return self.allow or (Allow(),)

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from pushtrain.core.model import RepositoryKey, Value
-from pushtrain.core.rules import Rules
+from pushtrain.core.rules import MIB, Rules
+from pushtrain.core.units import Duration, Size
 
-MIB = 1024 * 1024
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 SshTarget = Annotated[
     str,
@@ -94,21 +94,17 @@ class ExecutorSettings(Value):
     """Folders lent read-only to jobs, by name."""
     environments: dict[Name, str] = Field(default_factory=dict)
     """Ready-made environments (folders with `bin/`), by name."""
-    max_timeout: float = Field(default=24 * 3600, gt=0)
-    """Seconds a training may last at most; also the default of a job that sets no `timeout`."""
-    grace: float = Field(default=10, ge=0)
+    grace: Duration = Field(default=10, ge=0)
     """Seconds between the polite signal and the kill, on timeout and cancel."""
-    log_limit: int = Field(default=64 * MIB, ge=MIB)
-    """Bytes of a log kept on disk, half from its head and half from its tail."""
-    published_log_limit: int = Field(default=MIB, ge=4096)
+    published_log_limit: Size = Field(default=MIB, ge=4096)
     """Bytes of a log in the results commit, head and tail."""
-    git_file_limit: int = Field(default=5 * MIB, ge=0)
+    git_file_limit: Size = Field(default=5 * MIB, ge=0)
     """A larger result file does not go into Git."""
-    git_run_limit: int = Field(default=20 * MIB, ge=0)
+    git_run_limit: Size = Field(default=20 * MIB, ge=0)
     """Result files of one run in Git, in all."""
     keep_artifacts_days: float = Field(default=30, ge=0)
     """Days that the executor keeps what did not go into Git."""
-    disk_floor: int = Field(default=5 * 1024 * MIB, ge=0)
+    disk_floor: Size = Field(default=5 * 1024 * MIB, ge=0)
     """Free bytes below which cached data and environments are evicted, least used first."""
     queue_limit: int = Field(default=10_000, ge=1)
     """Runs that may wait; one more is answered 429."""
@@ -124,9 +120,9 @@ class SenderSettings(Value):
     """Address the webhook server listens on."""
     port: int = Field(default=8422, ge=0, le=65535)
     """Port the webhook server listens on; 0: any free one."""
-    poll_seconds: float = Field(default=60, gt=0)
+    poll_seconds: Duration = Field(default=60, gt=0)
     """How often every watched repository's branches are compared with the runs that exist."""
-    lost_after: float = Field(default=3600, ge=60)
+    lost_after: Duration = Field(default=3600, ge=60)
     """Seconds after which a run that a silent executor may have may start elsewhere, as a duplicate."""
     executors: tuple[ExecutorAddress, ...] = ()
     """Executors beside those that a roster lists with a trusted key, and the one of the same state folder."""
@@ -145,5 +141,6 @@ class Settings(Value):
     repository for many, `OWNER/NAME` on the same host, a key or a remote, with `#BRANCH:PATH` behind it where
     it is not `pushtrain/config:config.json`. Empty: nowhere."""
     rules: Rules = Rules()
+    """What may run here, and how: docs/rules.md."""
     executor: ExecutorSettings = ExecutorSettings()
     sender: SenderSettings = SenderSettings()

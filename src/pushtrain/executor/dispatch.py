@@ -327,8 +327,8 @@ class Dispatch:
             _log.warning("run %s was lost; %d of its processes were ended", run.short, killed)
             self._write(active, Lost("Its shim was killed, or the machine restarted; there is no verdict."))
             return
-        settings = self._shop.settings
-        limit = settings.max_timeout if verdict.phase == "setup" else time_limit(run.command.job, settings)
+        limits = self._shop.rules.limits
+        limit = limits.time if verdict.phase == "setup" else time_limit(run.command.job, limits)
         active.attempt = verdicts.with_verdict(active.attempt, verdict)
         self._write(active, verdicts.exited(verdict, limit=limit))
 

@@ -34,6 +34,7 @@ from pushtrain.core.model import (
     Stage,
     StageTime,
 )
+from pushtrain.core.rules import Limits, Rules
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor.bytecode import Compiler
 from pushtrain.executor.preflight import ask_torch
@@ -75,6 +76,7 @@ class Workshop:
 
     state: StateFolder
     settings: ExecutorSettings
+    rules: Rules
     mirrors: Callable[[str], Mirror]
     """The mirror of a repository's key."""
     environments: Mapping[str, Environment]
@@ -157,7 +159,7 @@ class Preparation:
         )
 
     def _orders(self) -> Orders:
-        job, folder, settings = self._job, self._folder, self._shop.settings
+        job, folder, limits = self._job, self._folder, self._shop.rules.limits
         self._check_out()
         cwd = self._work_folder()
         self._shop.make_room()
@@ -178,10 +180,10 @@ class Preparation:
             shell=isinstance(job.command, str),
             env=env,
             cwd=str(cwd),
-            log_limit=settings.log_limit,
-            timeout=time_limit(job, settings),
-            setup_timeout=settings.max_timeout,
-            grace=settings.grace,
+            log_limit=limits.log,
+            timeout=time_limit(job, limits),
+            setup_timeout=limits.time,
+            grace=self._shop.settings.grace,
         )
 
     # --- the stages ---------------------------------------------------------------------------------------
@@ -332,9 +334,9 @@ class Preparation:
             self._shop.seeing.add((root, driver))
 
 
-def time_limit(job: JobSpec, settings: ExecutorSettings) -> float:
+def time_limit(job: JobSpec, limits: Limits) -> float:
     """Seconds that a training may last here."""
-    return min(job.timeout or settings.max_timeout, settings.max_timeout)
+    return min(job.timeout or limits.time, limits.time)
 
 
 def _unfit(spec: EnvironmentSpec, *, offered: bool) -> str:

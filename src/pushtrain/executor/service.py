@@ -98,6 +98,7 @@ class ExecutorService:
         self._shop = Workshop(
             state=state,
             settings=settings.executor,
+            rules=settings.rules,
             mirrors=mirrors,
             environments=environments,
             data=Cache(state.data),

@@ -1,21 +1,44 @@
-"""The settings in force: `settings.toml`, then the environment, then flags; the last one wins."""
+"""The settings in force: `settings.toml`, then the environment, then flags; the last one wins.
+
+The file says what may run here, so one that others could have written is refused.
+"""
 
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import ValidationError
 
 from pushtrain.core.errors import ConfigError, UsageError
+from pushtrain.core.forms import Wrong, did_you_mean, dotted, show
 from pushtrain.core.model import Value
+from pushtrain.core.rules import Allow, Rules
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
 from pushtrain.plumbing.gitcommand import key_of, validate_remote
+from pushtrain.plumbing.ownership import demand_own
 from pushtrain.plumbing.state import StateFolder, default_state
 
-_SECTIONS: Final[dict[str, type[Value]]] = {"executor": ExecutorSettings, "sender": SenderSettings}
+FILE: Final = "settings.toml"
+_SECTIONS: Final[dict[str, type[Value]]] = {
+    "executor": ExecutorSettings,
+    "sender": SenderSettings,
+    "rules": Rules,
+}
 _FLAGS: Final = {"executors": "--executor", "labels": "--label"}
 """Flags that are not called as their setting."""
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings in force, and where each that is not the default came from."""
+
+    settings: Settings
+    origins: Mapping[Key, str] = field(default_factory=dict)
+    """`settings.toml`, a variable or a flag, by the setting's place: `("rules", "limits", "time")`."""
 
 
 def open_state(path: Path | None = None) -> StateFolder:
@@ -33,6 +56,7 @@ def load_settings(
     environ: Mapping[str, str] = os.environ,
     executor: Mapping[str, Any] | None = None,
     sender: Mapping[str, Any] | None = None,
+    rules: Mapping[str, Any] | None = None,
     repositories: tuple[str, ...] = (),
     named_by: str = "`--repo`",
 ) -> Settings:
@@ -40,52 +64,125 @@ def load_settings(
 
     Args:
         state: Whose `settings.toml` is read; it need not exist.
-        environ: Where `PUSHTRAIN_EXECUTOR_…`, `PUSHTRAIN_SENDER_…` and `PUSHTRAIN_ROSTER` are looked up.
+        environ: Where `PUSHTRAIN_EXECUTOR_…`, `PUSHTRAIN_SENDER_…`, `PUSHTRAIN_RULES_…` and
+            `PUSHTRAIN_ROSTER` are looked up.
         executor: Flags of the executor; a None counts as not given.
         sender: Flags of the sender; likewise.
+        rules: Flags of the rules; likewise.
         repositories: Remotes beside those in the file.
         named_by: Where these come from, for the error.
 
     Raises:
         UsageError: A remote is none that git may be given.
-        ConfigError: A setting is unknown or wrong; names where it stands, its value and the mend.
+        ConfigError: A setting is unknown or wrong, or the file could have been written by somebody else;
+            names where it stands, its value and the mend.
     """
+    flags = {"executor": executor or {}, "sender": sender or {}, "rules": rules or {}}
+    return load(state, environ=environ, flags=flags, repositories=repositories, named_by=named_by).settings
+
+
+def load(
+    state: StateFolder,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    flags: Mapping[str, Mapping[str, Any]] | None = None,
+    repositories: tuple[str, ...] = (),
+    named_by: str = "`--repo`",
+) -> Loaded:
+    """As `load_settings`, with flags by section, and where each setting came from."""
+    demand_own(state.settings, "The settings file")
     tables = _read(state.settings)
+    origins: dict[Key, str] = {}
     remotes = tables.get("repositories", [])
     tables["repositories"] = _repositories(remotes, repositories, state.settings, named_by)
     if "PUSHTRAIN_ROSTER" in environ:
         tables["roster"] = environ["PUSHTRAIN_ROSTER"]
-    flags = {"executor": executor or {}, "sender": sender or {}}
-    origins: dict[tuple[str, str], str] = {}
     for section, model in _SECTIONS.items():
-        table = tables.get(section, {})
-        if not isinstance(table, dict):
-            raise ConfigError(
-                f"{state.settings}: `{section}` is {table!r}.", mend=f"Write a table, `[{section}]`."
-            )
-        for field, info in model.model_fields.items():
-            variable = f"PUSHTRAIN_{section}_{field}".upper()
+        table = _table(tables, (section,), state.settings)
+        for place, annotation in _places((section,), model):
+            below = _table(tables, place[:-1], state.settings)
+            name = place[-1]
+            if name in below:
+                origins[place] = FILE
+            variable = "_".join(("PUSHTRAIN", *place)).upper()
             if (value := environ.get(variable)) is not None:
-                table[field] = _from_text(value, str(info.annotation))
-                origins[section, field] = variable
-            if (given := flags[section].get(field)) is not None:
-                table[field] = given
-                origins[section, field] = _FLAGS.get(field, f"--{field.replace('_', '-')}")
-        tables[section] = table
+                below[name] = _from_text(value, annotation, variable)
+                origins[place] = variable
+        for name, value in ((flags or {}).get(section) or {}).items():
+            if value is not None:
+                table[name] = value
+                origins[section, name] = _FLAGS.get(name, f"--{name.replace('_', '-')}")
     try:
-        return Settings.model_validate(tables)
+        return Loaded(Settings.model_validate(tables), origins)
     except ValidationError as error:
         raise _explain(error, state.settings, origins) from None
 
 
-def _from_text(value: str, annotation: str) -> Any:
-    """A setting from the environment: `a,b` for lists, `a=/x` for tables, `URL KEY` for executors."""
+def _places(path: Key, model: type[Value]) -> Iterator[tuple[Key, Any]]:
+    """Every setting below a table, and what it takes; a table within it is gone through, too."""
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, Value):
+            yield from _places((*path, name), kind)
+        else:
+            yield (*path, name), kind
+
+
+def _table(tables: dict[str, Any], path: Key, file: Path) -> dict[str, Any]:
+    """The table at a place, made if it is not there."""
+    found = tables
+    for depth, name in enumerate(path, 1):
+        found = found.setdefault(name, {})
+        if not isinstance(found, dict):
+            where = dotted(path[:depth])
+            raise ConfigError(f"{file}: `{where}` is {show(found)}.", mend=f"Write a table, `[{where}]`.")
+    return found
+
+
+def _from_text(value: str, kind: Any, variable: str) -> Any:
+    """A setting from the environment.
+
+    `a,b` for lists, `a=/x` for tables, `URL KEY` for executors, a command line for programs, and for entries
+    of `rules.allow` the list as TOML writes it.
+    """
+    annotation = str(kind)
     words = [word.strip() for word in value.split(",") if word.strip()]
     if annotation.startswith("dict"):
         return dict(word.partition("=")[::2] for word in words)
     if "ExecutorAddress" in annotation:
         return [dict(zip(("url", "public_key"), word.split(None, 1), strict=False)) for word in words]
+    if Allow.__name__ in annotation:
+        return _toml(value, variable)
+    if _takes_programs(kind):
+        return [_words(value, variable)] if value.strip() else []
     return words if annotation.startswith("tuple") else value
+
+
+def _takes_programs(kind: Any) -> bool:
+    """Whether it is a list of lists."""
+    inner = next(iter(get_args(kind)), None)
+    return get_origin(next(iter(get_args(inner)), None)) is tuple
+
+
+def _toml(value: str, variable: str) -> Any:
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {value or '[]'}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"`{variable}` is {show(value)}, which is no list of tables: {error}.",
+            mend=f"Write for example `{variable}='[{{repository = \"github.com/octo/hello\"}}]'`.",
+        ) from error
+
+
+def _words(value: str, variable: str) -> list[str]:
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise ConfigError(
+            f"`{variable}` is {show(value)}, which is no command line: {error}.", mend="Check its quotes."
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -120,21 +217,51 @@ def _repositories(entries: object, more: tuple[str, ...], path: Path, named_by: 
     return list(found.values())
 
 
-def _explain(error: ValidationError, path: Path, origins: Mapping[tuple[str, str], str]) -> ConfigError:
+def _explain(error: ValidationError, path: Path, origins: Mapping[Key, str]) -> ConfigError:
     """One line for the first thing that is wrong."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    loc = first["loc"]
+    where = _where(loc)
     if first["type"] == "extra_forbidden":
-        import difflib
-
-        *section, name = (str(part) for part in first["loc"])
-        model: type[Value] = _SECTIONS.get(section[0], Settings) if section else Settings
-        near = difflib.get_close_matches(name, model.model_fields, n=1)
-        mend = f"Did you mean `{near[0]}`?" if near else "docs/settings.md lists the settings."
-        return ConfigError(f"{path}: there is no setting `{where}`.", mend=mend)
-    table, field = (*map(str, first["loc"][:2]), "")[:2]
-    origin = origins.get((table, field), "")
-    place = f"`{origin}`" if origin else f"{path}: `{where}`"
+        place = _place(loc[:-1], origins) or f"{path}"
+        mend = did_you_mean(str(loc[-1]), _model(loc[:-1]).model_fields)
+        return ConfigError(
+            f"{place}: there is no setting `{where}`.", mend=mend or "docs/settings.md lists the settings."
+        )
+    origin = _place(loc, origins)
+    shown = f"`{origin}`" if origin else f"{path}: `{where}`"
+    mend = f"docs/settings.md tells what `{where}` takes." if origin else "Mend it there."
+    wrong = (first.get("ctx") or {}).get("error")
+    if first["type"] == "missing":
+        return ConfigError(f"{shown} is missing.", mend=mend)
+    if isinstance(wrong, Wrong):
+        value = "" if isinstance(first["input"], dict) else f" is {show(first['input'])}, which"
+        return ConfigError(f"{shown}{value} {wrong.problem}.", mend=wrong.mend)
     why = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-    mend = f"docs/settings.md tells what `{table}.{field}` takes." if origin else "Mend it there."
-    return ConfigError(f"{place} is {first['input']!r}: {why}.", mend=mend)
+    return ConfigError(f"{shown} is {first['input']!r}: {why}.", mend=mend)
+
+
+def _where(loc: Sequence[int | str]) -> str:
+    """A place for people: entries of lists count from 1."""
+    return ".".join(str(part + 1) if isinstance(part, int) else part for part in loc)
+
+
+def _place(loc: Sequence[int | str], origins: Mapping[Key, str]) -> str:
+    """The variable or the flag that a wrong value came from; empty: it stands in the file."""
+    words = tuple(map(str, loc))
+    found = next((origins[words[:end]] for end in range(len(words), 0, -1) if words[:end] in origins), FILE)
+    return "" if found == FILE else found
+
+
+def _model(loc: Sequence[int | str]) -> type[Value]:
+    """The values that a table at this place is read as."""
+    model: type[Value] = Settings
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        kind = model.model_fields[part].annotation if part in model.model_fields else None
+        below = [one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, Value)]
+        if not below:
+            break
+        model = below[0]
+    return model
