@@ -12,9 +12,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from pushtrain.core.model import Artifact, Attempt, Outcome, Run, RunEvent, Value
+from pushtrain.core.redact import public_url
 from pushtrain.executor import markdown as md
 from pushtrain.executor import plot
 from pushtrain.executor.metrics import Metric
@@ -267,7 +267,9 @@ def _data(attempt: Attempt | None) -> str:
         return ""
     rows = []
     for one in attempt.data:
-        source = md.code(_public(one.source.url)) if one.source.url else f"mount {md.code(one.source.mount)}"
+        source = (
+            md.code(public_url(one.source.url)) if one.source.url else f"mount {md.code(one.source.mount)}"
+        )
         pinned = f"`{one.sha256[:16]}…`" if one.pinned else f"⚠️ not pinned; was `{one.sha256[:16]}…`"
         if not one.sha256:
             pinned = "lent by the owner"
@@ -275,12 +277,6 @@ def _data(attempt: Attempt | None) -> str:
     unpinned = any(not one.pinned and one.sha256 for one in attempt.data)
     note = "\n`pushtrain data add URL` writes the digest, so that a change is noticed.\n" if unpinned else ""
     return "## Data\n\n" + md.table(("Path", "From", "Size", "SHA-256"), rows, align="llrl") + note
-
-
-def _public(url: str) -> str:
-    """A URL without user, query and fragment: those may hold secrets."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _files(story: Story) -> str:
