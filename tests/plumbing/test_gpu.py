@@ -1,75 +1,165 @@
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
 
 import pynvml
 import pytest
 
 from pushtrain.core.model import Gpu
 from pushtrain.plumbing import gpu
+from pushtrain.plumbing.gpu import Sampler, inventory
+from pushtrain.testing.nvml import FakeCard, FakeNvml
+
+GB = 10**9
 
 
-class Library:
-    """A stand-in for NVIDIA's library, which needs a card; the calls are those of the real module."""
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    """Two cards, one with a display."""
+    library = FakeNvml([FakeCard(memory=24 * GB, display=True), FakeCard(memory=80 * GB, name="NVIDIA H100")])
+    monkeypatch.setattr(gpu, "pynvml", library)
+    return library
 
-    NVMLError = pynvml.NVMLError
 
-    def __init__(self, cards: int, *, broken: bool = False) -> None:
-        self.cards = cards
-        self.broken = broken
-        self.open = 0
-
-    def nvmlInit(self) -> None:  # noqa: N802  NVIDIA's names
-        self.open += 1
-
-    def nvmlShutdown(self) -> None:  # noqa: N802
-        self.open -= 1
-
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
-        return "580.10"
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return self.cards
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
-        if self.broken:
-            raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
-        return index
-
-    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
-        return f"GPU-{handle}"
-
-    def nvmlDeviceGetName(self, handle: int) -> str:  # noqa: N802
-        return f"Card {handle}"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:  # noqa: N802
-        return SimpleNamespace(total=8_000 + handle)
+def asleep(pci: Path, bus: str, *, status: str = "suspended", control: str = "auto") -> None:
+    """What the kernel says of a card's power."""
+    power = pci / bus / "power"
+    power.mkdir(parents=True, exist_ok=True)
+    (power / "runtime_status").write_text(f"{status}\n")
+    (power / "control").write_text(f"{control}\n")
 
 
 def test_the_real_library_answers_with_or_without_a_driver() -> None:
-    found = gpu.inventory()
-    assert all(one.uuid.startswith("GPU-") and one.memory > 0 for one in found)
+    found = inventory()
+    assert all(one.uuid.startswith(("GPU-", "MIG-")) and one.memory > 0 for one in found)
+    sampler = Sampler()
+    assert len(sampler.sample()) == len(found)
+    sampler.close()
+
+
+def test_the_fake_has_every_name_of_the_real_library() -> None:
+    ours = [name for name in vars(FakeNvml) if name.startswith("nvml")]
+    assert ours
+    assert [name for name in ours if not hasattr(pynvml, name)] == []
 
 
 def test_a_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-
-    monkeypatch.setattr(pynvml, "nvmlInit", refuse)
-    assert gpu.inventory() == ()
+    monkeypatch.setattr(gpu, "pynvml", FakeNvml(driver=""))
+    assert inventory() == ()
+    assert Sampler().sample() == ()
 
 
-def test_every_card_is_told_and_the_library_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = Library(2)
-    monkeypatch.setattr(gpu, "pynvml", library)
-    assert gpu.inventory() == (
-        Gpu(uuid="GPU-0", index=0, name="Card 0", memory=8_000, driver="580.10"),
-        Gpu(uuid="GPU-1", index=1, name="Card 1", memory=8_001, driver="580.10"),
+def test_every_card_is_told_and_the_library_is_let_go(machine: FakeNvml) -> None:
+    assert inventory() == (
+        Gpu(
+            uuid=machine.cards[0].uuid,
+            index=0,
+            name="NVIDIA GeForce RTX 4090",
+            memory=24 * GB,
+            driver="580.95.05",
+            capability="8.9",
+            display=True,
+        ),
+        Gpu(
+            uuid=machine.cards[1].uuid,
+            index=1,
+            name="NVIDIA H100",
+            memory=80 * GB,
+            driver="580.95.05",
+            capability="8.9",
+        ),
     )
-    assert library.open == 0
+    assert machine.sessions == 0
 
 
-def test_a_lost_card_offers_none_and_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = Library(1, broken=True)
+def test_a_lost_card_offers_none_and_lets_go(machine: FakeNvml) -> None:
+    machine.cards[0].lost = True
+    assert inventory() == ()
+    assert machine.sessions == 0
+
+
+def test_a_card_that_is_cut_into_slices_offers_its_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    slices = [FakeCard(name=f"NVIDIA H100 MIG {name}", memory=size * GB) for name, size in
+              (("3g.40gb", 40), ("1g.10gb", 10))]  # fmt: skip
+    library = FakeNvml([FakeCard(memory=80 * GB, power=300.0, slices=slices), FakeCard()])
     monkeypatch.setattr(gpu, "pynvml", library)
-    assert gpu.inventory() == ()
-    assert library.open == 0
+    found = inventory()
+    assert [(one.index, one.name, one.memory) for one in found[:2]] == [
+        (0, "NVIDIA H100 MIG 3g.40gb", 40 * GB),
+        (0, "NVIDIA H100 MIG 1g.10gb", 10 * GB),
+    ]
+    assert all(one.uuid.startswith("MIG-") for one in found[:2])
+    slices[1].processes[77] = 2 * GB
+    samples = Sampler().sample()
+    assert [one.uuid for one in samples] == [one.uuid for one in found]
+    assert [one.memory_used for one in samples] == [0, 2 * GB, 0]
+    assert samples[0].power == 300.0
+
+
+def test_a_sample_tells_who_uses_what(machine: FakeNvml) -> None:
+    card = machine.cards[0]
+    card.processes[100] = 9 * GB
+    card.drawing |= {100: 9 * GB, 200: 1 * GB}
+    card.utilization, card.power, card.energy, card.temperature = 97, 412.5, 1234.5, 81
+    card.throttle = pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
+    sampler = Sampler(clock=lambda: 5.0)
+    one, other = sampler.sample()
+    assert one.at == 5.0
+    assert (one.memory_used, one.memory_free, one.utilization) == (10 * GB, 14 * GB, 97)
+    assert (one.power, one.energy, one.temperature, one.throttled) == (412.5, 1234.5, 81, ("heat",))
+    assert one.processes is not None
+    assert {process.pid: process.memory for process in one.processes} == {100: 9 * GB, 200: 1 * GB}
+    assert other.processes == ()
+    sampler.close()
+
+
+def test_what_a_card_does_not_know_is_none_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = FakeCard(utilization=None, power=None, energy=None, temperature=None, told=False)
+    monkeypatch.setattr(gpu, "pynvml", FakeNvml([card]))
+    (found,) = Sampler().sample()
+    assert (found.utilization, found.power, found.energy, found.temperature) == (None,) * 4
+    assert found.memory_errors is None
+    assert found.processes is None
+
+
+def test_a_card_that_falls_off_is_told_and_hides_no_other(machine: FakeNvml) -> None:
+    sampler = Sampler()
+    sampler.sample()
+    machine.cards[0].lost = True
+    assert [one.lost for one in sampler.sample()] == [True, False]
+    machine.cards[0].lost = False
+    assert [one.lost for one in sampler.sample()] == [False, False]
+    sampler.close()
+
+
+def test_a_sleeping_card_is_never_woken(machine: FakeNvml, tmp_path: Path) -> None:
+    sampler = Sampler(pci=tmp_path)
+    sampler.sample()
+    asleep(tmp_path, "0000:01:00.0")
+    machine.attached.clear()
+    for _ in range(20):
+        one, other = sampler.sample()
+        assert one.asleep
+        assert not other.asleep
+    assert "00000000:01:00.0" not in machine.attached
+    sampler.close()
+
+
+def test_a_card_that_may_sleep_is_let_go_after_each_look(machine: FakeNvml, tmp_path: Path) -> None:
+    sampler = Sampler(pci=tmp_path)
+    sampler.sample()
+    assert machine.sessions == 1  # kept open: it costs less
+    asleep(tmp_path, "0000:01:00.0", status="active")
+    assert len(sampler.sample()) == 2
+    assert machine.sessions == 0
+    asleep(tmp_path, "0000:01:00.0", status="active", control="on")
+    sampler.sample()
+    assert machine.sessions == 1
+    sampler.close()
+    assert machine.sessions == 0
+
+
+def test_a_driver_that_is_taken_away_leaves_lost_cards(machine: FakeNvml, tmp_path: Path) -> None:
+    sampler = Sampler(pci=tmp_path)
+    sampler.sample()
+    sampler.close()
+    machine.driver = ""
+    assert [one.lost for one in sampler.sample()] == [True, True]

@@ -84,6 +84,8 @@ def _gpu() -> Schema:
             "name": _text("Its product name."),
             "memory": _number("Bytes in all.", whole=True),
             "driver": _text("The driver's version; empty unless the owner publishes it."),
+            "capability": _text("CUDA's compute capability, such as `8.9`; empty: not known."),
+            "display": {"description": "Whether a display is attached.", "type": "boolean", "default": False},
         },
     }
 

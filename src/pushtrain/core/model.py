@@ -249,6 +249,10 @@ class Gpu(Value):
     memory: int
     """Bytes in all."""
     driver: str = ""
+    capability: str = ""
+    """CUDA's compute capability, for example `8.9`."""
+    display: bool = False
+    """Whether a display was attached and lit when the executor started."""
 
 
 class ExecutorCard(Value):

@@ -1,41 +1,252 @@
-"""What GPUs this machine has.
+"""What GPUs this machine has, and what each does at the moment; the only module that asks NVIDIA's library.
 
-Read through NVIDIA's management library and let go at once: an open handle keeps cards awake. A machine
-without a driver has no GPUs; that is no error.
+A machine without a driver has no GPUs; that is no error. `inventory()` reads once and lets go. A `Sampler`
+reads again and again: it keeps the library open, which costs 0.1 ms a look instead of 20, but for cards that
+may power down by themselves (laptops). Those are asked of the kernel first, a sleeping one is never woken,
+and the library is let go after each look, because an open handle keeps them awake.
+
+A MIG slice is a GPU of its own with a UUID of its own; what the library tells of the whole card only (power,
+heat, errors) is told of each of its slices.
 """
 
+import contextlib
 import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import pynvml
 
+from pushtrain.core.gpus import GpuProcess, GpuSample
 from pushtrain.core.model import Gpu
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_NO_ATTACH: Final = 2
+"""NVML_INIT_FLAG_NO_ATTACH: initialise without waking a single card."""
+_GONE: Final = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
+_THROTTLES: Final = (
+    (pynvml.nvmlClocksThrottleReasonSwThermalSlowdown, "heat"),
+    (pynvml.nvmlClocksThrottleReasonHwThermalSlowdown, "heat"),
+    (pynvml.nvmlClocksThrottleReasonSwPowerCap, "power"),
+    (pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown, "power-brake"),
+)
+_PCI: Final = Path("/sys/bus/pci/devices")  # Linux only, like the driver's own power management
+
+
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """How one GPU is found again: its bus, and its MIG slice where it is one."""
+
+    bus: str
+    slice: int | None
+    uuid: str
+
+    def handle(self) -> Any:
+        whole = pynvml.nvmlDeviceGetHandleByPciBusId(self.bus)
+        return whole if self.slice is None else pynvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, self.slice)
 
 
 def inventory() -> tuple[Gpu, ...]:
-    """The GPUs of this machine in the driver's order; empty without a driver."""
+    """The GPUs of this machine in the driver's order, MIG slices in place of their card. It wakes them."""
+    with _library() as there:
+        if not there:
+            return ()
+        try:
+            driver = pynvml.nvmlSystemGetDriverVersion()
+            return tuple(_gpu(index, handle, driver) for index, _, handle in _devices())
+        except pynvml.NVMLError as error:
+            _log.warning("The GPUs could not be read, so none are offered: %s.", error)
+            return ()
+
+
+class Sampler:
+    """Looks at the cards again and again; belongs to one thread. Close it, or a driver's update has to wait.
+
+    Args:
+        pci: Where the kernel tells about power.
+        clock: Seconds, for the samples.
+    """
+
+    def __init__(self, *, pci: Path = _PCI, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pci = pci
+        self._clock = clock
+        self._cards: tuple[_Card, ...] | None = None
+        self._kept: contextlib.ExitStack | None = None
+
+    def sample(self) -> tuple[GpuSample, ...]:
+        """Every GPU as it is now, in the inventory's order; empty without a driver."""
+        if self._cards is None:
+            self._cards = _found()
+        awake = [card for card in self._cards if self._power(card, "runtime_status") != "suspended"]
+        now = self._clock()
+        found = self._look(awake, now) if awake else {}
+        return tuple(
+            found.get(card.uuid) or GpuSample(uuid=card.uuid, at=now, asleep=True) for card in self._cards
+        )
+
+    def close(self) -> None:
+        """Let the library go."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def _look(self, cards: list[_Card], now: float) -> dict[str, GpuSample]:
+        if any(self._power(card, "control") == "auto" for card in cards):
+            self.close()
+            with _library() as there:
+                return {card.uuid: _sample(card, now, there=there) for card in cards}
+        if self._kept is None:
+            with contextlib.ExitStack() as opened:
+                if opened.enter_context(_library()):
+                    self._kept = opened.pop_all()
+        return {card.uuid: _sample(card, now, there=self._kept is not None) for card in cards}
+
+    def _power(self, card: _Card, file: str) -> str:
+        """What the kernel says of a card's power; empty where it says nothing."""
+        try:
+            return (self._pci / _sysfs(card.bus) / "power" / file).read_text().strip()
+        except OSError:
+            return ""
+
+
+def _sysfs(bus: str) -> str:
+    """The kernel's name of a bus address: a domain of four digits, small letters."""
+    domain, _, rest = bus.lower().partition(":")
+    return f"{domain[-4:]}:{rest}"
+
+
+@contextlib.contextmanager
+def _library() -> Iterator[bool]:
+    """The library, open; False where there is no driver."""
     try:
-        pynvml.nvmlInit()
+        pynvml.nvmlInitWithFlags(_NO_ATTACH)
     except pynvml.NVMLError as error:
         _log.debug("no GPUs: %s", error)
-        return ()
+        yield False
+        return
     try:
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        return tuple(_gpu(index, driver) for index in range(pynvml.nvmlDeviceGetCount()))
-    except pynvml.NVMLError as error:
-        _log.warning("The GPUs could not be read, so none are offered: %s.", error)
-        return ()
+        yield True
     finally:
         pynvml.nvmlShutdown()
 
 
-def _gpu(index: int, driver: str) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+def _devices() -> Iterator[tuple[int, int | None, Any]]:
+    """Every card's index and handle; of one that is cut into slices, each slice's."""
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        mode = _or(None, pynvml.nvmlDeviceGetMigMode, handle)
+        if not mode or not mode[0]:
+            yield index, None, handle
+            continue
+        for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            with contextlib.suppress(pynvml.NVMLError):  # not every place for a slice is taken
+                yield index, number, pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
+
+
+def _gpu(index: int, handle: Any, driver: str) -> Gpu:
+    whole = _whole(handle)
+    capability = _or((), pynvml.nvmlDeviceGetCudaComputeCapability, whole)
     return Gpu(
         uuid=pynvml.nvmlDeviceGetUUID(handle),
         index=index,
         name=pynvml.nvmlDeviceGetName(handle),
         memory=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
         driver=driver,
+        capability=".".join(map(str, capability)),
+        display=bool(_or(0, pynvml.nvmlDeviceGetDisplayActive, whole)),
     )
+
+
+def _found() -> tuple[_Card, ...]:
+    with _library() as there:
+        if not there:
+            return ()
+        try:
+            return tuple(
+                _Card(
+                    bus=str(pynvml.nvmlDeviceGetPciInfo(_whole(handle)).busId),
+                    slice=number,
+                    uuid=pynvml.nvmlDeviceGetUUID(handle),
+                )
+                for _, number, handle in _devices()
+            )
+        except pynvml.NVMLError as error:
+            _log.warning("The GPUs could not be read: %s.", error)
+            return ()
+
+
+def _whole(handle: Any) -> Any:
+    """The card that a slice is cut from; a whole card is itself."""
+    return _or(handle, pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle)
+
+
+def _sample(card: _Card, now: float, *, there: bool) -> GpuSample:
+    if not there:  # it was, before: the driver has been taken away
+        return GpuSample(uuid=card.uuid, at=now, lost=True)
+    try:
+        handle = card.handle()
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        whole = _whole(handle) if card.slice is not None else handle
+        rates = _or(None, pynvml.nvmlDeviceGetUtilizationRates, handle)
+        power = _or(None, pynvml.nvmlDeviceGetPowerUsage, whole)
+        energy = _or(None, pynvml.nvmlDeviceGetTotalEnergyConsumption, whole)
+        reasons = _or(0, pynvml.nvmlDeviceGetCurrentClocksEventReasons, whole)
+        remapped = _or((0, 0, 0, 0), pynvml.nvmlDeviceGetRemappedRows, whole)
+        retired = _or(0, pynvml.nvmlDeviceGetRetiredPagesPendingStatus, whole)
+        return GpuSample(
+            uuid=card.uuid,
+            at=now,
+            memory=memory.total,
+            memory_used=memory.used,
+            utilization=None if rates is None else rates.gpu,
+            temperature=_or(None, pynvml.nvmlDeviceGetTemperature, whole, pynvml.NVML_TEMPERATURE_GPU),
+            power=None if power is None else power / 1000,
+            energy=None if energy is None else energy / 1000,
+            throttled=tuple(dict.fromkeys(word for bit, word in _THROTTLES if reasons & bit)),
+            display=bool(_or(0, pynvml.nvmlDeviceGetDisplayActive, whole)),
+            memory_errors=_or(
+                None,
+                pynvml.nvmlDeviceGetTotalEccErrors,
+                whole,
+                pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+                pynvml.NVML_VOLATILE_ECC,
+            ),
+            retire_pending=bool(retired) or bool(remapped[2]),
+            processes=_processes(handle),
+        )
+    except pynvml.NVMLError as error:
+        if error.value not in _GONE:
+            _log.warning("GPU %s could not be read: %s.", card.uuid, error)
+        return GpuSample(uuid=card.uuid, at=now, lost=True)
+
+
+def _processes(handle: Any) -> tuple[GpuProcess, ...] | None:
+    """Who uses it; None where the driver does not tell (WSL2). One that computes and draws is told once."""
+    computing = _or(None, pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+    drawing = _or(None, pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle)
+    if computing is None and drawing is None:
+        return None
+    found = {
+        one.pid: GpuProcess(pid=one.pid, memory=one.usedGpuMemory, graphics=graphics)
+        for graphics, group in ((False, computing or ()), (True, drawing or ()))
+        for one in group
+    }
+    return tuple(found.values())
+
+
+def _or(otherwise: T, ask: Callable[..., Any], *given: Any) -> T | Any:
+    """What the library answers; `otherwise` where this card or driver does not know that question.
+
+    Raises:
+        NVMLError: The card is gone.
+    """
+    try:
+        return ask(*given)
+    except pynvml.NVMLError as error:
+        if error.value in _GONE:
+            raise
+        return otherwise
