@@ -27,8 +27,8 @@ from pydantic import ValidationError
 
 from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.forms import clean
-from pushtrain.core.members import Member, NoObject, members
 from pushtrain.core.model import ExecutorCard, Gpu, Value
+from pushtrain.core.register import Register
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.strictjson import loads
 
@@ -50,6 +50,18 @@ _NESTED: Final = {"gpus": Gpu}
 
 class BrokenRoster(ConfigError):
     """The file is no roster: not JSON, or not of its shape."""
+
+
+_REGISTER: Final = Register(
+    kind="roster",
+    table="executors",
+    entry="cards",
+    version=VERSION,
+    most_text=MAX_ROSTER,
+    most=MAX_CARDS,
+    mend="Mend the file or delete it: every executor writes its card anew at its next start.",
+    broken=BrokenRoster,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +121,7 @@ def parse(text: str, *, source: str = "config.json") -> Roster:
         BrokenRoster: It is no roster at all.
         ConfigError: A newer pushtrain wrote it.
     """
-    executors = _executors(text, source)
-    if executors is None:
-        return Roster()
-    if len(executors) > MAX_CARDS:
-        raise _broken(source, f"it has more than {MAX_CARDS} cards")
+    executors = _REGISTER.entries(text, source)
     times = Counter(member.name for member in executors)
     cards: list[Listed] = []
     unread: list[Unread] = []
@@ -125,48 +133,6 @@ def parse(text: str, *, source: str = "config.json") -> Roster:
         except UsageError as error:
             unread.append(Unread(fingerprint=clean(member.name[:80]), why=error.message))
     return Roster(tuple(cards), tuple(dict.fromkeys(unread)))
-
-
-def _executors(text: str, source: str) -> tuple[Member, ...] | None:
-    """The members of `executors`; None where there is no such name."""
-    place = _top(text, source).get("executors")
-    if place is None:
-        return None
-    try:
-        return members(text, place.at)
-    except NoObject as error:
-        raise _broken(source, f"`executors` is no object: {error}") from error
-
-
-def _top(text: str, source: str) -> dict[str, Member]:
-    """The file's own members, once it is a roster that we understand; empty for an empty file."""
-    if not text.strip():
-        return {}
-    if len(text) > MAX_ROSTER:
-        raise _broken(source, f"it has more than {MAX_ROSTER} characters")
-    try:
-        found = members(text)
-    except NoObject as error:
-        raise _broken(source, f"it is not a JSON object: {error}") from error
-    names = [member.name for member in found]
-    if twice := next((name for name in ("version", "executors") if names.count(name) > 1), ""):
-        raise _broken(source, f"`{twice}` stands there twice")
-    top = {member.name: member for member in found}
-    place = top.get("version")
-    version = text[place.at : place.end] if place else "missing"
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
-        raise _broken(source, f"its `version` is {clean(version[:40])}")
-    if int(version) > VERSION:
-        raise ConfigError(
-            f"{source} is of version {version}; this pushtrain knows version {VERSION}.",
-            mend="Upgrade pushtrain.",
-        )
-    return top
-
-
-def _broken(source: str, why: str) -> BrokenRoster:
-    mend = "Mend the file or delete it: every executor writes its card anew at its next start."
-    return BrokenRoster(f"{source} is no roster: {why}.", mend=mend)
 
 
 def _listed(name: str, text: str) -> Listed:
@@ -338,25 +304,7 @@ def with_card(text: str, card: ExecutorCard, *, source: str = "config.json") -> 
         ConfigError: A newer pushtrain wrote it.
     """
     name = fingerprint(parse_public(card.public_key))
-    body = json.dumps(_document(card), indent=2, ensure_ascii=False).replace("\n", "\n    ")
-    own = f"{json.dumps(name)}: {body}"
-    top = _top(text, source)
-    if not top:
-        return f'{{\n  "version": {VERSION},\n  "executors": {_object([own])}\n}}\n'
-    known = _executors(text, source)
-    if known is None:
-        end = max(member.end for member in top.values())
-        return f'{text[:end]},\n  "executors": {_object([own])}{text[end:]}'
-    others = [member for member in known if member.name != name]
-    lines = [text[member.name_at : member.end] for member in others]
-    before = next((index for index, member in enumerate(others) if member.name > name), len(others))
-    where = top["executors"]
-    return text[: where.at] + _object([*lines[:before], own, *lines[before:]]) + text[where.end :]
-
-
-def _object(lines: list[str]) -> str:
-    inside = ",\n".join(f"    {line}" for line in lines)
-    return f"{{\n{inside}\n  }}"
+    return _REGISTER.with_entry(text, name, _document(card), source)
 
 
 def _document(card: ExecutorCard) -> dict[str, Any]:
