@@ -71,6 +71,47 @@ def test_our_own_branch_is_one_commit_however_often_it_is_written(tmp_path: Path
     assert git(origin, "rev-list", "--count", OWN) == "1"
 
 
+def test_on_our_own_branch_the_other_files_stay_as_they_are(tmp_path: Path, origin: str) -> None:
+    roster, beside = (file_of(tmp_path / "m", origin, path=path) for path in ("config.json", "secrets.json"))
+    roster.write(add("card"), message="Card", when=WHEN)
+    deep = file_of(tmp_path / "n", origin, path="deep/notes.md")
+    deep.write(add("note"), message="Note", when=WHEN)
+    beside.write(add("sealed"), message="Secret", when=WHEN)
+    roster.write(add("card 2"), message="Card", when=WHEN)
+    assert (roster.read().text, beside.read().text, deep.read().text) == (
+        "card\ncard 2\n",
+        "sealed\n",
+        "note\n",
+    )
+    assert git(origin, "rev-list", "--count", OWN) == "1"
+    assert git(origin, "ls-tree", "-r", "--name-only", OWN).split() == [
+        "config.json",
+        "deep/notes.md",
+        "secrets.json",
+    ]
+
+
+def test_two_files_of_one_branch_are_written_at_once_through_one_mirror(tmp_path: Path, origin: str) -> None:
+    files = [file_of(tmp_path / "m", origin, path=path) for path in ("config.json", "secrets.json")]
+    files[0].write(add("begin"), message="Card", when=WHEN)
+    trouble: list[BaseException] = []
+
+    def write(file: RosterFile) -> None:
+        try:
+            for number in range(6):
+                file.write(add(f"{number}"), message="Change", when=WHEN)
+        except BaseException as error:  # noqa: BLE001  told below
+            trouble.append(error)
+
+    threads = [threading.Thread(target=write, args=(file,)) for file in files]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert trouble == []
+    assert [file.read().text for file in files] == ["begin\n0\n1\n2\n3\n4\n5\n", "0\n1\n2\n3\n4\n5\n"]
+
+
 def test_on_a_branch_of_people_a_write_is_an_ordinary_commit_beside_their_files(
     tmp_path: Path, origin: str, repository: Make
 ) -> None:

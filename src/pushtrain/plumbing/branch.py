@@ -31,6 +31,8 @@ class NewCommit:
 
     message: str
     files: Mapping[str, bytes]
+    tree: str = ""
+    """What else is in it, though it stands on nothing: the id of a tree that the mirror has."""
 
 
 class Branch:
@@ -39,12 +41,13 @@ class Branch:
     Args:
         mirror: Its private repository is where commits are made.
         ref: Full name, `refs/heads/…`; need not exist on the remote yet.
+        lane: Tells apart those who grow the same branch in the same mirror at the same time.
     """
 
-    def __init__(self, mirror: Mirror, ref: str) -> None:
+    def __init__(self, mirror: Mirror, ref: str, *, lane: str = "") -> None:
         self.mirror = mirror
         self.ref = check_ref(ref)
-        self._private = f"refs/results/{hashlib.sha256(ref.encode()).hexdigest()[:16]}"
+        self._private = f"refs/results/{hashlib.sha256(f'{ref}{lane}'.encode()).hexdigest()[:16]}"
 
     def fetch(self, *, stop: Stop | None = None) -> str:
         """The remote branch's tip, fetched; empty when there is no such branch.
@@ -87,6 +90,8 @@ class Branch:
                 stream += b"from :%d\n" % (number - 1)
             elif tip:
                 stream += b"from %s\n" % tip.encode()
+            if commit.tree:
+                stream += b'M 040000 %s ""\n' % commit.tree.encode()
             for path, content in commit.files.items():
                 stream += b"M 100644 inline %s\ndata %d\n" % (_quoted(path), len(content))
                 stream += content

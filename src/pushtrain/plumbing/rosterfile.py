@@ -1,8 +1,8 @@
 """Read and write one file on a branch of a remote, as many writers do at once; no work tree, nothing lost.
 
-- On a branch that only executors write, the file's history is of no use: each write is one commit without a
-  parent that takes the former one's place (`--force-with-lease`), so the branch never grows. Nothing else is
-  on that branch.
+- On a branch that is pushtrain's own, the file's history is of no use: each write is one commit without a
+  parent that takes the former one's place (`--force-with-lease`), so the branch never grows. The other files
+  on it (the roster, the sealed secrets beside it) are taken over as they are.
 - On a branch that people use too, each write is an ordinary commit on its tip, with a plain push.
 - Whoever was overtaken fetches, makes the change again on what is there now, and tries again, after a pause
   of random length. A change is a function of the text and must touch only what belongs to the writer.
@@ -12,7 +12,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pushtrain.core.errors import NotFound, PushRejected
@@ -35,6 +35,8 @@ class Look:
     """Empty: there is no such branch."""
     text: str
     """Empty: there is no such file. Bytes that are not UTF-8 are lone surrogates."""
+    tree: str = field(default="", compare=False)
+    """What else is there: the id of the commit's tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ class Written:
 
 
 class RosterFile:
-    """One place, through one mirror. At most one thread of one process writes through the same mirror folder.
+    """One place, through one mirror.
+
+    At most one thread of one process writes the same file through the same mirror folder.
 
     Args:
         mirror: Of the place's repository.
@@ -72,8 +76,9 @@ class RosterFile:
         self._author = author
         self._jitter = jitter
         self._pause = pause
-        self._branch = Branch(mirror, place.ref)
-        self._private = f"refs/roster/{hashlib.sha256(place.ref.encode()).hexdigest()[:16]}"
+        lane = f":{place.path}"
+        self._branch = Branch(mirror, place.ref, lane=lane)
+        self._private = f"refs/roster/{hashlib.sha256(f'{place.ref}{lane}'.encode()).hexdigest()[:16]}"
 
     def read_at(self, tip: str, *, stop: Stop | None = None) -> str:
         """The file at a commit that the branch is or was at; empty when there is none.
@@ -98,12 +103,17 @@ class RosterFile:
             if "couldn't find remote ref" not in str(error):
                 raise
             return Look("", "")
-        asked = f"{self._private}^{{commit}}\n{self._private}:{self.place.path}\n".encode()
-        out = self.mirror.git.run("cat-file", "--batch", input=asked).out
-        commit, file = parse_heads(out, 2)
-        if commit is None:
+        names = (
+            f"{self._private}^{{commit}}",
+            f"{self._private}^{{tree}}",
+            f"{self._private}:{self.place.path}",
+        )
+        out = self.mirror.git.run("cat-file", "--batch", input="".join(f"{n}\n" for n in names).encode()).out
+        commit, tree, file = parse_heads(out, 3)
+        if commit is None or tree is None:
             raise NotFound(f"The branch {self.place.branch} of {self.mirror.remote.key} went away.")
-        return Look(commit[0], _text(file[2] if file is not None and file[1] == "blob" else None))
+        text = _text(file[2] if file is not None and file[1] == "blob" else None)
+        return Look(commit[0], text, tree[0])
 
     def write(
         self, change: Callable[[str], str], *, message: str, when: int, stop: Stop | None = None
@@ -129,9 +139,9 @@ class RosterFile:
             if text == found.text:
                 return Written("", text, tries)
             file = {self.place.path: text.encode("utf-8", "surrogateescape")}
-            base = "" if self.place.own else found.tip
+            base, tree = ("", found.tree) if self.place.own else (found.tip, "")
             (commit,) = self._branch.grow(
-                base, [NewCommit(message, file)], author=self._author, when=when, stop=stop
+                base, [NewCommit(message, file, tree)], author=self._author, when=when, stop=stop
             )
             try:
                 self._branch.push(commit, onto=found.tip, stop=stop)
