@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.place import Named, Place, beside, named
+from pushtrain.core.place import Named, Place, beside, named, secrets_path
 from pushtrain.core.settings import Repository
 
 OWN = ("pushtrain/config", "config.json")
@@ -55,6 +55,7 @@ def test_an_empty_setting_is_no_roster() -> None:
         "main:a//b",
         "main:a:b",
         "main:..",
+        "main:lab/secrets.json",
         "x.lock:config.json",
         ":config.json",
         "lab/gpus#a^b:x",
@@ -104,3 +105,8 @@ def test_only_our_own_branch_is_ours() -> None:
     assert not Place(repository=repository, branch="main", path="config.json").own
     assert own.ref == "refs/heads/pushtrain/config"
     assert own.title == "github.com/octo/hello pushtrain/config:config.json"
+
+
+def test_sealed_secrets_lie_beside_the_roster() -> None:
+    assert secrets_path("config.json") == "secrets.json"
+    assert secrets_path("lab/gpus.json") == "lab/secrets.json"

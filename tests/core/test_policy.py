@@ -177,6 +177,9 @@ def test_a_commit_that_changes_only_the_roster_on_its_branch_is_ours() -> None:
     assert policy.ours(["config.json"], target, branch="main", roster="config.json")
     assert policy.ours(["config.json", "pushtrain-results/x"], target, branch="main", roster="config.json")
     assert not policy.ours(["config.json"], target, branch="main")
+    assert policy.ours(["lab/secrets.json"], target, branch="main", roster="lab/config.json")
+    assert not policy.ours(["secrets.json"], target, branch="main", roster="lab/config.json")
+    assert not policy.ours(["secrets.json"], target, branch="main")
     assert not policy.ours(["config.json", "train.py"], target, branch="main", roster="config.json")
     assert not policy.ours(["config.json/x"], target, branch="main", roster="config.json")
 

@@ -16,6 +16,7 @@ from pushtrain.core.model import CONFIG_BRANCH, Value
 from pushtrain.core.settings import Repository
 
 PATH: Final = "config.json"
+SECRETS: Final = "secrets.json"
 _SAFE: Final = r"(?!-)(?!.*(?:\.\.|//|@\{|/\.|\.lock(?:/|$)))[^\x00-\x20\x7f~^:?*\[\\#]+(?<![/.])"
 _BRANCH: Final = re.compile(_SAFE)
 _INSIDE: Final = re.compile(
@@ -56,6 +57,12 @@ class Place(Value):
         return f"{self.repository.key} {self.branch}:{self.path}"
 
 
+def secrets_path(path: str) -> str:
+    """Where sealed secrets lie, beside the roster at `path`."""
+    folder, slash, _ = path.rpartition("/")
+    return f"{folder}{slash}{SECRETS}"
+
+
 def named(text: str) -> Named | None:
     """What the setting says; None for none.
 
@@ -70,7 +77,13 @@ def named(text: str) -> Named | None:
         repository, inside = (text, "") if outside else ("", text)
     branch, _, path = (inside or f"{CONFIG_BRANCH}:{PATH}").partition(":")
     path = path or PATH
-    if not _BRANCH.fullmatch(branch) or not _INSIDE.fullmatch(path) or (hash_mark and not repository):
+    taken = path == secrets_path(path)
+    if (
+        not _BRANCH.fullmatch(branch)
+        or not _INSIDE.fullmatch(path)
+        or taken
+        or (hash_mark and not repository)
+    ):
         raise ConfigError(f"`roster` says {inside!r}, which names no place.", mend=_MEND)
     return Named(repository=repository, branch=branch, path=path)
 

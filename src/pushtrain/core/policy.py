@@ -23,6 +23,7 @@ from pushtrain.core.model import (
     run_id,
 )
 from pushtrain.core.patterns import selects
+from pushtrain.core.place import secrets_path
 from pushtrain.core.triggers import PushTrigger
 
 SKIP_TOKENS: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip train]")
@@ -51,7 +52,7 @@ def skip(message: str) -> str | None:
 
 
 def ours(changed: Sequence[str], target: ResultsTarget, *, branch: str = "", roster: str = "") -> bool:
-    """Whether a commit is pushtrain's own: it changes something, and only the roster or results folders.
+    """Whether a commit is pushtrain's own: it changes something, and only the roster, secrets or results.
 
     Args:
         changed: Paths that the commit changes.
@@ -63,7 +64,8 @@ def ours(changed: Sequence[str], target: ResultsTarget, *, branch: str = "", ros
     if target.path and target.branch != RESULTS_BRANCH and target.branch in ("same", branch or target.branch):
         folders.append(target.path)
     prefixes = tuple(f"{name}/" for name in folders)
-    return bool(changed) and all(path.startswith(prefixes) or path == roster for path in changed)
+    beside = (roster, secrets_path(roster)) if roster else ()
+    return bool(changed) and all(path.startswith(prefixes) or path in beside for path in changed)
 
 
 def starts(
@@ -196,7 +198,7 @@ def _never(push: Push, jobs: JobFile, message: str, changed: Sequence[str] | Non
     if push.ref.startswith(_BRANCH) and branch in OUR_BRANCHES:
         return f"`{branch}` is pushtrain's own branch"
     if changed and push.ref.startswith(_BRANCH) and ours(changed, jobs.results, branch=branch, roster=roster):
-        return "the commit changes only what pushtrain published: results, or an executor's card"
+        return "the commit changes only what pushtrain published: results, a card, or a sealed secret"
     if token := skip(message):
         return f"the commit's message holds {token}"
     return ""
