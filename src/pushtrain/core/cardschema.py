@@ -55,6 +55,11 @@ def _card() -> Schema:
                 "Its Ed25519 key: `ed25519:` and the base64 of 32 bytes.",
                 "^ed25519:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$",
             ),
+            "sealing_key": _text(
+                "The X25519 key that secrets for it are sealed to: `x25519:` and the base64 of 32 bytes. "
+                "Empty: it takes none.",
+                "^$|^x25519:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$",
+            ),
             "labels": _texts("Words that jobs may ask for."),
             "mounts": _texts("Names of the folders that it lends to jobs."),
             "gpus": {"description": "Its GPUs.", "type": "array", "items": _gpu()},

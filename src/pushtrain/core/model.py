@@ -269,6 +269,8 @@ class ExecutorCard(Value):
     """When this card was written."""
     public_key: str
     """`ed25519:` and the base64 of 32 bytes."""
+    sealing_key: str = ""
+    """`x25519:` and the base64 of 32 bytes: what secrets for it are sealed to. Empty: it takes none."""
     labels: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
