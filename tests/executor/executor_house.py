@@ -212,4 +212,4 @@ class Stuck(Bare):
 
 
 def _flag(tree: Path) -> Path:
-    return tree.parents[4] / "stuck"
+    return tree.parents[5] / "stuck"

@@ -406,7 +406,7 @@ async def test_a_job_that_filled_the_disk_ends_because_what_only_it_needed_is_gi
     tries: list[tuple[bool, bool]] = []
 
     def full(store: Store, run_id: str, event: Event, **rest: Any) -> Run:
-        (tmp,) = house.state.runs.glob("*/1/tmp") if not tries else (None,)
+        (tmp,) = house.state.runs.glob("*/1/job/tmp") if not tries else (None,)
         if isinstance(event, Exited) and len(tries) < 3:
             tries.append((tmp is not None and (tmp / "scratch").exists(), house.state.reserve.exists()))
             raise StorageError("The store cannot be used: the disk is full.")

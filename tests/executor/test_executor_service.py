@@ -287,7 +287,7 @@ async def test_a_work_folder_goes_before_its_results_are_out_where_the_disk_is_f
     grow, trees = Branch.grow, []
 
     def full(*args: Any, **kwargs: Any) -> list[str]:
-        trees.append(len(list(house.state.runs.glob("*/1/tree"))))
+        trees.append(len(list(house.state.runs.glob("*/1/job/tree"))))
         if len(trees) == 1:
             raise StorageError("git could not write the results' commit: no space left on device.")
         return grow(*args, **kwargs)

@@ -335,7 +335,7 @@ def test_the_command_dies_when_the_shim_is_killed_and_the_lock_is_free(start: St
 
 
 def test_started_is_written_before_the_jobs_first_statement(start: Start) -> None:
-    attempt = start("cat ../started.json; echo; echo $$")
+    attempt = start("cat ../../started.json; echo; echo $$")
     attempt.verdict()
     record, pid = attempt.log.splitlines()
     assert json.loads(record)["command_pid"] == int(pid)

@@ -212,9 +212,7 @@ class Courier:
 def clear(run_folder: Path) -> None:
     """Remove what only served a run's attempts; logs, records and kept result files stay."""
     for attempt in run_folder.glob("[0-9]*"):
-        folder = RunDir(attempt)
-        for gone in (folder.tree, folder.overlay, folder.tmp, folder.results):
-            remove_tree(gone)
+        remove_tree(RunDir(attempt).job)
     remove_tree(run_folder / RunDir(run_folder / "0").checkpoint.name)
 
 
@@ -231,7 +229,7 @@ def clear_left(runs: Path, over: Callable[[str], bool]) -> None:
         runs: The state folder's `runs`.
         over: Whether the run with this id is.
     """
-    for last in runs.glob("*/[0-9]*/results"):  # `clear` removes it last
+    for last in runs.glob("*/[0-9]*/job"):
         folder = last.parents[1]
         if over(folder.name):
             clear(folder)

@@ -123,9 +123,14 @@ class RunDir:
         return self
 
     @property
+    def job(self) -> Path:
+        """All that only this attempt's job writes."""
+        return self.root / "job"
+
+    @property
     def tree(self) -> Path:
         """The work folder: the commit's files."""
-        return self.root / "tree"
+        return self.job / "tree"
 
     @property
     def log(self) -> Path:
@@ -160,17 +165,17 @@ class RunDir:
     @property
     def summary(self) -> Path:
         """Markdown that joins the report."""
-        return self.root / "summary.md"
+        return self.job / "summary.md"
 
     @property
     def metrics(self) -> Path:
         """JSON lines of metrics."""
-        return self.root / "metrics.jsonl"
+        return self.job / "metrics.jsonl"
 
     @property
     def results(self) -> Path:
         """Everything in it is a result."""
-        return self.root / "results"
+        return self.job / "results"
 
     @property
     def artifacts(self) -> Path:
@@ -180,12 +185,12 @@ class RunDir:
     @property
     def overlay(self) -> Path:
         """The project's own package, installed for this attempt only."""
-        return self.root / "overlay"
+        return self.job / "overlay"
 
     @property
     def tmp(self) -> Path:
         """The job's temporary files."""
-        return self.root / "tmp"
+        return self.job / "tmp"
 
     @property
     def checkpoint(self) -> Path:
