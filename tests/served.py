@@ -10,6 +10,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from starlette.types import ASGIApp
 
+from pushtrain.adapters.sandboxes import Ground
+from pushtrain.adapters.sandboxes.none import Unconfined
 from pushtrain.core.model import Gpu, Run
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.executor.service import ExecutorService
@@ -106,6 +108,7 @@ def served(
         mirrors=lambda name: (_ for _ in ()).throw(AssertionError(name)),
         environments={},
         publisher=None,  # type: ignore[arg-type]
+        sandbox=Unconfined(Ground(state.isolation)),
         gpus=gpus,
         clock=clock,
     )

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from pushtrain.core.model import EnvironmentSpec, Isolation, JobNetwork, Push
+from pydantic import Field
+
+from pushtrain.core.model import EnvironmentSpec, Gpu, Isolation, JobNetwork, Push, Value
 from pushtrain.core.rules import Limits
 
 Report = Callable[[str, int, int], None]
@@ -38,6 +40,8 @@ class Activation:
     """Variables to set."""
     path: tuple[Path, ...] = ()
     """Folders to put before `PATH`."""
+    readable: tuple[Path, ...] = ()
+    """What of the machine the command must be able to read for that, beside environment and Python."""
 
 
 class Environment(Protocol):
@@ -122,27 +126,42 @@ class Tunnel(Protocol):
 class Cage:
     """What one command of a job, or a build of its environment, may see and use; nothing else is there.
 
-    The system's programs and libraries can always be read, the owner's home and this state folder never.
+    The system's programs and libraries can always be read, the owner's home and the state folder never, but
+    for the parts of them that are named here.
     """
 
     writable: tuple[Path, ...] = ()
-    """Folders and files that it may write, at their own paths."""
+    """Folders and files that it may write, at their own paths; they exist."""
     readable: tuple[Path, ...] = ()
-    """Folders and files that it may read, at their own paths."""
+    """Folders and files that it may read, at their own paths; what is not there is left out."""
+    tmp: Path | None = None
+    """The folder that it finds as `/tmp`, where the level can do that; else only at its own path."""
     network: JobNetwork = JobNetwork.NONE
-    gpus: tuple[str, ...] = ()
-    """UUIDs of the GPUs whose devices it gets."""
+    gpus: tuple[Gpu, ...] = ()
+    """The GPUs whose devices it gets."""
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass(frozen=True, slots=True)
-class Enclosure:
+class Confinement(Value):
+    """What a child does to itself before it becomes the command; see `plumbing/confine.py`."""
+
+    opened: dict[int, str] = Field(default_factory=dict)
+    """Files that it opens for reading, by the descriptor that the prefix knows them under."""
+    lock: int | None = None
+    """The descriptor under which the prefix expects the attempt's lock; None: it gets none."""
+    status: int | None = None
+    """Where the prefix, a process of its own around the command, tells that it got inside, in the way of
+    bubblewrap's `--json-status-fd`; the command has pid 2 there. None: the prefix becomes the command."""
+
+
+class Enclosure(Value):
     """How to start a command inside a cage."""
 
     prefix: tuple[str, ...] = ()
     """Words before the command's own."""
-    confine: Mapping[str, object] = field(default_factory=dict)
-    """What the child does to itself before it becomes the command; see `executor/shim.py`."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Variables that are other inside."""
+    confinement: Confinement = Confinement()
 
 
 class Sandbox(Protocol):
@@ -154,4 +173,8 @@ class Sandbox(Protocol):
         """Why this machine cannot offer it and the mend, in one command where there is one; empty: it can."""
 
     def enclose(self, cage: Cage) -> Enclosure:
-        """How to run something in this cage."""
+        """How to run something in this cage.
+
+        Raises:
+            ConfigError: The level cannot enforce what the cage demands; the mend names what can.
+        """

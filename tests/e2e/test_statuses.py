@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tomlkit
-from house import House, Work, housed
+from house import AT_THE_GATE, House, Work, housed, open_gate
 
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec, Outcome, State
 from pushtrain.testing import a_command, a_spec, wait_until
@@ -61,19 +61,18 @@ def test_statuses_survive_a_killed_executor_and_the_token_reaches_nobody(
 ) -> None:
     monkeypatch.setenv("PUSHTRAIN_HOST_TOKEN", TOKEN)
     start(house)
-    go = house.folder / "go"
     run_id = send(
         house,
         api,
         Work(house, 0).pushed(),
-        f"env; until test -e {go}; do sleep 0.05; done",
+        f"env; {AT_THE_GATE}",
         setup=("env",),
         cell={"lr": 0.1},
     )
     wait_until(lambda: [got.short[2] for got in api.got] == ["running on lab-1"])
     assert TOKEN.encode() not in arguments_of_others(os.getpid())
     house.kill("executor")
-    go.touch()
+    open_gate(house.executor_state)
     start(house)
     client = house.client(house.executor_state)
     run = wait_until(lambda: next((r for r in client.runs(find=run_id) if r.state is State.DONE), None))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from house import SYSTEM, House, housed
+from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
 from pushtrain.core.model import Outcome, State
 from pushtrain.testing import wait_until
@@ -57,11 +57,7 @@ def test_training_goes_on_while_its_executor_is_dead(house: House) -> None:
     house.start_executor()
     house.start_sender()
     port = house.port
-    gate = house.folder / "gate"
-    work = house.work(
-        '[job.train]\ncommand = "echo started; '
-        f'while [ ! -e {gate} ]; do sleep 0.05; done; echo finished"\n{SYSTEM}'
-    )
+    work = house.work(f'[job.train]\ncommand = "echo started; {AT_THE_GATE}; echo finished"\n{SYSTEM}')
     commit = work.pushed()
     run_id = house.run_of(commit).run.id
     house.until(run_id, State.RUNNING)
@@ -70,7 +66,7 @@ def test_training_goes_on_while_its_executor_is_dead(house: House) -> None:
         lambda: b"started" in client.log(run_id, attempt=1, offset=0, limit=100).data, what="its output"
     )
     house.kill("executor")
-    gate.touch()
+    open_gate(house.executor_state)
     house.start_executor(port=port)
     view = house.until(run_id, State.DONE)
     assert (view.run.outcome, view.run.attempt) == (Outcome.SUCCEEDED, 1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from house import SYSTEM, House, housed
+from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
 from ngrok_edge import GOOD, Edge, serving_edge
 from pushtrain.core.frames import EndFrame, LogFrame
@@ -39,15 +39,11 @@ def card(house: House) -> ExecutorCard:
     return ExecutorCard.model_validate_json(house.executor_state.card.read_bytes())
 
 
-def waiting_job(flag: Path) -> str:
-    """A job that goes on until a file is there."""
-    script = f"echo started; while [ ! -e {flag} ]; do sleep 0.05; done; echo ended"
-    return f"[job.train]\ncommand = {json.dumps(script)}\n{SYSTEM}"
+WAITING = f'[job.train]\ncommand = "echo started; {AT_THE_GATE}; echo ended"\n{SYSTEM}'
+"""A job that goes on until the gate is opened."""
 
 
-def test_a_tunnel_that_moves_while_a_run_is_on_touches_no_run(
-    house: House, edge: Edge, tmp_path: Path
-) -> None:
+def test_a_tunnel_that_moves_while_a_run_is_on_touches_no_run(house: House, edge: Edge) -> None:
     facts = house.start_executor()
     assert (facts["url"], facts["tunnel"]) == (edge.url, "ngrok"), "by the authtoken alone"
     assert card(house).public_url == edge.url
@@ -55,7 +51,7 @@ def test_a_tunnel_that_moves_while_a_run_is_on_touches_no_run(
     assert edge.visits == 0, "nobody has called yet"
 
     house.start_sender()
-    work = house.work(waiting_job(tmp_path / "flag"))
+    work = house.work(WAITING)
     commit = work.pushed()
     run = house.until(house.run_of(commit).run.id, State.RUNNING).run
     before = edge.url
@@ -68,7 +64,7 @@ def test_a_tunnel_that_moves_while_a_run_is_on_touches_no_run(
     assert card(house).public_url == edge.url
     assert house.client().view(run.id).run.state is State.RUNNING
 
-    (tmp_path / "flag").touch()
+    open_gate(house.executor_state)
     view = house.until(run.id, State.DONE)
     assert view.run.outcome is Outcome.SUCCEEDED
     assert len(view.attempts) == 1
@@ -96,20 +92,20 @@ def test_a_log_that_is_followed_through_a_tunnel_cut_twenty_times_is_whole(house
 
 
 def test_the_executor_is_driven_through_ones_own_ssh_server(
-    house: House, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    house: House, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PUSHTRAIN_EXECUTOR_SSH_CONFIG", str(sshd.config))
     facts = house.start_executor("--ssh-target", "gpu", "--public-url", "http://127.0.0.1:{port}")
     assert facts["tunnel"] == "ssh"
     assert facts["url"] not in {facts["local"], ""}
     house.start_sender()
-    work = house.work(waiting_job(tmp_path / "flag"))
+    work = house.work(WAITING)
     commit = work.pushed()
     run = house.until(house.run_of(commit).run.id, State.RUNNING).run
     sshd.stop()
     # On this machine the executor is asked past the tunnel.
     assert house.json("ps", state=house.executor_state)
-    (tmp_path / "flag").touch()
+    open_gate(house.executor_state)
     wait_until(lambda: work.results_count() == 1, 30, what="the results without a tunnel")
     before = card(house).public_url
     sshd.start()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from house import SYSTEM, House, housed
+from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
 from cable import Cable, laid
 from ngrok_edge import GOOD, Edge, serving_edge
@@ -271,7 +271,7 @@ def commanded(text: str) -> list[str]:
 # --- tunnels that move and break --------------------------------------------------------------------------
 
 
-def test_a_moved_tunnel_is_found_again_while_a_run_goes_on(world: World, edge: Edge, tmp_path: Path) -> None:
+def test_a_moved_tunnel_is_found_again_while_a_run_goes_on(world: World, edge: Edge) -> None:
     laptop, box = world.machine("laptop"), world.machine("gpu-box")
     box.say("key", "authorize", laptop.key)
     laptop.say("key", "trust", box.key)
@@ -279,8 +279,7 @@ def test_a_moved_tunnel_is_found_again_while_a_run_goes_on(world: World, edge: E
     world.wait_card("lab-3", public_url=edge.url)
     laptop.start("sender", "--port", "0", "--poll-seconds", "0.3")
     watching(laptop)
-    flag = tmp_path / "flag"
-    script = f"echo started; while [ ! -e {flag} ]; do sleep 0.05; done; echo ended"
+    script = f"echo started; {AT_THE_GATE}; echo ended"
     first = world.pushed(laptop, {"pushtrain.toml": f"[job.train]\ncommand = {json.dumps(script)}\n{SYSTEM}"})
     run = laptop.run_of(first)
     wait_until(lambda: "started" in laptop.say("logs", run).stdout, what="its output")
@@ -292,7 +291,7 @@ def test_a_moved_tunnel_is_found_again_while_a_run_goes_on(world: World, edge: E
     second = world.pushed(laptop, {"pushtrain.toml": JOB}, "After the move")
     assert laptop.say("logs", "-f", laptop.run_of(second)).stdout == "trained\n"
 
-    flag.touch()
+    open_gate(box.state)
     assert laptop.say("logs", "-f", run).stdout == "started\nended\n"
     assert len(laptop.json("show", run)["attempts"]) == 1
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from house import SYSTEM, House, housed
+from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
 from pushtrain.core.model import State
 
@@ -65,13 +65,12 @@ def test_a_push_that_starts_nothing_tells_why(house: House) -> None:
 
 def test_the_history_stays_when_everything_is_stopped(house: House) -> None:
     state = house.sender_state
-    gate = house.folder / "gate"
     watch = ("--repo", house.remotes[0], "--poll-seconds", "0.3")
     flags = ("--state", str(state.root), "--port", "0", "--slots", "2", *watch)
     house.facts("up", house.start("up", "up", *flags))
     work = house.work(
         f'[job.done]\ncommand = "echo said"\n{SYSTEM}'
-        f'[job.long]\ncommand = "echo begun; while [ ! -e {gate} ]; do sleep 0.05; done; echo ended"\n'
+        f'[job.long]\ncommand = "echo begun; {AT_THE_GATE}; echo ended"\n'
         f"{SYSTEM}"
         f"[job.gpu]\ncommand = 'echo never'\ngpus = 1\n{SYSTEM}",
         number=0,
@@ -97,7 +96,7 @@ def test_the_history_stays_when_everything_is_stopped(house: House) -> None:
     assert house.json("show", "done", state=state)["run"]["outcome"] == "succeeded"
     assert house.cli("logs", "done", state=state).stdout == "said\n"
     assert house.cli("cancel", "long", state=state).returncode == 7
-    gate.touch()
+    open_gate(state)
     followed = house.cli("logs", "-f", "long", state=state)
     assert (followed.stdout, followed.returncode) == ("begun\nended\n", 0)
 

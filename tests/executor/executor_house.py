@@ -14,6 +14,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pushtrain.adapters.sandboxes import Ground
+from pushtrain.adapters.sandboxes.none import Unconfined
 from pushtrain.core.model import EnvironmentSpec, Gpu, Run, State, TrainCommand
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.executor.publish import Publisher
@@ -22,7 +24,7 @@ from pushtrain.plumbing import process
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
-from pushtrain.ports import Activation, Environment, Recipe, Report, Stop
+from pushtrain.ports import Activation, Environment, Recipe, Report, Sandbox, Stop
 from pushtrain.testing import REPOSITORY, SENDER, WorkRepository, a_command, a_spec, eventually
 
 _nonces = count()
@@ -67,6 +69,7 @@ class House:
         self.state = StateFolder(folder / "state")
         self.environments: Mapping[str, Environment] = {"system": Bare()}
         self.gpus: Sequence[Gpu] = ()
+        self.sandbox: Sandbox = Unconfined(Ground(self.state.isolation))
         self.settings = Settings(
             repositories=(Repository(key=REPOSITORY, remote=str(self.origin)),),
             executor=ExecutorSettings(**{"grace": 5, "disk_floor": 0, **settings}),
@@ -96,6 +99,7 @@ class House:
             mirrors=mirrors,
             environments=self.environments,
             publisher=Publisher(mirrors, self.settings.executor),
+            sandbox=self.sandbox,
             gpus=self.gpus,
         )
 

@@ -78,6 +78,7 @@ class Bench:
             environments={"system": Bare()} if environments is None else environments,
             data=Cache(self.house.state.data),
             built=Cache(self.house.state.environments),
+            sandbox=self.house.sandbox,
             inherited={"PATH": os.environ["PATH"]},
         )
         self.number = 0

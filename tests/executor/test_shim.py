@@ -377,17 +377,22 @@ def test_what_the_shim_writes_is_json(value: object) -> None:
     assert json.loads(shim.to_json(value)) == value
 
 
-def test_the_shims_imports_are_few(compiled: Path) -> None:
-    code = (
-        "import sys; before = set(sys.modules)\n"
-        "import _frozen_importlib_external as b\n"
-        "loader = b.SourcelessFileLoader('shim', sys.argv[1])\n"
-        "exec(loader.get_code('shim'), {'__name__': 'shim'})\n"
-        "print(*sorted(set(sys.modules) - before))"
-    )
-    argv = (sys.executable, "-I", "-S", "-c", code, str(compiled))
-    loaded = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
-    assert not {"re", "enum", "json", "signal", "subprocess", "typing", "pathlib"} & set(loaded)
+def test_the_shims_imports_are_few(compiled: Path, tmp_path: Path) -> None:
+    folder = RunDir.of(tmp_path, "few", 1).create()
+    folder.tree.mkdir()
+    orders = Orders(
+        argv=("true",), env={"PATH": os.environ["PATH"]}, cwd=str(folder.tree),
+        log_limit=MIB, timeout=60, setup_timeout=60, grace=0,
+    )  # fmt: skip
+    folder.spec.write_text(orders.model_dump_json())
+    argv = (sys.executable, "-I", "-S", "-X", "importtime", compiled, folder.spec, "0")
+    told = subprocess.run(argv, capture_output=True, text=True, check=True).stderr
+    verdict = folder.read_verdict()
+    assert verdict is not None
+    assert verdict.code == 0
+    loaded = {line.rpartition("|")[2].strip() for line in told.splitlines()}
+    assert {"_ctypes", "confine"} <= loaded
+    assert not {"re", "enum", "json", "signal", "subprocess", "typing", "pathlib"} & loaded
     assert not [name for name in loaded if name.startswith("pushtrain")]
 
 

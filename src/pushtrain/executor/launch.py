@@ -17,7 +17,7 @@ from typing import Final
 
 from pushtrain.core.errors import StorageError
 from pushtrain.executor import shim as shim_module
-from pushtrain.plumbing import process
+from pushtrain.plumbing import confine, process
 from pushtrain.plumbing.rundir import Orders, RunDir, Started, StopOrder, take_lock, write_record
 
 _log = logging.getLogger(__name__)
@@ -36,17 +36,20 @@ class Process:
 
 
 def compile_shim(into: Path) -> Path:
-    """Compile the shim to bytecode, so that no start has to; where it is.
+    """Compile the shim and its other half to bytecode, so that no start has to; where the shim is.
 
     Raises:
         StorageError: It cannot be written.
     """
-    compiled = into / "shim.pyc"
+    folder = into / "shim"
     try:
-        py_compile.compile(shim_module.__file__, str(compiled), doraise=True)
+        folder.mkdir(exist_ok=True)
+        for module in (shim_module, confine):
+            source = Path(str(module.__file__))
+            py_compile.compile(str(source), str(folder / f"{source.stem}.pyc"), doraise=True)
     except OSError as error:
-        raise StorageError(f"{compiled} could not be written: {error.strerror}.") from error
-    return compiled
+        raise StorageError(f"{folder} could not be written: {error.strerror}.") from error
+    return folder / "shim.pyc"
 
 
 def start(folder: RunDir, orders: Orders, compiled: Path) -> Process:

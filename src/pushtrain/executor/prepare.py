@@ -37,6 +37,7 @@ from pushtrain.core.model import (
 from pushtrain.core.rules import Limits, Rules
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor.bytecode import Compiler
+from pushtrain.executor.cages import job_cage
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.executor.variables import job_environment
 from pushtrain.plumbing import data
@@ -44,7 +45,7 @@ from pushtrain.plumbing.cache import Cache, evict
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep
 from pushtrain.plumbing.state import StateFolder
-from pushtrain.ports import Activation, Environment, Recipe, Report, Stop
+from pushtrain.ports import Activation, Enclosure, Environment, Recipe, Report, Sandbox, Stop
 
 SHELL: Final = ("bash", "-eo", "pipefail", "-c")
 _REASONS: Final = {
@@ -83,6 +84,10 @@ class Workshop:
     """By `EnvironmentKind`, in the order in which `auto` asks them."""
     data: Cache
     built: Cache
+    sandbox: Sandbox
+    """What jobs are kept in."""
+    rules: Rules = field(default_factory=Rules)
+    """The owner's."""
     gpus: tuple[Gpu, ...] = ()
     compiler: Compiler = field(default_factory=Compiler)
     seeing: set[tuple[Path, str]] = field(default_factory=set)
@@ -130,6 +135,7 @@ class Preparation:
         self._stages: dict[Stage, StageTime] = {}
         self._data: list[Fetched] = []
         self._environment = ""
+        self._shown: list[Path] = []
 
     def orders(self) -> Orders:
         """Do all of it; the shim's orders.
@@ -155,6 +161,7 @@ class Preparation:
                 "stages": tuple(self._stages[stage] for stage in Stage if stage in self._stages),
                 "data": tuple(self._data),
                 "environment": self._environment,
+                "isolation": self._shop.sandbox.level,
             }
         )
 
@@ -164,10 +171,11 @@ class Preparation:
         cwd = self._work_folder()
         self._shop.make_room()
         activation, root = self._data_and_environment()
+        caches = self._shop.caches(self._run.command.repository)
         env = job_environment(
             self._run,
             folder,
-            caches=self._shop.caches(self._run.command.repository),
+            caches=caches,
             activation=activation,
             gpus=self._run.gpus,
             inherited=self._shop.inherited,
@@ -178,6 +186,7 @@ class Preparation:
             setup=tuple(SetupStep(title=line, argv=(*SHELL, line)) for line in job.setup),
             argv=(*SHELL, job.command) if isinstance(job.command, str) else job.command,
             shell=isinstance(job.command, str),
+            enclosure=self._enclosure(activation, root, caches),
             env=env,
             cwd=str(cwd),
             log_limit=limits.log,
@@ -185,6 +194,23 @@ class Preparation:
             setup_timeout=limits.time,
             grace=self._shop.settings.grace,
         )
+
+    def _enclosure(self, activation: Activation, root: Path, caches: Path) -> Enclosure:
+        shop = self._shop
+        cage = job_cage(
+            self._folder,
+            shop.state,
+            shop.rules,
+            activation=activation,
+            root=root,
+            caches=caches,
+            data=self._shown,
+            gpus=[gpu for gpu in shop.gpus if gpu.uuid in self._run.gpus],
+        )
+        try:
+            return shop.sandbox.enclose(cage)
+        except (PushtrainError, OSError) as error:
+            raise PreparationError(Reason.INTERNAL, f"The job could not be isolated: {error}") from error
 
     # --- the stages ---------------------------------------------------------------------------------------
 
@@ -261,6 +287,7 @@ class Preparation:
                 raise
             found = fetching.result()
         for path, source in found:
+            self._shown.append(path.absolute())
             try:
                 data.attach(path, self._folder.tree, source)
             except PushtrainError as error:

@@ -41,7 +41,7 @@ from pushtrain.plumbing.keys import Grant
 from pushtrain.plumbing.rundir import RunDir, log_size, read_log
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
-from pushtrain.ports import Environment
+from pushtrain.ports import Environment, Sandbox
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class ExecutorService:
         mirrors: The mirror of a repository's key.
         environments: Ways to build environments, by kind, in the order in which `auto` asks them.
         publisher: Brings results to their branch.
+        sandbox: What jobs are kept in.
         gpus: This machine's GPUs.
         shed: Gives back disk space that costs only time, before environments are evicted.
         url: Where callers reach it; `serve` may set it once the port is known.
@@ -77,6 +78,7 @@ class ExecutorService:
         mirrors: Callable[[str], Mirror],
         environments: Mapping[str, Environment],
         publisher: Publisher,
+        sandbox: Sandbox,
         gpus: Sequence[Gpu] = (),
         shed: Callable[[], None] = lambda: None,
         url: str = "",
@@ -103,6 +105,8 @@ class ExecutorService:
             environments=environments,
             data=Cache(state.data),
             built=Cache(state.environments, shed=shed),
+            sandbox=sandbox,
+            rules=settings.rules,
             gpus=self.gpus,
         )
         self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)
@@ -271,6 +275,7 @@ class ExecutorService:
             mounts=tuple(settings.mounts),
             gpus=self.gpus,
             repositories=tuple(repository.key for repository in self.settings.repositories),
+            isolation=self._shop.sandbox.level,
         )
 
     def capacity(self) -> Capacity:

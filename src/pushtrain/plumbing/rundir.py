@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from pushtrain.core.errors import StorageError
 from pushtrain.core.model import LogChunk, Reason, StageTime, Value
 from pushtrain.plumbing.files import replace
+from pushtrain.ports import Enclosure
 
 RecordT = TypeVar("RecordT", bound=Value)
 
@@ -43,6 +44,8 @@ class Orders(Value):
     argv: tuple[str, ...]
     shell: bool = False
     """Whether `argv` is a shell around the real command; a polite stop then reaches what it started, too."""
+    enclosure: Enclosure = Enclosure()
+    """What is put around each command."""
     env: dict[str, str]
     cwd: str
     log_limit: int

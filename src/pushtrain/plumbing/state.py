@@ -75,6 +75,11 @@ class StateFolder:
         return self.root / "store.db"
 
     @property
+    def isolation(self) -> Path:
+        """What sandboxes are made with; no job writes there."""
+        return self.root / "isolation"
+
+    @property
     def reserve(self) -> Path:
         """Space that is put by for the moment when the disk is full."""
         return self.root / "reserve"

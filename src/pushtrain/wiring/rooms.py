@@ -30,6 +30,7 @@ from pushtrain.sender.kept import KeptCommands
 from pushtrain.sender.poll import Reconciler
 from pushtrain.sender.service import SenderService
 from pushtrain.sender.web import create_app as create_sender_app
+from pushtrain.wiring.isolation import choose
 from pushtrain.wiring.parts import (
     adapter,
     client_maker,
@@ -185,6 +186,7 @@ def _executor(
         mirrors=served,
         environments={kind: adapter(target, site) for kind, target in environments.items()},
         publisher=publisher,
+        sandbox=choose(state, settings.rules),
         gpus=gpus,
         shed=partial(clean, site),
     )

@@ -48,7 +48,7 @@ class Named:
             env = {"VIRTUAL_ENV": str(folder)}
         else:
             env = {}
-        return Activation(env=env, path=(folder / "bin",))
+        return Activation(env=env, path=(folder / "bin",), readable=(folder,))
 
     def _folder(self, spec: EnvironmentSpec) -> Path:
         named = self._offered.get(spec.name)

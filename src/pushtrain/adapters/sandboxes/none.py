@@ -1,0 +1,22 @@
+"""No isolation: a job is an ordinary child of the executor and may do what its user may."""
+
+from pushtrain.adapters.sandboxes import Ground
+from pushtrain.core.model import Isolation
+from pushtrain.ports import Cage, Enclosure
+
+
+class Unconfined:
+    """The lowest rung: for code that is the owner's own."""
+
+    level = Isolation.NONE
+
+    def __init__(self, ground: Ground) -> None:
+        """Nothing is needed."""
+
+    def missing(self) -> tuple[str, str]:
+        """Every machine can."""
+        return "", ""
+
+    def enclose(self, cage: Cage) -> Enclosure:
+        """The command as it is."""
+        return Enclosure()

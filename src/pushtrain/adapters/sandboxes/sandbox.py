@@ -1,0 +1,113 @@
+"""`sandbox`: bubblewrap. A job sees the system's programs read-only, its own folders, and no other process.
+
+It has namespaces of its own for users, processes, mounts, IPC and host names, no capability, and cannot gain
+any. Nothing of `/run`, `/home`, `/root` or `/var` is there unless it is named in the cage; `/etc` is a copy
+of what programs need. bubblewrap dies with the shim and holds the attempt's lock while anything inside lives;
+the command itself never has that descriptor.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pushtrain.adapters.sandboxes import Ground
+from pushtrain.core.model import Isolation
+from pushtrain.plumbing import etc
+from pushtrain.ports import Cage, Confinement, Enclosure
+
+_LOCK: Final = 20
+_STATUS: Final = 21
+
+SYSTEM: Final = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/opt",
+    "/nix/store",
+    "/gnu/store",
+    "/run/current-system",
+    "/run/opengl-driver",
+    "/sys/devices/system",
+)
+"""Programs, libraries, and what the processors are like; shown read-only where they are."""
+
+LAUNCH: Final = """\
+case $1 in
+*/*) if [ ! -e "$1" ]; then echo "pushtrain: command not found: $1" >&2; exit 127; fi
+     if [ -d "$1" ] || [ ! -x "$1" ]; then
+       echo "pushtrain: $1 cannot be executed: Permission denied" >&2; exit 126; fi ;;
+*) command -v -- "$1" >/dev/null || { echo "pushtrain: command not found: $1" >&2; exit 127; } ;;
+esac
+exec "$@"
+"""
+"""Says what the shim would say, where only the inside can tell, and becomes the command."""
+
+
+class Bubblewrap:
+    """Namespaces by `bwrap`.
+
+    Args:
+        ground: What may be known of the machine.
+    """
+
+    level = Isolation.SANDBOX
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+
+    def missing(self) -> tuple[str, str]:
+        """Whether there is a bubblewrap."""
+        if shutil.which("bwrap") is None:
+            return "bubblewrap is not installed", "`sudo apt install bubblewrap`"
+        return "", ""
+
+    def enclose(self, cage: Cage) -> Enclosure:
+        """The command line of bubblewrap, and what it needs open.
+
+        Raises:
+            OSError: The files that it shows cannot be made.
+        """
+        prefix = (
+            shutil.which("bwrap") or "bwrap",
+            *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+            *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+            *("--uid", str(etc.USER), "--gid", str(etc.USER), "--hostname", etc.HOST),
+            *("--sync-fd", str(_LOCK), "--json-status-fd", str(_STATUS)),
+            *self._system(),
+            *_tmp(cage),
+            *_shown(cage),
+            "--",
+            *("/bin/sh", "-c", LAUNCH, "pushtrain"),
+        )
+        env = {"TMPDIR": "/tmp"} if cage.tmp else {}  # noqa: S108  its own, and sockets' names must be short
+        return Enclosure(prefix=prefix, env=env, confinement=Confinement(lock=_LOCK, status=_STATUS))
+
+    def _system(self) -> Iterator[str]:
+        """What every job sees."""
+        for name in SYSTEM:
+            path = Path(name)
+            if path.is_symlink() and path.parent == Path("/"):
+                yield from ("--symlink", str(path.readlink()), name)
+            elif path.exists():
+                yield from ("--ro-bind", name, name)
+        skeleton = etc.skeleton(self._ground.folder / "etc")
+        yield from ("--ro-bind", str(skeleton), "/etc")
+        yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/run", "--dir", "/var")
+        yield from ("--symlink", "../tmp", "/var/tmp", "--symlink", "../run", "/var/run")  # noqa: S108
+
+
+def _tmp(cage: Cage) -> Iterator[str]:
+    where = "/tmp"  # noqa: S108  the job's own
+    yield from ("--tmpfs", where) if cage.tmp is None else ("--bind", str(cage.tmp), where)
+
+
+def _shown(cage: Cage) -> Iterator[str]:
+    """Outer folders before inner ones, so that none is covered by a later one."""
+    how = dict.fromkeys(cage.readable, "--ro-bind-try") | dict.fromkeys(cage.writable, "--bind")
+    for path in sorted(how, key=lambda one: len(one.parts)):
+        yield from (how[path], str(path), str(path))

@@ -1,0 +1,53 @@
+"""What an attempt may see and use: its own folders, what was fetched and built for it, and nothing else."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pushtrain.core.model import Gpu
+from pushtrain.core.rules import Rules
+from pushtrain.plumbing.interpreters import needed
+from pushtrain.plumbing.rundir import RunDir
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.ports import Activation, Cage
+
+
+def job_cage(
+    folder: RunDir,
+    state: StateFolder,
+    rules: Rules,
+    *,
+    activation: Activation,
+    root: Path,
+    caches: Path,
+    data: Iterable[Path],
+    gpus: Sequence[Gpu],
+) -> Cage:
+    """The cage of a job's commands.
+
+    Args:
+        folder: The attempt's.
+        state: This executor's state folder.
+        rules: The owner's.
+        activation: How it runs in its environment.
+        root: Where that is.
+        caches: The repository's own.
+        data: What was fetched for it, and the folders lent to it.
+        gpus: Those that the run was given.
+    """
+    private = (Path(os.path.expanduser("~")), state.root)  # noqa: PTH111  a home that is not there is no error
+    environment = () if root.is_relative_to(folder.root) else (root,)
+    return Cage(
+        writable=(folder.job, folder.checkpoint, caches),
+        readable=(
+            *data,
+            *environment,
+            *activation.readable,
+            *needed(activation.path, never=private),
+            state.caches / "python",
+        ),
+        tmp=folder.tmp,
+        network=rules.network,
+        gpus=tuple(gpus),
+        limits=rules.limits,
+    )
