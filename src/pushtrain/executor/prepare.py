@@ -86,8 +86,6 @@ class Workshop:
     built: Cache
     sandbox: Sandbox
     """What jobs are kept in."""
-    rules: Rules = field(default_factory=Rules)
-    """The owner's."""
     gpus: tuple[Gpu, ...] = ()
     compiler: Compiler = field(default_factory=Compiler)
     seeing: set[tuple[Path, str]] = field(default_factory=set)

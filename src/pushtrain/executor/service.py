@@ -106,7 +106,6 @@ class ExecutorService:
             data=Cache(state.data),
             built=Cache(state.environments, shed=shed),
             sandbox=sandbox,
-            rules=settings.rules,
             gpus=self.gpus,
         )
         self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)
