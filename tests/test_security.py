@@ -1,15 +1,9 @@
 """docs/security.md keeps its word: each part of the defence has rows, each row a test that exists."""
 
-import ast
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from page_rows import ROOT, functions_of, rows
+
 PARTS = {
     1: "Keys and enrolment",
     2: "Requests",
@@ -20,52 +14,6 @@ PARTS = {
     7: "Data URLs",
     8: "Secrets",
 }
-HEAD = ["threat", "behaviour", "test"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A threat, what happens, and the tests that try it."""
-
-    part: str
-    threat: str
-    behaviour: str
-    tests: tuple[tuple[str, str], ...]
-    """File and function."""
-
-
-def rows(text: str) -> Iterator[Row]:
-    """The rows of every section; a table of another form fails."""
-    part = ""
-    for line in text.splitlines():
-        if line.startswith("## "):
-            part = line.removeprefix("## ")
-        if not line.startswith("|"):
-            continue
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        if cells == HEAD or set(line) <= set("|-"):
-            continue
-        assert len(cells) == len(HEAD), f"a row of another form: {line}"
-        names = cells[2].split("<br>")
-        found = [re.fullmatch(r"`(tests/[\w/]+\.py)::(test_\w+)`", name) for name in names]
-        assert all(found), f"no `tests/…/test_x.py::test_y`: {cells[2]}"
-        yield Row(part, cells[0], cells[1], tuple((name[1], name[2]) for name in found if name))
-
-
-@cache
-def functions_of(file: str) -> frozenset[str]:
-    """The test functions of a file that pytest collects."""
-    path = ROOT / file
-    if not path.is_file() or not path.name.startswith("test_"):
-        return frozenset()
-    tree = ast.parse(path.read_text())
-    found = [tree.body, *(each.body for each in tree.body if isinstance(each, ast.ClassDef))]
-    return frozenset(
-        each.name
-        for body in found
-        for each in body
-        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
 
 
 ROWS = list(rows((ROOT / "docs/security.md").read_text()))

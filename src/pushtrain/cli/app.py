@@ -52,6 +52,7 @@ VERBS: Final[tuple[tuple[str, str, str, Group], ...]] = (
     ),
     ("key", "key:app", "Who may command whom.", _MACHINES),
     ("doctor", "doctor:doctor", "Check this machine, and say the mend for what is wrong.", _MACHINES),
+    ("store", "store:app", "Check, copy and recover this machine's memory of runs.", _MACHINES),
     ("data", "data:app", "Measure and pin data sets.", _MORE),
     ("schema", "schema:schema", "Print the JSON Schema of pushtrain.toml for editors.", _MORE),
     ("completion", "completion:completion", "Print or install shell completion.", _MORE),

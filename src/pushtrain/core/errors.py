@@ -125,6 +125,12 @@ class StorageError(PushtrainError):
     status = 503
 
 
+class StoreDamaged(StorageError):
+    """The store is damaged or has lost writes; nothing more is read from it or written to it."""
+
+    code = "store-damaged"
+
+
 class GitError(PushtrainError):
     """A git command failed."""
 

@@ -328,7 +328,7 @@ class ExecutorService:
         return RunDir.of(self._state.runs, run.id, number)
 
     async def _keep_house(self) -> None:
-        """Once a day, remove what served its purpose."""
+        """Now and once a day, remove what served its purpose, and keep a copy of the store."""
         while True:
             try:
                 await asyncio.to_thread(self._clear)
@@ -340,6 +340,7 @@ class ExecutorService:
         kept = self.settings.executor.keep_artifacts_days * _DAY
         clear_expired(self._state.runs, self._done_at, before=self._clock() - kept)
         clear_left(self._state.runs, self._over)
+        self.store.copy()
 
     def _over(self, run_id: str) -> bool:
         return self._done_at(run_id) is not None

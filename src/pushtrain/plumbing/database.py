@@ -4,6 +4,10 @@ WAL with `synchronous=FULL`, a private file (mode 0600), a schema version. Write
 share one transaction (group commit): each runs in a savepoint of its own, so one that fails takes nothing
 with it, and one flush to the disk serves them all. Nothing here ever waits for a network, git or a process.
 
+Damage is told, never answered from: each page has a checksum (`checksums`), and the count of transactions is
+kept outside as well (`highwater`), so that a journal whose end is missing is noticed. A copy is kept beside
+the file before each migration and whenever `copy()` is called; `salvage` puts a store together again.
+
 Another process may read the file at the same time (`read_only`): it makes, changes and migrates nothing, and
 neither side waits for the other.
 """
@@ -20,7 +24,10 @@ from typing import Any, Final, Generic, TypeVar
 
 import apsw
 
-from pushtrain.core.errors import StorageError
+from pushtrain.core.errors import StorageError, StoreDamaged
+from pushtrain.plumbing import checksums
+from pushtrain.plumbing.files import sync_folder
+from pushtrain.plumbing.highwater import HighWater
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,11 +47,16 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     UPDATE outbox SET placed_at = updated_at WHERE executor <> '';
     CREATE INDEX outbox_there ON outbox (executor, state) WHERE state IN ('delivered', 'recalling')""",
     "CREATE INDEX runs_again ON runs (commit_id, seq) WHERE request <> ''",
+    "CREATE TABLE transactions (count INTEGER NOT NULL) STRICT; INSERT INTO transactions VALUES (0)",
 )
 """SQL scripts; the n-th (from 1) leads from version n to n + 1. `schema.sql` is always the newest version."""
 
 _BUSY_MS: Final = 10_000
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError)
+_MEND: Final = (
+    "Stop pushtrain and run `pushtrain store recover`: it saves what can be read, takes the rest from the "
+    "copy that is kept, and tells what is missing."
+)
 
 
 class Database:
@@ -54,44 +66,113 @@ class Database:
         path: The file; made when it is not there.
         migrations: For tests of the migration itself.
         read_only: Whether to read what is there, beside the process that writes it.
+        vfs: SQLite's layer below, by name; None: the one that checks pages, else the system's.
 
     Raises:
-        StorageError: The file cannot be used: damaged, of a newer pushtrain, not writable; to be read only
-            and not there, or of an older pushtrain.
+        StoreDamaged: The file is damaged, or its journal was cut off.
+        StorageError: The file cannot be used: of a newer pushtrain, not writable; to be read only and not
+            there, or of an older pushtrain.
     """
 
     def __init__(
-        self, path: Path, *, migrations: Sequence[str] = MIGRATIONS, read_only: bool = False
+        self,
+        path: Path,
+        *,
+        migrations: Sequence[str] = MIGRATIONS,
+        read_only: bool = False,
+        vfs: str | None = None,
     ) -> None:
         self.path = path
         self._purpose = "reading" if read_only else "writing"
+        self._vfs = vfs or checksums.vfs()
+        self._count = 0
+        self._mark: HighWater | None = None
         self._lock = threading.Lock()
         self._waiting: deque[_Ticket[Any]] = deque()
         with self._explained():
             if read_only:
-                self._connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+                self._connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=self._vfs)
             else:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
                 path.chmod(0o600)
-                self._connection = apsw.Connection(str(path))
+                self._connection = apsw.Connection(str(path), vfs=self._vfs)
         try:
             with self._explained():
                 self._connection.set_busy_timeout(_BUSY_MS)
                 if read_only:
                     self._current(migrations)
                     return
+                self._keep_older(migrations)
+                if self._vfs == checksums.NAME:
+                    checksums.add(self._connection)
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA synchronous = FULL")
                 self._connection.execute("PRAGMA foreign_keys = ON")
                 self._migrate(migrations)
+                self._look_for_lost_writes()
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
 
     def close(self) -> None:
         """Close the file; calls after this raise StorageError."""
         with self._lock:
             self._connection.close()
+            if self._mark is not None:
+                self._mark.close()
+
+    def copy(self) -> Path:
+        """Keep a copy of the store as it is now, in place of the one before; where it is.
+
+        Nobody has to wait: it is read by a connection of its own.
+
+        Raises:
+            StorageError: It could not be written; the one before stands.
+        """
+        return self._copy_to(copy_of(self.path))
+
+    def _copy_to(self, place: Path) -> Path:
+        fresh = place.with_name(f".{place.name}.new")
+        with self._explained():
+            try:
+                fresh.unlink(missing_ok=True)
+                os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+                reader = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY, vfs=self._vfs)
+                try:
+                    reader.set_busy_timeout(_BUSY_MS)
+                    reader.execute("VACUUM INTO ?", (str(fresh),))
+                finally:
+                    reader.close()
+                descriptor = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                fresh.replace(place)
+                sync_folder(place.parent)
+            finally:
+                fresh.unlink(missing_ok=True)
+        return place
+
+    def _keep_older(self, migrations: Sequence[str]) -> None:
+        """Before a migration, keep the store of the older version as it is."""
+        version, newest = self._newest(migrations)
+        if 0 < version < newest:
+            self._copy_to(self.path.with_name(f"{self.path.name}.version-{version}"))
+
+    def _look_for_lost_writes(self) -> None:
+        """Compare the count of transactions within the file with the one beside it."""
+        self._mark = HighWater(mark_of(self.path))
+        self._count = int(self._connection.execute("SELECT count FROM transactions").get)
+        expected = self._mark.read()
+        if expected > self._count:
+            missing = expected - self._count
+            raise StoreDamaged(
+                f"The store {self.path} has lost its last {missing} write{'s' if missing != 1 else ''}: its "
+                "journal was damaged or cut off, or an older file was put in its place.",
+                mend=_MEND,
+            )
+        self._mark.write(self._count)
 
     def read(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run `work`, which only reads."""
@@ -115,21 +196,9 @@ class Database:
         tickets: list[_Ticket[Any]] = []
         while self._waiting:
             tickets.append(self._waiting.popleft())
-        connection = self._connection
         try:
             with self._explained():
-                connection.execute("BEGIN IMMEDIATE")
-                for ticket in tickets:
-                    connection.execute("SAVEPOINT one")
-                    try:
-                        ticket.value = ticket.work(connection)
-                    except Exception as error:
-                        if not connection.in_transaction:
-                            raise
-                        ticket.error = self._explain(error) if isinstance(error, apsw.Error) else error
-                        connection.execute("ROLLBACK TO one")
-                    connection.execute("RELEASE one")
-                connection.execute("COMMIT")
+                self._transact(tickets)
         except StorageError as error:
             self._undo()
             for ticket in tickets:
@@ -144,6 +213,36 @@ class Database:
         finally:
             for ticket in tickets:
                 ticket.done = True
+
+    def _transact(self, tickets: "list[_Ticket[Any]]") -> None:
+        connection = self._connection
+        before = connection.total_changes()
+        connection.execute("BEGIN IMMEDIATE")
+        for ticket in tickets:
+            connection.execute("SAVEPOINT one")
+            try:
+                ticket.value = ticket.work(connection)
+            except Exception as error:
+                if not connection.in_transaction:
+                    raise
+                ticket.error = self._explain(error) if isinstance(error, apsw.Error) else error
+                connection.execute("ROLLBACK TO one")
+            connection.execute("RELEASE one")
+        changed = connection.total_changes() != before
+        if changed:
+            connection.execute("UPDATE transactions SET count = ?", (self._count + 1,))
+        connection.execute("COMMIT")
+        if changed:
+            self._count += 1
+            self._note_count()
+
+    def _note_count(self) -> None:
+        """After the commit, so a failure takes nothing back: the mark then lags, which it may."""
+        try:
+            if self._mark is not None:
+                self._mark.write(self._count)
+        except OSError as error:
+            log.warning("the mark of %s could not be written: %s", self.path, error)
 
     def _undo(self) -> None:
         try:
@@ -205,9 +304,10 @@ class Database:
     def _explain(self, error: Exception) -> StorageError:
         if isinstance(error, apsw.FullError):
             why, mend = "the disk is full", "Free some space; nothing that was accepted is lost."
-        elif isinstance(error, _DAMAGED):
-            why = "the file is damaged or is not a store"
-            mend = "Stop pushtrain and move the file aside; a new one is made, and runs can be sent again."
+        elif isinstance(error, _DAMAGED) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
+            return StoreDamaged(
+                f"The store {self.path} cannot be used: the file is damaged or is not a store.", mend=_MEND
+            )
         elif isinstance(error, apsw.BusyError | apsw.LockedError):
             why, mend = (
                 "another process has been writing it for too long",
@@ -223,6 +323,16 @@ class Database:
         else:
             why, mend = str(error), "Check the disk (`dmesg`, `df`); nothing that was accepted is lost."
         return StorageError(f"The store {self.path} cannot be used: {why}.", mend=mend)
+
+
+def copy_of(path: Path) -> Path:
+    """Where the copy of a store is kept."""
+    return path.with_name(f"{path.name}.copy")
+
+
+def mark_of(path: Path) -> Path:
+    """Where a store's count of transactions is kept."""
+    return path.with_name(f"{path.name}-mark")
 
 
 class _Ticket(Generic[T]):

@@ -138,3 +138,7 @@ CREATE TABLE cards (
     fingerprint TEXT PRIMARY KEY,
     sequence    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- How many transactions this file has seen; the same number stands outside, to notice a lost journal.
+CREATE TABLE transactions (count INTEGER NOT NULL) STRICT;
+INSERT INTO transactions VALUES (0);

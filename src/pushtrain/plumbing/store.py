@@ -53,6 +53,10 @@ class Store(Outbox, Statuses, Cards):
         """Close the file; calls after this raise StorageError."""
         self._database.close()
 
+    def copy(self) -> Path:
+        """Keep a copy beside the store, in place of the one before; where it is. Raises StorageError."""
+        return self._database.copy()
+
     # --- what came in ---------------------------------------------------------------------------------
 
     def accept(
