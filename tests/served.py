@@ -104,7 +104,7 @@ def served(
         state,
         store,
         key=key,
-        grants=authorized.lookup,
+        authorized=authorized,
         mirrors=lambda name: (_ for _ in ()).throw(AssertionError(name)),
         environments={},
         publisher=None,  # type: ignore[arg-type]

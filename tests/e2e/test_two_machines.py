@@ -1,6 +1,6 @@
 """A laptop, a Git host, and a machine elsewhere that only a tunnel leads to, each with its own state folder.
 
-They know of each other what the README has them exchange, two keys, and what the repository holds.
+They know of each other what the README has them exchange, a code, and what the repository holds.
 """
 
 import hashlib
@@ -199,19 +199,17 @@ def commands() -> list[tuple[str, str]]:
 def test_the_two_machines_of_the_readme(world: World, edge: Edge) -> None:
     machines = {name: world.machine(name) for name in ("gpu-box", "laptop")}
     laptop = machines["laptop"]
-    keys: dict[str, str] = {}
-    commit = ""
+    code, commit = "", ""
     for name, shown in commands():
         machine, line = machines[name], shown.replace("https://github.com/you/project", world.remote)
-        for place, key in keys.items():
-            line = line.replace(place, key)
+        line = line.replace("CODE", code)
         verb, *words = line.removesuffix(" &").removeprefix("pushtrain ").split()
         if line.startswith(("uv tool install", "export ", "cd ")):
             continue
         if line == "git push":
             commit = world.pushed(laptop, {"pushtrain.toml": JOB})
-        elif line == "pushtrain key show":
-            keys["ed25519:GPU…" if name == "gpu-box" else "ed25519:LAPTOP…"] = machine.key
+        elif verb == "invite":
+            code = str(machine.start(verb, *words)["code"])
         elif verb == "executor":
             facts = machine.start(verb, *words, "--port", "0")
             assert facts["tunnel"] == "ngrok"
@@ -227,8 +225,10 @@ def test_the_two_machines_of_the_readme(world: World, edge: Edge) -> None:
             done = machine.say(verb, *words)
             if verb == "logs":
                 assert done.stdout == "trained\n"
-    assert "…" not in "".join(keys.values())
+    assert code.startswith(f"{edge.url.removeprefix('http://')}/")
     assert edge.visits > 0
+    assert world.house.processes.pop("gpu-box-invite").wait(30) == 0, "who invited is told, and needs no more"
+    assert not laptop.json("key", "list")["trusted"][0]["url"], "the roster tells where it is"
     results = laptop.json("results", "fetch", commit, "--into", str(world.house.folder / "fetched"))
     assert "README.md" in results["files"]
 

@@ -22,6 +22,7 @@ from pushtrain.executor.publish import Publisher
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing import process
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.keys import Authorized
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
 from pushtrain.ports import Activation, Environment, Recipe, Report, Sandbox, Stop
@@ -95,7 +96,7 @@ class House:
             self.state,
             Store(self.state.store),
             key=Ed25519PrivateKey.generate(),
-            grants=lambda _: None,
+            authorized=Authorized(self.state.authorized),
             mirrors=mirrors,
             environments=self.environments,
             publisher=Publisher(mirrors, self.settings.executor),

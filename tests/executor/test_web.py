@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from pushtrain.core.errors import StorageError
 from pushtrain.core.lifecycle import Exited, Prepared, Published
-from pushtrain.core.model import Artifact, JobSpec, Reason, Run, RunView, TrainCommand
+from pushtrain.core.model import Artifact, JobSpec, Reason, ResultsTarget, Run, RunView, TrainCommand
+from pushtrain.core.settings import Repository
 from pushtrain.core.signing import (
     Message,
     content_digest,
@@ -360,6 +361,40 @@ def test_a_key_for_other_repositories_neither_sends_nor_sees(executor: Served) -
     assert ask(executor, "POST", f"{run}/cancel").status == 404
     executor.authorized.add(SENDER.public_key(), repositories=["github.com/octo/*"])
     assert ask(executor, "GET", run).status == 200
+
+
+@pytest.mark.parametrize(
+    ("ref", "status"),
+    [
+        ("refs/heads/main", 202),
+        ("refs/heads/exp/one/two", 202),
+        ("refs/heads/exp/secret", 403),
+        ("refs/heads/mainly", 403),
+        ("refs/heads/refs/heads/main", 403),
+        ("refs/tags/main", 403),
+        ("refs/pull/1/head", 403),
+    ],
+)
+def test_a_key_for_some_branches_sends_no_other_ref(executor: Served, ref: str, status: int) -> None:
+    executor.authorized.add(SENDER.public_key(), branches=["main", "exp/**", "!exp/secret"])
+    answer = send(executor, a_command(ref=ref))
+    assert answer.status == status
+    if status == 403:
+        assert f"may only send commits of the branches main, exp/**, !exp/secret, not {ref}" in answer.told
+
+
+def test_a_key_for_one_repository_puts_no_results_into_another(executor: Served) -> None:
+    """The other one is served here, for somebody else."""
+    other = Repository(key="github.com/octo/other", remote="https://github.com/octo/other")
+    served_here = (*executor.service.settings.repositories, other)
+    executor.service.settings = executor.service.settings.model_copy(update={"repositories": served_here})
+    job = a_spec(results_to=ResultsTarget(repository=other.key))
+    executor.authorized.add(SENDER.public_key(), repositories=[REPOSITORY])
+    refused = send(executor, a_command(job=job))
+    assert refused.status == 403
+    assert "may not send for github.com/octo/other" in refused.told
+    executor.authorized.add(SENDER.public_key(), repositories=[REPOSITORY, other.key])
+    assert send(executor, a_command(job=job)).status == 202
 
 
 # --- what tells nothing -----------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ VERBS: Final[tuple[tuple[str, str, str, Group], ...]] = (
         "List the executors that offer to train here, and whom you trust.",
         _MACHINES,
     ),
+    ("invite", "invite:invite", "Invite somebody to send to the executor that runs here.", _MACHINES),
+    ("join", "join:join", "Join an executor whose owner has invited you.", _MACHINES),
     ("key", "key:app", "Who may command whom.", _MACHINES),
     ("doctor", "doctor:doctor", "Check this machine, and say the mend for what is wrong.", _MACHINES),
     ("store", "store:app", "Check, copy and recover this machine's memory of runs.", _MACHINES),

@@ -24,6 +24,7 @@ from pushtrain.wiring.directory import Directory, look_up
 from pushtrain.wiring.settings import load_settings, open_state
 
 T = TypeVar("T")
+AskedT = TypeVar("AskedT")
 
 _SLOW: Final = 5.0
 """Seconds that those who answer wait for those who do not."""
@@ -34,10 +35,10 @@ class Nobody(UsageError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Generic[T]):
+class Answer(Generic[AskedT, T]):
     """What one executor said: a value, or why there is none."""
 
-    client: ExecutorClient
+    client: AskedT
     value: T | None
     trouble: PushtrainError | None = None
 
@@ -85,8 +86,8 @@ def askable(known: Directory) -> Sequence[ExecutorClient]:
         raise Nobody(
             "No executor is known here: none runs on this state folder, and neither settings, trusted keys "
             "nor a roster name one.",
-            mend="Start one with `pushtrain up`, or trust one: `pushtrain key trust KEY`, with the key that "
-            "`pushtrain key show` prints there.",
+            mend="Start one: `pushtrain up`; or join one with the code that `pushtrain invite` prints there, "
+            "or trust its key: `pushtrain key trust KEY`.",
         )
     mends = [found.verdict.mend for found in known.listed if found.verdict.mend]
     if any(found.verdict.standing is Standing.NO_ADDRESS for found in known.listed) or not mends:
@@ -123,11 +124,11 @@ def _absence(verdict: Verdict, now: float) -> str:
             return f"The card of {name} is not believed: {verdict.why}"
 
 
-def ask_all(asked: Sequence[ExecutorClient], question: Callable[[ExecutorClient], T]) -> list[Answer[T]]:
+def ask_all(asked: Sequence[AskedT], question: Callable[[AskedT], T]) -> list[Answer[AskedT, T]]:
     """Ask all executors at once; whoever has not answered a while after the first did is passed over."""
-    answers: queue.Queue[Answer[T]] = queue.Queue()
+    answers: queue.Queue[Answer[AskedT, T]] = queue.Queue()
 
-    def ask(client: ExecutorClient) -> None:
+    def ask(client: AskedT) -> None:
         try:
             answers.put(Answer(client, question(client)))
         except PushtrainError as error:
@@ -135,7 +136,7 @@ def ask_all(asked: Sequence[ExecutorClient], question: Callable[[ExecutorClient]
 
     for client in asked:  # daemons: a silent executor must not hold up the end of this process
         threading.Thread(target=ask, args=(client,), daemon=True).start()
-    got: dict[ExecutorClient, Answer[T]] = {}
+    got: dict[AskedT, Answer[AskedT, T]] = {}
     deadline = None
     while len(got) < len(asked):
         try:

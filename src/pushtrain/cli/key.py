@@ -1,24 +1,31 @@
 """`pushtrain key`: who may command whom."""
 
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from pushtrain.cli import render
+from pushtrain.cli.granting import (
+    Branches,
+    Expires,
+    Name,
+    Repos,
+    Scopes,
+    called,
+    document,
+    id_of,
+    pattern,
+    rights,
+)
 from pushtrain.cli.options import Json, State
-from pushtrain.core.errors import UsageError
 from pushtrain.core.signing import fingerprint, parse_public, public_text
-from pushtrain.plumbing.keys import Authorized, Grant, Scope, Trust, Trusted, load_or_create
+from pushtrain.plumbing.keys import Authorized, Trusted, load_or_create
 from pushtrain.wiring.settings import open_state
 
 app = App(
     name="key",
     help="Who may command whom: keys of this machine, of its senders, and of the executors that it trusts.",
 )
-
-Name = Annotated[str, Parameter(help="For people; one word.")]
 
 
 @app.command
@@ -30,8 +37,8 @@ def show(*, json: Json = False, state: State = None) -> None:
     folder = open_state(state)
     key = load_or_create(folder.key).public_key()
     if json:
-        document = {"public_key": public_text(key), "fingerprint": fingerprint(key), "file": str(folder.key)}
-        render.emit_json(document)
+        found = {"public_key": public_text(key), "fingerprint": fingerprint(key), "file": str(folder.key)}
+        render.emit_json(found)
         return
     render.plain(public_text(key))
     render.say(f"[dim]fingerprint {fingerprint(key)}[/]")
@@ -42,10 +49,11 @@ def authorize(
     key: str,
     /,
     *,
-    repo: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    scope: Annotated[tuple[Scope, ...], Parameter(negative="")] = (),
+    repo: Repos = (),
+    branch: Branches = (),
+    scope: Scopes = (),
     name: Name = "",
-    expires: str = "",
+    expires: Expires = "",
     json: Json = False,
     state: State = None,
 ) -> None:
@@ -56,21 +64,17 @@ def authorize(
 
     Args:
         key: What `pushtrain key show` prints on the other machine.
-        repo: Only for this repository, such as `github.com/octo/hello`, or for those of a pattern such as
-            `github.com/octo/*`; may be given several times. Every one that is served when left out.
-        scope: Only this; may be given several times. All three when left out.
-        expires: Until this date or time, such as 2027-01-31.
     """
     folder = open_state(state)
     public = parse_public(key)
-    patterns = [_pattern(each) for each in repo]
+    patterns = [pattern(each) for each in repo]
     grant = Authorized(folder.authorized).add(
-        public, scopes=scope, repositories=patterns, name=name, expires=expires
+        public, scopes=scope, repositories=patterns, branches=branch, name=name, expires=expires
     )
     if json:
-        render.emit_json(_grant(grant))
+        render.emit_json(document(grant))
         return
-    render.say(f"{_called(grant.name, fingerprint(public))} may {_rights(grant)}.")
+    render.say(f"{called(grant.name, fingerprint(public))} may {rights(grant)}.")
     own = public_text(load_or_create(folder.key).public_key())
     render.say(f"[dim]The other side trusts this executor with: pushtrain key trust {own}[/]")
     render.say("[dim](and its URL behind that, where no roster tells it)[/]")
@@ -90,10 +94,10 @@ def trust(key: str, url: str = "", /, *, name: Name = "", json: Json = False, st
         _check_address(url, folder.key, key)
     entry = Trusted(folder.trusted).add(public, url=url.rstrip("/"), name=name)
     if json:
-        render.emit_json(_trust(entry))
+        render.emit_json(document(entry))
         return
     where = f" at {entry.url}" if entry.url else ""
-    render.say(f"{_called(entry.name, fingerprint(public))} is trusted as an executor{where}.")
+    render.say(f"{called(entry.name, fingerprint(public))} is trusted as an executor{where}.")
     render.say("[dim]`pushtrain executor status` asks whether it answers and knows you.[/]")
 
 
@@ -104,11 +108,11 @@ def list_(*, json: Json = False, state: State = None) -> None:
     grants = Authorized(folder.authorized).grants()
     trusted = Trusted(folder.trusted).entries()
     if json:
-        document = {
-            "authorized": [_grant(each) for each in grants],
-            "trusted": [_trust(each) for each in trusted],
+        found = {
+            "authorized": [document(each) for each in grants],
+            "trusted": [document(each) for each in trusted],
         }
-        render.emit_json(document)
+        render.emit_json(found)
         return
     if not grants and not trusted:
         render.say(
@@ -120,54 +124,15 @@ def list_(*, json: Json = False, state: State = None) -> None:
 
     if grants:
         render.say("[bold]may command this executor[/]")
-        rows = [(escape(each.name), _short(each.public_key), escape(_rights(each))) for each in grants]
+        rows = [(escape(each.name), id_of(each.public_key), escape(rights(each))) for each in grants]
         render.table(("name", "fingerprint", "may"), rows)
     if trusted:
         render.say("[bold]trusted as executors[/]")
-        rows = [(escape(each.name), _short(each.public_key), escape(each.url)) for each in trusted]
+        rows = [(escape(each.name), id_of(each.public_key), escape(each.url)) for each in trusted]
         render.table(("name", "fingerprint", "address"), rows)
-
-
-def _pattern(repo: str) -> str:
-    """A repository's key or a pattern of keys; a remote is understood, too."""
-    if "://" in repo or "@" in repo:
-        from pushtrain.plumbing.git import key_of
-
-        return key_of(repo)
-    if "/" not in repo and repo != "*":
-        raise UsageError(
-            f"`{repo}` is no repository.", mend="Write it like github.com/octo/hello or github.com/octo/*."
-        )
-    return repo
 
 
 def _check_address(url: str, identity: Path, key: str) -> None:
     from pushtrain.plumbing.client import ExecutorClient
 
     ExecutorClient(url, parse_public(key), load_or_create(identity)).close()
-
-
-def _short(public: str) -> str:
-    return fingerprint(parse_public(public))
-
-
-def _called(name: str, key_id: str) -> str:
-    from rich.markup import escape
-
-    return f"{escape(name)} ({key_id})" if name else key_id
-
-
-def _rights(grant: Grant) -> str:
-    where = ", ".join(grant.repositories) or "every repository served here"
-    until = (
-        f", until {datetime.fromtimestamp(grant.expires, UTC):%Y-%m-%d %H:%M} UTC" if grant.expires else ""
-    )
-    return f"{', '.join(grant.scopes)} for {where}{until}"
-
-
-def _grant(grant: Grant) -> dict[str, object]:
-    return {"fingerprint": _short(grant.public_key), **grant.model_dump(mode="json")}
-
-
-def _trust(entry: Trust) -> dict[str, object]:
-    return {"fingerprint": _short(entry.public_key), **entry.model_dump(mode="json")}

@@ -29,6 +29,7 @@ from pushtrain.core.model import (
 from pushtrain.core.signing import IDEMPOTENCY, KEPT, MAX_SKEW, Message, Signed
 from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, RunList
 from pushtrain.executor.events import Listening
+from pushtrain.executor.joining import House
 from pushtrain.executor.stream import Reading
 from pushtrain.plumbing.keys import Grant, Scope
 
@@ -37,7 +38,7 @@ _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 
 
-class Service(Protocol):
+class Service(House, Protocol):
     """What the door needs of the executor. Every method may be called from any thread and may block."""
 
     @property
@@ -187,6 +188,13 @@ def accept(call: Call) -> Reply:
     call.query()
     command = _command(call.message)
     call.demand(Scope.SEND, command.repository)
+    call.demand(Scope.SEND, command.job.results_to.repository or command.repository)
+    if not call.grant.sends(command.ref):
+        named = ", ".join(call.grant.branches)
+        raise Forbidden(
+            f"This key may only send commits of the branches {named}, not {command.ref}.",
+            mend="Ask the executor's owner to widen its line in authorized_keys.",
+        )
     run, _ = call.service.accept(
         command,
         sender=call.signed.key_id,

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError
+from pushtrain.core.invitation import TRIES, Invitation
 from pushtrain.core.model import (
     Capacity,
     Challenge,
@@ -31,13 +32,14 @@ from pushtrain.core.model import (
 )
 from pushtrain.core.policy import fits
 from pushtrain.core.settings import Settings
-from pushtrain.core.signing import public_text
+from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.executor.courier import Courier, Publisher, clear_expired, clear_left
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.prepare import Workshop
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.keys import Grant
+from pushtrain.plumbing.invitations import Invitations
+from pushtrain.plumbing.keys import Authorized, Grant
 from pushtrain.plumbing.rundir import RunDir, log_size, read_log
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
@@ -56,7 +58,7 @@ class ExecutorService:
         state: Where everything is kept.
         store: The state folder's store, open.
         key: The executor's identity.
-        grants: What the key with a fingerprint may do; None when it is not authorised.
+        authorized: Whom this executor obeys.
         mirrors: The mirror of a repository's key.
         environments: Ways to build environments, by kind, in the order in which `auto` asks them.
         publisher: Brings results to their branch.
@@ -74,7 +76,7 @@ class ExecutorService:
         store: Store,
         *,
         key: Ed25519PrivateKey,
-        grants: Callable[[str], Grant | None],
+        authorized: Authorized,
         mirrors: Callable[[str], Mirror],
         environments: Mapping[str, Environment],
         publisher: Publisher,
@@ -92,7 +94,8 @@ class ExecutorService:
         self.gpus = tuple(gpus)
         self._state = state
         self._key = key
-        self._grants = grants
+        self._authorized = authorized
+        self._invitations = Invitations(state.invitations)
         self._clock = clock
         self._subscribers: set[Callable[[str], None]] = set()
         self._guard = threading.Lock()
@@ -137,7 +140,41 @@ class ExecutorService:
 
     def grant(self, key_id: str) -> Grant | None:
         """What the key with this fingerprint may do; None when it is not authorised."""
-        return self._grants(key_id)
+        return self._authorized.lookup(key_id)
+
+    def invitation(self, name: str) -> Invitation | None:
+        """The invitation that is called so, wherever it stands."""
+        return self._invitations.find(name)
+
+    def doubt(self, name: str) -> None:
+        """Note that a request named an invitation and did not prove its code."""
+        found = self._invitations.wrong(name, self._clock())
+        if found is not None:
+            _log.warning(
+                "A request named an invitation and did not know its code (%d of %d): a machine between the "
+                "two sides may change what they send.",
+                found.wrong,
+                TRIES,
+            )
+
+    def join(self, name: str, public_key: str, *, nonce: str, nonce_expires: float) -> Invitation:
+        """Use up the nonce, authorise the key by the invitation; all durable before it returns.
+
+        Raises:
+            NotFound: It was withdrawn.
+            Conflict, Unauthorized: It is good for nothing any more, or the nonce was used before.
+            StorageError: It cannot be written.
+        """
+        self.store.use_nonce(nonce, nonce_expires)
+        key = parse_public(public_key)
+        joined = self._invitations.join(
+            name,
+            public_key,
+            self._clock(),
+            lambda invitation: self._authorized.allow(key, invitation.terms),
+        )
+        _log.info("%s joined: %s", joined.terms.name or "Somebody", fingerprint(key))
+        return joined
 
     def accept(
         self,

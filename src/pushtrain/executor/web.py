@@ -2,7 +2,8 @@
 
 A request is read raw and bounded, then its signature is checked, and only then is anything of it parsed and
 acted on (`calls`). Errors leave as signed JSON with their status; what nobody expected leaves as a signed 500
-that tells nothing, its traceback in the log. Only `/healthz` is open, and it says nothing.
+that tells nothing, its traceback in the log. Only `/healthz` is open, and it says nothing; the way in for who
+has an invitation is behind its secret (`joining`).
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -19,6 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from pushtrain.core.errors import NotFound, PushtrainError, TooLarge, UsageError
+from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.signing import (
     Message,
     Signed,
@@ -30,6 +32,7 @@ from pushtrain.core.signing import (
 )
 from pushtrain.core.wire import MAX_BODY, ErrorBody
 from pushtrain.executor.calls import ROUTES, Call, Handler, Reply, Service
+from pushtrain.executor.joining import Porch
 from pushtrain.executor.lines import Write
 from pushtrain.executor.stream import Streams
 
@@ -51,7 +54,7 @@ def create_app(service: Service, *, clock: Callable[[], float] = time.time) -> S
         clock: Seconds since the epoch.
     """
     door = _Door(service, clock, Streams(service))
-    routes = [Route("/healthz", _Health())]
+    routes = [Route("/healthz", _Health()), Route(JOIN, _Entrance(door, Porch(service, clock=clock)))]
     routes += [Route(path, _Resource(door, handlers)) for path, handlers in ROUTES.items()]
     routes.append(Route("/{rest:path}", _Resource(door, {})))
     app = Starlette(routes=routes)
@@ -125,6 +128,7 @@ class _Resource:
     def __init__(self, door: _Door, handlers: Mapping[str, Handler]) -> None:
         self._door = door
         self._handlers = handlers
+        self._methods = tuple(handlers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with contextlib.ExitStack() as held:
@@ -145,7 +149,8 @@ class _Resource:
         """Everything between the last byte of a request and the first of its answer; blocks."""
         signed = None
         try:
-            handler = self._handler(scope["method"])
+            self._check(scope["method"])
+            handler = self._handlers[scope["method"]]
             call = self._door.admit(_message(scope, raw), scope["path_params"])
             signed = call.signed
             reply = handler(call)
@@ -155,12 +160,11 @@ class _Resource:
             reply = self._told(error)
         return reply, self._door.seal(reply, signed)
 
-    def _handler(self, method: str) -> Handler:
-        if not self._handlers:
+    def _check(self, method: str) -> None:
+        if not self._methods:
             raise NotFound("There is nothing here.")
-        if method not in self._handlers:
+        if method not in self._methods:
             raise _NoSuchMethod("That cannot be done here.")
-        return self._handlers[method]
 
     def _told(self, error: Exception) -> Reply:
         if not isinstance(error, PushtrainError):
@@ -168,8 +172,35 @@ class _Resource:
             error = PushtrainError(
                 "The executor failed in a way that it did not expect.", mend="Its log tells more."
             )
-        headers = {"allow": ", ".join(self._handlers)} if isinstance(error, _NoSuchMethod) else {}
+        headers = {"allow": ", ".join(self._methods)} if isinstance(error, _NoSuchMethod) else {}
         return Reply(error.status, ErrorBody.of(error).model_dump_json().encode(), headers=headers)
+
+
+class _Entrance(_Resource):
+    """Where a guest with an invitation comes in; every answer to a proven request is proven, too."""
+
+    def __init__(self, door: _Door, porch: Porch) -> None:
+        super().__init__(door, {})
+        self._methods = ("POST",)
+        self._porch = porch
+
+    def _answer(
+        self,
+        scope: Scope,
+        raw: bytes | PushtrainError,
+        held: contextlib.ExitStack,  # noqa: ARG002  a guest gets no stream
+    ) -> tuple[Reply, Headers]:
+        guest, signed = None, None
+        try:
+            self._check(scope["method"])
+            guest = self._porch.admit(_message(scope, raw))
+            welcome, signed = self._porch.welcome(guest)
+            reply = Reply(body=welcome.model_dump_json().encode())
+        except Exception as error:  # noqa: BLE001  whatever it is, the caller gets a signed answer
+            reply = self._told(error)
+        if guest is not None:
+            reply = replace(reply, headers={**reply.headers, **guest.proof(reply.status, reply.body)})
+        return reply, self._door.seal(reply, signed)
 
 
 def _message(scope: Scope, raw: bytes | PushtrainError) -> Message:

@@ -96,7 +96,7 @@ class Connection:
         self._timeout = timeout
         self._clock = clock
         self._nonce = nonce
-        self._pool = _pool(self.url)
+        self._pool = pool(self.url)
 
     def close(self) -> None:
         """Close the kept connections."""
@@ -262,7 +262,12 @@ class Connection:
         )
 
 
-def _pool(url: str) -> urllib3.PoolManager:
+def pool(url: str) -> urllib3.PoolManager:
+    """Connections to an executor's address, through the proxy that the environment names.
+
+    Raises:
+        UsageError: It is no such address.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -13,19 +13,28 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pushtrain.core.errors import PushtrainError, StorageError, UsageError
-from pushtrain.core.signing import fingerprint, parse_public, public_text
+from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.plumbing.files import replace
 
 log = logging.getLogger(__name__)
 
-EntryT = TypeVar("EntryT")
+
+class Entry(Protocol):
+    """Whatever a line says of its key."""
+
+    @property
+    def public_key(self) -> str:
+        """The key, as it stands in the line."""
+
+
+EntryT = TypeVar("EntryT", bound=Entry)
 
 _OTHERS_WRITE: Final = 0o022
 _WORD: Final = re.compile(r"[^\s,#=]{1,200}")
@@ -37,11 +46,18 @@ class KeyFile(Generic[EntryT]):
     Args:
         path: The file; it need not exist.
         read: Makes an entry of a key and its options; raises ValueError where it does not understand them.
+        write: The options of an entry; an empty one is left out.
     """
 
-    def __init__(self, path: Path, read: Callable[[Ed25519PublicKey, Mapping[str, str]], EntryT]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        read: Callable[[Ed25519PublicKey, Mapping[str, str]], EntryT],
+        write: Callable[[EntryT], Mapping[str, str]],
+    ) -> None:
         self._path = path
         self._read = read
+        self._write = write
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int, int] | None = None
         self._entries: dict[str, EntryT] = {}
@@ -63,23 +79,37 @@ class KeyFile(Generic[EntryT]):
                 self._seen = seen
             return self._entries
 
-    def write(self, key: Ed25519PublicKey, options: Mapping[str, str]) -> EntryT:
-        """Put a key into the file, in place of a line that has it; every other line stays as it is.
+    def change(self, decide: Callable[[Mapping[str, EntryT]], Sequence[EntryT]]) -> Sequence[EntryT]:
+        """Put entries into the file, each in place of the line of its key; all at once, or none.
+
+        Args:
+            decide: Given the entries as they are now, while nobody else writes; says which to write. What it
+                raises changes nothing.
+
+        Returns:
+            What was written.
 
         Raises:
-            UsageError: The options would not be understood.
+            UsageError: An entry would read back as something else.
             StorageError: The file cannot be written.
         """
-        given = {name: value for name, value in options.items() if value}
+        with told(self._path, "The key file"), alone(self._path):
+            old = self._path.read_text("utf-8").splitlines() if self._path.exists() else []
+            new = decide(self.entries())
+            lines = dict(self._line(entry) for entry in new)
+            kept = [each for each in old if not lines.keys() & set(each.split()[:1])]
+            if lines:
+                replace(self._path, "\n".join([*kept, *lines.values(), ""]).encode())
+        return new
+
+    def _line(self, entry: EntryT) -> tuple[str, str]:
+        """An entry's key and its line."""
+        given = {name: value for name, value in self._write(entry).items() if value}
         for word in (word for value in given.values() for word in value.split(",")):
             check_word(word)
-        entry = self._entry(key, given)
-        line = " ".join([public_text(key), *(f"{name}={value}" for name, value in given.items())])
-        with told(self._path, "The key file"), _alone(self._path):
-            old = self._path.read_text("utf-8").splitlines() if self._path.exists() else []
-            kept = [each for each in old if each.split()[:1] != [public_text(key)]]
-            replace(self._path, "\n".join([*kept, line, ""]).encode())
-        return entry
+        key = entry.public_key
+        self._entry(parse_public(key), given)
+        return key, " ".join([key, *(f"{name}={value}" for name, value in given.items())])
 
     def _entry(self, key: Ed25519PublicKey, options: Mapping[str, str]) -> EntryT:
         try:
@@ -143,8 +173,8 @@ def told(path: Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One writer at a time, among all processes; the lock dies with its holder."""
+def alone(path: Path) -> Iterator[None]:
+    """One writer of a file or a folder at a time, among all processes; the lock dies with its holder."""
     file = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -65,6 +65,11 @@ class StateFolder:
         return self.root / "trusted_keys"
 
     @property
+    def invitations(self) -> Path:
+        """Invitations that `pushtrain invite` made, and what became of them."""
+        return self.root / "invitations"
+
+    @property
     def webhook_secret(self) -> Path:
         """The secret shared with the Git host, mode 0600."""
         return self.root / "webhook.secret"

@@ -182,7 +182,7 @@ def _executor(
         state,
         store,
         key=key,
-        grants=Authorized(state.authorized, owner=key.public_key()).lookup,
+        authorized=Authorized(state.authorized, owner=key.public_key()),
         mirrors=served,
         environments={kind: adapter(target, site) for kind, target in environments.items()},
         publisher=publisher,

@@ -1,0 +1,182 @@
+"""The one door that is open without a key's signature: `POST /v1/join`, behind an invitation's secret.
+
+The raw bytes are verified before anything of them is parsed, by the proof that only who knows the code can
+make. Whoever cannot is told one and the same, whatever the reason: no such invitation, a wrong proof, none at
+all. Only a request with the right proof learns that the code was used, has expired, or that a clock is wrong,
+and every answer to it carries a proof of its own, so that nobody in between can make one up.
+
+Guesses are few: an invitation that was named `core.invitation.TRIES` times without the right proof is
+worthless, and an executor answers only so many wrong requests a minute, whatever they name.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import ValidationError
+
+from pushtrain.core import strictjson
+from pushtrain.core.errors import Busy, PushtrainError, UsageError
+from pushtrain.core.invitation import (
+    NAME,
+    PROOF,
+    Introduction,
+    Invitation,
+    Welcome,
+    is_name,
+    nobodys,
+    unproven,
+)
+from pushtrain.core.model import ExecutorCard
+from pushtrain.core.signing import MAX_SKEW, Message, Signed, fingerprint, parse_public, verify_request
+from pushtrain.core.wire import JSON
+
+_BURST: Final = 30
+"""Wrong requests in a row that are looked at."""
+_PACE: Final = 1.0
+"""Wrong requests a second that are looked at, on the long run."""
+_NOBODYS: Final = nobodys(secrets.token_bytes(32))
+
+
+class House(Protocol):
+    """What this door needs of the executor. Every method may block, and may be called from any thread."""
+
+    def card(self) -> ExecutorCard:
+        """Who this is."""
+
+    def invitation(self, name: str) -> Invitation | None:
+        """The invitation that is called so, wherever it stands."""
+
+    def doubt(self, name: str) -> None:
+        """Note that a request named an invitation and did not prove its code."""
+
+    def join(self, name: str, public_key: str, *, nonce: str, nonce_expires: float) -> Invitation:
+        """Use up the nonce, authorise the key by the invitation; all durable before it returns.
+
+        Raises:
+            NotFound, Conflict, Unauthorized: The invitation is good for nothing any more.
+            StorageError: It cannot be written.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A request to join whose proof held."""
+
+    message: Message
+    invitation: Invitation
+
+    def proof(self, status: int, body: bytes) -> dict[str, str]:
+        """The header that goes with an answer."""
+        signature = self.message.headers.get("signature", "")
+        return {PROOF: self.invitation.answer(signature=signature, status=status, body=body)}
+
+
+class Porch:
+    """Lets guests in.
+
+    Args:
+        house: What stands behind.
+        clock: Seconds since the epoch.
+        ticks: Seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        house: House,
+        *,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._house = house
+        self._clock = clock
+        self._patience = _Patience(ticks)
+
+    def admit(self, message: Message) -> Guest:
+        """Whoever proves a code.
+
+        Raises:
+            Unauthorized: The proof does not hold.
+            Busy: Too many did not, just now.
+        """
+        self._patience.ask()
+        name, proof = message.headers.get(NAME, ""), message.headers.get(PROOF, "")
+        found = self._house.invitation(name) if is_name(name) else None
+        signature = message.headers.get("signature", "")
+        held = (found or _NOBODYS).proven(proof, signature=signature, body=message.body)
+        if found is None or not held:
+            self._patience.lose()
+            if found is not None:
+                self._house.doubt(name)
+            raise unproven()
+        return Guest(message, found)
+
+    def welcome(self, guest: Guest) -> tuple[Welcome, Signed]:
+        """Authorise the guest's key, by which the request is signed, too.
+
+        Raises:
+            PushtrainError: The request is not of our form, a clock is wrong, or the invitation is over.
+        """
+        key = _introduced(guest.message)
+
+        def lookup(key_id: str) -> Ed25519PublicKey | None:
+            return key if fingerprint(key) == key_id else None
+
+        name = guest.invitation.name
+        signed = verify_request(guest.message, lookup=lookup, audience=name, now=self._clock())
+        joined = self._house.join(
+            name,
+            Introduction.model_validate_json(guest.message.body).public_key,
+            nonce=f"{signed.key_id}:{signed.nonce}",
+            nonce_expires=signed.expires + MAX_SKEW,
+        )
+        return Welcome(card=self._house.card(), terms=joined.terms), signed
+
+
+def _introduced(message: Message) -> Ed25519PublicKey:
+    if message.headers.get("content-type") != JSON:
+        raise UsageError(f"A request to join is sent as {JSON}.")
+    strictjson.loads(message.body)
+    try:
+        return parse_public(Introduction.model_validate_json(message.body, strict=True).public_key)
+    except ValidationError as error:
+        raise UsageError(
+            "The body is no request to join.",
+            mend="Both sides may be of different versions: `pushtrain --version` on both.",
+        ) from error
+
+
+class _Patience:
+    """So many wrong requests at once, and so many a second."""
+
+    def __init__(self, ticks: Callable[[], float]) -> None:
+        self._ticks = ticks
+        self._guard = threading.Lock()
+        self._left = float(_BURST)
+        self._at = ticks()
+
+    def ask(self) -> None:
+        """Raise Busy while there were too many wrong ones."""
+        with self._guard:
+            now = self._ticks()
+            self._left = min(float(_BURST), self._left + (now - self._at) * _PACE)
+            self._at = now
+            if self._left >= 1:
+                return
+        raise _too_many()
+
+    def lose(self) -> None:
+        """One was wrong."""
+        with self._guard:
+            self._left -= 1
+
+
+def _too_many() -> PushtrainError:
+    return Busy(
+        "Too many requests to join came without the right code.",
+        mend="Try again in a minute; the executor's log tells more.",
+    )
