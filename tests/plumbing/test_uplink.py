@@ -1,0 +1,395 @@
+"""Uplinks: public addresses are reached and nothing else, whatever a job does; nothing is left behind.
+
+The owner's machine, its LAN and a small internet are network namespaces of the test (owners_network.py).
+What counts is what the servers there have seen, not what an attack reports.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from network_attacks import FORBIDDEN
+from owners_network import CAMPUS, NEIGHBOURS, PUBLIC, OwnersNetwork, owners_network
+from pushtrain.core.errors import ConfigError
+from pushtrain.plumbing import process
+from pushtrain.plumbing.uplink import RESOLVER, Uplink, Uplinks
+from pushtrain.testing import wait_until
+
+HERE = Path(__file__).parent.parent
+ATTACKS = HERE / "network_attacks.py"
+BUBBLEWRAP = (
+    "bwrap",
+    "--unshare-user",
+    "--unshare-pid",
+    "--cap-drop",
+    "ALL",
+    "--bind",
+    "/",
+    "/",
+    "--dev",
+    "/dev",
+)
+ORDINARY = ("setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups")
+GET = (
+    "import socket, sys; one = socket.create_connection((sys.argv[1], int(sys.argv[2])), 3);"
+    "print(one.getpeername()[0], one.recv(5))"
+)
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Why no uplink can be made on this machine, in the product's own words; or nothing."""
+    uplinks = Uplinks(tmp_path_factory.mktemp("probe"))
+    why, mend = uplinks.missing()
+    uplinks.close()
+    return f"{why} {mend}".strip()
+
+
+@pytest.fixture(scope="module")
+def network(probe: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnersNetwork]:
+    if probe:
+        pytest.skip(probe)
+    if os.geteuid() != 0:
+        pytest.skip("the owner's network is made of namespaces, which takes root here")
+    folder = tmp_path_factory.mktemp("network")
+    for one in (folder, *folder.parents[:3]):
+        one.chmod(0o755)  # an ordinary user looks in, too
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(owners_network(folder))
+        except RuntimeError as error:
+            pytest.skip(str(error))
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _nobody_reached_yet(request: pytest.FixtureRequest) -> None:
+    if "network" in request.fixturenames:
+        request.getfixturevalue("network").forget()
+
+
+class Attempt:
+    """An executor's process on the owner's machine that has taken one uplink."""
+
+    def __init__(self, talk: "subprocess.Popen[str]") -> None:
+        self._talk = talk
+        self.about = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._talk.stdout is not None
+        found: dict[str, Any] = json.loads(self._talk.stdout.readline())
+        return found
+
+    def run(self, *words: str | Path) -> dict[str, Any]:
+        """Run a command in the uplink."""
+        assert self._talk.stdin is not None
+        self._talk.stdin.write(json.dumps([*map(str, words)]) + "\n")
+        self._talk.stdin.flush()
+        return self._read()
+
+    def get(self, host: str, port: int = 80) -> str:
+        """What a connection to a server says, or the last line of the complaint."""
+        done = self.run(python(), "-c", GET, host, str(port))
+        return str(done["out"] or done["err"]).strip().splitlines()[-1]
+
+    def kill(self) -> None:
+        """Kill the executor outright."""
+        self._talk.kill()
+        self._talk.wait()
+
+
+def python() -> str:
+    """A Python that an ordinary user can start, too."""
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    real = Path(sys.executable).resolve()
+    if all(one.stat().st_mode & 0o5 == 0o5 for one in real.parents):
+        return sys.executable
+    return shutil.which(name, path="/usr/bin:/usr/local/bin") or pytest.skip(f"only root can start {real}")
+
+
+@contextlib.contextmanager
+def attempt(
+    network: OwnersNetwork,
+    tmp_path: Path,
+    *,
+    user: tuple[str, ...] = (),
+    around: tuple[str, ...] = BUBBLEWRAP,
+) -> Iterator[Attempt]:
+    """An attempt of an executor that runs as this user."""
+    folder = tmp_path / "caches"
+    folder.mkdir(exist_ok=True)
+    for one in (tmp_path, *tmp_path.parents[:3]):
+        one.chmod(one.stat().st_mode | 0o755)
+    folder.chmod(0o777)
+    (folder / "resolv.conf").write_text(f"nameserver {RESOLVER}\n")
+    if around:
+        around = (*around, "--ro-bind", str(folder / "resolv.conf"), "/etc/resolv.conf")
+    where = [one for one in sys.path if one] + [str(HERE.parent / "src")]
+    words = (*user, python(), str(HERE / "uplink_driver.py"), str(folder), *around)
+    with subprocess.Popen(
+        network.inside(words),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ":".join(where), "PYTHONDONTWRITEBYTECODE": "1"},
+    ) as talk:
+        assert talk.stdin is not None
+        try:
+            yield Attempt(talk)
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                talk.stdin.close()
+            talk.wait(timeout=20)
+
+
+@pytest.fixture(params=[(), ORDINARY], ids=["root", "ordinary"])
+def inside(request: pytest.FixtureRequest, network: OwnersNetwork, tmp_path: Path) -> Iterator[Attempt]:
+    with attempt(network, tmp_path, user=request.param) as found:
+        assert found.about == {"keeper": found.about.get("keeper"), "own_user_namespace": bool(request.param)}
+        yield found
+
+
+def test_a_job_reaches_public_addresses_and_names(inside: Attempt, network: OwnersNetwork) -> None:
+    assert inside.get(PUBLIC) == f"{PUBLIC} b'hello'"
+    assert inside.get("public.test") == f"{PUBLIC} b'hello'"
+    assert {f"tcp {PUBLIC}:80"} <= network.reached()
+
+
+@pytest.mark.slow
+def test_a_job_reaches_nothing_of_the_owners_in_any_way(inside: Attempt, network: OwnersNetwork) -> None:
+    done = inside.run(python(), ATTACKS)
+    results = json.loads(done["out"])
+    assert len(results) > 100
+    assert {way for way, result in results.items() if result == "reached"} == set()
+    assert network.reached() == set()
+    assert inside.get(PUBLIC) == f"{PUBLIC} b'hello'", "the uplink itself still works"
+
+
+@pytest.mark.slow
+def test_a_name_that_turns_private_leads_nowhere(inside: Attempt, network: OwnersNetwork) -> None:
+    answers = {inside.get("rebind.test") for _ in range(6)}
+    assert f"{PUBLIC} b'hello'" in answers
+    assert not any(NEIGHBOURS[1] in one for one in answers)
+    assert "No route to host" in inside.get("lan.test")
+    assert network.reached() <= {f"tcp {PUBLIC}:80", "udp 192.168.77.1:53"}
+
+
+@pytest.mark.slow
+def test_all_power_over_its_own_namespace_opens_no_way(network: OwnersNetwork, tmp_path: Path) -> None:
+    """The router decides: even a job that could change its routes reaches nothing more."""
+    for user in ((), ORDINARY):
+        with attempt(network, tmp_path, user=user, around=()) as one:
+            caps = () if not user else ("unshare", "--user", "--map-root-user")
+            for refused in ("192.168.0.0/16", "10.0.0.0/8", "169.254.0.0/16"):
+                one.run(*caps, "ip", "route", "del", "unreachable", refused)
+            for address in FORBIDDEN:
+                one.run("ip", "route", "replace", address, "via", "10.0.2.1", "dev", "eth0", "onlink")
+            results = json.loads(one.run(python(), ATTACKS)["out"])
+            assert network.reached() == set(), user
+            assert results["tcp 192.168.77.5"] != "reached"
+
+
+@pytest.mark.slow
+def test_a_network_that_the_machine_joins_later_is_refused(network: OwnersNetwork, tmp_path: Path) -> None:
+    with attempt(network, tmp_path) as one:
+        assert one.get(CAMPUS) == f"{CAMPUS} b'hello'", "so far it is somewhere on the internet"
+        network.run("ip", "addr", "add", "141.20.1.2/24", "dev", "lan0")
+        try:
+            wait_until(lambda: "hello" not in one.get(CAMPUS))
+            network.forget()
+            assert "hello" not in one.get("141.20.1.2"), "nor is the machine itself reached there"
+            assert network.reached() == set()
+        finally:
+            network.run("ip", "addr", "del", "141.20.1.2/24", "dev", "lan0")
+        with attempt(network, tmp_path) as other:
+            assert other.get(CAMPUS) == f"{CAMPUS} b'hello'"
+
+
+def test_a_network_that_the_machine_is_in_is_refused_from_the_start(
+    network: OwnersNetwork, tmp_path: Path
+) -> None:
+    network.run("ip", "addr", "add", "141.20.1.2/24", "dev", "lan0")
+    try:
+        with attempt(network, tmp_path) as one:
+            assert "No route to host" in one.get(CAMPUS)
+            assert "No route to host" in one.get("141.20.1.2")
+            assert network.reached() == set()
+    finally:
+        network.run("ip", "addr", "del", "141.20.1.2/24", "dev", "lan0")
+
+
+@pytest.mark.slow
+def test_attempts_cannot_reach_each_other(network: OwnersNetwork, tmp_path: Path) -> None:
+    listen = (
+        "import os, socket\none = socket.create_server(('', 7000))\n"
+        "if os.fork() == 0:\n  os.setsid(); os.close(1); os.close(2); one.settimeout(10); one.accept()\n"
+    )
+    with attempt(network, tmp_path, around=()) as one, attempt(network, tmp_path, around=()) as other:
+        assert one.run(python(), "-c", listen)["code"] == 0
+        for address in ("10.0.2.100", "10.0.2.1", "127.0.0.1", "192.168.77.2"):
+            complaint = other.get(address, 7000)
+            assert "refused" in complaint or "No route" in complaint
+        assert "IndexError" in one.run(python(), "-c", GET, "127.0.0.1")["err"]
+        assert one.get("127.0.0.1", 7000) == "127.0.0.1 b''", "its own loopback works"
+
+
+# --- beginning and end ------------------------------------------------------------------------------------
+
+
+def alive(keeper: int) -> list[int]:
+    return [one for one in (keeper, *process.descendants(keeper)) if process.start_time(one) is not None]
+
+
+@pytest.fixture
+def uplinks(probe: str, tmp_path: Path) -> Iterator[Uplinks]:
+    if probe:
+        pytest.skip(probe)
+    found = Uplinks(tmp_path)
+    yield found
+    found.close()
+
+
+def gone(pids: list[int]) -> bool:
+    return not any((found := process.stat(pid)) and found.state not in "ZX" for pid in pids)
+
+
+def test_an_uplink_ends_with_the_last_who_holds_it(uplinks: Uplinks) -> None:
+    one = uplinks.take()
+    pids = alive(one.pid)
+    assert len(pids) == 2, "a keeper and slirp4netns"
+    held = os.dup(one.control)
+    one.close()
+    assert not gone(pids)
+    os.close(held)
+    wait_until(lambda: gone(pids))
+
+
+def test_an_uplink_does_not_outlive_an_executor_that_is_killed(inside: Attempt) -> None:
+    pids = alive(inside.about["keeper"])
+    assert len(pids) == 2
+    inside.kill()
+    wait_until(lambda: gone(pids))
+
+
+def test_slirp4netns_does_not_outlive_its_keeper(inside: Attempt) -> None:
+    pids = alive(inside.about["keeper"])
+    assert len(pids) == 2
+    os.kill(pids[0], signal.SIGKILL)
+    wait_until(lambda: gone(pids))
+    assert "hello" not in inside.get(PUBLIC)
+
+
+def test_a_keeper_does_not_outlive_slirp4netns(uplinks: Uplinks) -> None:
+    """An uplink whose forwarder has ended reaches nothing; it is not given to anybody."""
+    one = uplinks.take()
+    pids = alive(one.pid)
+    os.kill(pids[1], signal.SIGKILL)
+    wait_until(lambda: gone(pids))
+    one.close()
+
+
+def test_one_is_ready_before_it_is_asked_for_and_each_is_another(uplinks: Uplinks) -> None:
+    assert uplinks.missing() == ("", "")
+    taken = [uplinks.take() for _ in range(3)]
+    spaces = {os.fstat(one.net).st_ino for one in taken}
+    assert len(spaces) == 3
+    for one in taken:
+        one.close()
+
+
+def test_a_spare_that_died_is_not_given_out(uplinks: Uplinks) -> None:
+    uplinks.missing()
+    spare = uplinks._spare
+    assert isinstance(spare, Uplink)
+    os.kill(spare.pid, signal.SIGKILL)
+    wait_until(lambda: not spare.alive())
+    one = uplinks.take()
+    assert one.pid != spare.pid
+    assert one.alive()
+    one.close()
+
+
+def test_keepers_are_reaped(uplinks: Uplinks) -> None:
+    one = uplinks.take()
+    one.close()
+    wait_until(lambda: gone([one.pid]))
+    uplinks.take().close()
+    assert process.stat(one.pid) is None
+
+
+# --- what is missing --------------------------------------------------------------------------------------
+
+
+def test_a_missing_slirp4netns_is_told_with_the_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    why, mend = Uplinks(tmp_path).missing()
+    assert "slirp4netns is not installed" in why
+    assert "`sudo apt install slirp4netns`" in mend
+    with pytest.raises(ConfigError, match="apt install"):
+        Uplinks(tmp_path).take()
+
+
+@pytest.mark.usefixtures("uplinks")
+def test_a_slirp4netns_that_fails_says_why(tmp_path: Path) -> None:
+    program = tmp_path / "slirp4netns"
+    program.write_text("#!/bin/sh\necho first >&2\necho no such luck >&2\nexit 1\n")
+    program.chmod(0o755)
+    why, _ = Uplinks(tmp_path, str(program)).missing()
+    assert "no such luck" in why
+
+
+def test_a_missing_tun_is_told_with_the_mend(network: OwnersNetwork, tmp_path: Path) -> None:
+    with hidden_tun(network, "umount /dev/net/tun; mount -t tmpfs none /dev/net", tmp_path) as about:
+        assert "There is no /dev/net/tun" in about["why"]
+        assert "`sudo modprobe tun`" in about["mend"]
+
+
+def test_a_tun_that_may_not_be_opened_is_told_with_the_mend(network: OwnersNetwork, tmp_path: Path) -> None:
+    with hidden_tun(network, "umount /dev/net/tun; chmod 600 /dev/net/tun", tmp_path, ORDINARY) as about:
+        assert "may not be opened" in about["why"]
+        assert "`sudo chmod 0666 /dev/net/tun`" in about["mend"]
+
+
+def test_user_namespaces_that_are_forbidden_are_told_with_the_mend(
+    network: OwnersNetwork, tmp_path: Path
+) -> None:
+    forbid = (
+        "unshare --user --map-root-user sh -c 'echo 0 > /proc/sys/user/max_user_namespaces; exec \"$@\"' -"
+    )
+    with attempt(
+        network, tmp_path, user=("sh", "-c", f'exec {forbid} "$@"', "-", *without_capabilities())
+    ) as one:
+        assert "may not make network namespaces" in one.about["why"]
+        assert "sudo sysctl -w" in one.about["mend"]
+
+
+def without_capabilities() -> tuple[str, ...]:
+    return ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+
+
+@contextlib.contextmanager
+def hidden_tun(
+    network: OwnersNetwork, how: str, tmp_path: Path, user: tuple[str, ...] = ()
+) -> Iterator[dict[str, Any]]:
+    """What an executor says in a mount namespace in which this was done."""
+    script = f'{how}; exec "$@"'
+    words = ("unshare", "--mount", "--propagation", "private", "sh", "-c", script, "-", *user)
+    with attempt(network, tmp_path, user=words) as one:
+        yield one.about
+
+
+def test_the_words_that_enter_are_tried_by_others_in_vain(uplinks: Uplinks) -> None:
+    """A descriptor that was not handed over is no way in."""
+    one = uplinks.take()
+    done = subprocess.run((*one.enter, "true"), capture_output=True, check=False)
+    assert done.returncode != 0
+    one.close()
