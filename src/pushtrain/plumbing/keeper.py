@@ -11,7 +11,7 @@ addresses, the networks that it is in, VPNs. A job enters its own namespace alon
 there (binding a socket to a device, source routes, new routes should it ever get a capability) changes what
 the router forwards. A second namespace is needed: routes beside the job's own sockets are passed over by
 `SO_BINDTODEVICE`, and slirp4netns then connects to the machine's own 127.0.0.1 although told not to
-(docs/decisions/0016-uplinks.md). New addresses and routes of the machine are refused as the kernel tells of
+(docs/decisions/0014-uplinks.md). New addresses and routes of the machine are refused as the kernel tells of
 them, within milliseconds; private ranges are refused whether it has them or not.
 
 As an ordinary user the router belongs to a user namespace, and the job's to another one inside it, in which
