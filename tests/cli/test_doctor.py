@@ -228,7 +228,7 @@ def test_without_a_repository_it_says_what_up_does(patient: Patient) -> None:
 
 def _repo(remote: str) -> Any:
     from pushtrain.core.settings import Repository
-    from pushtrain.plumbing.git import key_of
+    from pushtrain.plumbing.remotes import key_of
 
     return Repository(key=key_of(remote), remote=remote)
 

@@ -15,17 +15,10 @@ from pushtrain.core.errors import (
     StorageError,
     UsageError,
 )
-from pushtrain.plumbing.gitcommand import (
-    BrokenRepository,
-    Git,
-    check_commit,
-    check_ref,
-    explain,
-    key_of,
-    masked,
-    validate_remote,
-)
+from pushtrain.plumbing.complaint import BrokenRepository, explain
+from pushtrain.plumbing.gitcommand import Git
 from pushtrain.plumbing.process import Completed
+from pushtrain.plumbing.remotes import check_commit, check_ref, key_of, masked, validate_remote
 
 
 def test_a_remote_that_never_answers_is_given_up_after_its_time() -> None:

@@ -26,7 +26,8 @@ from pushtrain.core.model import Run, TrainCommand
 from pushtrain.core.overrides import Overrides, overridden
 from pushtrain.core.settings import Repository, Settings
 from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.git import Mirror, key_of
+from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.remotes import key_of
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.sender.delivery import Delivered, Executors, Refused, Undelivered
 from pushtrain.sender.kept import Entry, KeptCommands

@@ -14,7 +14,7 @@ from typing import Final
 
 from pushtrain.core.errors import GitError, NotFound
 from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.gitcommand import check_ref
+from pushtrain.plumbing.remotes import check_ref
 from pushtrain.ports import Stop
 
 PATIENCE: Final = 1800.0

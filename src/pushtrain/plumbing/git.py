@@ -21,16 +21,9 @@ from pushtrain.core.errors import GitError, NotFound
 from pushtrain.core.model import NO_COMMIT
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.checkout import Checkout, PristineTree
-from pushtrain.plumbing.gitcommand import (
-    BrokenRepository,
-    Git,
-    check_commit,
-    check_ref,
-    is_local,
-    key_of,
-    masked,
-    validate_remote,
-)
+from pushtrain.plumbing.complaint import BrokenRepository
+from pushtrain.plumbing.gitcommand import Git
+from pushtrain.plumbing.remotes import check_commit, check_ref, is_local, key_of, masked, validate_remote
 from pushtrain.ports import Stop
 
 __all__ = [

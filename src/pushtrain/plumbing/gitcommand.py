@@ -3,36 +3,32 @@
 Rules that hold for every call:
 
 - git runs only in repositories that we made and that no job can write.
+- What a repository holds is checked before any of it is written: an object that Git itself would call broken
+  or dangerous is not taken in, and a fetch is limited in bytes, memory and time.
 - A remote is a URL that `validate_remote` let pass: https, http, ssh, or a folder of this machine; never a
   password, never a transport helper, never something that git could take for an option.
 - Credentials come from the user's own git configuration and its helpers, from an SSH agent or key, or from a
   token. The token travels in the environment of that one git process and answers only for the remote's own
   host; with a token no other helper is asked, so none can write it down.
+- What the owner did not name, such as a submodule's URL, is asked for as a stranger: without any credential,
+  configuration or agent of the owner's, over http(s) alone, no redirect followed.
 - Nothing prompts: git has no terminal (a session of its own) and ssh runs in batch mode.
 """
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import resource
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import TypeAdapter, ValidationError
-
-from pushtrain.core.errors import (
-    CredentialError,
-    GitError,
-    NotFound,
-    PushRejected,
-    PushtrainError,
-    StorageError,
-    UsageError,
-)
-from pushtrain.core.model import RepositoryKey
+from pushtrain.core.errors import GitError, StorageError
 from pushtrain.plumbing import process
+from pushtrain.plumbing.complaint import PrintedTooMuch, explain
+from pushtrain.plumbing.remotes import is_local
 from pushtrain.ports import Stop
 
 SAFE: Final = (
@@ -41,148 +37,68 @@ SAFE: Final = (
     "core.attributesFile=/dev/null",
     "core.autocrlf=false",
     "core.symlinks=true",
+    "core.protectHFS=true",
+    "core.protectNTFS=true",
+    "core.sparseCheckout=false",
+    "core.splitIndex=false",
+    "safe.bareRepository=explicit",
+    "fetch.fsckObjects=true",
     "gc.auto=0",
     "maintenance.auto=false",
     "advice.detachedHead=false",
     "fetch.recurseSubmodules=false",
     "push.recurseSubmodules=no",
     "push.gpgSign=false",
+    "push.followTags=false",
+    "submodule.recurse=false",
+    "log.showSignature=false",
+    "transfer.bundleURI=false",
+    "http.followRedirects=initial",
     "http.lowSpeedLimit=1000",
     "http.lowSpeedTime=60",
 )
 """Configuration of every call; it wins over the user's and the system's."""
+
+_FORGIVEN: Final = (
+    "badDate", "badDateOverflow", "badEmail", "badName", "badTagName", "badTimezone", "missingEmail",
+    "missingNameBeforeEmail", "missingSpaceBeforeDate", "missingSpaceBeforeEmail", "missingTaggerEntry",
+    "multipleAuthors", "zeroPaddedDate", "zeroPaddedFilemode",
+)  # fmt: skip
+"""What old tools wrote into commits that are in many repositories for good; none of it does anything here."""
+FETCH: Final = (
+    "transfer.unpackLimit=1",
+    "fetch.writeCommitGraph=false",
+    *(f"fetch.fsck.{name}=ignore" for name in _FORGIVEN),
+)
+"""Configuration of a fetch: it arrives as one pack, and old sins are no reason to refuse it."""
+GUARDED: Final = {resource.RLIMIT_DATA: 2 * 1024**3}
+"""Memory of a git process that reads what a stranger wrote: a few bytes of a pack may mean any number."""
+LONGEST: Final = 3600.0
+"""Seconds that a fetch or a checkout may take."""
+_LONGEST: Final = 600.0
+"""Seconds that any other command may take for which nobody said otherwise."""
 
 _KEPT: Final = re.compile(
     r"GIT_(SSH|SSH_COMMAND|SSH_VARIANT|EXEC_PATH|SSL_\w+|HTTP_\w+|PROXY_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM)"
     r"|CONFIG_(COUNT|KEY_\d+|VALUE_\d+))"
 )
 """The only GIT_ variables of ours that git sees: a hook's GIT_DIR must not lead it elsewhere."""
+_OF_A_STRANGER: Final = re.compile(
+    r"GIT_(SSL_(NO_VERIFY|CAINFO|CAPATH|VERSION|CIPHER_LIST)|HTTP_\w+|PROXY_SSL_CAINFO|EXEC_PATH)"
+)
+"""Of these, what says nothing of who the owner is."""
+_OWNERS: Final = re.compile(
+    r"SSH_\w+|KRB5\w*|XDG_CONFIG_HOME|NETRC|HOME|PUSHTRAIN_\w+|\w*(TOKEN|SECRET|PASSWORD)\w*"
+)
+"""Variables that could lead a program to the owner's credentials."""
+_NETWORK: Final = r"^http\.(proxy|proxyauthmethod|proxysslcainfo|sslcainfo|sslcapath|sslbackend)$"
 
 _ANSWER: Final = (
     '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n"'
     ' "${PUSHTRAIN_GIT_USER:-x-access-token}" "$PUSHTRAIN_GIT_TOKEN"; }; f'
 )
-_SCP: Final = re.compile(
-    r"(?P<user>[A-Za-z0-9_][A-Za-z0-9._-]*@)?(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?P<path>[^:]+)"
-)
-_CONTROL: Final = re.compile(r"[\x00-\x20\x7f]")
-_TOKEN_LIKE: Final = re.compile(r"(gh[oprsu]_|github_pat_|glpat-)|.{40,}")
-_REF: Final = re.compile(r"refs/(?!.*(\.\.|//|@\{|/\.|\.lock(/|$)))[^\x00-\x20\x7f~^:?*\[\\]+(?<![/.])")
-_LONGEST: Final = 1000
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+@")
-_KEY: Final[TypeAdapter[str]] = TypeAdapter(RepositoryKey)
-
-
-# --- names that come from outside -------------------------------------------------------------------------
-
-
-def validate_remote(url: str) -> str:
-    """The remote as it is, when git may be given it.
-
-    Raises:
-        UsageError: It holds a password, names a transport that we do not speak, or could be an option.
-    """
-    head = url.partition("/")[0]
-    if not 0 < len(url) <= _LONGEST or _CONTROL.search(url) or url.startswith("-") or "::" in head:
-        raise _bad_remote(url, "is not a Git URL")
-    if "://" not in url:
-        if not url.startswith("/") and not _SCP.fullmatch(url):
-            raise _bad_remote(url, "is neither a URL nor an absolute path")
-        return url
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise _bad_remote(url, "is not a Git URL") from error
-    if parts.scheme not in {"https", "http", "ssh", "file"}:
-        raise _bad_remote(url, f"uses {parts.scheme}://, which is not one of https, ssh, http and file")
-    if parts.password is not None or (parts.username and _TOKEN_LIKE.match(parts.username)):
-        raise UsageError(
-            "The remote's URL holds a password or token.",
-            mend="Write it without, and use git's credential helper, an SSH key or PUSHTRAIN_GIT_TOKEN.",
-        )
-    host = parts.hostname or ""
-    if parts.scheme != "file" and (not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.:-]*", host) or port == 0):
-        raise _bad_remote(url, "names no host")
-    if parts.query or parts.fragment or (parts.username or "").startswith("-"):
-        raise _bad_remote(url, "is not a Git URL")
-    if parts.scheme == "file" and host not in {"", "localhost"}:
-        raise _bad_remote(url, "names a folder of another machine")
-    return url
-
-
-def _bad_remote(url: str, why: str) -> UsageError:
-    shown = masked(url)[:120]
-    why = "holds a space or a control character" if _CONTROL.search(url) else why
-    return UsageError(
-        f"The remote {shown!r} {why}.",
-        mend="Use https://HOST/PATH, ssh://USER@HOST/PATH, USER@HOST:PATH, or a folder's absolute path.",
-    )
-
-
-def masked(text: str) -> str:
-    """The text with user names and passwords of URLs taken out, fit to be shown."""
-    return _USERINFO.sub("***@", text)
-
-
-def key_of(url: str) -> str:
-    """The repository key of a remote: `github.com/octo/hello`; `localhost/srv/x` for a folder.
-
-    Raises:
-        UsageError: The remote is not valid, or has characters that a key cannot hold.
-    """
-    validate_remote(url)
-    scp = None if "://" in url or url.startswith("/") else _SCP.fullmatch(url)
-    if scp:
-        host, path = scp["host"], scp["path"]
-    elif "://" in url:
-        parts = urlsplit(url)
-        host, path = parts.hostname or "localhost", unquote(parts.path)
-        standard = {"https": 443, "http": 80, "ssh": 22}.get(parts.scheme)
-        if parts.port is not None and parts.port != standard:
-            host = f"{host}:{parts.port}"
-    else:
-        host, path = "localhost", url
-    path = path.strip("/").removesuffix(".git").rstrip("/")
-    key = f"{host.lower()}/{path}"
-    try:
-        return _KEY.validate_python("" if set(path.split("/")) & {".", ".."} else key)
-    except ValidationError as error:
-        raise UsageError(
-            f"No repository key follows from {masked(url)!r}.",
-            mend="Name one beside the remote: `key` in settings.toml, as host/path.",
-        ) from error
-
-
-def is_local(url: str) -> bool:
-    """Whether a remote is a folder of this machine."""
-    return url.startswith(("/", "file://"))
-
-
-def check_ref(ref: str) -> str:
-    """The ref as it is, when it is a full and legal one.
-
-    Raises:
-        UsageError: It is not.
-    """
-    if len(ref) > _LONGEST or not _REF.fullmatch(ref):
-        raise UsageError(f"{ref[:120]!r} is not a full ref name.", mend="Write it as refs/heads/NAME.")
-    return ref
-
-
-def check_commit(commit: str) -> str:
-    """The commit as it is, when it is a full object id.
-
-    Raises:
-        UsageError: It is not.
-    """
-    if not _COMMIT.fullmatch(commit):
-        raise UsageError(f"{commit[:80]!r} is not a full commit id.", mend="Write all 40 (or 64) hex digits.")
-    return commit
-
-
-# --- the command ------------------------------------------------------------------------------------------
+_COMPLAINT: Final = 256 * 1024
+"""Bytes kept of what git complains of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +110,8 @@ class Git:
     remote: str = ""
     """The remote that the token answers for."""
     token: str = field(default="", repr=False)
+    stranger: bool = False
+    """Whether the remote is asked without anything of the owner's."""
 
     def run(
         self,
@@ -205,7 +123,9 @@ class Git:
         doing: str = "",
         ok: Sequence[int] = (0,),
         limit: int = 64 * 1024 * 1024,
-        timeout: float | None = None,
+        timeout: float = _LONGEST,
+        take: Callable[[bytes], None] | None = None,
+        caps: Mapping[int, int] | None = None,
     ) -> process.Completed:
         """Run `git ARGS` and return how it ended.
 
@@ -217,12 +137,22 @@ class Git:
             config: More `key=value` settings.
             doing: For the error: `fetch from github.com/octo/hello`.
             ok: Exit codes that are an answer, not a failure.
-            limit: Bytes it may print; more is an error.
+            limit: Bytes it may print; more is an error, and ends it.
             timeout: Seconds it may take.
+            take: Gets what it prints instead, piece by piece; what it raises ends git.
+            caps: Resource limits, by their `RLIMIT_` number.
 
         Raises:
-            GitError: It failed (CredentialError, PushRejected, NotFound, StorageError where that is why).
+            GitError: It failed (CredentialError, PushRejected, UnsafeContent, NotFound, StorageError where
+                that is why).
         """
+        printed = bytearray()
+
+        def keep(piece: bytes) -> None:
+            printed.extend(piece)
+            if len(printed) > limit:
+                raise PrintedTooMuch(f"git printed more than {limit} bytes when asked to {doing or args[0]}.")
+
         argv: list[str | Path] = ["git"]
         if self.folder is not None:
             argv.append(f"--git-dir={self.folder}")
@@ -235,8 +165,10 @@ class Git:
                 env={**self._environment(), **(env or {})},
                 stop=stop,
                 input=input,
-                limit=limit,
+                limit=_COMPLAINT,
                 timeout=timeout,
+                take=take or keep,
+                caps=caps,
             )
         except TimeoutError as error:
             raise GitError(
@@ -249,11 +181,11 @@ class Git:
             raise GitError("git is not installed.", mend="Install it: `apt install git`.") from error
         if done.code not in ok:
             raise explain(done, doing or str(args[0]))
-        if done.cut:
-            raise GitError(f"git printed more than {limit} bytes when asked to {doing or args[0]}.")
-        return done
+        return replace(done, out=bytes(printed))
 
     def _credentials(self) -> tuple[str, ...]:
+        if self.stranger:
+            return ("credential.helper=", "core.askPass=", "http.followRedirects=false", *_network())
         if not self.token or not self.remote.startswith(("https://", "http://")):
             return ()
         parts = urlsplit(self.remote)
@@ -268,108 +200,60 @@ class Git:
         }
         for name in ("PUSHTRAIN_GIT_TOKEN", "SSH_ASKPASS", "LANGUAGE"):
             kept.pop(name, None)
+        if self.stranger:
+            return _as_a_stranger(kept) | _ALWAYS
         if self.token:
             kept["PUSHTRAIN_GIT_TOKEN"] = self.token
         ssh = self.remote.startswith("ssh://") or ("://" not in self.remote and not is_local(self.remote))
         if self.remote and ssh and not kept.keys() & {"GIT_SSH", "GIT_SSH_COMMAND"} and not _own_ssh():
-            kept["GIT_SSH_COMMAND"] = "ssh -oBatchMode=yes -oConnectTimeout=20 -oServerAliveInterval=20"
-        return {
-            **kept,
-            "LC_ALL": "C",
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ALLOW_PROTOCOL": "https:http:ssh:file",
-            "GIT_LFS_SKIP_SMUDGE": "1",
-            "GIT_OPTIONAL_LOCKS": "0",
-            "GIT_NO_REPLACE_OBJECTS": "1",
-        }
+            kept["GIT_SSH_COMMAND"] = _SSH
+        return {**kept, "GIT_ALLOW_PROTOCOL": "https:http:ssh:file"} | _ALWAYS
+
+
+_SSH: Final = "ssh -a -x -oBatchMode=yes -oConnectTimeout=20 -oServerAliveInterval=20"
+_ALWAYS: Final = {
+    "LC_ALL": "C",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_PROTOCOL_FROM_USER": "0",
+    "GIT_LFS_SKIP_SMUDGE": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+}
+
+
+def _as_a_stranger(kept: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which git finds no home, no agent, no ticket, no token and no configuration."""
+    plain = {
+        name: value
+        for name, value in kept.items()
+        if _OF_A_STRANGER.fullmatch(name) or not (name.startswith("GIT_") or _OWNERS.fullmatch(name))
+    }
+    return {
+        **plain,
+        "HOME": os.devnull,
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_ASKPASS": "true",
+        "GIT_ALLOW_PROTOCOL": "https:http",
+    }
+
+
+@cache
+def _network() -> tuple[str, ...]:
+    """How the owner's configuration says that the network is reached: proxy and certificates, no more."""
+    try:
+        done = process.run(["git", "config", "--null", "--get-regexp", _NETWORK], cwd=Path("/"), timeout=20)
+    except (OSError, TimeoutError):
+        return ()
+    entries = (entry.partition("\n") for entry in done.out.decode("utf-8", "replace").split("\0") if entry)
+    return tuple(f"{name}={value}" for name, _, value in entries)
 
 
 @cache
 def _own_ssh() -> bool:
     """Whether the user's git configuration names an ssh command; ours would hide it."""
     try:
-        return process.run(["git", "config", "--get", "core.sshCommand"], cwd=Path("/")).code == 0
-    except OSError:
+        done = process.run(["git", "config", "--get", "core.sshCommand"], cwd=Path("/"), timeout=20)
+    except (OSError, TimeoutError):
         return False
-
-
-# --- what went wrong --------------------------------------------------------------------------------------
-
-_NO_ACCESS: Final = re.compile(
-    r"authentication failed|could not read (username|password)|permission denied \(|terminal prompts disabled"
-    r"|returned error: 40[137]|invalid (username|credentials)|host key verification failed|access denied"
-    r"|permission to \S+ denied|write access to repository not granted|insufficient permission"
-)
-_ABSENT: Final = re.compile(
-    r"repository '?[^\n]*not found|returned error: 404|does not appear to be a git repository"
-    r"|does not exist|couldn't find remote ref"
-)
-_NO_NETWORK: Final = re.compile(
-    r"could not resolve host|connection (refused|timed out|reset)|could not connect|failed to connect"
-    r"|network is unreachable|early eof|hung up|operation too slow|timed out|gnutls|ssl|returned error: 5\d\d"
-    r"|rpc failed"
-)
-_NO_SPACE: Final = re.compile(r"no space left|disk quota exceeded|input/output error|read-only file system")
-_DECLINED: Final = re.compile(
-    r"\[remote rejected\][^\n]*(hook declined|protected branch|declined|denied|prohibited|refusing)"
-    r"|gh00\d|hook declined"
-)
-_MOVED: Final = re.compile(
-    r"\[rejected\]|fetch first|non-fast-forward|\[remote rejected\]|failed to update ref"
-    r"|cannot lock ref|incorrect old value|reference already exists|remote ref updated since"
-)
-_BROKEN: Final = re.compile(
-    r"object file \S+ is empty|loose object \S+ .*corrupt|packfile \S+ (is|cannot|does)|inflate:|bad object"
-    r"|index file (corrupt|smaller)|unable to read (tree|sha1)|missing (blob|tree|commit)"
-    r"|not a git repository"
-)
-
-
-class BrokenRepository(GitError):
-    """Our own copy is damaged, by a power failure perhaps; it can be made anew."""
-
-    code = "git-broken"
-
-
-def explain(done: process.Completed, doing: str) -> PushtrainError:
-    """The error that fits a failed git command: what failed, its own last words, and the mend."""
-    said = done.complaint
-    lower = said.lower()
-    words = _last_words(said) or f"exit code {done.code}"
-    failed = f"git could not {doing}: {words}"
-    if not failed.endswith("."):
-        failed += "."
-    if _NO_SPACE.search(lower):
-        return StorageError(failed, mend="Free some space, or look at the disk.")
-    if _NO_ACCESS.search(lower):
-        mend = (
-            "Give git access: a credential helper, an SSH key that needs no prompt, or PUSHTRAIN_GIT_TOKEN."
-        )
-        return CredentialError(failed, mend=mend)
-    if _DECLINED.search(lower):
-        return GitError(
-            failed, mend="The host's rules refused the push: protected branch, hook, or file size."
-        )
-    if _MOVED.search(lower):
-        return PushRejected(failed, mend="Fetch and try again.")
-    if _ABSENT.search(lower):
-        mend = "Check the remote in settings.toml; hosts also say so when the credentials lack access."
-        return NotFound(failed, mend=mend)
-    if _NO_NETWORK.search(lower):
-        return GitError(failed, mend="Check the network; it is tried again.")
-    if _BROKEN.search(lower):
-        return BrokenRepository(
-            failed, mend="Delete the repository's folder below the state folder; it is rebuilt."
-        )
-    return GitError(failed)
-
-
-def _last_words(said: str) -> str:
-    """The lines of git's complaint that tell the cause, without credentials."""
-    lines = [line.strip() for line in masked(said).splitlines()]
-    telling = [
-        line for line in lines if line and not line.startswith(("hint:", "warning:", "To ", "remote: \n"))
-    ]
-    blunt = [line for line in telling if re.match(r"(fatal|error|remote|ERROR|ssh|!)", line)]
-    text = "; ".join(dict.fromkeys(blunt or telling))
-    return text if len(text) <= 500 else f"…{text[-500:]}"  # noqa: PLR2004  a message, not a log
+    return done.code == 0

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import GitError
-from pushtrain.plumbing.gitcommand import Git, is_local, validate_remote
+from pushtrain.plumbing.gitcommand import Git
+from pushtrain.plumbing.remotes import is_local, validate_remote
 from pushtrain.ports import Stop
 
 _POINTER: Final = re.compile(

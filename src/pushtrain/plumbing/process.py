@@ -10,6 +10,7 @@ pidfds, always with the start time as a second witness, because pids are used ag
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -71,6 +72,8 @@ def run(
     input: bytes | None = None,  # noqa: A002  the word that subprocess uses
     limit: int = 64 * 1024 * 1024,
     line: Callable[[str], None] | None = None,
+    take: Callable[[bytes], None] | None = None,
+    caps: Mapping[int, int] | None = None,
     patience: float = _PATIENCE,
 ) -> Completed:
     """Run a program to its end.
@@ -85,6 +88,8 @@ def run(
         limit: Bytes kept of each output stream; the rest is read and dropped.
         line: Called with each finished line of either stream (a carriage return ends one too), undecodable
             bytes replaced.
+        take: Gets each piece of standard output, which is then not kept; what it raises ends the program.
+        caps: Resource limits of the program and all below it, by their `RLIMIT_` number.
         patience: Seconds between interrupt, terminate and kill.
 
     Raises:
@@ -103,12 +108,22 @@ def run(
         start_new_session=True,
     ) as child:
         try:
-            talk = _Talk(child, " ".join(words[:3]), input, limit, line)
+            for number, most in (caps or {}).items():
+                _cap(child.pid, number, most)
+            talk = _Talk(child, " ".join(words[:3]), input, limit, line, take)
             talk.until_end(stop, timeout)
         except BaseException:
             _end(child, patience)
             raise
         return Completed(words, child.wait(), bytes(talk.out), bytes(talk.err), cut=talk.cut)
+
+
+def _cap(pid: int, number: int, most: int) -> None:
+    """Limit a resource of a program that has just been started; a stricter limit of ours stays."""
+    hard = resource.getrlimit(number)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    with contextlib.suppress(ProcessLookupError):  # it has ended already
+        resource.prlimit(pid, number, (most, most))
 
 
 def marked_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -124,13 +139,14 @@ def _own_mark(pid: int) -> str:
 class _Talk:
     """What goes in and out of a running child."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  one call
         self,
         child: "subprocess.Popen[bytes]",
         title: str,
         given: bytes | None,
         limit: int,
         line: Callable[[str], None] | None,
+        take: Callable[[bytes], None] | None,
     ) -> None:
         self.out = bytearray()
         self.err = bytearray()
@@ -140,6 +156,7 @@ class _Talk:
         self._given = memoryview(given or b"")
         self._limit = limit
         self._line = line
+        self._take = take
         self._rest: dict[int, bytes] = {}
         self._open = 0
 
@@ -186,7 +203,9 @@ class _Talk:
 
     def _read(self, descriptor: int, kept: bytearray) -> bool:
         data = os.read(descriptor, _CHUNK)
-        if kept is self.out:
+        if kept is self.out and self._take is not None:
+            self._take(data)
+        elif kept is self.out:
             room = self._limit - len(kept)
             kept += data[:room]
             self.cut = self.cut or len(data) > room
@@ -303,6 +322,17 @@ def everybody() -> Iterator[Stat]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and (found := stat(int(entry.name))):
             yield found
+
+
+def open_files() -> set[str]:
+    """The paths of all files that processes of this user have open."""
+    found = set()
+    for one in everybody():
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(f"/proc/{one.pid}/fd"):
+                with contextlib.suppress(OSError):
+                    found.add(os.readlink(entry.path))  # noqa: PTH115  may name no path at all: `pipe:[7]`
+    return found
 
 
 def descendants(pid: int) -> list[int]:

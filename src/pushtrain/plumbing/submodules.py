@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pushtrain.core.errors import GitError, UsageError
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.checkout import Checkout
-from pushtrain.plumbing.gitcommand import is_local, key_of, validate_remote
+from pushtrain.plumbing.remotes import is_local, key_of, validate_remote
 from pushtrain.ports import Stop
 
 if TYPE_CHECKING:

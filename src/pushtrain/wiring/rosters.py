@@ -12,8 +12,8 @@ from pushtrain.core.settings import Repository, Settings
 from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.plumbing.cards import CardNotes
 from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.gitcommand import is_local, key_of, masked, validate_remote
 from pushtrain.plumbing.keys import Trusted, load_or_create
+from pushtrain.plumbing.remotes import is_local, key_of, masked, validate_remote
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.sender.known import Memory, Rosters

@@ -17,8 +17,8 @@ from pushtrain.core.forms import Wrong, did_you_mean, dotted, show
 from pushtrain.core.model import Value
 from pushtrain.core.rules import Allow, Rules
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
-from pushtrain.plumbing.gitcommand import key_of, validate_remote
 from pushtrain.plumbing.ownership import demand_own
+from pushtrain.plumbing.remotes import key_of, validate_remote
 from pushtrain.plumbing.state import StateFolder, default_state
 
 FILE: Final = "settings.toml"

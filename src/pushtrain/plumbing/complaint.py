@@ -1,0 +1,134 @@
+"""What went wrong when git failed: the error that fits, from git's own words.
+
+Git has one exit code for everything, so its complaint (in the C locale) is read; what is not recognised stays
+a plain GitError. No message holds a credential.
+"""
+
+import re
+import signal
+from typing import Final
+
+from pushtrain.core.errors import (
+    CredentialError,
+    GitError,
+    NotFound,
+    PushRejected,
+    PushtrainError,
+    StorageError,
+)
+from pushtrain.plumbing.process import Completed
+from pushtrain.plumbing.remotes import masked
+
+_NO_ACCESS: Final = re.compile(
+    r"authentication failed|could not read (username|password)|permission denied \(|terminal prompts disabled"
+    r"|returned error: 40[137]|invalid (username|credentials)|host key verification failed|access denied"
+    r"|permission to \S+ denied|write access to repository not granted|insufficient permission"
+)
+_ABSENT: Final = re.compile(
+    r"repository '?[^\n]*not found|returned error: 404|does not appear to be a git repository"
+    r"|does not exist|couldn't find remote ref"
+)
+_NO_NETWORK: Final = re.compile(
+    r"could not resolve host|connection (refused|timed out|reset)|could not connect|failed to connect"
+    r"|network is unreachable|early eof|hung up|operation too slow|timed out|gnutls|ssl|returned error: 5\d\d"
+    r"|rpc failed"
+)
+_NO_SPACE: Final = re.compile(r"no space left|disk quota exceeded|input/output error|read-only file system")
+_DECLINED: Final = re.compile(
+    r"\[remote rejected\][^\n]*(hook declined|protected branch|declined|denied|prohibited|refusing)"
+    r"|gh00\d|hook declined"
+)
+_MOVED: Final = re.compile(
+    r"\[rejected\]|fetch first|non-fast-forward|\[remote rejected\]|failed to update ref"
+    r"|cannot lock ref|incorrect old value|reference already exists|remote ref updated since"
+)
+_BROKEN: Final = re.compile(
+    r"object file \S+ is empty|loose object \S+ .*corrupt|packfile \S+ (is|cannot|does)|inflate:|bad object"
+    r"|index file (corrupt|smaller)|unable to read (tree|sha1)|missing (blob|tree|commit)"
+    r"|not a git repository"
+)
+
+
+_UNSAFE: Final = re.compile(
+    r"fsck error|invalid path '|object [0-9a-f]+: \w+: |refusing to (work with|create)|bad tree"
+    r"|file ?name too long|exceeded maximum allowed tree depth|malformed mode in tree"
+)
+_TOO_LARGE: Final = re.compile(
+    r"out of memory|died of signal (25|9|11)|file too large|memory exhausted|invalid index-pack output"
+)
+
+
+class PrintedTooMuch(GitError):
+    """Git had more to say than we are willing to hold."""
+
+
+class UnsafeContent(GitError):
+    """What the repository holds at that commit is dangerous or beyond its limits, and is not taken in."""
+
+    code = "git-unsafe"
+    exit_code = 9
+    status = 422
+
+
+class BrokenRepository(GitError):
+    """Our own copy is damaged, by a power failure perhaps; it can be made anew."""
+
+    code = "git-broken"
+
+
+def explain(done: Completed, doing: str) -> PushtrainError:
+    """The error that fits a failed git command: what failed, its own last words, and the mend."""
+    said = done.complaint
+    lower = said.lower()
+    words = _last_words(said) or f"exit code {done.code}"
+    failed = f"git could not {doing}: {words}"
+    if not failed.endswith("."):
+        failed += "."
+    if _NO_SPACE.search(lower):
+        return StorageError(failed, mend="Free some space, or look at the disk.")
+    if _TOO_LARGE.search(lower) or done.code == -signal.SIGXFSZ:
+        return UnsafeContent(
+            f"git could not {doing}: it is larger than it may be here ({words}).",
+            mend="Keep large files in Git LFS; the owner's limits are in `rules.limits`.",
+        )
+    if _UNSAFE.search(lower):
+        return UnsafeContent(
+            failed, mend="Take it out of the repository's history: Git hosts refuse it, too."
+        )
+    return _ordinary(failed, lower)
+
+
+def _ordinary(failed: str, lower: str) -> PushtrainError:
+    """The error for what goes wrong in any week: access, network, a branch that moved."""
+    if _NO_ACCESS.search(lower):
+        mend = (
+            "Give git access: a credential helper, an SSH key that needs no prompt, or PUSHTRAIN_GIT_TOKEN."
+        )
+        return CredentialError(failed, mend=mend)
+    if _DECLINED.search(lower):
+        return GitError(
+            failed, mend="The host's rules refused the push: protected branch, hook, or file size."
+        )
+    if _MOVED.search(lower):
+        return PushRejected(failed, mend="Fetch and try again.")
+    if _ABSENT.search(lower):
+        mend = "Check the remote in settings.toml; hosts also say so when the credentials lack access."
+        return NotFound(failed, mend=mend)
+    if _NO_NETWORK.search(lower):
+        return GitError(failed, mend="Check the network; it is tried again.")
+    if _BROKEN.search(lower):
+        return BrokenRepository(
+            failed, mend="Delete the repository's folder below the state folder; it is rebuilt."
+        )
+    return GitError(failed)
+
+
+def _last_words(said: str) -> str:
+    """The lines of git's complaint that tell the cause, without credentials."""
+    lines = [line.strip() for line in masked(said).splitlines()]
+    telling = [
+        line for line in lines if line and not line.startswith(("hint:", "warning:", "To ", "remote: \n"))
+    ]
+    blunt = [line for line in telling if re.match(r"(fatal|error|remote|ERROR|ssh|!)", line)]
+    text = "; ".join(dict.fromkeys(blunt or telling))
+    return text if len(text) <= 500 else f"…{text[-500:]}"  # noqa: PLR2004  a message, not a log
