@@ -213,6 +213,27 @@ def test_without_a_clone_a_remote_and_a_revision_are_enough(
     assert command["ref"].startswith("refs/")
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["in-a-clone", "without"])
+def test_a_bare_commit_is_sent_with_a_branch_that_holds_it(
+    house: Bench,
+    inside: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    house.work.git("switch", "--quiet", "--create", f"side-{inside}")
+    commit = house.work.commit({"b": f"{inside}"})
+    house.work.commit({"b": f"{inside}, later"})
+    house.work.push(f"side-{inside}")
+    house.work.git("switch", "--quiet", "main")
+    if not inside:
+        monkeypatch.chdir(tmp_path)
+    where = () if inside else ("--repo", str(house.remote))
+    assert house.send(commit, *where, "--job", "train", "--json") == 0
+    command = said(capsys)[0]["run"]["command"]
+    assert (command["ref"], command["commit"]) == (f"refs/heads/side-{inside}", commit)
+
+
 def test_a_revision_that_the_remote_does_not_have_is_refused_with_a_suggestion(
     house: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:

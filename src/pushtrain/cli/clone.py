@@ -74,17 +74,23 @@ class Clone:
         return found
 
     def ref(self, revision: str) -> str:
-        """The branch or tag that a push of this revision would move; the current branch for a bare commit."""
+        """The branch or tag that a push of this revision would move; for a bare commit one that holds it."""
         full = self.ask(
             "rev-parse", "--symbolic-full-name", "--verify", "--quiet", "--end-of-options", revision
         )
         if full.startswith(_ORIGIN):
             return _HEADS + full.removeprefix(_ORIGIN)
-        return (
-            full
-            if full.startswith((_HEADS, "refs/tags/"))
-            else _HEADS + (self.branch() or self.default_branch())
-        )
+        if full.startswith((_HEADS, "refs/tags/")):
+            return full
+        here = _HEADS + (self.branch() or self.default_branch())
+        holding = self._holding(revision)
+        return here if here in holding else next(iter(holding), here)
+
+    def _holding(self, revision: str) -> list[str]:
+        """The branches of the remote that hold a revision, as far as this clone knows."""
+        commit = self.commit(revision)
+        out = self.ask("for-each-ref", "--contains", commit, "--format=%(refname)", _ORIGIN) if commit else ""
+        return [_HEADS + name.removeprefix(_ORIGIN) for name in out.splitlines() if name != f"{_ORIGIN}HEAD"]
 
     def show(self, commit: str, path: str) -> bytes | None:
         """A file as it is in a commit; None when it is not there."""

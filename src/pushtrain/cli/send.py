@@ -134,7 +134,8 @@ def _on_remote(mirrored: Mirror, revision: str) -> tuple[str, str]:
     refs = mirrored.ls_remote()
     default = mirrored.default_branch()
     if _COMMIT.fullmatch(revision):
-        return next((ref for ref, commit in refs.items() if commit == revision), default), revision
+        tips = (ref for ref, commit in refs.items() if commit == revision)
+        return next(tips, "") or mirrored.ref_with(revision) or default, revision
     for ref in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}") if revision else (default,):
         if ref in refs:
             return ref, refs[ref]

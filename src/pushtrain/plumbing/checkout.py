@@ -21,11 +21,13 @@ from typing import Final
 
 from pushtrain.core.errors import GitError, StorageError
 from pushtrain.plumbing import lfs as lfs_store
-from pushtrain.plumbing.gitcommand import Git
+from pushtrain.plumbing.gitcommand import GUARDED, LONGEST, Git
+from pushtrain.plumbing.survey import Bounds, check_room, survey
 from pushtrain.ports import Stop
 
 _FICLONE: Final = 0x40049409
 _SMALL: Final = 128 * 1024
+_BOUNDS: Final = Bounds()
 _WORKERS: Final = min(4, max(2, os.cpu_count() or 2))
 """Processes that git writes a large update with."""
 
@@ -49,11 +51,13 @@ class PristineTree:
     Args:
         folder: Where it lives: `work`, `index`, `commit`, and `changing` while it is updated.
         git: The mirror's git.
+        bounds: How much is taken of a commit.
     """
 
-    def __init__(self, folder: Path, git: Git) -> None:
+    def __init__(self, folder: Path, git: Git, bounds: Bounds = _BOUNDS) -> None:
         self.folder = folder
         self._git = git
+        self._bounds = bounds
 
     def copy(self, commit: str, into: Path, *, lfs: bool, stop: Stop | None) -> Checkout:
         """Copy the commit's files into a folder that is empty or does not exist.
@@ -85,6 +89,8 @@ class PristineTree:
                     return
         else:
             self._clear()
+        found = survey(self._git, commit, self._bounds, stop=stop)
+        check_room(self.folder, found.size, shutil.disk_usage(self.folder).free)
         work = self.folder / "work"
         work.mkdir(exist_ok=True)
         changing.touch()
@@ -93,7 +99,7 @@ class PristineTree:
                 f"--work-tree={work}", "read-tree", "--reset", "-u", commit,
                 env={"GIT_INDEX_FILE": str(self.folder / "index")},
                 config=(f"checkout.workers={_WORKERS}", "core.checkStat=minimal"),
-                stop=stop, doing=f"check out {commit[:12]}",
+                stop=stop, doing=f"check out {commit[:12]}", caps=GUARDED, timeout=LONGEST,
             )  # fmt: skip
         except GitError:
             self._clear()

@@ -9,39 +9,33 @@ Thread-safe; two processes may share a mirror.
 import fcntl
 import hashlib
 import os
+import resource
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import GitError, NotFound
+from pushtrain.core.errors import ConfigError, GitError, NotFound, PushtrainError
 from pushtrain.core.model import NO_COMMIT
 from pushtrain.core.settings import Repository
+from pushtrain.plumbing import process
 from pushtrain.plumbing.checkout import Checkout, PristineTree
-from pushtrain.plumbing.complaint import BrokenRepository
-from pushtrain.plumbing.gitcommand import Git
-from pushtrain.plumbing.remotes import check_commit, check_ref, is_local, key_of, masked, validate_remote
+from pushtrain.plumbing.complaint import BrokenRepository, PrintedTooMuch
+from pushtrain.plumbing.gitcommand import FETCH, GUARDED, LONGEST, Git
+from pushtrain.plumbing.remotes import check_commit, check_ref, validate_remote
+from pushtrain.plumbing.seen import Seen
+from pushtrain.plumbing.survey import Bounds
 from pushtrain.ports import Stop
-
-__all__ = [
-    "Checkout",
-    "CommitInfo",
-    "Git",
-    "Mirror",
-    "is_local",
-    "key_of",
-    "masked",
-    "parse_batch",
-    "validate_remote",
-]
 
 _ATTRIBUTES: Final = b"* -filter\n"
 """No configured filter ever runs; LFS pointers are resolved by an explicit call."""
 _MANY_PACKS: Final = 60
 """Each fetch leaves one pack; past this many they are joined."""
+_BOUNDS: Final = Bounds()
+_LARGEST_READ: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +62,33 @@ class Mirror:
         folder: Where mirrors live (`StateFolder.repositories`); this one is `KEY.git` there, `/` as `+`.
         remote: The repository's key and remote.
         token: For https remotes; empty: the user's own credential helpers or SSH.
+        bounds: How much is taken of it.
+        stranger: Whether the remote is asked without anything of the owner's.
     """
 
-    def __init__(self, folder: Path, remote: Repository, *, token: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        remote: Repository,
+        *,
+        token: str = "",
+        bounds: Bounds = _BOUNDS,
+        stranger: bool = False,
+    ) -> None:
         self.remote = Repository(key=remote.key, remote=validate_remote(remote.remote))
         name = remote.key.replace("/", "+")
         if len(name) > 180:  # noqa: PLR2004  a file name holds 255 bytes, and we add endings
             name = f"{name[:140]}+{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+        if stranger:
+            name = f"{name}+public"
         self.home = folder
         self.token = token
+        self.bounds = bounds
         self.folder = folder / f"{name}.git"
-        self.git = Git(self.folder, self.remote.remote, token)
-        self.pristine = PristineTree(folder / f"{name}.tree", self.git)
+        self.git = Git(self.folder, self.remote.remote, token, stranger)
+        self.pristine = PristineTree(folder / f"{name}.tree", self.git, bounds)
         self._lock = folder / f"{name}.lock"
+        self._seen = Seen(folder / f"{name}.seen")
         self._default = ""
 
     # --- the remote's side ---
@@ -105,6 +113,24 @@ class Mirror:
                 refs[ref.removesuffix("^{}")] = first
         return refs
 
+    def ref_with(self, commit: str, *, stop: Stop | None = None) -> str:
+        """A branch or tag of the remote that holds a commit, the default branch first; empty: none does.
+
+        Raises:
+            GitError: The remote did not answer, or refused.
+        """
+        self.ensure(stop=stop)
+        for kind in ("heads", "tags"):
+            self.fetch_into(f"refs/{kind}/*", f"refs/fetched/all/{kind}/*", stop=stop)
+        if not self.has(commit):
+            return ""
+        names = self.git.run(
+            "for-each-ref", "--contains", commit, "--format=%(refname)", "refs/fetched/all/"
+        ).text
+        found = [name.replace("refs/fetched/all/", "refs/", 1) for name in names.splitlines()]
+        default = self.default_branch(stop=stop)
+        return default if default in found else next(iter(found), "")
+
     def default_branch(self, *, stop: Stop | None = None) -> str:
         """The ref that the remote's HEAD names, as of the last `ls_remote`; asks once if there was none."""
         if not self._default:
@@ -112,38 +138,99 @@ class Mirror:
         return self._default or "refs/heads/main"
 
     def fetch(self, ref: str, commit: str, *, stop: Stop | None = None) -> bool:
-        """Have this commit, with its history; whether it had to be fetched.
+        """Have this commit of this ref, with its history; whether anything had to be fetched.
 
-        Asks for exactly the commit, and for the ref only when the host does not give single commits out.
+        The ref is what is fetched, and the commit must be its tip or in its history: a host also gives out,
+        under this repository's name, the commits of everybody's forks. One that was seen on the ref before
+        counts, although the branch was pushed over or deleted since.
 
         Raises:
-            NotFound: The remote does not have it, or no longer.
+            NotFound: The remote's ref does not hold it, or no longer; or there is no such ref.
+            UnsafeContent: What came is dangerous, or larger than the bounds.
             GitError: It could not be fetched.
         """
         check_commit(commit)
         check_ref(ref)
+        return self._whole(lambda: self._fetch_of(ref, commit, stop), stop)
+
+    def fetch_commit(self, commit: str, *, stop: Stop | None = None) -> bool:
+        """Have this commit, whatever ref it is on; whether it had to be fetched.
+
+        Asks for exactly the commit, and for every branch only when the host does not give single commits out.
+
+        Raises:
+            NotFound: The remote does not have it, or no longer.
+            UnsafeContent: What came is dangerous, or larger than the bounds.
+            GitError: It could not be fetched.
+        """
+        check_commit(commit)
+        return self._whole(lambda: self._fetch_exactly(commit, stop), stop)
+
+    def _whole(self, fetch: Callable[[], bool], stop: Stop | None) -> bool:
+        """Fetch; once more, into a new mirror, where this one turns out to be damaged."""
         try:
-            return self._fetch_missing(ref, commit, stop)
+            return fetch()
         except BrokenRepository:
             with self._locked(stop):
                 self._set_aside()
-            return self._fetch_missing(ref, commit, stop)
+            return fetch()
 
-    def _fetch_missing(self, ref: str, commit: str, stop: Stop | None) -> bool:
-        if self.folder.is_dir() and self.has(commit):
+    def _fetch_of(self, ref: str, commit: str, stop: Stop | None) -> bool:
+        short = hashlib.sha256(ref.encode()).hexdigest()[:16]
+        if self._holds(short, commit):
+            return False
+        with self._locked(stop) as waited:
+            self._ensure(_format(commit))
+            if waited and self._holds(short, commit):
+                return False
+            try:
+                self.fetch_into(ref, f"refs/fetched/{short}", stop=stop)
+            except NotFound as error:
+                if not _unadvertised(str(error)):
+                    raise
+            if not self._holds(short, commit) and not self._had_once(short, commit, stop):
+                raise NotFound(
+                    f"{self.remote.key} has no commit {commit[:12]} on {ref} (any more).",
+                    mend="It was pushed over perhaps, or only a fork has it: push again.",
+                )
+            self.tidy(stop=stop)
+        return True
+
+    def _holds(self, short: str, commit: str) -> bool:
+        """Whether the mirror has the commit, and it is of the ref: its tip, in its history, or seen there."""
+        if not self.folder.is_dir():
+            return False
+        asked = f"{commit}^{{commit}}\nrefs/fetched/{short}^{{commit}}\n".encode()
+        out = self.git.run("cat-file", "--batch-check=%(objectname)", input=asked).text.split("\n")
+        there, tip = (line if _is_id(line) else "" for line in out)
+        if not there:
+            return False
+        known = tip == commit or self._seen.has(short, commit) or (tip and self.is_ancestor(commit, tip))
+        if known:
+            self._seen.add(short, commit)
+        return bool(known)
+
+    def _had_once(self, short: str, commit: str, stop: Stop | None) -> bool:
+        """Have a commit that was seen on the ref when an earlier mirror, since lost, held it."""
+        if not self._seen.has(short, commit):
+            return False
+        with suppress(NotFound, GitError):
+            self.fetch_into(commit, f"refs/fetched/{short}.{commit[:16]}", stop=stop)
+        return self.has(commit)
+
+    def _fetch_exactly(self, commit: str, stop: Stop | None) -> bool:
+        if self.has(commit):
             return False
         with self._locked(stop):
-            self._ensure("sha256" if len(commit) == 64 else "sha1")  # noqa: PLR2004  hex digits
+            self._ensure(_format(commit))
             if self.has(commit):
                 return False
-            kept = f"refs/fetched/{hashlib.sha256(ref.encode()).hexdigest()[:16]}"
             try:
-                self.fetch_into(commit, kept, stop=stop)
+                self.fetch_into(commit, "refs/fetched/one", stop=stop)
             except (GitError, NotFound) as error:
                 if not _unadvertised(str(error)):
                     raise
-                with suppress(NotFound):
-                    self.fetch_into(ref, kept, stop=stop)
+                self.fetch_into("refs/heads/*", "refs/fetched/all/heads/*", stop=stop)
                 if not self.has(commit):
                     raise NotFound(
                         f"{self.remote.key} has no commit {commit[:12]} (any more).",
@@ -153,15 +240,33 @@ class Mirror:
         return True
 
     def fetch_into(
-        self, source: str, ref: str, *, stop: Stop | None = None, timeout: float | None = None
+        self, source: str, ref: str, *, stop: Stop | None = None, timeout: float = LONGEST
     ) -> None:
-        """Fetch a ref or a commit under a private ref of the mirror, in so many seconds."""
-        self.git.run(
-            "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--",
-            self.remote.remote, f"+{source}:{ref}",
-            config=("transfer.unpackLimit=1", "fetch.writeCommitGraph=false"), stop=stop, timeout=timeout,
-            doing=f"fetch from {self.remote.key}",
-        )  # fmt: skip
+        """Fetch a ref or a commit under a private ref of the mirror, in so many seconds.
+
+        Raises:
+            UnsafeContent: What came is dangerous, or larger than the bounds; none of it stays.
+            GitError: It could not be fetched.
+        """
+        try:
+            self.git.run(
+                "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--",
+                self.remote.remote, f"+{source}:{ref}",
+                config=FETCH, stop=stop, timeout=timeout, doing=f"fetch from {self.remote.key}",
+                caps={**GUARDED, resource.RLIMIT_FSIZE: self.bounds.size},
+            )  # fmt: skip
+        except PushtrainError:
+            self._drop_halves()
+            raise
+
+    def _drop_halves(self) -> None:
+        """Remove what a failed fetch has left of its pack, unless somebody still writes to it."""
+        halves = list((self.folder / "objects" / "pack").glob("tmp_*"))
+        if halves:
+            written = process.open_files()
+            for half in halves:
+                if str(half.resolve()) not in written:
+                    half.unlink(missing_ok=True)
 
     # --- our side ---
 
@@ -175,10 +280,18 @@ class Mirror:
 
         Raises:
             NotFound: The mirror does not hold the commit.
+            ConfigError: All of it together is larger than anything that is read here.
         """
         names = [path for path in paths if "\n" not in path]
         asked = [f"{check_commit(commit)}^{{commit}}", *(f"{commit}:{path}" for path in names)]
-        head, *files = self.objects(asked)
+        try:
+            head, *files = self.objects(asked, limit=_LARGEST_READ)
+        except PrintedTooMuch as error:
+            what = " or ".join(names) or "The message"
+            raise ConfigError(
+                f"{what} at {commit[:7]} is larger than {_LARGEST_READ} bytes.",
+                mend="Make it smaller; long scripts belong into files of their own.",
+            ) from error
         if head is None:
             raise NotFound(f"The mirror of {self.remote.key} holds no commit {commit[:12]}.")
         blobs = [None if found is None or found[0] != "blob" else found[1] for found in files]
@@ -187,11 +300,16 @@ class Mirror:
             **dict(zip(names, blobs, strict=True)),
         }
 
-    def objects(self, names: Sequence[str]) -> list[tuple[str, bytes] | None]:
-        """Several objects as (kind, content), None for what is missing, by one git process."""
+    def objects(self, names: Sequence[str], *, limit: int = 1 << 26) -> list[tuple[str, bytes] | None]:
+        """Several objects as (kind, content), None for what is missing, by one git process.
+
+        Raises:
+            PrintedTooMuch: They are larger than the limit, together.
+        """
         if not self.folder.is_dir():
             return [None] * len(names)
-        out = self.git.run("cat-file", "--batch", input="".join(f"{name}\n" for name in names).encode()).out
+        asked = "".join(f"{name}\n" for name in names).encode()
+        out = self.git.run("cat-file", "--batch", input=asked, limit=limit).out
         return list(parse_batch(out, len(names)))
 
     def show(self, commit: str, path: str) -> bytes | None:
@@ -203,7 +321,7 @@ class Mirror:
         return self.read(commit)[0].message
 
     def changed(self, before: str, after: str) -> list[str] | None:
-        """The paths that differ between two commits; None when `before` is not known here."""
+        """The paths that differ between two commits; None: not known, or too many to tell."""
         if set(before) == {"0"} or before == NO_COMMIT or not self.has(before):
             return None
         args = (
@@ -215,7 +333,10 @@ class Mirror:
             check_commit(before),
             check_commit(after),
         )
-        out = self.git.run(*args, doing="compare two commits").out
+        try:
+            out = self.git.run(*args, doing="compare two commits").out
+        except PrintedTooMuch:
+            return None
         return [os.fsdecode(path) for path in out.split(b"\0") if path]
 
     def is_ancestor(self, older: str, newer: str) -> bool:
@@ -296,27 +417,40 @@ class Mirror:
             self.git.run("repack", "--quiet", "--geometric=2", "-d", stop=stop, doing="join packs")
 
     @contextmanager
-    def _locked(self, stop: Stop | None) -> Iterator[None]:
-        """Hold this mirror's lock against other threads and processes."""
+    def _locked(self, stop: Stop | None) -> Iterator[bool]:
+        """Hold this mirror's lock against other threads and processes; whether it had to be waited for."""
         self.home.mkdir(parents=True, exist_ok=True)
         with self._lock.open("ab") as handle:
-            wait_for_lock(handle.fileno(), stop)
-            yield
+            yield wait_for_lock(handle.fileno(), stop)
 
 
-def wait_for_lock(descriptor: int, stop: Stop | None) -> None:
-    """Take an exclusive flock; while it is held elsewhere, `stop` is asked ten times a second."""
-    if stop is None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return
+def wait_for_lock(descriptor: int, stop: Stop | None) -> bool:
+    """Take an exclusive flock; while it is held elsewhere, `stop` is asked ten times a second.
+
+    Returns:
+        Whether it was held elsewhere.
+    """
+    waited = False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            waited = True
+            if stop is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                return waited
             stop()
             time.sleep(0.05)
         else:
-            return
+            return waited
+
+
+def _format(commit: str) -> str:
+    return "sha256" if len(commit) == 64 else "sha1"  # noqa: PLR2004  hex digits
+
+
+def _is_id(line: str) -> bool:
+    return len(line) in {40, 64} and " " not in line
 
 
 def _unadvertised(text: str) -> bool:

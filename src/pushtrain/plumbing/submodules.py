@@ -52,7 +52,7 @@ def place(
         remote = resolve(parent.remote.remote, urls[path])
         token = parent.token if _origin(remote) == _origin(parent.remote.remote) else ""
         mirror = type(parent)(parent.home, Repository(key=key_of(remote), remote=remote), token=token)
-        mirror.fetch("refs/heads/main", child, stop=stop)
+        mirror.fetch_commit(child, stop=stop)
         target = into / path
         total += mirror.pristine.copy(child, target, lfs=lfs, stop=stop)
         total += place(mirror, child, target, lfs=lfs, stop=stop, depth=depth + 1)

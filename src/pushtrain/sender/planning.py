@@ -13,6 +13,7 @@ from pushtrain.core.errors import ConfigError, GitError, NotFound, UsageError
 from pushtrain.core.jobfile import FILE, JobFile, parse
 from pushtrain.core.model import Push, TrainCommand
 from pushtrain.core.policy import OUR_BRANCHES, SHARED_FOLDER, Decision, by_hand, commands, ours, starts
+from pushtrain.plumbing.complaint import UnsafeContent
 from pushtrain.plumbing.git import Mirror
 from pushtrain.ports import Stop
 
@@ -66,7 +67,7 @@ def plan(push: Push, mirror: Mirror, *, roster: str = "", stop: Stop | None = No
         return Plan((), f"starts nothing: `{branch}` is pushtrain's own branch")
     try:
         mirror.fetch(push.ref, push.after, stop=stop)
-    except UsageError as error:
+    except (UsageError, UnsafeContent) as error:
         return Plan((), f"starts nothing: {error}")
     except NotFound as error:
         _see_that_it_answers(mirror, stop)
