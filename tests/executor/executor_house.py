@@ -18,6 +18,7 @@ from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
 from pushtrain.core.model import EnvironmentSpec, Gpu, Run, State, TrainCommand
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
+from pushtrain.core.signing import parse_public
 from pushtrain.executor.publish import Publisher
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing import process
@@ -26,7 +27,15 @@ from pushtrain.plumbing.keys import Authorized
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
 from pushtrain.ports import Activation, Environment, Recipe, Report, Sandbox, Stop
-from pushtrain.testing import REPOSITORY, SENDER, WorkRepository, a_command, a_spec, eventually
+from pushtrain.testing import (
+    REPOSITORY,
+    SENDER,
+    SENDER_KEY,
+    WorkRepository,
+    a_command,
+    a_spec,
+    eventually,
+)
 
 _nonces = count()
 
@@ -89,6 +98,9 @@ class House:
     def open(self) -> ExecutorService:
         """An executor on this state folder; `run` it, and close its store."""
         self.state.create()
+        authorized = Authorized(self.state.authorized)
+        if not self.state.authorized.exists():
+            authorized.add(parse_public(SENDER_KEY), name="ada")
         remote = self.settings.repositories[0]
         mirrors: Callable[[str], Mirror] = lambda _: Mirror(self.state.repositories, remote)  # noqa: E731
         return ExecutorService(
@@ -96,7 +108,7 @@ class House:
             self.state,
             Store(self.state.store),
             key=Ed25519PrivateKey.generate(),
-            authorized=Authorized(self.state.authorized),
+            authorized=authorized,
             mirrors=mirrors,
             environments=self.environments,
             publisher=Publisher(mirrors, self.settings.executor),
