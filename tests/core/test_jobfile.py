@@ -272,7 +272,7 @@ MISTAKES = [
     ('data = [{url = "ftp://h/x", path = "a"}]', "is not a URL of a known kind", True),
     ('data = [{url = "https://h/a b", path = "a"}]', "is not a URL of a known kind", True),
     ("data = [{url = 5, path = 'a'}]", "is not a URL of a known kind", True),
-    ('data = [{url = "https://me:secret@h/x", path = "a"}]', "holds a user or a password", True),
+    ('data = [{url = "https://me:hunter2@h/x", path = "a"}]', "holds a user or a password", True),
     ('data = [{url = "https://h/x/", path = "a"}]', "names a folder", True),
     ('data = [{url = "https://h/x", manifest = "m", path = "a"}]', "goes with a folder only", True),
     ('data = [{url = "https://h/x/", manifest = "m", unpack = true, path = "a"}]', "`manifest`", False),
@@ -351,7 +351,7 @@ def test_a_mistake_is_told_with_its_place_and_its_mend(text: str, says: str, see
     assert first.startswith("pushtrain.toml:")
     assert "job.train" in first
     assert first.rstrip().endswith((".", "?"))
-    assert "secret" not in str(error)
+    assert "hunter2" not in str(error)
     if seen:
         assert not _valid(job(text)), "the schema accepts it"
 
@@ -646,3 +646,32 @@ def test_the_reference_has_a_section_with_an_example_for_every_key() -> None:
         "tags-ignore",
     ):
         assert f"`{key}`" in REFERENCE, key
+
+
+def test_a_job_names_its_secrets() -> None:
+    job = parse('[job.train]\ncommand = "x"\nsecrets = ["WANDB_API_KEY", "HF_TOKEN"]').job("train")
+    assert job.spec.secrets == ("WANDB_API_KEY", "HF_TOKEN")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('secrets = ["LD_PRELOAD"]', "changes how programs run"),
+        ('secrets = ["PUSHTRAIN_RUN_ID"]', "pushtrain sets itself"),
+        ('secrets = ["A_KEY", "A_KEY"]', "twice"),
+        ('secrets = ["A_KEY"]\nenv = {A_KEY = "1"}', "stands in `env`, too"),
+        (f"secrets = {[f'A{number}' for number in range(51)]}", "51 secrets; at most 50"),
+        ('secret = ["A_KEY"]', "Did you mean `secrets`?"),
+    ],
+)
+def test_a_name_that_is_no_secrets_is_told_with_its_mend(line: str, told: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse(f'[job.train]\ncommand = "x"\n{line}')
+    assert told in str(raised.value)
+
+
+def test_a_token_in_the_place_of_its_name_is_not_repeated_in_the_message() -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse('[job.train]\ncommand = "x"\nsecrets = ["hf_aTokenThatShouldNotBeInGit"]')
+    assert "never a value" in str(raised.value)
+    assert "hf_a" not in str(raised.value)

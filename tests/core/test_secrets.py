@@ -22,6 +22,7 @@ from pushtrain.core.secrets import (
     parse,
     scope,
     sign,
+    value_problem,
     with_entry,
     without,
 )
@@ -78,7 +79,7 @@ def test_a_secret_for_every_job_and_branch_is_for_this_run() -> None:
 def test_patterns_say_which_job_and_which_branch_may_have_it(
     job: str, branch: str, wanted: Wanted, fits: bool
 ) -> None:
-    assert covers(job, branch, wanted) is fits
+    assert covers((job,), (branch,), wanted) is fits
     assert (why(an_entry(job=job, branch=branch), wanted) == "") is fits
 
 
@@ -214,11 +215,16 @@ CUDA_VISIBLE_DEVICES BASH_ENV HOME GITHUB_SHA LC_ALL A-B 1A A=B É"""
 @pytest.mark.parametrize("name", [*OBEYED.split(), "", "A" * 101])
 def test_a_name_that_programs_obey_is_refused(name: str) -> None:
     assert problem(name)
-    with pytest.raises(ValueError, match="name"):
+    with pytest.raises(ValueError, match="name") as raised:
         an_entry(name=name)
+    assert "is" in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["WANDB_API_KEY", "HF_TOKEN", "GITHUB_TOKEN", "_x", "AWS_SECRET_ACCESS_KEY"])
+def test_a_value_in_the_place_of_a_name_is_not_repeated_in_the_error() -> None:
+    assert "capitals" in problem("hf_kTokenThatShouldNotBeHere")
+
+
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "HF_TOKEN", "GITHUB_TOKEN", "_X", "AWS_SECRET_ACCESS_KEY"])
 def test_an_ordinary_name_is_fine(name: str) -> None:
     assert not problem(name)
 
@@ -228,3 +234,21 @@ def test_a_pattern_that_selects_nothing_is_refused(job: str, branch: str) -> Non
     with pytest.raises(UsageError, match="pattern"):
         check_patterns(job, branch)
     check_patterns("train", "release/*")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("short", "fewer than 8"),
+        ("  abc   \n", "fewer than 8"),
+        ("abababab", "three characters"),
+        ("with a \0 inside", "NUL"),
+        ("x0yz" * 12289, "at most 49152"),
+        ("hunter22", ""),
+        ("schlüssel", ""),
+    ],
+)
+def test_a_value_that_could_not_be_hidden_or_passed_on_is_refused(value: str, told: str) -> None:
+    assert told in value_problem(value)
+    assert bool(told) is bool(value_problem(value))
+    assert value not in value_problem(value)

@@ -13,14 +13,13 @@ from typing import Final
 from pydantic import ValidationError
 
 from pushtrain.core import matrix as matrices
-from pushtrain.core import needs, triggers
+from pushtrain.core import needs, secretname, triggers
 from pushtrain.core.errors import ConfigError, NotFound
 from pushtrain.core.forms import (
     Wrong,
     did_you_mean,
     duration,
     inside,
-    kind,
     listed,
     scalar_problem,
     text_problem,
@@ -28,21 +27,27 @@ from pushtrain.core.forms import (
 )
 from pushtrain.core.matrix import Matrix
 from pushtrain.core.model import (
+    CONFIG_BRANCH,
+    MAX_SECRETS,
     RESULTS_BRANCH,
     JobSpec,
     ResultsTarget,
     Value,
-    not_for_results,
 )
-from pushtrain.core.names import folder_problem, repository_problem, store_problem
 from pushtrain.core.reading import Notes, Table
 
 FILE: Final = "pushtrain.toml"
 MAX_BYTES: Final = 256 * 1024
 MAX_JOBS: Final = 100
+MAX_BRANCH: Final = 200
 
 JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+STORE_URL: Final = re.compile(r"(s3|gs|az)://[!-\"$-.0->A-~]+(/[!-\"$->@-~]*)?")
+REPOSITORY: Final = re.compile(r"[A-Za-z0-9._~:-]+(/[A-Za-z0-9._~-]+)+")
+BRANCH: Final = re.compile(
+    r"(?!-|/|\.)(?!.*(\.\.|//|@\{|/\.|\.lock(/|$)))[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])"
+)
 
 _EXAMPLE: Final = 'Write one, for example `[job.train]` with `command = "python train.py"` below it.'
 
@@ -185,6 +190,7 @@ def _job(name: str, table: Table, target: ResultsTarget) -> Job | None:
         "data": needs.data(table),
         "environment": needs.environment(table),
         "env": _env(table),
+        "secrets": _secrets(table),
         "resources": needs.resources(table),
         "timeout": table.read("timeout", duration, None),
         "results": _globs(table),
@@ -218,6 +224,7 @@ _ADVICE: Final = {
     "branches": 'It belongs below `on.push`: `on = {push = {branches = ["main"]}}`.',
     "paths": 'It belongs below `on.push`: `on = {push = {paths = ["src/**"]}}`.',
     "gpu": "Did you mean `gpus`?",
+    "secret": "Did you mean `secrets`?",
     "python": 'It belongs below `environment`: `environment = {uv = ".", python = "3.12"}`.',
     "requirements": 'It belongs below `environment`: `environment = {requirements = "requirements.txt"}`.',
     "artifacts": "What a run leaves is `results`; where large files go is `artifacts` below `[results]`.",
@@ -260,6 +267,21 @@ def _env(table: Table) -> dict[str, str]:
     return env
 
 
+def _secrets(table: Table) -> tuple[str, ...]:
+    names = table.texts("secrets", example="WANDB_API_KEY")
+    env = table.data.get("env")
+    if len(names) > MAX_SECRETS:
+        table.wrong("secrets", None, f"names {len(names)} secrets; at most {MAX_SECRETS}", "Name fewer.")
+    for name in names:
+        if why := secretname.problem(name):
+            mend = "Name the variable that your code reads, such as `WANDB_API_KEY`; never a value."
+            shown = name if secretname.is_name(name) else None  # it may be the secret itself
+            table.wrong("secrets", shown, why if shown else f"holds an entry that {why}", mend)
+        elif isinstance(env, dict) and name in env:
+            table.wrong("secrets", name, "stands in `env`, too", "Leave it out of `env`, which is in Git.")
+    return names
+
+
 def _globs(table: Table) -> tuple[str, ...]:
     globs = []
     for text in table.texts("results", example="outputs/**"):
@@ -279,7 +301,7 @@ def _results(root: Table) -> ResultsTarget:
     target = ResultsTarget(
         branch=table.read("branch", _branch, RESULTS_BRANCH),
         repository=table.read("repository", _repository, ""),
-        path=table.read("path", _folder, ""),
+        path=table.read("path", inside, ""),
         artifacts=table.read("artifacts", _artifacts, ""),
     )
     table.end()
@@ -290,28 +312,29 @@ def _results(root: Table) -> ResultsTarget:
 
 
 def _branch(value: object) -> str:
-    problem = not_for_results(value) if isinstance(value, str) else f"is {kind(value)}, not text"
-    if problem:
-        raise Wrong(problem, 'Write it as in `branch = "pushtrain/results"`, or "same".')
-    return str(value)
+    if (
+        not isinstance(value, str)
+        or len(value) > MAX_BRANCH
+        or not BRANCH.fullmatch(value)
+        or value.startswith("refs/")
+    ):
+        raise Wrong("is not a branch's name", 'Write it as in `branch = "pushtrain/results"`, or "same".')
+    if value == CONFIG_BRANCH:
+        raise Wrong("is where executors keep their addresses", "Choose another branch.")
+    return value
 
 
 def _repository(value: object) -> str:
-    problem = repository_problem(value) if isinstance(value, str) else f"is {kind(value)}, not text"
-    if problem:
-        raise Wrong(problem, "Write host and path without scheme or `.git`: `github.com/octo/results`.")
-    return str(value)
-
-
-def _folder(value: object) -> str:
-    path = inside(value)
-    if problem := folder_problem(path):
-        raise Wrong(problem, 'Write a plain folder, as in `path = "reports"`.')
-    return path
+    if not isinstance(value, str) or len(value) > 400 or not REPOSITORY.fullmatch(value):  # noqa: PLR2004  the key's limit
+        raise Wrong(
+            "is not a repository's key",
+            "Write host and path without scheme or `.git`: `github.com/octo/results`.",
+        )
+    return value
 
 
 def _artifacts(value: object) -> str:
-    if value != "lfs" and not (isinstance(value, str) and not store_problem(value)):
+    if value != "lfs" and not (isinstance(value, str) and STORE_URL.fullmatch(value)):
         raise Wrong(
             "is no place for large files", 'Write "lfs", or a URL such as "s3://bucket/prefix" (s3, gs, az).'
         )

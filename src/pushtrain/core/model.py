@@ -5,14 +5,14 @@ boundary (a file, a socket, the store) is a `Value`; `model_dump_json()` is its 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
 import rfc8785
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from pushtrain.core import names
+from pushtrain.core.secretname import SecretName
 
 Scalar = bool | int | float | str
 """What one matrix parameter may hold."""
@@ -24,36 +24,15 @@ RepositoryKey = Annotated[
 ]
 """`host/path`, for example `github.com/octo/hello`; lower-case host, no `.git`, no user."""
 
-
 JobName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
 RESULTS_BRANCH: Final = "pushtrain/results"
 CONFIG_BRANCH: Final = "pushtrain/config"
+MAX_SECRETS: Final = 50
+"""Secrets of one job."""
 NO_COMMIT: Final = "0" * 40
 """What Git hosts send as `before` of a new branch and `after` of a deleted one."""
-
-
-def _judged(problem: Callable[[str], str], *, words: Sequence[str] = ("",)) -> AfterValidator:
-    """Refuse what a name's judge has something to say about; `words` are always good."""
-
-    def judge(value: str) -> str:
-        if value not in words and (why := problem(value)):
-            raise ValueError(f"{value[:100]!r} {why}")
-        return value
-
-    return AfterValidator(judge)
-
-
-def not_for_results(branch: str) -> str:
-    """Why results cannot go to this branch; empty: they can."""
-    return (
-        "is where executors keep their addresses" if branch == CONFIG_BRANCH else names.branch_problem(branch)
-    )
-
-
-RefName = Annotated[str, _judged(names.ref_problem, words=())]
-BranchName = Annotated[str, _judged(not_for_results, words=("same",))]
 
 
 class Value(BaseModel):
@@ -160,13 +139,13 @@ class Resources(Value):
 class ResultsTarget(Value):
     """Where a run's results are committed."""
 
-    branch: BranchName = RESULTS_BRANCH
+    branch: str = RESULTS_BRANCH
     """A branch, or `same` for the pushed one."""
-    repository: Annotated[str, _judged(names.repository_problem)] = ""
+    repository: str = ""
     """Another repository's key; empty: the job's own."""
-    path: Annotated[str, _judged(names.folder_problem)] = ""
+    path: str = ""
     """Folder in that branch; empty: the root, or `pushtrain-results` on a branch that is not ours alone."""
-    artifacts: Annotated[str, _judged(names.store_problem, words=("", "lfs"))] = ""
+    artifacts: str = ""
     """Where files over the limits go: empty (they stay with the executor), `lfs`, or a URL such as `s3://b/p`."""
 
 
@@ -182,6 +161,8 @@ class JobSpec(Value):
     data: tuple[DataSource, ...] = ()
     environment: EnvironmentSpec = EnvironmentSpec()
     env: dict[str, str] = Field(default_factory=dict)
+    secrets: tuple[SecretName, ...] = Field(default=(), max_length=MAX_SECRETS)
+    """Names of the secrets that its command gets as environment variables; nothing else of the job does."""
     resources: Resources = Resources()
     timeout: float | None = Field(default=None, gt=0)
     """Seconds from the training's start; None: the executor's limit."""
@@ -214,7 +195,7 @@ class TrainCommand(Value):
     version: Literal[1] = 1
     run_id: RunId
     repository: RepositoryKey
-    ref: RefName
+    ref: str = Field(pattern=r"^refs/", max_length=1000)
     commit: CommitId
     job: JobSpec
     request: str = Field(default="", max_length=64)
@@ -364,6 +345,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
     CHECKOUT = "checkout"
+    SECRETS = "secrets"
     DATA = "data"
     ENVIRONMENT = "environment"
     SETUP = "setup"
@@ -441,6 +423,8 @@ class Attempt(Value):
     data: tuple[Fetched, ...] = ()
     environment: str = ""
     """For people: `uv: 14 packages, cached`."""
+    secrets: tuple[str, ...] = ()
+    """For people: which secrets its command got, and from whom."""
     isolation: str = "none"
     cpu_seconds: float = 0
     max_rss: int = 0
@@ -521,6 +505,8 @@ class Artifact(Value):
     """For `executor`: kept at least to this time."""
     why: str = ""
     """For `refused`: what was wrong with it."""
+    hidden: int = 0
+    """Places in it where a secret stood, and `*` now."""
 
 
 class RunView(Value):

@@ -6,8 +6,9 @@ nothing defines) is left to `pushtrain check`. docs/pushtrain.schema.json is thi
 
 from typing import Any, Final
 
-from pushtrain.core import jobfile, matrix, names, needs
+from pushtrain.core import jobfile, matrix, needs, secretname
 from pushtrain.core.forms import MAX_DURATION, MAX_INTEGER
+from pushtrain.core.model import MAX_SECRETS
 
 URL: Final = "https://raw.githubusercontent.com/pushtrain/pushtrain/main/docs/pushtrain.schema.json"
 
@@ -63,6 +64,14 @@ def _job() -> Schema:
                 "type": "object",
                 "additionalProperties": False,
                 "patternProperties": {_whole(f"(?!PUSHTRAIN(_|$)){jobfile.VARIABLE.pattern}"): _scalar()},
+            },
+            "secrets": {
+                **_texts(
+                    "Names of secrets that the command gets as environment variables; never values.",
+                    secretname.FORM.pattern,
+                ),
+                "examples": [["WANDB_API_KEY"]],
+                "maxItems": MAX_SECRETS,
             },
             "gpus": _number("GPUs that the run gets for itself.", 0, 64, default=0, whole=True),
             "gpu_memory": _size("Memory of each GPU at least."),
@@ -223,7 +232,7 @@ def _results() -> Schema:
     branch = {
         "description": 'Branch for results, or "same" for the pushed one.',
         "type": "string",
-        "pattern": _whole(names.BRANCH.pattern),
+        "pattern": _whole(jobfile.BRANCH.pattern),
         "default": "pushtrain/results",
     }
     return _object(
@@ -233,14 +242,14 @@ def _results() -> Schema:
             "repository": {
                 "description": "Key of another repository: `github.com/octo/results`.",
                 "type": "string",
-                "pattern": _whole(names.REPOSITORY.pattern),
+                "pattern": _whole(jobfile.REPOSITORY.pattern),
                 "maxLength": 400,
             },
             "path": _path("Folder in that branch."),
             "artifacts": {
                 "description": 'Where files over the limits go: "lfs", or a URL (s3, gs, az).',
                 "type": "string",
-                "pattern": _whole(f"lfs|{names.STORE.pattern}"),
+                "pattern": _whole(f"lfs|{jobfile.STORE_URL.pattern}"),
             },
         },
     )

@@ -1,8 +1,9 @@
-"""Which names a secret may have: those of environment variables, but for names that programs obey.
+"""Which names a secret may have: capitals, as environment variables have, but none that programs obey.
 
-A secret becomes a variable of its job's command. One called `LD_PRELOAD` or `PATH` would change what runs
-instead of what it knows, so such names are refused wherever one could be said: in `pushtrain.toml`, in
-`settings.toml`, by `pushtrain secret set`, and in a signed command.
+Capitals tell a name from a value: whoever writes a token where its name belongs is told so. A secret becomes
+a variable of its job's command. One called `LD_PRELOAD` or `PATH` would change what runs instead of what it
+knows, so such names are refused wherever one could be said: in `pushtrain.toml`, in `settings.toml`, by
+`pushtrain secret set`, and in a signed command.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator
 
 LONGEST: Final = 100
-_NAME: Final = re.compile(rf"[A-Za-z_][A-Za-z0-9_]{{0,{LONGEST - 1}}}")
+FORM: Final = re.compile(rf"[A-Z_][A-Z0-9_]{{0,{LONGEST - 1}}}")
 _OURS: Final = re.compile(
     "HOME|TMPDIR|CI|HF_HOME|TORCH_HOME|XDG_CACHE_HOME|GITHUB_(SHA|REF|REPOSITORY)|VIRTUAL_ENV"
     "|(CUDA|NVIDIA)_VISIBLE_DEVICES|PUSHTRAIN.*"
@@ -26,20 +27,25 @@ _OBEYED: Final = re.compile(
 """Obeyed by the loader, by shells, by interpreters or by git."""
 
 
+def is_name(name: str) -> bool:
+    """Whether it has the form of a name, whatever it names."""
+    return bool(FORM.fullmatch(name))
+
+
 def problem(name: str) -> str:
     """Why a secret cannot have this name, to follow it in a sentence; empty when it can."""
-    if not _NAME.fullmatch(name):
-        return "is not the name of an environment variable"
-    if _OURS.fullmatch(name.upper()):
+    if not is_name(name):
+        return "is not a variable's name in capitals"
+    if _OURS.fullmatch(name):
         return "is a variable that pushtrain sets itself"
-    if _OBEYED.fullmatch(name.upper()):
+    if _OBEYED.fullmatch(name):
         return "is a variable that changes how programs run"
     return ""
 
 
 def _checked(name: str) -> str:
     if why := problem(name):
-        raise ValueError(f"`{name[:LONGEST]}` {why}")
+        raise ValueError(f"`{name}` {why}" if is_name(name) else why)
     return name
 
 

@@ -32,6 +32,7 @@ from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.forms import clean
 from pushtrain.core.model import RepositoryKey, Value
 from pushtrain.core.patterns import PatternError, selects
+from pushtrain.core.redact import LEAST
 from pushtrain.core.register import Register
 from pushtrain.core.secretname import SecretName
 from pushtrain.core.signing import fingerprint, parse_public, public_text
@@ -54,6 +55,7 @@ BOUND: Final = b"pushtrain-secret-seal-1\n"
 """Before what is bound into the seal."""
 _LONGEST_PATTERN: Final = 512
 _MILLISECONDS: Final = 1000
+_FEWEST_KINDS: Final = 4
 
 
 class BrokenSecrets(ConfigError):
@@ -241,13 +243,13 @@ def check_patterns(job: str, branch: str) -> None:
             ) from error
 
 
-def covers(job: str, branch: str, wanted: Wanted) -> bool:
-    """Whether two patterns select that job and that branch; a malformed one selects nothing."""
+def covers(jobs: Sequence[str], branches: Sequence[str], wanted: Wanted) -> bool:
+    """Whether patterns select that job and that branch; malformed ones select nothing."""
     short = wanted.ref.removeprefix("refs/heads/")
     # A branch may be called `refs/tags/v1`; it must not pass for the tag.
     where = wanted.ref if short.startswith("refs/") else short
     try:
-        return selects((job,), wanted.job) and selects((branch,), where)
+        return selects(jobs, wanted.job) and selects(branches, where)
     except PatternError:
         return False
 
@@ -275,7 +277,7 @@ def hindrance(
         return f"is for the repository {clean(entry.repository)}"
     if entry.recipient != recipient:
         return "is sealed for another executor, or for an earlier key of this one"
-    if not covers(entry.job, entry.branch, wanted):
+    if not covers((entry.job,), (entry.branch,), wanted):
         return f"is for {scope(entry.job, entry.branch)}"
     if not entry.genuine:
         return "is not signed by the key that it names"
@@ -309,6 +311,20 @@ def scope(job: str, branch: str) -> str:
 def day(seconds: float) -> str:
     """A date in UTC."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+
+
+def value_problem(value: str) -> str:
+    """Why this cannot be a secret's value, to follow `it `; empty when it can. Tells nothing of the value."""
+    size = len(value.encode("utf-8", "surrogateescape"))
+    if "\0" in value:
+        return "holds a NUL, which no environment variable can"
+    if size > MAX_VALUE:
+        return f"has {size} bytes; at most {MAX_VALUE}"
+    if len(value.strip()) < LEAST:
+        return f"has fewer than {LEAST} characters, and so short a word cannot be hidden in logs"
+    if len(set(value.strip())) < _FEWEST_KINDS:
+        return "is made of three characters at most, and could not be told from a ruler line in logs"
+    return ""
 
 
 def next_time(text: str, now: float, slots: Collection[str]) -> int:
