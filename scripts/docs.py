@@ -16,7 +16,7 @@ from pushtrain.cli.app import build
 from pushtrain.core import errors
 from pushtrain.core.model import Value
 from pushtrain.core.rules import Allow, Hooks, Limits, Rules
-from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
+from pushtrain.core.settings import ExecutorSettings, OwnerSecret, SenderSettings, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = "<!-- made by scripts/docs.py -->\n"
@@ -107,6 +107,20 @@ def settings_page() -> str:
             "",
         ]
     page += rules_part()
+    page += [
+        "## Secrets that the owner keeps: `[[secrets]]`",
+        "",
+        "One table for each value; [secrets.md](secrets.md#the-owners-own) has an example. In the file only, never in the environment.",
+        "",
+        "| setting | default | what it does |",
+        "|---|---|---|",
+        *(
+            f"| `{field}` | {'must be given' if info.is_required() else default(info.default) if info.default else 'none'} "
+            f"| {docs['OwnerSecret', field]} |"
+            for field, info in OwnerSecret.model_fields.items()
+        ),
+        "",
+    ]
     page += [
         "## Credentials",
         "",

@@ -167,6 +167,14 @@ class BuildError(PushtrainError):
     status = 500
 
 
+class SecretError(PushtrainError):
+    """A secret is missing, cannot be read, or may not be given out."""
+
+    code = "secret"
+    exit_code = 11
+    status = 422
+
+
 class RunFailed(PushtrainError):
     """The run that we waited for did not succeed."""
 

@@ -4,12 +4,14 @@ Read from `settings.toml` in the state folder, then from the environment (`PUSHT
 `PUSHTRAIN_SENDER_POLL_SECONDS`), then from flags; the last one wins. `docs/settings.md` lists every field.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
+from pushtrain.core.forms import Wrong
 from pushtrain.core.model import RepositoryKey, Value
-from pushtrain.core.rules import MIB, Rules
+from pushtrain.core.rules import MIB, Pattern, Rules
+from pushtrain.core.secretname import SecretName
 from pushtrain.core.units import Duration, Size
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
@@ -131,6 +133,30 @@ class SenderSettings(Value):
     Commands and answers stay signed, but anybody on the way can read them."""
 
 
+class OwnerSecret(Value):
+    """One entry of `[[secrets]]`: a value that the owner keeps for jobs, in a file or in the keyring."""
+
+    name: SecretName
+    """The environment variable that it becomes."""
+    file: str = ""
+    """The file that holds it, which only its user may read; one line break at its end does not count."""
+    keyring: str = ""
+    """The service under which the keyring has it, with `name` for the user: `keyring set SERVICE NAME`."""
+    repositories: tuple[Pattern, ...] = Field(min_length=1)
+    """Which repositories may have it, by patterns of `host/path`."""
+    jobs: tuple[Pattern, ...] = ("*",)
+    """Which of their jobs may have it."""
+    branches: tuple[Pattern, ...] = ("**",)
+    """Which of their branches may have it; of a tag the full name, `refs/tags/v1`, is matched."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if bool(self.file) == bool(self.keyring):
+            mend = f'Write for example `file = "~/.config/pushtrain/{self.name.lower()}"`.'
+            raise Wrong("names not exactly one of `file` and `keyring`", mend)
+        return self
+
+
 class Settings(Value):
     """`settings.toml`."""
 
@@ -142,5 +168,7 @@ class Settings(Value):
     it is not `pushtrain/config:config.json`. Empty: nowhere."""
     rules: Rules = Rules()
     """What may run here, and how: docs/rules.md."""
+    secrets: tuple[OwnerSecret, ...] = ()
+    """What the owner keeps for jobs: docs/secrets.md."""
     executor: ExecutorSettings = ExecutorSettings()
     sender: SenderSettings = SenderSettings()

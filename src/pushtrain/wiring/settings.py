@@ -234,11 +234,14 @@ def _explain(error: ValidationError, path: Path, origins: Mapping[Key, str]) -> 
     wrong = (first.get("ctx") or {}).get("error")
     if first["type"] == "missing":
         return ConfigError(f"{shown} is missing.", mend=mend)
+    private = loc[:1] == ("secrets",)  # somebody may have put a secret where its name or its file belongs
     if isinstance(wrong, Wrong):
-        value = "" if isinstance(first["input"], dict) else f" is {show(first['input'])}, which"
+        hidden = private or isinstance(first["input"], dict)
+        value = "" if hidden else f" is {show(first['input'])}, which"
         return ConfigError(f"{shown}{value} {wrong.problem}.", mend=wrong.mend)
     why = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-    return ConfigError(f"{shown} is {first['input']!r}: {why}.", mend=mend)
+    value = "is wrong" if private else f"is {first['input']!r}"
+    return ConfigError(f"{shown} {value}: {why}.", mend=mend)
 
 
 def _where(loc: Sequence[int | str]) -> str:
