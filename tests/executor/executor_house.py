@@ -8,36 +8,36 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
 from pushtrain.core.model import EnvironmentSpec, Gpu, Run, State, TrainCommand
+from pushtrain.core.place import Place
+from pushtrain.core.secrets import Sealed, with_entry
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
-from pushtrain.core.signing import parse_public
 from pushtrain.executor.publish import Publisher
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing import process
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.given import mask_of
 from pushtrain.plumbing.keys import Authorized
+from pushtrain.plumbing.rosterfile import RosterFile
+from pushtrain.plumbing.sealing import seal_secret, sealing_key
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
 from pushtrain.ports import Activation, Environment, Recipe, Report, Sandbox, Stop
-from pushtrain.testing import (
-    REPOSITORY,
-    SENDER,
-    SENDER_KEY,
-    WorkRepository,
-    a_command,
-    a_spec,
-    eventually,
-)
+from pushtrain.testing import REPOSITORY, SENDER, WorkRepository, a_command, a_spec, eventually
+from pushtrain.wiring.rosters import sealed_secrets
 
 _nonces = count()
+_moments = count(1_790_000_000_000)
 
 
 def story(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -80,6 +80,7 @@ class House:
         self.environments: Mapping[str, Environment] = {"system": Bare()}
         self.gpus: Sequence[Gpu] = ()
         self.sandbox: Sandbox = Unconfined(Ground(self.state.isolation))
+        self.sealer = Ed25519PrivateKey.generate()
         self.settings = Settings(
             repositories=(Repository(key=REPOSITORY, remote=str(self.origin)),),
             executor=ExecutorSettings(**{"grace": 5, "disk_floor": 0, **settings}),
@@ -98,20 +99,23 @@ class House:
     def open(self) -> ExecutorService:
         """An executor on this state folder; `run` it, and close its store."""
         self.state.create()
-        authorized = Authorized(self.state.authorized)
-        if not self.state.authorized.exists():
-            authorized.add(parse_public(SENDER_KEY), name="ada")
         remote = self.settings.repositories[0]
-        mirrors: Callable[[str], Mirror] = lambda _: Mirror(self.state.repositories, remote)  # noqa: E731
+        mirrors: Callable[[object], Mirror] = lambda _: Mirror(self.state.repositories, remote)  # noqa: E731
         return ExecutorService(
             self.settings,
             self.state,
             Store(self.state.store),
             key=Ed25519PrivateKey.generate(),
-            authorized=authorized,
+            authorized=Authorized(self.state.authorized),
             mirrors=mirrors,
             environments=self.environments,
-            publisher=Publisher(mirrors, self.settings.executor),
+            publisher=Publisher(
+                mirrors,
+                self.settings.executor,
+                formats=[JsonLines()],
+                masks=partial(mask_of, key=sealing_key(self.state.sealing_key)),
+            ),
+            sealed=sealed_secrets(self.settings, mirrors),
             sandbox=self.sandbox,
             gpus=self.gpus,
         )
@@ -148,6 +152,29 @@ class House:
         )
         assert fresh
         return run
+
+    def seal(self, name: str, value: str, **changes: Any) -> Sealed:
+        """Seal a secret to this executor, as somebody who may send it commands; what was written."""
+        self.state.create()
+        Authorized(self.state.authorized).add(self.sealer.public_key(), name="ada")
+        return self.write_sealed(name, value, **changes)
+
+    def write_sealed(
+        self, name: str, value: str, *, key: Ed25519PrivateKey | None = None, **changes: Any
+    ) -> Sealed:
+        """Write a sealed secret beside the roster, whoever may believe it."""
+        self.state.create()
+        to = sealing_key(self.state.sealing_key).public_key()
+        given = {"job": "*", "branch": "**", "repository": REPOSITORY, "sealed_at": next(_moments), **changes}
+        entry = seal_secret(name, value, to=to, key=key or self.sealer, **given)
+        self.secrets_file().write(lambda text: with_entry(text, entry), message="Secret", when=1_790_000_000)
+        return entry
+
+    def secrets_file(self) -> RosterFile:
+        """`secrets.json` on its branch, through a mirror of its own."""
+        remote = self.settings.repositories[0]
+        place = Place(repository=remote, branch="pushtrain/config", path="secrets.json")
+        return RosterFile(Mirror(self.folder / "elsewhere", remote), place)
 
     def result(self, run: Run, name: str) -> str:
         """A file of a published run, from the origin."""

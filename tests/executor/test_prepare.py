@@ -19,9 +19,11 @@ from pushtrain.executor.bytecode import MARK, Compiler
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.executor.prepare import Preparation, PreparationError, Workshop
 from pushtrain.executor.variables import attempt_mark, job_environment
+from pushtrain.executor.vault import Vault
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.rundir import Orders, RunDir
+from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.ports import Activation, Environment, Recipe, Report, Stop
 from pushtrain.testing import a_command, a_gpu, a_run, a_spec, an_attempt, wait_until
 
@@ -78,6 +80,7 @@ class Bench:
             environments={"system": Bare()} if environments is None else environments,
             data=Cache(self.house.state.data),
             built=Cache(self.house.state.environments),
+            vault=Vault(sealing_key(self.house.state.sealing_key)),
             sandbox=self.house.sandbox,
             inherited={"PATH": os.environ["PATH"]},
         )

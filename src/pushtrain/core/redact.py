@@ -131,21 +131,22 @@ class Mask:
     """
 
     def __init__(self, values: Mapping[str, str] | None = None, *, everything: bool = False) -> None:
-        self._everything = everything
+        self.everything = everything
+        """Whether the secrets are not known any more."""
         forms = [form for name, value in (values or {}).items() if value for form in _forms(name, value)]
         self._forms = tuple(dict.fromkeys(forms))
         self.reach = max((form.reach for form in self._forms), default=0)
         """Bytes on either side that decide whether a byte is hidden."""
 
     def __bool__(self) -> bool:
-        return bool(self._forms) or self._everything
+        return bool(self._forms) or self.everything
 
     def __repr__(self) -> str:
         return f"Mask({len(self._forms)} forms)"
 
     def hide(self, data: bytes) -> bytes:
         """The bytes with `*` in place of whatever must not be shown."""
-        if self._everything:
+        if self.everything:
             return data.translate(_STARS)
         return _starred(data, self.spans(data))
 
@@ -164,21 +165,21 @@ class Mask:
 
     def spans(self, data: bytes) -> list[Span]:
         """Where something is to be hidden: in order, not touching each other."""
-        if self._everything:
+        if self.everything:
             return [(0, len(data))] if data else []
         text = _Text(data)
         return _joined(sorted(span for form in self._forms for span in _hits(form, text)))
 
     def within(self, data: bytes, start: int, end: int) -> bytes:
         """A stretch of these bytes, with what is hidden judged by all of them."""
-        if self._everything:
+        if self.everything:
             return data[start:end].translate(_STARS)
         return _starred(data, self.spans(data))[start:end]
 
     def begun(self, data: bytes) -> int:
         """How many bytes at the end may be the beginning of something whose rest is not there yet."""
         tail = data[len(data) - min(len(data), self.reach) :]
-        if not tail or self._everything:
+        if not tail or self.everything:
             return 0
         # A lone carriage return may be half of a line break.
         broken = _Text(f"{tail.decode('latin-1')}\n".encode("latin-1")) if tail.endswith(b"\r") else None
@@ -189,7 +190,7 @@ class Mask:
     def ended(self, data: bytes) -> int:
         """How many bytes at the start may be the end of something whose beginning is not there."""
         head = data[: self.reach]
-        if not head or self._everything:
+        if not head or self.everything:
             return 0
         text = _Text(head)
         return max((_ending(form, text) for form in self._forms), default=0)

@@ -26,6 +26,7 @@ from typing import Final, Literal
 
 from pushtrain.core.errors import StorageError
 from pushtrain.core.model import Artifact
+from pushtrain.executor.censor import Censor
 from pushtrain.ports import Stop
 
 MOST_FILES: Final = 10_000
@@ -43,7 +44,13 @@ _GIT_NAMES: Final = re.compile(r"\.git|git~\d+|\.git(attributes|modules)")
 
 
 def collect(
-    results: Path, work: Path, globs: Sequence[str], into: Path, *, stop: Stop | None = None
+    results: Path,
+    work: Path,
+    globs: Sequence[str],
+    into: Path,
+    *,
+    censor: Censor | None = None,
+    stop: Stop | None = None,
 ) -> tuple[Artifact, ...]:
     """Move a run's result files into a folder of ours; the files with size and digest, then what was refused.
 
@@ -52,6 +59,7 @@ def collect(
         work: The work folder; need not exist.
         globs: The job's `results`.
         into: Where the files go; what an earlier, interrupted call moved there counts.
+        censor: Takes secrets out of the files before they are hashed.
         stop: Called now and then; what it raises ends the work.
 
     Raises:
@@ -63,7 +71,12 @@ def collect(
         sweep.all_of(results)
         for glob in globs:
             sweep.matching(work, glob)
-        return (*_hashed(into, stop), *sweep.refusals())
+        if censor is not None:
+            for path in sorted(_files_below(into)):
+                _go_on(stop)
+                censor.clean(into / path, path)
+        found = (*_hashed(into, stop), *sweep.refusals())
+        return found if censor is None else censor.told(found)
     except OSError as error:
         raise StorageError(
             f"The results could not be collected: {error.strerror or error}.",
@@ -312,11 +325,15 @@ def _files_below(folder: Path) -> Iterator[str]:
             yield str(below / name)
 
 
+def _go_on(stop: Stop | None) -> None:
+    if stop is not None:
+        stop()
+
+
 def _hashed(folder: Path, stop: Stop | None) -> list[Artifact]:
     found = []
     for path in sorted(_files_below(folder)):
-        if stop is not None:
-            stop()
+        _go_on(stop)
         with (folder / path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.seek(0, os.SEEK_END)

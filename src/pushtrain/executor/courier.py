@@ -212,7 +212,9 @@ class Courier:
 def clear(run_folder: Path) -> None:
     """Remove what only served a run's attempts; logs, records and kept result files stay."""
     for attempt in run_folder.glob("[0-9]*"):
-        remove_tree(RunDir(attempt).job)
+        folder = RunDir(attempt)
+        folder.given.unlink(missing_ok=True)  # its log is clean, and its results are published
+        remove_tree(folder.job)
     remove_tree(run_folder / RunDir(run_folder / "0").checkpoint.name)
 
 

@@ -25,6 +25,7 @@ from pushtrain.executor import launch, verdicts
 from pushtrain.executor.prepare import Preparation, PreparationError, Workshop, time_limit
 from pushtrain.executor.variables import attempt_mark
 from pushtrain.plumbing import process, reserve
+from pushtrain.plumbing.cleanlog import clean_log
 from pushtrain.plumbing.rundir import RunDir, StopOrder, held, log_size
 from pushtrain.plumbing.store import Store
 from pushtrain.plumbing.trees import remove_tree
@@ -96,7 +97,6 @@ class Dispatch:
         slots: Runs at once that ask for no GPU.
         changed: Told the id of each run that changed; called from any thread.
         ended: Called when a run has become publishable; from any thread.
-        may_start: Whether runs may start that the key with this fingerprint sent.
     """
 
     def __init__(
@@ -107,7 +107,6 @@ class Dispatch:
         slots: int,
         changed: Callable[[str], None],
         ended: Callable[[], None],
-        may_start: Callable[[str], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -115,7 +114,6 @@ class Dispatch:
         self._slots = slots
         self._changed = changed
         self._ended = ended
-        self._may_start = may_start
         self._clock = clock
         self._compiled = Path()
         self._active: dict[str, Active] = {}
@@ -226,9 +224,7 @@ class Dispatch:
     def _claim_now(self) -> Active | None:
         shop = self._shop
         with self._lock:
-            claimed = self._store.claim(
-                slots=self._slots, gpus=shop.gpus, executor=shop.settings.name, may_start=self._may_start
-            )
+            claimed = self._store.claim(slots=self._slots, gpus=shop.gpus, executor=shop.settings.name)
             if claimed is None:
                 return None
             active = self._look_after(*claimed)
@@ -287,7 +283,8 @@ class Dispatch:
             self._check(active)
             reserve.keep(self._shop.state.reserve)
             folder.create()
-            shim = launch.start(folder, preparation.orders(), self._compiled)
+            orders = preparation.orders()
+            shim = launch.start(folder, orders, self._compiled, secrets=preparation.secrets)
         except Cancelled:
             return CancelledEvent(active.why) if active.cancelled else None
         except PreparationError as error:
@@ -327,8 +324,9 @@ class Dispatch:
         """Write down how an attempt ended; clear up after a shim that was killed."""
         run, folder = active.run, active.folder
         verdict = folder.read_verdict()
+        killed = launch.clear_up(folder, attempt_mark(run)) if verdict is None else 0
+        self._clean(folder)
         if verdict is None:
-            killed = launch.clear_up(folder, attempt_mark(run))
             _log.warning("run %s was lost; %d of its processes were ended", run.short, killed)
             self._write(active, Lost("Its shim was killed, or the machine restarted; there is no verdict."))
             return
@@ -336,6 +334,14 @@ class Dispatch:
         limit = limits.time if verdict.phase == "setup" else time_limit(run.command.job, limits)
         active.attempt = verdicts.with_verdict(active.attempt, verdict)
         self._write(active, verdicts.exited(verdict, limit=limit))
+
+    def _clean(self, folder: RunDir) -> None:
+        """Take the secrets out of a log that nobody writes to any more, before it can be published."""
+        try:
+            clean_log(folder.log, self._shop.vault.mask(folder))
+        except StorageError:
+            self._make_room(folder)
+            raise
 
     def _write(self, active: Active, event: Event) -> None:
         """Move the run by the event that ends its attempt, and let go of it."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pushtrain.core.model import Artifact, Run, Value
+from pushtrain.core.redact import NOTHING, Mask
+from pushtrain.executor.censor import Censor, without_secrets
 from pushtrain.executor.collect import collect
 from pushtrain.executor.metrics import Metric, candidates, gather
 from pushtrain.plumbing.rundir import RunDir, write_bytes
@@ -34,6 +36,7 @@ def harvest(
     folder: RunDir,
     formats: Sequence[MetricsFormat],
     *,
+    mask: Mask = NOTHING,
     since: float = 0,
     stop: Stop | None = None,
 ) -> Harvest:
@@ -43,6 +46,7 @@ def harvest(
         run: Whose job names the globs.
         folder: The attempt's.
         formats: Metrics formats, the preferred ones first.
+        mask: Hides the job's secrets.
         since: When the attempt started; only later files of the work folder count as metrics.
         stop: Called now and then; what it raises ends the work.
 
@@ -56,12 +60,14 @@ def harvest(
         pass
     except (OSError, ValueError) as error:
         _log.warning("%s is gathered again: %s", record, error)
-    files = collect(folder.results, folder.tree, run.command.job.results, folder.artifacts, stop=stop)
+    censor = Censor(mask, folder.withheld) if mask else None
+    globs = run.command.job.results
+    files = collect(folder.results, folder.tree, globs, folder.artifacts, censor=censor, stop=stop)
     named = [folder.metrics, *candidates(folder.artifacts, formats)]
     metrics = gather(named, formats, root=folder.artifacts)
     if not metrics:
         metrics = gather(list(candidates(folder.tree, formats, since=since)), formats, root=folder.tree)
-    found = Harvest(files=files, metrics=metrics)
+    found = Harvest(files=files, metrics=without_secrets(metrics, mask))
     write_bytes(record, found.model_dump_json().encode())
     return found
 

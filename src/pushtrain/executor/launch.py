@@ -6,11 +6,13 @@ here but `start` works the same for both.
 """
 
 import contextlib
+import json
 import logging
 import os
 import py_compile
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -52,8 +54,16 @@ def compile_shim(into: Path) -> Path:
     return folder / "shim.pyc"
 
 
-def start(folder: RunDir, orders: Orders, compiled: Path) -> Process:
+def start(
+    folder: RunDir, orders: Orders, compiled: Path, *, secrets: Mapping[str, str] | None = None
+) -> Process:
     """Start the shim of an attempt; when this returns it holds the attempt's lock.
+
+    Args:
+        folder: The attempt's.
+        orders: What the shim is to do; they lie on the disk.
+        compiled: What `compile_shim` gave.
+        secrets: Variables of the training command that never do: they are handed over in memory.
 
     Raises:
         StorageError: The orders could not be written, or another shim holds the lock.
@@ -62,6 +72,8 @@ def start(folder: RunDir, orders: Orders, compiled: Path) -> Process:
     lock = take_lock(folder.lock)
     if lock is None:
         raise StorageError(f"The attempt in {folder.root} is already running.")
+    handed = _in_memory(json.dumps(dict(secrets)).encode()) if secrets else None
+    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     try:
         pid = os.posix_spawn(
             sys.executable,
@@ -69,7 +81,7 @@ def start(folder: RunDir, orders: Orders, compiled: Path) -> Process:
             {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
             file_actions=(
                 (os.POSIX_SPAWN_DUP2, lock, _LOCK),
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                nothing if handed is None else (os.POSIX_SPAWN_DUP2, handed, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(folder.log), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ),
@@ -80,7 +92,18 @@ def start(folder: RunDir, orders: Orders, compiled: Path) -> Process:
         raise StorageError(f"No process could be started: {error.strerror}.") from error
     finally:
         os.close(lock)
+        if handed is not None:
+            os.close(handed)
     return Process(pid, process.start_time(pid) or 0)
+
+
+def _in_memory(content: bytes) -> int:
+    """A descriptor from which this can be read; there is no file."""
+    descriptor = os.memfd_create("pushtrain", os.MFD_CLOEXEC)
+    with open(descriptor, "wb", closefd=False) as out:
+        out.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def find(folder: RunDir) -> Process | None:

@@ -16,6 +16,7 @@ from typing import Final
 from pushtrain import __version__
 from pushtrain.core.errors import Cancelled, PushtrainError, StorageError
 from pushtrain.core.model import Artifact, Attempt, Gpu, Run, RunEvent
+from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor import artifacts, report
 from pushtrain.executor.collect import place
@@ -24,6 +25,7 @@ from pushtrain.executor.metrics import Metric
 from pushtrain.executor.wording import folder
 from pushtrain.plumbing import lfs
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.given import hide_all
 from pushtrain.plumbing.rundir import LogEnds, RunDir, read_ends
 from pushtrain.ports import MetricsFormat, Stop
 
@@ -63,6 +65,8 @@ class Parcel:
     """The commit message's first line."""
     size: int
     """Bytes of all files."""
+    mask: Mask = NOTHING
+    """Hides the job's secrets in whatever else is told of the run."""
 
     @property
     def run(self) -> Run:
@@ -79,6 +83,7 @@ class Packer:
         fingerprint: The executor's key, told in each report.
         formats: Metrics formats.
         gpus: This machine's.
+        masks: What to hide of an attempt.
         clock: Seconds since the epoch.
     """
 
@@ -90,8 +95,10 @@ class Packer:
         fingerprint: str = "",
         formats: Sequence[MetricsFormat] = (),
         gpus: Sequence[Gpu] = (),
+        masks: Callable[[RunDir], Mask] = hide_all,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._masks = masks
         self._mirrors = mirrors
         self._settings = settings
         self._fingerprint = fingerprint
@@ -106,7 +113,8 @@ class Packer:
             return Harvest()
         last = item.attempts[-1] if item.attempts else None
         since = (last.started_at or last.claimed_at) if last else 0
-        return harvest(item.run, item.folder, self._formats, since=since, stop=stop)
+        mask = self._masks(item.folder)
+        return harvest(item.run, item.folder, self._formats, mask=mask, since=since, stop=stop)
 
     def pack(self, item: Publishable, target: Mirror, *, stop: Stop | None = None) -> Parcel:
         """Make all files of a run's commit; large ones are uploaded when this returns.
@@ -120,9 +128,13 @@ class Packer:
             UploadError: Large files could not be brought to where the job wants them; it is tried again.
             StorageError: This machine's disk is full, or lost a file.
         """
+        mask = self._masks(item.folder) if item.folder else NOTHING
+        summary = mask.text(_summary_of(item))
+        command = b"" if mask.everything else item.command
+        mask = NOTHING if mask.everything else mask  # what the job left is hidden whole; the rest is ours
         found = self.harvest(item, stop=stop)
         placed = self._placed(item, found, target, stop)
-        subject = self._subject(item.run)
+        subject = mask.text(self._subject(item.run))
         story = report.Story(
             run=item.run,
             executor=self._settings.name,
@@ -134,10 +146,11 @@ class Packer:
             files=placed,
             metrics=found.metrics,
             log=self._log_of(item),
-            summary=_summary_of(item),
+            summary=summary,
             subject=subject,
-            command=item.command,
+            command=command,
             headers={name: value for name, value in item.headers.items() if _is_signed(name)},
+            mask=mask,
         )
         files = report.write(story)
         in_lfs = [file for file in placed if file.where == "lfs"]
@@ -148,7 +161,8 @@ class Packer:
                 files[f"files/{file.path}"] = _content(item.folder.artifacts / file.path)
             elif file.where == "lfs":
                 files[f"files/{file.path}"] = lfs.Pointer(file.sha256, file.size).text()
-        return Parcel(item, files, placed, found.metrics, subject, sum(map(len, files.values())))
+        size = sum(map(len, files.values()))
+        return Parcel(item, files, placed, found.metrics, subject, size, mask)
 
     def _placed(
         self, item: Publishable, found: Harvest, target: Mirror, stop: Stop | None

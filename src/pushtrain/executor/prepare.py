@@ -40,6 +40,7 @@ from pushtrain.executor.bytecode import Compiler
 from pushtrain.executor.cages import job_cage
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.executor.variables import job_environment
+from pushtrain.executor.vault import Given, Vault
 from pushtrain.plumbing import data
 from pushtrain.plumbing.cache import Cache, evict
 from pushtrain.plumbing.git import Mirror
@@ -86,15 +87,25 @@ class Workshop:
     built: Cache
     sandbox: Sandbox
     """What jobs are kept in."""
+    vault: Vault
+    """Knows the secrets that jobs name."""
     gpus: tuple[Gpu, ...] = ()
     compiler: Compiler = field(default_factory=Compiler)
     seeing: set[tuple[Path, str]] = field(default_factory=set)
     """Environments and drivers that are known to see GPUs together."""
     inherited: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
-    def caches(self, repository: str) -> Path:
-        """A repository's own folder for `HF_HOME` and its like, kept between runs."""
+    def caches(self, repository: str, *, apart: str = "") -> Path:
+        """A repository's own folder for `HF_HOME` and its like, kept between runs.
+
+        Args:
+            repository: Its key.
+            apart: The branch to which it belongs alone: jobs with secrets share nothing with other branches,
+                whose code could leave something in it for them, or read what their tools wrote down.
+        """
         name = repository.replace("/", "+")
+        if apart:
+            name += f"+{hashlib.sha256(apart.encode()).hexdigest()[:16]}"
         if len(name) > _LONGEST_NAME:
             name = hashlib.sha256(name.encode()).hexdigest()
         folder = self.state.caches / name
@@ -134,6 +145,7 @@ class Preparation:
         self._data: list[Fetched] = []
         self._environment = ""
         self._shown: list[Path] = []
+        self._secrets: dict[str, Given] = {}
 
     def orders(self) -> Orders:
         """Do all of it; the shim's orders.
@@ -160,16 +172,19 @@ class Preparation:
                 "data": tuple(self._data),
                 "environment": self._environment,
                 "isolation": self._shop.sandbox.level,
+                "secrets": tuple(f"{name}, {one.origin}" for name, one in self._secrets.items()),
             }
         )
 
     def _orders(self) -> Orders:
         job, folder, limits = self._job, self._folder, self._shop.rules.limits
         self._check_out()
+        self._take_secrets()
         cwd = self._work_folder()
         self._shop.make_room()
         activation, root = self._data_and_environment()
-        caches = self._shop.caches(self._run.command.repository)
+        command = self._run.command
+        caches = self._shop.caches(command.repository, apart=command.ref if job.secrets else "")
         env = job_environment(
             self._run,
             folder,
@@ -261,6 +276,25 @@ class Preparation:
             notes.append(f"{done.files} file{'s' if done.files != 1 else ''}")
             if done.lfs_files:
                 notes.append(f"{done.lfs_files} from LFS")
+
+    def _take_secrets(self) -> None:
+        """Have the secrets that the job names, and write down, sealed, which they are.
+
+        Which it may have depends on its branch; the fetch has seen to it that the commit is of that branch.
+        """
+        vault = self._shop.vault
+        try:
+            self._secrets = vault.of(self._run.command, stop=self._stop)
+            vault.note(self._folder, self._secrets)
+        except Cancelled:
+            raise
+        except PushtrainError as error:
+            raise PreparationError(Reason.SECRETS, str(error)) from error
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The secrets' values, for the shim alone; known once `orders` has returned."""
+        return {name: one.value for name, one in self._secrets.items()}
 
     def _work_folder(self) -> Path:
         """Where the command starts: a folder of the commit, links followed, never outside it."""

@@ -25,12 +25,14 @@ from pydantic import TypeAdapter
 from pushtrain.core.errors import Cancelled, PushRejected, PushtrainError
 from pushtrain.core.model import RESULTS_BRANCH, Artifact, Gpu, Run
 from pushtrain.core.policy import SHARED_FOLDER
+from pushtrain.core.redact import Mask
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor import index
 from pushtrain.executor.parcel import Packer, Parcel, Publishable
 from pushtrain.executor.wording import folder, headline
 from pushtrain.plumbing.branch import Branch, NewCommit
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.given import hide_all
 from pushtrain.plumbing.rundir import RunDir, write_bytes
 from pushtrain.ports import MetricsFormat, Stop
 
@@ -63,6 +65,7 @@ class Publisher:
         fingerprint: The executor's key, told in each commit.
         formats: Metrics formats.
         gpus: This machine's.
+        masks: What to hide of an attempt.
         clock: Seconds since the epoch.
     """
 
@@ -74,6 +77,7 @@ class Publisher:
         fingerprint: str = "",
         formats: Sequence[MetricsFormat] = (),
         gpus: Sequence[Gpu] = (),
+        masks: Callable[[RunDir], Mask] = hide_all,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._mirrors = mirrors
@@ -81,7 +85,7 @@ class Publisher:
         self._author = f"pushtrain ({settings.name}) <noreply@pushtrain.invalid>"
         self._clock = clock
         self._packer = Packer(
-            mirrors, settings, fingerprint=fingerprint, formats=formats, gpus=gpus, clock=clock
+            mirrors, settings, fingerprint=fingerprint, formats=formats, gpus=gpus, masks=masks, clock=clock
         )
         self._tips: dict[tuple[str, str], str] = {}
         self._turns: dict[tuple[str, str], threading.Lock] = {}
@@ -194,7 +198,8 @@ class Publisher:
 
     def _message(self, one: Parcel, ref: str) -> str:
         command = one.run.command
-        title = " ".join("".join(filter(str.isprintable, command.job.title.replace("\n", " "))).split())
+        title = one.mask.text(command.job.title)
+        title = " ".join("".join(filter(str.isprintable, title.replace("\n", " "))).split())
         outcome = headline(one.run).partition(" ")[2]
         quiet = "" if ref == f"refs/heads/{RESULTS_BRANCH}" else "[skip ci]\n\n"
         return (
@@ -233,12 +238,14 @@ class _Pages:
             trained = last.ended_at - last.started_at
         told = (run, one.metrics, one.subject, trained)
         relative = month.removeprefix(self._base)
+
+        def row(base: str) -> str:
+            return one.mask.text(index.row(*told, base=base))
+
         root, page = f"{self._base}README.md", f"{month}/README.md"
         changed = {
-            root: index.root_page(self._there[root], [index.row(*told, base="")], [relative]),
-            page: index.month_page(
-                self._there[page], [index.row(*told, base=relative)], run.command.job.name, month[-7:]
-            ),
+            root: index.root_page(self._there[root], [row("")], [relative]),
+            page: index.month_page(self._there[page], [row(relative)], run.command.job.name, month[-7:]),
         }
         kept = {path: content for path, content in changed.items() if content is not None}
         self._there |= kept

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pushtrain.core.model import Artifact, Attempt, Outcome, Run, RunEvent, Value
-from pushtrain.core.redact import public_url
+from pushtrain.core.redact import NOTHING, Mask, public_url
 from pushtrain.executor import markdown as md
 from pushtrain.executor import plot
 from pushtrain.executor.metrics import Metric
@@ -67,6 +67,13 @@ class Story:
     """The signed body as received."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Its signature's headers."""
+    mask: Mask = NOTHING
+    """Hides the job's secrets, should one have got into what is told."""
+
+    @property
+    def signed(self) -> bytes:
+        """The signed body, if it may be shown: hiding anything in it would break its signature."""
+        return b"" if self.mask.found(self.command) else self.command
 
     @property
     def attempt(self) -> Attempt | None:
@@ -80,7 +87,7 @@ def write(story: Story) -> dict[str, bytes]:
     names = _plot_names([title for title, _ in drawn])
     files = {
         "README.md": _readme(story, dict(zip(names, (title for title, _ in drawn), strict=True))).encode(),
-        "run.json": _json(_record(story)),
+        "run.json": _json(_hidden(_record(story), story.mask)),
     }
     if story.attempts:
         files["log.txt"] = log_file(story.log)
@@ -89,10 +96,11 @@ def write(story: Story) -> dict[str, bytes]:
         files["metrics.json"] = _json({"version": VERSION, "series": series}, indent=None)
     for name, (title, metrics) in zip(names, drawn, strict=True):
         files[name] = plot.draw(title, metrics)
-    if story.command:
-        files["command.json"] = story.command
+    if story.signed:
+        files["command.json"] = story.signed
         files["command.headers.json"] = _json(dict(story.headers))
-    return files
+    shown = {name: content for name, content in files.items() if not name.endswith(".json")}
+    return files | {name: story.mask.hide(content) for name, content in shown.items()}
 
 
 def log_file(log: LogEnds) -> bytes:
@@ -128,6 +136,17 @@ def _last_and_best(metric: Metric) -> dict[str, float | int | None]:
     best = metric.best()
     found: dict[str, float | int | None] = {"last": metric.last, "points": metric.points}
     return found | ({"best": best[0], "best_step": best[1]} if best else {})
+
+
+def _hidden(value: Any, mask: Mask) -> Any:
+    """The value with secrets hidden in every text of it; numbers are ours."""
+    if not mask:
+        return value
+    if isinstance(value, str):
+        return mask.text(value)
+    if isinstance(value, dict):
+        return {_hidden(name, mask): _hidden(inner, mask) for name, inner in value.items()}
+    return [_hidden(inner, mask) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _json(value: object, *, indent: int | None = 2) -> bytes:
@@ -181,6 +200,7 @@ def _facts(story: Story) -> str:
         "GPU": gpus + (f" (driver {md.text(machine.driver)})" if gpus and machine.driver else ""),
         "Used": _used(attempt),
         "Environment": md.text(attempt.environment) if attempt else "",
+        "Secrets": md.text("; ".join(attempt.secrets)) if attempt else "",
         "Attempt": f"{attempt.number}" if attempt and attempt.number > 1 else "",
         "Possible duplicate": _DUPLICATE if run.command.possible_duplicate else "",
     }
@@ -297,7 +317,10 @@ def _files(story: Story) -> str:
 
 def _file(file: Artifact) -> str:
     shown = md.code(file.path)
-    return md.link(shown, f"files/{file.path}") if file.where in {"git", "lfs"} else shown
+    if file.where in {"git", "lfs"}:
+        shown = md.link(shown, f"files/{file.path}")
+    places = f"{file.hidden} place{'s' if file.hidden > 1 else ''}"
+    return f"{shown} (a secret hidden at {places})" if file.hidden else shown
 
 
 def _where(file: Artifact, story: Story) -> str:
@@ -328,7 +351,9 @@ def _log(story: Story, *, opened: bool) -> str:
 
 
 def _footer(story: Story) -> str:
-    signed = f" · [signed command](command.json) by `{story.run.sender}`" if story.command else ""
+    signed = f" · [signed command](command.json) by `{story.run.sender}`" if story.signed else ""
+    if story.command and not story.signed:
+        signed = " · the signed command is left out: it holds a secret"
     version = f" by pushtrain {md.text(story.version)}" if story.version else ""
     return f"---\n\n<sub>Run `{story.run.id}`{version} · [run.json](run.json){signed}</sub>\n"
 

@@ -17,9 +17,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
-from pushtrain.core import outlets
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError
-from pushtrain.core.grants import Word
 from pushtrain.core.invitation import TRIES, Invitation
 from pushtrain.core.model import (
     Capacity,
@@ -33,17 +31,20 @@ from pushtrain.core.model import (
     TrainCommand,
 )
 from pushtrain.core.policy import fits
+from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.executor.courier import Courier, Publisher, clear_expired, clear_left
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.prepare import Workshop
-from pushtrain.executor.warden import Warden
+from pushtrain.executor.vault import Reader, Vault
 from pushtrain.plumbing.cache import Cache
+from pushtrain.plumbing.cleanlog import read_clean
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.invitations import Invitations
 from pushtrain.plumbing.keys import Authorized, Grant
-from pushtrain.plumbing.rundir import RunDir, log_size, read_log
+from pushtrain.plumbing.rundir import RunDir, log_size
+from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
 from pushtrain.ports import Environment, Sandbox
@@ -51,6 +52,8 @@ from pushtrain.ports import Environment, Sandbox
 _log = logging.getLogger(__name__)
 
 _DAY: Final = 86_400.0
+_MOST_MASKS: Final = 64
+"""Attempts whose secrets are kept in memory while their logs are read."""
 
 
 class ExecutorService:
@@ -67,6 +70,7 @@ class ExecutorService:
         publisher: Brings results to their branch.
         sandbox: What jobs are kept in.
         gpus: This machine's GPUs.
+        sealed: Where the sealed secrets of a repository are, by its key.
         shed: Gives back disk space that costs only time, before environments are evicted.
         url: Where callers reach it; `serve` may set it once the port is known.
         clock: Seconds since the epoch.
@@ -85,6 +89,7 @@ class ExecutorService:
         publisher: Publisher,
         sandbox: Sandbox,
         gpus: Sequence[Gpu] = (),
+        sealed: Mapping[str, Reader] | None = None,
         shed: Callable[[], None] = lambda: None,
         url: str = "",
         clock: Callable[[], float] = time.time,
@@ -102,6 +107,7 @@ class ExecutorService:
         self._clock = clock
         self._subscribers: set[Callable[[str], None]] = set()
         self._guard = threading.Lock()
+        self._masks: dict[Path, Mask] = {}
         self._slots = max(settings.executor.slots, len(self.gpus))
         self._shop = Workshop(
             state=state,
@@ -111,25 +117,20 @@ class ExecutorService:
             environments=environments,
             data=Cache(state.data),
             built=Cache(state.environments, shed=shed),
+            vault=Vault(
+                sealing_key(state.sealing_key),
+                kept=settings.secrets,
+                sealed=sealed,
+                grants=authorized.lookup,
+                memory=state.secret_times,
+                clock=clock,
+            ),
             sandbox=sandbox,
             gpus=self.gpus,
         )
         self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)
         self._dispatch = Dispatch(
-            store,
-            self._shop,
-            slots=self._slots,
-            changed=self._changed,
-            ended=self._courier.wake,
-            may_start=lambda sender: authorized.word(sender) is Word.MAY,
-            clock=clock,
-        )
-        self._warden = Warden(
-            store,
-            authorized,
-            lambda run_id, by: self._dispatch.cancel(run_id, by=by),
-            changed=self._dispatch.wake,
-            clock=clock,
+            store, self._shop, slots=self._slots, changed=self._changed, ended=self._courier.wake, clock=clock
         )
 
     async def run(self) -> None:
@@ -138,7 +139,6 @@ class ExecutorService:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._dispatch.run())
                 group.create_task(self._courier.run())
-                group.create_task(self._warden.run())
                 group.create_task(self._keep_house())
         finally:
             await asyncio.to_thread(self._shop.compiler.close)
@@ -217,12 +217,6 @@ class ExecutorService:
                     f"Executor {self.settings.executor.name} does not serve the repository {repository}.",
                     mend="Its owner adds it with `--repo` or in settings.toml.",
                 )
-        if against := outlets.shut(self.settings.rules, command.job, command.ref):
-            raise Forbidden(
-                f"Executor {self.settings.executor.name} refuses it by its owner's rule `{against.rule}`: "
-                f"{against.why}.",
-                mend=against.mend,
-            )
         if problem := fits(self.card(), command.job, command.repository):
             raise ConfigError(
                 f"Executor {self.settings.executor.name} can never run the job {command.job.name}: {problem}",
@@ -305,7 +299,9 @@ class ExecutorService:
         if not 0 < number <= run.attempt:
             return LogChunk(attempt=number, offset=offset, data=b"", next_offset=offset, complete=over)
         ended = over or number < run.attempt
-        return read_log(self._folder(run, number).log, number, offset, limit, ended=ended)
+        folder = self._folder(run, number)
+        mask = self._mask(folder) if run.command.job.secrets else NOTHING
+        return read_clean(folder.log, number, offset, limit, ended=ended, mask=mask)
 
     def artifact_path(self, run_id: str, path: str) -> Path:
         """Where a file that the executor keeps lies. Raises NotFound, also for paths that lead outside."""
@@ -330,6 +326,7 @@ class ExecutorService:
             port=self.listens[1] or urlsplit(self.url).port or 0,
             timestamp=self._clock(),
             public_key=public_text(self._key.public_key()),
+            sealing_key=self._shop.vault.public,
             labels=settings.labels,
             mounts=tuple(settings.mounts),
             gpus=self.gpus,
@@ -383,6 +380,19 @@ class ExecutorService:
                 tell(run_id)
             except Exception:  # noqa: BLE001  one reader's defect must not reach the others
                 _log.exception("a reader could not be told of run %s", run_id)
+
+    def _mask(self, folder: RunDir) -> Mask:
+        """What to hide of an attempt's log, remembered for those attempts that are read at the moment."""
+        with self._guard:
+            mask = self._masks.get(folder.root)
+        if mask is None:
+            mask = self._shop.vault.mask(folder)
+            if mask:
+                with self._guard:
+                    while len(self._masks) >= _MOST_MASKS:
+                        self._masks.pop(next(iter(self._masks)))
+                    self._masks[folder.root] = mask
+        return mask or NOTHING
 
     def _folder(self, run: Run, number: int) -> RunDir:
         return RunDir.of(self._state.runs, run.id, number)

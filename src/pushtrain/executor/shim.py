@@ -7,6 +7,9 @@ when the whole tree is dead. As a subreaper it becomes the parent of whatever th
 double fork does not escape it; should it be killed itself, the kernel kills the command. SIGTERM, with the
 reason in `stop.json`, means: end the job politely, and after `grace` seconds by force.
 
+The job's secrets come by standard input, so that they are in no argument list and on no disk; the training
+command alone gets them, as variables.
+
 Every import delays the job's first statement: `_json` and `_signal` are the C halves of modules whose Python
 halves cost 8 ms. Nothing of pushtrain is imported: the spec has the shape of `Orders`, the records those of
 `Started` and `Verdict` in `plumbing/rundir.py`, and a test holds them together.
@@ -182,7 +185,8 @@ class Ended:
 class Shim:
     """One attempt, from its orders to its verdict."""
 
-    def __init__(self, spec: str, lock: int) -> None:
+    def __init__(self, spec: str, lock: int, secrets: "dict[str, str]") -> None:
+        self.secrets = secrets
         self.folder = os.path.dirname(spec)
         self.lock = lock
         self.spec = spec
@@ -325,8 +329,9 @@ class Shim:
             return
         argv = [*enclosure["prefix"], *argv]
         name = argv[0]
+        secrets = self.secrets if self.phase == "train" else {}
         try:
-            os.execvpe(name, argv, {**self.orders["env"], **enclosure["env"]})  # noqa: S606  no shell is the point
+            os.execvpe(name, argv, {**self.orders["env"], **secrets, **enclosure["env"]})  # noqa: S606  no shell
         except (FileNotFoundError, NotADirectoryError):
             if os.path.exists(name):
                 say(f"{name} names an interpreter that does not exist")
@@ -462,9 +467,22 @@ class Shim:
         write_whole(os.path.join(self.folder, "exit.json"), to_json(record), self.reserve)
 
 
+def handed_over() -> "dict[str, str]":
+    """Read the secrets from standard input, which nobody else can; most attempts have none."""
+    text = b""
+    while piece := os.read(0, BLOCK):
+        text += piece
+    if not text:
+        return {}
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    found: dict[str, str] = make_scanner(Grammar)(text.decode(), 0)[0]  # type: ignore[arg-type]
+    return found
+
+
 def main() -> None:
     """Take over the descriptors, then run the attempt."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    secrets = handed_over()
     lock = int(sys.argv[2])
     os.set_inheritable(lock, False)
     for name in os.listdir("/proc/self/fd"):
@@ -474,7 +492,7 @@ def main() -> None:
     os.chdir("/")
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _libc.prctl(PR_SET_NAME, b"pushtrain-shim", 0, 0, 0)
-    Shim(sys.argv[1], lock).run()
+    Shim(sys.argv[1], lock, secrets).run()
     os._exit(0)  # tidying up the interpreter would only hold up the news
 
 

@@ -25,6 +25,8 @@ _TRIES: Final = 200
 _MOST_TURNS: Final = 8.0
 """A pause is at most as long as so many tries: longer ones would starve whoever has lost often already."""
 _LONGEST_PAUSE: Final = 10.0
+_FETCHES: Final = 8
+_SOON: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class RosterFile:
         """
         self.mirror.ensure(stop=stop)
         try:
-            self.mirror.fetch_into(self.place.ref, self._private, stop=stop)
+            self._fetch(stop)
         except NotFound as error:
             if "couldn't find remote ref" not in str(error):
                 raise
@@ -114,6 +116,18 @@ class RosterFile:
             raise NotFound(f"The branch {self.place.branch} of {self.mirror.remote.key} went away.")
         text = _text(file[2] if file is not None and file[1] == "blob" else None)
         return Look(commit[0], text, tree[0])
+
+    def _fetch(self, stop: Stop | None) -> None:
+        """Fetch the branch; another thread or process may be just about that, too."""
+        for tries in range(1, _FETCHES + 1):
+            try:
+                self.mirror.fetch_into(self.place.ref, self._private, stop=stop)
+            except PushRejected:  # the private ref is locked for a moment
+                if tries == _FETCHES:
+                    raise
+                self._pause(_SOON * tries * (0.5 + self._jitter()))
+            else:
+                return
 
     def write(
         self, change: Callable[[str], str], *, message: str, when: int, stop: Stop | None = None

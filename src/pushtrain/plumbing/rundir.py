@@ -146,6 +146,11 @@ class RunDir:
         return self.root / "spec.json"
 
     @property
+    def given(self) -> Path:
+        """The secrets that the job got, sealed to this executor."""
+        return self.root / "secrets.sealed"
+
+    @property
     def started(self) -> Path:
         """Written by the shim before the job's first instruction."""
         return self.root / "started.json"
@@ -184,6 +189,11 @@ class RunDir:
     def artifacts(self) -> Path:
         """Results that did not go into Git, kept to be fetched."""
         return self.root / "artifacts"
+
+    @property
+    def withheld(self) -> Path:
+        """Results that hold a secret, kept for the owner of the executor; nobody else gets them."""
+        return self.root / "withheld"
 
     @property
     def overlay(self) -> Path:
@@ -300,7 +310,7 @@ def read_log(path: Path, attempt: int, offset: int, limit: int, *, ended: bool) 
             size = os.fstat(descriptor).st_size
             data = os.pread(descriptor, limit, at)
             # The hole only ever grows, so what lies outside it after the reading was true while reading.
-            begin, end = _hole(descriptor, size) or (size, 0)
+            begin, end = hole(descriptor, size) or (size, 0)
             if not begin <= at < end:
                 break
             at = end
@@ -345,11 +355,11 @@ def read_ends(path: Path, limit: int) -> LogEnds:
     with path.open("rb", buffering=0) as file:
         descriptor = file.fileno()
         size = os.fstat(descriptor).st_size
-        hole = _hole(descriptor, size)
-        if hole is None and size <= limit:
+        gap = hole(descriptor, size)
+        if gap is None and size <= limit:
             return LogEnds(os.pread(descriptor, size, 0), b"", 0, size)
         half = limit // 2
-        first, second = hole or (size, 0)
+        first, second = gap or (size, 0)
         head = os.pread(descriptor, min(half, first), 0)
         begin = max(size - half, second)
         tail = os.pread(descriptor, size - begin, begin)
@@ -358,7 +368,7 @@ def read_ends(path: Path, limit: int) -> LogEnds:
     return LogEnds(head, tail, size - len(head) - len(tail), size)
 
 
-def _hole(descriptor: int, size: int) -> tuple[int, int] | None:
+def hole(descriptor: int, size: int) -> tuple[int, int] | None:
     """The first byte let go and the first kept again; the file system knows."""
     try:
         start = os.lseek(descriptor, 0, os.SEEK_HOLE)

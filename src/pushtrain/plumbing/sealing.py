@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from pushtrain.core.errors import UsageError
+from pushtrain.core.secrets import Sealed, sign
+from pushtrain.core.signing import public_text
 from pushtrain.plumbing import privatekey
 
 PREFIX: Final = "x25519:"
@@ -90,3 +93,57 @@ def unseal(sealed: bytes, key: X25519PrivateKey, *, bound: bytes) -> bytes:
     if not mark or rest.strip(b"\0"):
         raise NotOurs("A sealed value is not padded as it should be.")
     return value
+
+
+def seal_secret(
+    name: str,
+    value: str,
+    *,
+    to: X25519PublicKey,
+    key: Ed25519PrivateKey,
+    repository: str,
+    job: str,
+    branch: str,
+    sealed_at: int,
+    expires: int = 0,
+) -> Sealed:
+    """A secret as it stands in the file: sealed, bound to what it is for, and signed.
+
+    Args:
+        name: The variable that it becomes.
+        value: What only the executor shall read; empty: say that the secret was removed.
+        to: The executor's sealing key.
+        key: The sealer's identity.
+        repository: The key of the repository whose jobs may have it.
+        job: Pattern of those jobs.
+        branch: Pattern of their branches.
+        sealed_at: Milliseconds since the epoch, later than those of an entry that it takes the place of.
+        expires: Seconds since the epoch; 0: never.
+    """
+    entry = Sealed(
+        name=name,
+        repository=repository,
+        job=job,
+        branch=branch,
+        recipient=sealing_text(to),
+        sealed_at=sealed_at,
+        expires=expires,
+        sealer=public_text(key.public_key()),
+        sealed="",
+    )
+    if value:
+        sealed = seal(value.encode(), to, bound=entry.bound)
+        entry = entry.model_copy(update={"sealed": base64.b64encode(sealed).decode()})
+    return sign(entry, key)
+
+
+def open_secret(entry: Sealed, key: X25519PrivateKey) -> str:
+    """The value in an entry.
+
+    Raises:
+        NotOurs: It was sealed to another key or for another purpose, or somebody has changed it.
+    """
+    try:
+        return unseal(base64.b64decode(entry.sealed, validate=True), key, bound=entry.bound).decode()
+    except ValueError as error:
+        raise NotOurs("A sealed value is not text.") from error

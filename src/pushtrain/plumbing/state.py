@@ -11,13 +11,10 @@ from pushtrain.core.errors import StorageError
 
 
 def default_state() -> Path:
-    """`PUSHTRAIN_STATE`, else the user's own state folder."""
+    """`PUSHTRAIN_STATE`, else the user's state folder (`~/.local/state/pushtrain`)."""
     named = os.environ.get("PUSHTRAIN_STATE")
-    return Path(named).expanduser().absolute() if named else users_own()
-
-
-def users_own() -> Path:
-    """The user's own state folder, `~/.local/state/pushtrain`; it need not be there."""
+    if named:
+        return Path(named).expanduser().absolute()
     from platformdirs import user_state_path
 
     return user_state_path("pushtrain")
@@ -56,6 +53,16 @@ class StateFolder:
     def key(self) -> Path:
         """This identity's private key, mode 0600."""
         return self.root / "identity.key"
+
+    @property
+    def sealing_key(self) -> Path:
+        """The private key that secrets for this executor are sealed to, mode 0600."""
+        return self.root / "sealing.key"
+
+    @property
+    def secret_times(self) -> Path:
+        """When the newest sealed secrets that were believed had been sealed; these times never go back."""
+        return self.root / "secrets.times"
 
     @property
     def authorized(self) -> Path:

@@ -13,10 +13,14 @@ from typing import Any, Final, Literal
 
 from pushtrain.core.errors import NotFound, StorageError
 from pushtrain.core.model import LogChunk, Outcome, Run, RunView, State, TrainCommand
+from pushtrain.core.redact import NOTHING
+from pushtrain.plumbing.cleanlog import read_clean
+from pushtrain.plumbing.given import mask_of
 from pushtrain.plumbing.lock import holder
 from pushtrain.plumbing.outbox import HeardPush, Outgoing
 from pushtrain.plumbing.process import alive, boot_id
-from pushtrain.plumbing.rundir import RunDir, Verdict, log_size, read_log
+from pushtrain.plumbing.rundir import RunDir, Verdict, log_size
+from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
 from pushtrain.sender.kept import KeptCommands
@@ -117,10 +121,6 @@ class History:
             self._store.find(commit, limit=limit) if commit else []
         )
 
-    def unended(self) -> dict[str, list[tuple[str, State]]]:
-        """Runs of the folder's executor that wait or are active, by the key that sent them."""
-        return self._store.unended() if self._store is not None else {}
-
     def view(self, run_id: str) -> RunView:
         """A run as its executor would show it. Raises NotFound."""
         store = self._opened()
@@ -137,7 +137,10 @@ class History:
         """At most `limit` bytes of an attempt's log, from its folder; a living attempt still adds to it."""
         folder = self._folder(run, attempt)
         ended = run.state in {State.PUBLISHING, State.DONE} or attempt < run.attempt or not _lives(folder)
-        return read_log(folder.log, attempt, offset, limit, ended=ended)
+        mask = NOTHING
+        if folder.given.exists():  # not published yet; after that the file is clean
+            mask = mask_of(folder, sealing_key(self._state.sealing_key))
+        return read_clean(folder.log, attempt, offset, limit, ended=ended, mask=mask)
 
     def verdict(self, run: Run) -> Verdict | None:
         """How its last attempt ended, though nobody has noted it yet; None: it has not, or is lost."""

@@ -19,9 +19,11 @@ from pushtrain.executor.publish import Publisher
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.web import create_app as create_executor_app
 from pushtrain.plumbing.files import replace
+from pushtrain.plumbing.given import mask_of
 from pushtrain.plumbing.gpu import inventory
 from pushtrain.plumbing.keys import Authorized
 from pushtrain.plumbing.lock import FolderLock
+from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.plumbing.serve import serving
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
@@ -40,7 +42,7 @@ from pushtrain.wiring.parts import (
     mirrors,
     webhook_secret,
 )
-from pushtrain.wiring.rosters import reading
+from pushtrain.wiring.rosters import reading, sealed_secrets
 from pushtrain.wiring.statuses import telling
 from pushtrain.wiring.tunnels import HINT, Outside, reaching
 from pushtrain.wiring.voice import Voice
@@ -176,6 +178,7 @@ def _executor(
         fingerprint=fingerprint(key.public_key()),
         formats=[adapter(target) for target in FORMATS.values()],
         gpus=gpus,
+        masks=partial(mask_of, key=sealing_key(state.sealing_key)),
     )
     return ExecutorService(
         settings,
@@ -186,6 +189,7 @@ def _executor(
         mirrors=served,
         environments={kind: adapter(target, site) for kind, target in environments.items()},
         publisher=publisher,
+        sealed=sealed_secrets(settings, partial(mirror, state)),
         sandbox=choose(state, settings.rules),
         gpus=gpus,
         shed=partial(clean, site),

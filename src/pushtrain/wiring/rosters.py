@@ -1,20 +1,23 @@
 """Which rosters the settings name, and reading them: for a sender, and for a verb."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from pushtrain.core.errors import ConfigError, UsageError
-from pushtrain.core.place import Place, beside, named
+from pushtrain.core.errors import ConfigError, PushtrainError, UsageError
+from pushtrain.core.place import Place, beside, named, secrets_path
 from pushtrain.core.settings import Repository, Settings
+from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.plumbing.cards import CardNotes
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.keys import Trusted, load_or_create
 from pushtrain.plumbing.remotes import is_local, key_of, masked, validate_remote
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.plumbing.state import StateFolder
+from pushtrain.ports import Stop
 from pushtrain.sender.known import Memory, Rosters
-from pushtrain.wiring.trust import trusted_here
 
 Mirrors = Callable[[Repository], Mirror]
 
@@ -67,13 +70,46 @@ def _home(text: str, repository: Repository, settings: Settings) -> Repository:
 
 def roster_files(settings: Settings, mirror: Mirrors) -> list[tuple[RosterFile, tuple[str, ...]]]:
     """The rosters as files, each with the keys of the repositories that use it."""
-    author = f"pushtrain ({settings.executor.name}) <noreply@pushtrain.invalid>"
+    author = _author(settings)
     return [
         (RosterFile(mirror(place.repository), place, author=author), keys) for place, keys in places(settings)
     ]
 
 
+def _author(settings: Settings) -> str:
+    return f"pushtrain ({settings.executor.name}) <noreply@pushtrain.invalid>"
+
+
+def secrets_file(place: Place, mirror: Mirrors, *, author: str) -> RosterFile:
+    """The sealed secrets beside a roster."""
+    beside = place.model_copy(update={"path": secrets_path(place.path)})
+    return RosterFile(mirror(place.repository), beside, author=author)
+
+
+def sealed_secrets(settings: Settings, mirror: Mirrors) -> dict[str, Callable[[Stop | None], str]]:
+    """Reads the sealed secrets of each repository that is served, as they are at that moment."""
+    found: dict[str, Callable[[Stop | None], str]] = {}
+    for place, keys in places(settings):
+        file = secrets_file(place, mirror, author=_author(settings))
+
+        def read(stop: Stop | None, file: RosterFile = file) -> str:
+            return file.read(stop=stop).text
+
+        found |= dict.fromkeys(keys, read)
+    return found
+
+
 # --- reading ----------------------------------------------------------------------------------------------
+
+
+def trusted_here(state: StateFolder, settings: Settings) -> set[str]:
+    """Fingerprints of the executors' keys that are trusted here; this folder's own is one of them."""
+    keys = [entry.public_key for entry in Trusted(state.trusted).entries()]
+    found = {fingerprint(load_or_create(state.key).public_key())}
+    for text in (*keys, *(address.public_key for address in settings.sender.executors)):
+        with contextlib.suppress(PushtrainError):  # whoever uses the address says what is wrong with it
+            found.add(fingerprint(parse_public(text)))
+    return found
 
 
 def reading(

@@ -15,6 +15,7 @@ from pushtrain.executor.announce import Announcer, public_card
 from pushtrain.executor.reach import Reach
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.gpu import inventory
+from pushtrain.plumbing.sealing import sealing_key, sealing_text
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.parts import identity, local_url, mirror, running_card
 from pushtrain.wiring.rosters import roster_files
@@ -101,6 +102,7 @@ def published_card(state: StateFolder, settings: Settings) -> ExecutorCard:
         port=settings.executor.port,
         timestamp=time.time(),
         public_key=public_text(identity(state).public_key()),
+        sealing_key=sealing_text(sealing_key(state.sealing_key).public_key()),
         labels=settings.executor.labels,
         mounts=tuple(settings.executor.mounts),
         gpus=inventory(),
