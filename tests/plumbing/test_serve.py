@@ -99,7 +99,7 @@ async def test_signal_handlers_stay_as_they_were() -> None:
     ],
 )
 async def test_a_caller_who_never_ends_the_headers_is_cut_off(payload: bytes) -> None:
-    async with serving(APP, "127.0.0.1", 0, limits=Limits(headers=0.05)) as port:
+    async with serving(APP, "127.0.0.1", 0, limits=Limits(request=0.05)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(payload)
         async with asyncio.timeout(10):
@@ -110,7 +110,7 @@ async def test_a_caller_who_never_ends_the_headers_is_cut_off(payload: bytes) ->
 @pytest.mark.parametrize("first", [b"", _post(b"whole", close=False)])
 async def test_a_caller_who_never_ends_the_body_is_cut_off(first: bytes) -> None:
     payload = first + b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf"
-    async with serving(APP, "127.0.0.1", 0, limits=Limits(body=0.05)) as port:
+    async with serving(APP, "127.0.0.1", 0, limits=Limits(request=0.05)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(payload)
         async with asyncio.timeout(10):
@@ -126,7 +126,7 @@ async def _read_to_the_end(reader: asyncio.StreamReader) -> bytes:
 
 
 async def test_a_kept_connection_outlives_the_header_deadline() -> None:
-    async with serving(APP, "127.0.0.1", 0, limits=Limits(headers=0.05, idle=60)) as port:
+    async with serving(APP, "127.0.0.1", 0, limits=Limits(request=0.05, idle=60)) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in range(2):
             writer.write(_post(b"again", close=False))
@@ -140,14 +140,6 @@ async def test_headers_that_go_on_past_the_limit_are_refused() -> None:
     async with serving(APP, "127.0.0.1", 0) as port:
         answer = await _talk(port, b"GET /echo HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000)
     assert answer.startswith(b"HTTP/1.1 400 ")
-
-
-async def test_one_connection_too_many_is_answered_503() -> None:
-    async with serving(APP, "127.0.0.1", 0, limits=Limits(connections=2)) as port:
-        _, held = await asyncio.open_connection("127.0.0.1", port)
-        answer = await _talk(port, _post(b""))
-        held.close()
-    assert answer.startswith(b"HTTP/1.1 503 ")
 
 
 async def test_the_end_of_the_block_cuts_off_readers_without_a_trace(

@@ -342,7 +342,7 @@ class _Running:
 
     async def _serve(self, port: int) -> None:
         self.loop, self.ended = asyncio.get_running_loop(), asyncio.Event()
-        async with serving(self.host, "127.0.0.1", port, limits=Limits(body=600)) as bound:
+        async with serving(self.host, "127.0.0.1", port, limits=Limits(request=600)) as bound:
             self.host.url = f"http://127.0.0.1:{bound}"
             self.ready.set()
             await self.ended.wait()

@@ -1,13 +1,24 @@
 """Serve an ASGI application on one address inside the running event loop.
 
 uvicorn's HTTP/1.1 protocol (h11) without uvicorn's server object: no signal handlers, no ticking while idle,
-no `sys.exit`, no access log. Every phase of a connection has a deadline, so that a caller who trickles bytes
-holds nothing for long. Whoever enters `serving` owns the server; leaving the block ends it and every request.
+no `sys.exit`, no access log. Whoever enters `serving` owns the server; leaving the block ends it and every
+request.
+
+Callers are nobody until the application says that one has proven who it is (`proven`):
+
+- A request has to be whole within seconds of its first byte, and a stranger has to take its answer as soon.
+- A connection is always taken. When there are too many, the oldest that has proven nothing is hung up on:
+  behind a tunnel all callers have one address, so only what they have shown can tell them apart. Whoever
+  floods the server pushes out his own connections; a signed request is through in milliseconds.
+- A head that two readers could read in two ways is refused (`core.heads`), and nothing may follow a request
+  before its answer: neither is needed by anybody who means well.
 """
 
 import asyncio
 import contextlib
 import errno
+import itertools
+import logging
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,6 +29,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from pushtrain.core import heads
 from pushtrain.core.errors import Conflict, PushtrainError, UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +37,8 @@ if TYPE_CHECKING:
 
 _HEADER_BYTES: Final = 16 * 1024
 _BACKLOG: Final = 512
+_log = logging.getLogger(f"{__name__}.http")
+_log.setLevel(logging.ERROR)  # whoever sends noise must not fill the log with it
 _ACCEPTING: Final = 4
 """Turns of the event loop after which a connection that was just accepted is made."""
 
@@ -33,14 +47,12 @@ _ACCEPTING: Final = 4
 class Limits:
     """What one server grants its callers; seconds and counts."""
 
-    headers: float = 10
-    """From the first byte (or the connection) to the end of a request's headers."""
-    body: float = 60
-    """From the end of the headers to the end of the body."""
+    request: float = 10
+    """From the first byte (or the connection) to the end of a request; and for a stranger's answer."""
     idle: float = 75
     """How long a connection is kept open between requests; longer than our client keeps one."""
     connections: int = 512
-    """Open connections; one more is answered 503 and closed."""
+    """Open connections; for one more, somebody who has proven nothing is hung up on."""
     grace: float = 0.5
     """How long requests may go on once the server ends, before their callers are cut off."""
 
@@ -80,15 +92,14 @@ async def serving(
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        limit_concurrency=limits.connections,
         timeout_keep_alive=max(1, round(limits.idle)),
         h11_max_incomplete_event_size=_HEADER_BYTES,
     )
     config.load()
-    state = ServerState()
+    state, crowd = ServerState(), _Crowd(limits.connections)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: _Deadlined(config=config, server_state=state, app_state={}, limits=limits),
+        lambda: _Connection(config=config, server_state=state, limits=limits, crowd=crowd),
         sock=listener,
         backlog=_BACKLOG,
     )
@@ -100,6 +111,13 @@ async def serving(
             await asyncio.sleep(0)
         server.close()
         await _end(state, limits.grace)
+
+
+def proven(scope: "Scope") -> None:
+    """Say that the caller of this request has proven who it is. Any thread may."""
+    say = scope.get("state", {}).get("proven")
+    if say is not None:  # else somebody else serves the application
+        say()
 
 
 async def _bind(host: str, port: int) -> socket.socket:
@@ -145,42 +163,146 @@ def _abort(connection: Any) -> None:
     connection.transport.abort()
 
 
-class _Deadlined(H11Protocol):
-    """uvicorn's HTTP/1.1 connection, with a deadline for the headers and one for the body."""
+class _Strict(h11.Connection):
+    """h11's reader, which lets pass only requests whose head has one meaning."""
 
-    def __init__(self, *, limits: Limits, **keywords: Any) -> None:
-        super().__init__(**keywords)
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, _HEADER_BYTES)
+        self._raw = bytearray()
+
+    def receive_data(self, data: bytes) -> None:
+        if self.their_state is h11.IDLE:
+            self._raw += data
+        super().receive_data(data)
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            raw, self._raw = self._raw, bytearray()
+            if why := heads.fault(bytes(raw)):
+                raise h11.RemoteProtocolError(why)
+        return event
+
+    @property
+    def begun(self) -> bool:
+        """Whether a request has begun and is not whole yet."""
+        return self.their_state is h11.SEND_BODY or (self.their_state is h11.IDLE and bool(self._raw))
+
+    @property
+    def overrun(self) -> bool:
+        """Whether something came behind a request that is not answered yet."""
+        return self.their_state not in {h11.IDLE, h11.SEND_BODY} and bool(self.trailing_data[0])
+
+
+class _Crowd:
+    """Everybody who is connected, the oldest first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._strangers: dict[_Connection, None] = {}
+        self._known: dict[_Connection, None] = {}
+
+    def enter(self, one: "_Connection") -> None:
+        """Let one more in; where that is one too many, hang up on somebody else."""
+        self._strangers[one] = None
+        if len(self._strangers) + len(self._known) > self._most:
+            victim = self._least(one)
+            self.leave(victim)
+            _abort(victim)
+
+    def leave(self, one: "_Connection") -> None:
+        """Forget one."""
+        self._strangers.pop(one, None)
+        self._known.pop(one, None)
+
+    def know(self, one: "_Connection") -> None:
+        """This one has proven who it is."""
+        if one in self._strangers:
+            del self._strangers[one]
+            self._known[one] = None
+
+    def _least(self, newcomer: "_Connection") -> "_Connection":
+        """Whom to hang up on: who has said nothing whole, else who has proven nothing, else who is idle."""
+        others = (one for one in self._strangers if one is not newcomer)
+        halves = (one for one in self._strangers if not one.busy and one is not newcomer)
+        idle = (one for one in self._known if not one.busy)
+        return next(itertools.chain(halves, others, idle), newcomer)
+
+
+class _Connection(H11Protocol):
+    """uvicorn's HTTP/1.1 connection, with deadlines, strict heads and a place in the crowd."""
+
+    def __init__(self, *, config: Config, server_state: ServerState, limits: Limits, crowd: _Crowd) -> None:
+        super().__init__(config=config, server_state=server_state, app_state={"proven": self._proven})
+        self.conn = self._strict = _Strict()
+        self.logger = _log
         self._limits = limits
-        self._phase: object = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._crowd = crowd
+        self._known = False
+        self._asking: asyncio.TimerHandle | None = None
+        self._telling: asyncio.TimerHandle | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a whole request is being answered."""
+        return not self._strict.begun and self._strict.our_state in {h11.SEND_RESPONSE, h11.SEND_BODY}
+
+    def _proven(self) -> None:
+        """The caller has proven who it is. Any thread may say so."""
+        with contextlib.suppress(RuntimeError):  # the server has ended
+            self.loop.call_soon_threadsafe(self._know)
+
+    def _know(self) -> None:
+        self._known = True
+        self._told()  # it may take its time
+        self._crowd.know(self)
+
+    # --- what uvicorn calls -------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._arm(h11.IDLE, self._limits.headers)
+        self._crowd.enter(self)
+        self._asking = self._in_time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._crowd.leave(self)
+        self._heard()
+        self._told()
+        super().connection_lost(exc)
 
     def handle_events(self) -> None:
         super().handle_events()
-        match self.conn.their_state:
-            case h11.IDLE if self.conn.trailing_data[0]:
-                self._arm(h11.IDLE, self._limits.headers)
-            case h11.SEND_BODY:
-                self._arm(h11.SEND_BODY, self._limits.body)
-            case _:  # nothing begun (the keep-alive timer runs), or all of it is here
-                self._disarm()
+        if not self._strict.begun:  # nothing begun (the keep-alive timer runs), or all of it is here
+            self._heard()
+        elif self._asking is None:
+            self._asking = self._in_time()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        super().connection_lost(exc)
+    def on_response_complete(self) -> None:
+        if self._strict.overrun:
+            self.transport.close()
+        super().on_response_complete()
 
-    def _arm(self, phase: object, seconds: float) -> None:
-        """Set the deadline of the phase that the caller is in; the same phase keeps the one it has."""
-        if phase is not self._phase:
-            self._disarm()
-            self._phase = phase
-            self._deadline = self.loop.call_later(seconds, self.transport.abort)
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if not self._known and self._telling is None:
+            self._telling = self._in_time()
 
-    def _disarm(self) -> None:
-        self._phase = None
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def resume_writing(self) -> None:
+        self._told()
+        super().resume_writing()
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def _in_time(self) -> asyncio.TimerHandle:
+        return self.loop.call_later(self._limits.request, self.transport.abort)
+
+    def _heard(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    def _told(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
