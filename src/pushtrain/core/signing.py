@@ -200,7 +200,7 @@ def sign_request(
     created = int(now)
     return headers | _sign(
         _Request(message.method, _url(message), headers),
-        _covered(message),
+        _covered(body=bool(message.body)),
         key,
         created=created,
         expires=created + MAX_AGE,
@@ -212,10 +212,20 @@ def sign_request(
 def verify_request(
     message: Message, *, lookup: Callable[[str], Ed25519PublicKey | None], audience: str, now: float
 ) -> Signed:
-    """Check a request's signature.
+    """Check a request's signature, and that the body is the one it covers; `verify_head`, `check_body`."""
+    signed = verify_head(message, lookup=lookup, audience=audience, now=now)
+    check_body(message)
+    return signed
+
+
+def verify_head(
+    message: Message, *, lookup: Callable[[str], Ed25519PublicKey | None], audience: str, now: float
+) -> Signed:
+    """Check a request's signature before its body is read; it covers the body by the digest in the head.
 
     Args:
-        message: The request; `headers` made by `fields`.
+        message: The request; `headers` made by `fields`. Its body is not looked at: call `check_body` before
+            anything of it is believed.
         lookup: The key with this fingerprint, or None when it is not authorised.
         audience: The fingerprint of this executor.
         now: Seconds since the epoch.
@@ -225,22 +235,32 @@ def verify_request(
             that is told to whoever's signature held.
     """
     headers = message.headers
-    stray = not message.body and any(name in headers for name in _BODY)
+    announced = "content-digest" in headers
+    stray = not announced and any(name in headers for name in _BODY)
     plain = _PATH.fullmatch(message.path) and _QUERY.fullmatch(message.query)
     if stray or not plain or headers.get(AUDIENCE) != audience:
         raise _refuse()
-    covered = _covered(message)
-    parameters = _parameters(headers, covered, _REQUEST_PARAMETERS, REQUEST)
+    parameters = _parameters(headers, _covered(body=announced), _REQUEST_PARAMETERS, REQUEST)
     key = lookup(parameters["keyid"])
     known = key is not None and fingerprint(key) == parameters["keyid"]
     view = _Request(message.method, _url(message), headers)
     held = _verify(view, key if key is not None and known else _NOBODY)
-    digest = not message.body or headers.get("content-digest") == content_digest(message.body)
-    if not (known and held and digest and _NONCE.fullmatch(parameters["nonce"])):
+    if not (known and held and _NONCE.fullmatch(parameters["nonce"])):
         raise _refuse()
     created, expires = int(parameters["created"]), int(parameters["expires"])
     _check_time(created, expires, now)
     return Signed(parameters["keyid"], parameters["nonce"], created, expires, headers["signature"])
+
+
+def check_body(message: Message) -> None:
+    """Check that the body is the one that the head's signature covers.
+
+    Raises:
+        Unauthorized: It is another one, or there is one that is not covered, or none where one is.
+    """
+    digest = content_digest(message.body) if message.body else None
+    if message.headers.get("content-digest") != digest:
+        raise _refuse()
 
 
 def sign_response(
@@ -353,8 +373,8 @@ def _check_time(created: int, expires: int, now: float) -> None:
     )
 
 
-def _covered(message: Message) -> tuple[str, ...]:
-    return _TARGET + _BODY if message.body else _TARGET
+def _covered(*, body: bool) -> tuple[str, ...]:
+    return _TARGET + _BODY if body else _TARGET
 
 
 def _url(message: Message) -> str:

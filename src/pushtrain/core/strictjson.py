@@ -14,8 +14,13 @@ from pushtrain.core.errors import UsageError
 MAX_DEPTH: Final = 32
 
 
-def loads(raw: bytes) -> Any:
+def loads(raw: bytes, *, any_text: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+        raw: The bytes.
+        any_text: Whether texts may hold NULs and lone surrogates, as a commit's message may; whoever
+            uses such a text looks at it again.
 
     Raises:
         UsageError: It is not JSON, or not of one meaning.
@@ -31,7 +36,7 @@ def loads(raw: bytes) -> Any:
         raise _refused(f"it is nested more than {MAX_DEPTH} levels deep") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise _refused(str(error)[:200]) from error
-    _check(value)
+    _check(value, any_text=any_text)
     return value
 
 
@@ -53,7 +58,7 @@ def _number(text: str) -> float:
     return number
 
 
-def _check(value: Any) -> None:
+def _check(value: Any, *, any_text: bool) -> None:
     """Look at every text and at the depth, without recursion."""
     waiting = [(value, 1)]
     while waiting:
@@ -61,6 +66,8 @@ def _check(value: Any) -> None:
         if depth > MAX_DEPTH:
             raise _refused(f"it is nested more than {MAX_DEPTH} levels deep")
         if isinstance(item, str):
+            if any_text:
+                continue
             if "\0" in item or any("\ud800" <= character <= "\udfff" for character in item):
                 raise _refused("a text holds a NUL or a lone surrogate")
         elif isinstance(item, dict):

@@ -35,6 +35,8 @@ from pushtrain.core.model import ExecutorCard
 from pushtrain.core.signing import MAX_SKEW, Message, Signed, fingerprint, parse_public, verify_request
 from pushtrain.core.wire import JSON
 
+MAX_INTRODUCTION: Final = 4096
+"""Bytes of a request's body: it is read before it is known who sends it."""
 _BURST: Final = 30
 """Wrong requests in a row that are looked at."""
 _PACE: Final = 1.0

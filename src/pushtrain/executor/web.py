@@ -1,9 +1,13 @@
 """The executor's HTTP door: verifies before it parses, and signs every answer.
 
-A request is read raw and bounded, then its signature is checked, and only then is anything of it parsed and
-acted on (`calls`). Errors leave as signed JSON with their status; what nobody expected leaves as a signed 500
-that tells nothing, its traceback in the log. Only `/healthz` is open, and it says nothing; the way in for who
-has an invitation is behind its secret (`joining`).
+A request's signature is checked before a byte of its body is read; the body is read raw and bounded, compared
+with the digest that was signed, and only then is anything of it parsed and acted on (`calls`). Errors leave
+as signed JSON with their status; what nobody expected leaves as a signed 500 that tells nothing, its
+traceback in the log. Only `/healthz` is open, and it says nothing; the way in for who has an invitation is
+behind its secret (`joining`).
+
+The door has threads of its own: whatever else waits in this process, a remote that hangs or a full disk, the
+door still answers.
 """
 
 import asyncio
@@ -11,8 +15,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from starlette.applications import Starlette
@@ -23,18 +28,19 @@ from pushtrain.core.errors import NotFound, PushtrainError, TooLarge, UsageError
 from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.signing import (
     Message,
-    Signed,
+    check_body,
     fields,
     fingerprint,
     parse_public,
     sign_response,
-    verify_request,
+    verify_head,
 )
 from pushtrain.core.wire import MAX_BODY, ErrorBody
 from pushtrain.executor.calls import ROUTES, Call, Handler, Reply, Service
-from pushtrain.executor.joining import Porch
+from pushtrain.executor.joining import MAX_INTRODUCTION, Porch
 from pushtrain.executor.lines import Write
 from pushtrain.executor.stream import Streams
+from pushtrain.plumbing.serve import proven
 
 if TYPE_CHECKING:
     from pushtrain.plumbing.keys import Grant
@@ -42,7 +48,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
+T = TypeVar("T")
 
+_THREADS: Final = 8
 _PRIVATE: Final = {"cache-control": "no-store, no-transform"}
 
 
@@ -90,12 +98,21 @@ class _Door:
     service: Service
     clock: Callable[[], float]
     streams: Streams
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_THREADS, thread_name_prefix="pushtrain-door")
+    )
+    refusals: dict[tuple[object, ...], Headers] = field(default_factory=dict)
+    """What strangers were told in this second."""
+
+    async def think(self, work: Callable[..., T], *arguments: object) -> T:
+        """Do what may block in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
 
     def admit(self, message: Message, path: Mapping[str, str]) -> Call:
-        """Verify a request.
+        """Verify a request, its body apart.
 
         Raises:
-            Unauthorized: See `core.signing.verify_request`.
+            Unauthorized: See `core.signing.verify_head`.
         """
         found: list[Grant] = []
 
@@ -107,16 +124,33 @@ class _Door:
             return parse_public(grant.public_key)
 
         audience = fingerprint(self.service.key.public_key())
-        signed = verify_request(message, lookup=lookup, audience=audience, now=self.clock())
+        signed = verify_head(message, lookup=lookup, audience=audience, now=self.clock())
         return Call(message, signed, found[0], path, self.service)
 
-    def seal(self, reply: Reply, signed: Signed | None) -> Headers:
-        """Every header of an answer, its signature among them; a refusal where no signature held."""
+    def seal(self, reply: Reply, request: str | None) -> Headers:
+        """Every header of an answer, its signature among them; a refusal where no signature held.
+
+        Strangers in a second are told the same, so it is signed once: they cannot make us work.
+
+        Args:
+            reply: What to answer.
+            request: The signature of the request, once it held.
+        """
+        if request is not None:
+            return self._seal(reply, request)
+        kind = (int(self.clock()), reply.status, reply.body, tuple(reply.headers.items()))
+        known = self.refusals.get(kind)
+        if known is None:
+            known = self._seal(reply, None)
+            self.refusals.clear()
+            self.refusals[kind] = known
+        return known
+
+    def _seal(self, reply: Reply, request: str | None) -> Headers:
         headers = {"content-type": reply.kind, **_PRIVATE, **reply.headers}
         body = None if reply.stream else reply.body
         if body is not None:
             headers["content-length"] = str(len(body))
-        request = signed.signature if signed else None
         key, now = self.service.key, self.clock()
         headers |= sign_response(reply.status, headers, body, key=key, request=request, now=now)
         return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -132,33 +166,58 @@ class _Resource:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with contextlib.ExitStack() as held:
-            raw: bytes | PushtrainError
-            try:
-                raw = await _read(scope, receive)
-            except PushtrainError as error:
-                raw = error
-            reply, headers = await asyncio.to_thread(self._answer, scope, raw, held)
+            reply, headers = await self._answer(scope, receive, held)
             await send({"type": "http.response.start", "status": reply.status, "headers": headers})
             if reply.stream:
                 await self._door.streams.follow(reply.stream, _lines(send), _gone(receive))
             await send({"type": "http.response.body", "body": reply.body})
 
-    def _answer(
-        self, scope: Scope, raw: bytes | PushtrainError, held: contextlib.ExitStack
+    async def _answer(
+        self, scope: Scope, receive: Receive, held: contextlib.ExitStack
     ) -> tuple[Reply, Headers]:
-        """Everything between the last byte of a request and the first of its answer; blocks."""
-        signed = None
+        """Everything before the first byte of an answer."""
+        think = self._door.think
+        if not _announces_a_body(scope):
+            return await think(lambda: self._act(self._admit(scope), b"", held))
+        admitted = await think(self._admit, scope)
+        body: bytes | PushtrainError = b""
+        if isinstance(admitted, Call):
+            try:
+                body = await _read(scope, receive)
+            except PushtrainError as error:
+                body = error
+        return await think(self._act, admitted, body, held)
+
+    def _admit(self, scope: Scope) -> Call | Exception:
+        """The request without its body, once its signature held; else why it did not."""
         try:
             self._check(scope["method"])
-            handler = self._handlers[scope["method"]]
-            call = self._door.admit(_message(scope, raw), scope["path_params"])
-            signed = call.signed
-            reply = handler(call)
+            call = self._door.admit(_message(scope), scope["path_params"])
+        except Exception as error:  # noqa: BLE001  whatever it is, the caller gets a signed answer
+            return error
+        proven(scope)
+        return call
+
+    def _act(
+        self, admitted: Call | Exception, body: bytes | PushtrainError, held: contextlib.ExitStack
+    ) -> tuple[Reply, Headers]:
+        """Do what is asked; the answer, whatever happens."""
+        call = None
+        try:
+            if isinstance(admitted, Exception):
+                raise admitted  # noqa: TRY301  one way to tell of it
+            if isinstance(body, bytes):
+                admitted = replace(admitted, message=replace(admitted.message, body=body))
+                check_body(admitted.message)
+            call = admitted
+            if isinstance(body, Exception):
+                raise body  # noqa: TRY301
+            reply = self._handlers[call.message.method](call)
             if reply.stream:
                 held.enter_context(self._door.streams.place(reply.stream))
-        except Exception as error:  # noqa: BLE001  whatever it is, the caller gets a signed answer
+        except Exception as error:  # noqa: BLE001
             reply = self._told(error)
-        return reply, self._door.seal(reply, signed)
+        return reply, self._door.seal(reply, call.signed.signature if call else None)
 
     def _check(self, method: str) -> None:
         if not self._methods:
@@ -184,35 +243,51 @@ class _Entrance(_Resource):
         self._methods = ("POST",)
         self._porch = porch
 
-    def _answer(
+    async def _answer(
         self,
         scope: Scope,
-        raw: bytes | PushtrainError,
+        receive: Receive,
         held: contextlib.ExitStack,  # noqa: ARG002  a guest gets no stream
     ) -> tuple[Reply, Headers]:
+        body: bytes | PushtrainError
+        try:
+            body = await _read(scope, receive, most=MAX_INTRODUCTION)
+        except PushtrainError as error:
+            body = error
+        return await self._door.think(self._let_in, scope, body)
+
+    def _let_in(self, scope: Scope, body: bytes | PushtrainError) -> tuple[Reply, Headers]:
         guest, signed = None, None
         try:
             self._check(scope["method"])
-            guest = self._porch.admit(_message(scope, raw))
+            if isinstance(body, Exception):
+                raise body  # noqa: TRY301
+            guest = self._porch.admit(replace(_message(scope), body=body))
+            proven(scope)
             welcome, signed = self._porch.welcome(guest)
             reply = Reply(body=welcome.model_dump_json().encode())
         except Exception as error:  # noqa: BLE001  whatever it is, the caller gets a signed answer
             reply = self._told(error)
         if guest is not None:
             reply = replace(reply, headers={**reply.headers, **guest.proof(reply.status, reply.body)})
-        return reply, self._door.seal(reply, signed)
+        return reply, self._door.seal(reply, signed.signature if signed else None)
 
 
-def _message(scope: Scope, raw: bytes | PushtrainError) -> Message:
-    if isinstance(raw, PushtrainError):
-        raise raw
+def _message(scope: Scope) -> Message:
     pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
     path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
-    return Message(scope["method"], path, query, fields(pairs), raw)
+    return Message(scope["method"], path, query, fields(pairs))
 
 
-async def _read(scope: Scope, receive: Receive) -> bytes:
-    """The raw body.
+def _announces_a_body(scope: Scope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
+
+
+async def _read(scope: Scope, receive: Receive, *, most: int = MAX_BODY) -> bytes:
+    """The raw body, of so many bytes at most.
 
     Raises:
         TooLarge: It is over the limit; the rest is not read.
@@ -221,8 +296,8 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
     for name, value in scope["headers"]:
         if name == b"content-encoding":
             raise _Unsupported("An encoded body is not taken.", mend="Send it without Content-Encoding.")
-        if name == b"content-length" and int(value) > MAX_BODY:
-            raise _too_large()
+        if name == b"content-length" and int(value) > most:  # digits, says `core.heads`
+            raise _too_large(most)
     body = bytearray()
     more = True
     while more:
@@ -231,13 +306,13 @@ async def _read(scope: Scope, receive: Receive) -> bytes:
             raise UsageError("The request broke off in its body.")
         body += event.get("body", b"")
         more = event.get("more_body", False)
-        if len(body) > MAX_BODY:
-            raise _too_large()
+        if len(body) > most:
+            raise _too_large(most)
     return bytes(body)
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"The body is larger than {MAX_BODY} bytes.", mend="Put data at a URL, not in a command.")
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {most} bytes.", mend="Put data at a URL, not in a command.")
 
 
 def _lines(send: Send) -> Write:

@@ -8,12 +8,12 @@ every host that speaks the same form (the demo's does) are told apart by the add
 
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+from pushtrain.core import strictjson
 from pushtrain.core.errors import UsageError
 from pushtrain.core.model import Push
 
@@ -82,16 +82,12 @@ def _document(content_type: str, body: bytes) -> dict[str, Any]:
     elif kind != "application/json":
         raise _malformed(f"the content type is {kind[:80] or 'missing'!r}")
     try:
-        event = json.loads(text, parse_constant=_not_json)
-    except (ValueError, RecursionError) as error:
-        raise _malformed("the body is not JSON") from error
+        event = strictjson.loads(text, any_text=True)
+    except UsageError as error:
+        raise _malformed("the body is not JSON of one meaning") from error
     if not isinstance(event, dict):
         raise _malformed("the body is not a JSON object")
     return event
-
-
-def _not_json(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def _field(event: Mapping[str, Any], name: str, kind: type) -> Any:
