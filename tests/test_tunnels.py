@@ -9,7 +9,7 @@ from pushtrain.core.errors import ConfigError
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.testing import a_card
 from pushtrain.wiring.parts import local_url
-from pushtrain.wiring.tunnels import choose, chosen, is_loopback, make
+from pushtrain.wiring.tunnels import choose, chosen, make
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,6 @@ def test_every_name_that_the_setting_takes_can_be_made(monkeypatch: pytest.Monke
 def test_what_is_missing_stops_the_start() -> None:
     with pytest.raises(ConfigError):
         make("static", ExecutorSettings())
-
-
-@pytest.mark.parametrize(("host", "wanted"), [("127.0.0.2", True), ("::1", True), ("10.0.0.1", False)])
-def test_loopback_is_told_from_the_rest(host: str, wanted: bool) -> None:
-    assert is_loopback(host) is wanted
 
 
 @pytest.mark.parametrize(

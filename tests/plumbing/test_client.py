@@ -62,9 +62,9 @@ def client(executor: Served) -> Iterator[ExecutorClient]:
 def to(
     url: str, *, patience: float = 600, timeout: float = 20, pauses: list[float] | None = None
 ) -> ExecutorClient:
-    """A client that expects the key `OTHER` at a URL, and does not really wait."""
+    """A client that expects the key `OTHER` at a URL, believes that it is there, and does not really wait."""
     waited = [] if pauses is None else pauses
-    return ExecutorClient(
+    client = ExecutorClient(
         url,
         OTHER.public_key(),
         SENDER,
@@ -72,7 +72,10 @@ def to(
         patience=patience,
         clock=Clock(),
         pause=waited.append,
+        ticks=lambda: 0.0,
     )
+    client._proven_at = 0.0
+    return client
 
 
 # --- asking -----------------------------------------------------------------------------------------------

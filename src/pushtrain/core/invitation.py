@@ -19,10 +19,11 @@ from enum import StrEnum
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
+from pushtrain.core.address import is_loopback
 from pushtrain.core.errors import Conflict, PushtrainError, Unauthorized, UsageError
 from pushtrain.core.grants import Terms
 from pushtrain.core.model import ExecutorCard, Value
-from pushtrain.core.roster import is_loopback, wrong_address
+from pushtrain.core.roster import wrong_address
 from pushtrain.core.signing import fingerprint, parse_public
 
 SECRET_BYTES: Final = 8

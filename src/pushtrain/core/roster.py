@@ -10,7 +10,6 @@ docs/config-json.md describes the file for people, docs/config.schema.json for e
 """
 
 import base64
-import ipaddress
 import json
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
+from pushtrain.core.address import is_loopback
 from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.forms import clean
 from pushtrain.core.model import ExecutorCard, Gpu, Value
@@ -271,14 +271,6 @@ def wrong_address(url: str, *, allow_http: bool = False) -> str:
     if parts.scheme == "http" and not allow_http and not is_loopback(host):
         return "its address is plain http, which anybody on the way can read"
     return ""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, by its name alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
 
 
 # --- writing ----------------------------------------------------------------------------------------------

@@ -24,11 +24,13 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pushtrain.core.address import is_loopback
 from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.model import ExecutorCard
-from pushtrain.core.roster import LIFETIME, BrokenRoster, is_loopback, parse, sign_card, with_card
+from pushtrain.core.roster import LIFETIME, BrokenRoster, parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.core.signing import fingerprint
+from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.files import replace
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.ports import Stop
@@ -313,6 +315,8 @@ class Announcer:
     def _recall(self, target: _Target) -> None:
         """Find the card that an earlier life of ours left in the roster."""
         target.last = self._own(target.file.read(stop=self._stop).text, target)
+        if target.last is not None and target.last.sequence > self._newest():
+            self._used(target.last.sequence)  # our folder is older than the card, as a restored one is
         target.looked = True
 
     def _own(self, text: str, target: _Target) -> ExecutorCard | None:
@@ -356,10 +360,12 @@ class Announcer:
 
     def _number(self, at_least: int) -> int:
         """A number that no card of ours had, durably noted as used."""
-        try:
-            newest = int(self._memory.read_text("ascii"))
-        except (OSError, ValueError):
-            newest = 0  # our own cards in the rosters tell more
-        number = max(newest + 1, at_least)
-        replace(self._memory, f"{number}\n".encode())
+        number = max(self._newest() + 1, at_least)
+        self._used(number)
         return number
+
+    def _newest(self) -> int:
+        return card_number(self._memory)
+
+    def _used(self, number: int) -> None:
+        replace(self._memory, f"{number}\n".encode())

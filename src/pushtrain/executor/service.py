@@ -39,6 +39,7 @@ from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.prepare import Workshop
 from pushtrain.executor.vault import Reader, Vault
 from pushtrain.plumbing.cache import Cache
+from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.cleanlog import read_clean
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.invitations import Invitations
@@ -308,8 +309,8 @@ class ExecutorService:
         run = self.store.run(run_id)
         kept = {found.path for found in self.store.artifacts(run_id) if found.where == "executor"}
         folder = self._folder(run, run.attempt).artifacts.resolve()
-        file = (folder / path).resolve()
-        if path not in kept or not file.is_relative_to(folder) or not file.is_file():
+        file = (folder / path).resolve() if path in kept else folder
+        if not file.is_relative_to(folder) or not file.is_file():
             raise NotFound(
                 f"Run {run.short} has no file {path!r} on this executor.",
                 mend="`pushtrain results list` tells what there is, and for how long.",
@@ -332,6 +333,7 @@ class ExecutorService:
             gpus=self.gpus,
             repositories=tuple(repository.key for repository in self.settings.repositories),
             isolation=self._shop.sandbox.level,
+            sequence=card_number(self._state.card_number),
         )
 
     def capacity(self) -> Capacity:

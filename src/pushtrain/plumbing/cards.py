@@ -12,6 +12,14 @@ from pushtrain.plumbing.database import Database
 from pushtrain.plumbing.files import replace
 
 
+def card_number(path: Path) -> int:
+    """The number of the newest card that this machine's executor has written; 0: none."""
+    try:
+        return int(path.read_text("ascii"))
+    except (OSError, ValueError):
+        return 0  # its own cards in the rosters tell more
+
+
 class Cards:
     """Methods of the store that whoever reads rosters uses."""
 

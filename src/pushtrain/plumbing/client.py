@@ -3,11 +3,15 @@
 Every answer is verified before it is believed (`connection`). What the executor says went wrong is raised in
 the class that it was raised in there. `Unreachable` means that nothing believable came back; its `sent` tells
 whether the request may have arrived all the same.
+
+Nothing but a challenge leaves for an address at which the executor has not proven within the last seconds
+that it is at home there (`core.address`). A challenge tells who asks and whom, and nothing of what is wanted.
 """
 
 import hashlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +21,7 @@ from urllib.parse import quote, urlencode
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import ValidationError
 
+from pushtrain.core.address import elsewhere
 from pushtrain.core.errors import (
     Busy,
     DataError,
@@ -47,6 +52,8 @@ __all__ = ["CapacityFrame", "EndFrame", "ExecutorClient", "LogFrame", "RunFrame"
 
 ValueT = TypeVar("ValueT", bound=Value)
 
+PROOF: Final = 5.0
+"""Seconds for which an executor counts as the one that it proved to be: a burst of commands is one proof."""
 _SILENCE: Final = 2 * BEAT + 5
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 10.0
@@ -63,6 +70,7 @@ class ExecutorClient:
         patience: Seconds for which `follow` and `artifact` try to come back after a cut.
         clock: Seconds since the epoch.
         pause: Waits for some seconds.
+        ticks: A clock that never goes back.
 
     Raises:
         UsageError: The address is not of that form.
@@ -78,8 +86,13 @@ class ExecutorClient:
         patience: float = 600,
         clock: Callable[[], float] = time.time,
         pause: Callable[[float], None] = time.sleep,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._key = public_key
+        self._ticks = ticks
+        self._newest = 0
+        self._proven_at: float | None = None
+        self._proving = threading.Lock()
         self._patience = patience
         self._pause = pause
         self._connection = Connection(
@@ -105,13 +118,41 @@ class ExecutorClient:
         """Close the kept connections."""
         self._connection.close()
 
+    def expect(self, number: int) -> None:
+        """A card of its with this number was seen: an executor that says a lower one is not it any more."""
+        self._newest = max(self._newest, number)
+
     def challenge(self) -> Challenge:
-        """Who it is and what it has free, proven by its key.
+        """Who it is and what it has free, proven by its key; and that it is at home at this address.
 
         Raises:
-            Unreachable: Nobody answers, or somebody else does.
+            Unreachable: Nobody answers, or somebody else does, or somebody who passes on what it hears.
         """
-        return self._value(Challenge, Request("POST", "/v1/challenge"))
+        said = self._parsed(Challenge, self._connection.ask(Request("POST", "/v1/challenge")))
+        if why := elsewhere(self.url, said.card, newest=self._newest):
+            self._proven_at = None
+            raise Unreachable(
+                f"The executor {said.card.name[:60]} is not at home at {self.url}: {why}.",
+                mend="Nothing was sent there. If the address is right, its owner sets it as `public_url`; "
+                "docs/two-machines.md tells more.",
+                sent=False,
+            )
+        self._proven_at = self._ticks()
+        return said
+
+    def _prove(self) -> None:
+        """Have it prove who and where it is, unless it just did.
+
+        Raises:
+            Unreachable: It did not; nothing else was sent.
+        """
+        with self._proving:
+            if self._proven_at is not None and self._ticks() - self._proven_at <= PROOF:
+                return
+            try:
+                self.challenge()
+            except Unreachable as error:
+                raise Unreachable(error.message, mend=error.mend, sent=False) from error
 
     def send(self, command: TrainCommand) -> Run:
         """Hand a command over; it returns once a signed acceptance is here. Sending it again is harmless.
@@ -234,6 +275,7 @@ class ExecutorClient:
         self, request: Request, opened: Callable[[Callable[[], None]], None] | None = None
     ) -> Iterator[Frame]:
         """The lines of one connection, each verified."""
+        self._prove()
         with self._connection.stream(request, silence=_SILENCE, opened=opened) as (pieces, signature):
             for number, line in enumerate(_lines(pieces)):
                 try:
@@ -285,7 +327,7 @@ class ExecutorClient:
                 report(file.path, done, file.size)
                 query = urlencode({"offset": done, "limit": MAX_PIECE})
                 try:
-                    piece = self._connection.ask(Request("GET", _path(run_id, "artifacts", file.path), query))
+                    piece = self._ask(Request("GET", _path(run_id, "artifacts", file.path), query))
                 except (Unreachable, Busy) as error:
                     retry.after(error)
                     continue
@@ -298,7 +340,13 @@ class ExecutorClient:
         report(file.path, file.size, file.size)
 
     def _value(self, kind: type[ValueT], request: Request) -> ValueT:
-        body = self._connection.ask(request)
+        return self._parsed(kind, self._ask(request))
+
+    def _ask(self, request: Request) -> bytes:
+        self._prove()
+        return self._connection.ask(request)
+
+    def _parsed(self, kind: type[ValueT], body: bytes) -> ValueT:
         try:
             return kind.model_validate_json(body)
         except ValidationError as error:

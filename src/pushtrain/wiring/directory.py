@@ -80,19 +80,19 @@ def look_up(
     listed = rosters.verdicts()
     if not fresh and not direct and not any(each.verdict.standing is Standing.TRUSTED for each in listed):
         return look_up(state, settings, here, fresh=True)
-    found = [
-        ExecutorAddress(url=card.public_url, public_key=card.public_key)
-        for card in (each.verdict.card for each in listed if each.verdict.standing is Standing.TRUSTED)
-        if card is not None
-    ]
+    cards = [each.verdict.card for each in listed if each.verdict.standing is Standing.TRUSTED]
+    believed = [card for card in cards if card is not None]
+    found = [ExecutorAddress(url=card.public_url, public_key=card.public_key) for card in believed]
     told = {
         each.verdict.fingerprint: clean(each.verdict.card.name[:60]) for each in listed if each.verdict.card
     }
     own = direct[:1] if running_card(state) else []
-    addresses = dict.fromkeys((*own, *found, *direct))
-    return Directory(
-        tuple(make(address) for address in addresses), tuple(listed), rosters.trouble(), {**told, **names}
-    )
+    clients = tuple(make(address) for address in dict.fromkeys((*own, *found, *direct)))
+    for card in believed:
+        for client in clients:
+            if client.id == fingerprint(parse_public(card.public_key)):
+                client.expect(card.sequence)
+    return Directory(clients, tuple(listed), rosters.trouble(), {**told, **names})
 
 
 def _names(state: StateFolder) -> dict[str, str]:

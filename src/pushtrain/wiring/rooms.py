@@ -241,7 +241,10 @@ def _sender(
     def known() -> list[Listed]:
         cards = {card.public_key: card for card in rosters.cards()}
         found = executor_addresses(state, settings, tuple(cards.values()))
-        return [(client(address), cards.get(address.public_key)) for address in found]
+        listed = [(client(address), cards.get(address.public_key)) for address in found]
+        for one, card in listed:
+            one.expect(card.sequence if card else 0)
+        return list(listed)
 
     service = SenderService(
         settings.repositories,

@@ -1,7 +1,6 @@
 """Which tunnel the settings ask for, and keeping it open in front of an executor."""
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Final
 
 from pushtrain.adapters.tunnels import TUNNELS
 from pushtrain.adapters.tunnels.authtoken import find
+from pushtrain.core.address import is_loopback
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor.reach import Reach
 from pushtrain.ports import Tunnel
@@ -37,14 +37,6 @@ def choose(settings: ExecutorSettings, *, lends: bool, token: Callable[[], bool]
     if settings.public_url:
         return "static"
     return "ngrok" if lends and is_loopback(settings.host) and token() else NONE
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can call that address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def chosen(settings: ExecutorSettings, *, lends: bool) -> str:
