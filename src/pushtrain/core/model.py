@@ -31,6 +31,8 @@ RESULTS_BRANCH: Final = "pushtrain/results"
 CONFIG_BRANCH: Final = "pushtrain/config"
 MAX_SECRETS: Final = 50
 """Secrets of one job."""
+_MOST: Final = 2**53
+"""The largest number that every JSON reader and the store take."""
 NO_COMMIT: Final = "0" * 40
 """What Git hosts send as `before` of a new branch and `after` of a deleted one."""
 
@@ -128,10 +130,10 @@ class Resources(Value):
     """What an attempt needs of the machine."""
 
     gpus: int = Field(default=0, ge=0, le=64)
-    gpu_memory: int = Field(default=0, ge=0)
+    gpu_memory: int = Field(default=0, ge=0, le=_MOST)
     """Bytes on each GPU."""
-    cpus: float = Field(default=0, ge=0)
-    memory: int = Field(default=0, ge=0)
+    cpus: float = Field(default=0, ge=0, le=_MOST)
+    memory: int = Field(default=0, ge=0, le=_MOST)
     """Bytes."""
     labels: tuple[str, ...] = ()
 
@@ -164,7 +166,7 @@ class JobSpec(Value):
     secrets: tuple[SecretName, ...] = Field(default=(), max_length=MAX_SECRETS)
     """Names of the secrets that its command gets as environment variables; nothing else of the job does."""
     resources: Resources = Resources()
-    timeout: float | None = Field(default=None, gt=0)
+    timeout: float | None = Field(default=None, gt=0, le=_MOST)
     """Seconds from the training's start; None: the executor's limit."""
     results: tuple[str, ...] = ()
     """Globs relative to the work folder."""
@@ -174,7 +176,7 @@ class JobSpec(Value):
     """Whether Git LFS pointers must be resolved."""
     cell: dict[str, Scalar] = Field(default_factory=dict)
     """The matrix cell's values; empty without a matrix."""
-    max_parallel: int | None = Field(default=None, ge=1)
+    max_parallel: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many cells of this job and commit may run at once."""
 
     @property
