@@ -36,6 +36,8 @@ class Served:
     service: ExecutorService
     authorized: Authorized
     clock: Clock
+    loop: asyncio.AbstractEventLoop
+    """That of its server."""
 
     def claim(self) -> tuple[Run, RunDir]:
         """Start the next attempt, as the dispatcher would; its folder."""
@@ -53,8 +55,8 @@ class Served:
 
 
 @contextlib.contextmanager
-def in_a_thread(app: ASGIApp) -> Iterator[int]:
-    """Serve an application from a loop in a thread; the port."""
+def in_a_thread(app: ASGIApp, loops: list[asyncio.AbstractEventLoop] | None = None) -> Iterator[int]:
+    """Serve an application from a loop in a thread; the port. The loop is added to `loops`."""
     ready = threading.Event()
     port: list[int] = []
     stop: list[Callable[[], object]] = []
@@ -62,6 +64,8 @@ def in_a_thread(app: ASGIApp) -> Iterator[int]:
     async def main() -> None:
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
+        if loops is not None:
+            loops.append(loop)
         stop.append(lambda: loop.call_soon_threadsafe(ended.set))
         async with serving(app, "127.0.0.1", 0) as bound:
             port.append(bound)
@@ -112,10 +116,11 @@ def served(
         gpus=gpus,
         clock=clock,
     )
+    loops: list[asyncio.AbstractEventLoop] = []
     try:
-        with in_a_thread(create_app(service, clock=clock)) as port:
+        with in_a_thread(create_app(service, clock=clock), loops) as port:
             url = f"http://127.0.0.1:{port}"
             service.url = url
-            yield Served(url, port, key, state, store, service, authorized, clock)
+            yield Served(url, port, key, state, store, service, authorized, clock, loops[0])
     finally:
         store.close()
