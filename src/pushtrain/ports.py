@@ -172,6 +172,9 @@ class Sandbox(Protocol):
     def missing(self) -> tuple[str, str]:
         """Why this machine cannot offer it and the mend, in one command where there is one; empty: it can."""
 
+    def explain(self, complaint: str) -> tuple[str, str]:
+        """Why nothing could be started inside, and the mend, from what was said then."""
+
     def enclose(self, cage: Cage) -> Enclosure:
         """How to run something in this cage.
 

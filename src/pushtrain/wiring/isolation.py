@@ -1,56 +1,88 @@
-"""Choose the isolation of this executor's jobs: the strongest level that the machine offers."""
+"""Choose the isolation of this executor's jobs: the strongest level that holds when it is tried.
+
+A level is not believed by a version or a package, but by a canary that goes in and tries what a job must not
+do (`plumbing/trial.py`). Strongest first; the first that lets nothing through is taken, and it must reach the
+owner's rule `min_isolation`.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pushtrain.adapters.sandboxes import Ground, registry
+from pushtrain.core.canaries import Act, Findings
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation
 from pushtrain.core.rules import Rules
 from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.trial import Machine, TrialError, try_level
 from pushtrain.ports import Sandbox
 from pushtrain.wiring.parts import adapter
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One level, and whether this machine offers it."""
+    """One level of the ladder, as it was found on this machine."""
 
     sandbox: Sandbox
-    why: str
+    why: str = ""
     """Why it is not offered; empty: it is."""
-    mend: str
+    mend: str = ""
+    findings: Findings | None = None
+    """What came of every act inside; None: it could not be tried."""
+
+    @property
+    def level(self) -> Isolation:
+        """Which level this is."""
+        return self.sandbox.level
 
 
-def ladder(state: StateFolder) -> Iterator[Rung]:
-    """Every level, strongest first."""
+def ladder(state: StateFolder, rules: Rules) -> Iterator[Rung]:
+    """Every level, strongest first, each tried when it is asked for."""
     ground = Ground(state.isolation)
+    private = (state.key, state.store, state.authorized, state.webhook_secret, state.settings)
+    machine = Machine(state.isolation / "trials", state.root, private)
     for target in registry.values():
-        sandbox: Sandbox = adapter(target, ground)
-        yield Rung(sandbox, *sandbox.missing())
+        yield _tried(adapter(target, ground), machine, rules)
+
+
+def _tried(sandbox: Sandbox, machine: Machine, rules: Rules) -> Rung:
+    why, mend = sandbox.missing()
+    if why:
+        return Rung(sandbox, why, mend)
+    try:
+        findings = try_level(sandbox, machine, rules.network)
+    except TrialError as error:
+        return Rung(sandbox, *sandbox.explain(str(error)))
+    through = findings.through(rules.network)
+    why = f"a job could {listed_acts(through)}" if through else ""
+    return Rung(sandbox, why, findings=findings)
+
+
+def listed_acts(acts: tuple[Act, ...]) -> str:
+    """Acts as the end of a sentence."""
+    return ", ".join(act.value for act in acts)
 
 
 def choose(state: StateFolder, rules: Rules) -> Sandbox:
-    """The strongest level offered here.
+    """The strongest level that holds here.
 
     Raises:
         ConfigError: It is weaker than the owner's rule `min_isolation` demands; the mend is named.
     """
     lacking = []
-    for rung in ladder(state):
-        level = rung.sandbox.level
-        if not level.reaches(rules.min_isolation):
+    for rung in ladder(state, rules):
+        if not rung.level.reaches(rules.min_isolation):
             break
         if not rung.why:
             return rung.sandbox
         lacking.append(rung)
-    raise _refusal(lacking, rules.min_isolation)
-
-
-def _refusal(lacking: list[Rung], least: Isolation) -> ConfigError:
-    why = "; ".join(f"{rung.sandbox.level}: {rung.why}" for rung in lacking)
+    least = rules.min_isolation
+    why = "; ".join(f"{rung.level}: {rung.why}" for rung in lacking)
     mend = next((rung.mend for rung in reversed(lacking) if rung.mend), "")
-    return ConfigError(
-        f"Jobs cannot be isolated here as the rule `min_isolation` ({least}) demands: {why}.",
-        mend=f"{mend} Or ask for less with the rule `min_isolation` (docs/isolation.md).".strip(),
+    less = "Or lend to less with `--min-isolation` (docs/isolation.md tells what that means)."
+    raise ConfigError(
+        f"This machine cannot keep jobs apart as well as the rule `min_isolation` ({least}) demands. {why}.",
+        mend=f"{mend} {less}".strip(),
     )
+
+

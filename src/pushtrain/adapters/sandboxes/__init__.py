@@ -3,9 +3,13 @@
 `registry` names the levels strongest first. Each class is made with one `Ground`.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from pushtrain.plumbing import seccomp
+from pushtrain.plumbing.files import replace
 
 registry: Final[dict[str, str]] = {
     "sandbox": "pushtrain.adapters.sandboxes.sandbox:Bubblewrap",
@@ -20,3 +24,16 @@ class Ground:
 
     folder: Path
     """Where it may keep files of its own; jobs never write there."""
+
+    def filter(self) -> Path:
+        """The system call filter, as a file.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        content = seccomp.program()
+        path = self.folder / f"calls-{hashlib.sha256(content).hexdigest()[:16]}.bpf"
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            replace(path, content, durable=False)
+        return path

@@ -17,6 +17,10 @@ class Unconfined:
         """Every machine can."""
         return "", ""
 
+    def explain(self, complaint: str) -> tuple[str, str]:
+        """There is nothing to be explained."""
+        return complaint, ""
+
     def enclose(self, cage: Cage) -> Enclosure:
         """The command as it is."""
         return Enclosure()

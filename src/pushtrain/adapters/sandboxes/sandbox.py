@@ -6,18 +6,20 @@ of what programs need. bubblewrap dies with the shim and holds the attempt's loc
 the command itself never has that descriptor.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from pushtrain.adapters.sandboxes import Ground
-from pushtrain.core.model import Isolation
-from pushtrain.plumbing import etc
+from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.plumbing import etc, namespaces, seccomp
 from pushtrain.ports import Cage, Confinement, Enclosure
 
 _LOCK: Final = 20
 _STATUS: Final = 21
+_FILTER: Final = 22
 
 SYSTEM: Final = (
     "/usr",
@@ -64,7 +66,13 @@ class Bubblewrap:
         """Whether there is a bubblewrap."""
         if shutil.which("bwrap") is None:
             return "bubblewrap is not installed", "`sudo apt install bubblewrap`"
+        if not seccomp.supported():
+            return f"there is no system call filter for {os.uname().machine}", ""
         return "", ""
+
+    def explain(self, complaint: str) -> tuple[str, str]:
+        """Most machines that refuse have a switch for it."""
+        return namespaces.explain(complaint)
 
     def enclose(self, cage: Cage) -> Enclosure:
         """The command line of bubblewrap, and what it needs open.
@@ -75,9 +83,10 @@ class Bubblewrap:
         prefix = (
             shutil.which("bwrap") or "bwrap",
             *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
+            *(("--unshare-net",) if cage.network is JobNetwork.NONE else ()),
             *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
             *("--uid", str(etc.USER), "--gid", str(etc.USER), "--hostname", etc.HOST),
-            *("--sync-fd", str(_LOCK), "--json-status-fd", str(_STATUS)),
+            *("--sync-fd", str(_LOCK), "--json-status-fd", str(_STATUS), "--seccomp", str(_FILTER)),
             *self._system(),
             *_tmp(cage),
             *_shown(cage),
@@ -85,7 +94,9 @@ class Bubblewrap:
             *("/bin/sh", "-c", LAUNCH, "pushtrain"),
         )
         env = {"TMPDIR": "/tmp"} if cage.tmp else {}  # noqa: S108  its own, and sockets' names must be short
-        return Enclosure(prefix=prefix, env=env, confinement=Confinement(lock=_LOCK, status=_STATUS))
+        opened = {_FILTER: str(self._ground.filter())}
+        confinement = Confinement(opened=opened, lock=_LOCK, status=_STATUS)
+        return Enclosure(prefix=prefix, env=env, confinement=confinement)
 
     def _system(self) -> Iterator[str]:
         """What every job sees."""
