@@ -142,6 +142,17 @@ class Cage:
     limits: Limits = field(default_factory=Limits)
 
 
+class Landlock(Value):
+    """What a process has the kernel refuse it; see `plumbing/landlock.py`."""
+
+    files: int = 0
+    """Rights on files that only `rules` give."""
+    rules: tuple[tuple[str, int], ...] = ()
+    """Rights below each path."""
+    scoped: int = 0
+    """What stays among the confined processes: abstract sockets, signals."""
+
+
 class Confinement(Value):
     """What a child does to itself before it becomes the command; see `plumbing/confine.py`."""
 
@@ -152,6 +163,13 @@ class Confinement(Value):
     status: int | None = None
     """Where the prefix, a process of its own around the command, tells that it got inside, in the way of
     bubblewrap's `--json-status-fd`; the command has pid 2 there. None: the prefix becomes the command."""
+    drop: bool = False
+    """Whether all capabilities go, and none can be gained."""
+    user: tuple[int, int] | None = None
+    """User and group to become; needs root."""
+    landlock: Landlock | None = None
+    filter: str = ""
+    """The file of a system call filter that is put on before the prefix; see `plumbing/seccomp.py`."""
 
 
 class Enclosure(Value):

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,9 @@ import tomlkit
 
 from pushtrain.cli import checks
 from pushtrain.cli.app import run
+from pushtrain.core.canaries import Act
+from pushtrain.core.errors import ConfigError
+from pushtrain.core.rules import Rules
 from pushtrain.demo.host import Host
 from pushtrain.plumbing.branch import Branch
 from pushtrain.plumbing.clocks import ahead
@@ -24,6 +28,7 @@ from pushtrain.plumbing.keys import Authorized, load_or_create
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.systemd import Manager
 from pushtrain.testing import WorkRepository, a_gpu
+from pushtrain.wiring.isolation import choose
 from status_host import TOKEN, Scripted, StatusApi, serving_statuses
 
 
@@ -38,14 +43,14 @@ class Patient:
     def settings(self, document: Mapping[str, Any]) -> None:
         self.folder.settings.write_text(tomlkit.dumps(document))
 
-    def findings(self, what: str) -> list[dict[str, str]]:
+    def findings(self, what: str) -> list[dict[str, Any]]:
         """What was found of one thing."""
         self._capsys.readouterr()
         self.status = run(("doctor", "--json", "--state", str(self.folder.root)))
-        found: list[dict[str, str]] = json.loads(self._capsys.readouterr().out)
+        found: list[dict[str, Any]] = json.loads(self._capsys.readouterr().out)
         return [one for one in found if one["what"] == what]
 
-    def finding(self, what: str) -> dict[str, str]:
+    def finding(self, what: str) -> dict[str, Any]:
         """The one thing that was found of it."""
         (one,) = self.findings(what)
         return one
@@ -113,6 +118,36 @@ def test_a_webhook_secret_that_can_be_guessed_is_wrong(
     found = patient.findings("webhook secret")[-1]
     assert found["verdict"] == verdict
     assert secret not in found["text"]
+
+
+@pytest.mark.slow
+def test_the_canary_matrix_is_told_with_the_level_of_jobs(
+    patient: Patient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = patient.finding("isolation")
+    assert (found["verdict"], "jobs run at level `" in found["text"]) == ("ok", True)
+    (acts,) = patient.findings("acts")
+    assert acts["matrix"].keys() == {act.value for act in Act}
+    assert acts["matrix"]["read the owner's home"]["none"] in {"done", "absent"}
+    assert acts["matrix"]["signal the executor"]["none"] == "done"
+    run(["doctor", "--state", str(patient.folder.root)])
+    assert "signal the executor" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_machine_without_bubblewrap_is_told_the_command_that_mends_it(
+    patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program in ("git", "bash", "cat", "sh"):
+        (tmp_path / program).symlink_to(shutil.which(program) or program)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    patient.settings({"rules": {"min_isolation": "sandbox"}})
+    monkeypatch.delenv("PUSHTRAIN_RULES_MIN_ISOLATION")
+    found = patient.finding("isolation")
+    assert (found["verdict"], found["mend"]) == ("wrong", "`sudo apt install bubblewrap`")
+    with pytest.raises(ConfigError, match="bubblewrap is not installed") as refused:
+        choose(patient.folder, Rules())
+    assert "`sudo apt install bubblewrap`" in str(refused.value)
 
 
 def test_a_full_disk_is_wrong(patient: Patient) -> None:

@@ -13,6 +13,7 @@ from pushtrain.core.model import (
     DataSource,
     ExecutorCard,
     Gpu,
+    Isolation,
     JobSpec,
     Push,
     Resources,
@@ -259,6 +260,7 @@ def card(
     gpus: list[int] | None = None,
     labels: tuple[str, ...] = (),
     mounts: tuple[str, ...] = (),
+    isolation: str = "none",
 ) -> ExecutorCard:
     cards = tuple(
         Gpu(uuid=f"{name}-{at}", index=at, name="GPU", memory=memory * GB)
@@ -272,6 +274,7 @@ def card(
         gpus=cards,
         labels=labels,
         mounts=mounts,
+        isolation=isolation,
     )
 
 
@@ -310,6 +313,21 @@ ON_GPU = JobSpec(name="train", command="x", resources=Resources(gpus=1, gpu_memo
         (
             PLAIN.model_copy(update={"data": (DataSource(mount="imagenet", path="d"),)}),
             card("lab", mounts=("imagenet",)),
+            "",
+        ),
+        (
+            PLAIN.model_copy(update={"min_isolation": Isolation.SANDBOX}),
+            card("lab", isolation="confined"),
+            "lab isolates jobs by `confined`; the job asks for `sandbox` at least",
+        ),
+        (
+            PLAIN.model_copy(update={"min_isolation": Isolation.CONFINED}),
+            card("lab", isolation="moat"),
+            "lab isolates jobs by `moat`; the job asks for `confined` at least",
+        ),
+        (
+            PLAIN.model_copy(update={"min_isolation": Isolation.SANDBOX}),
+            card("lab", isolation="container"),
             "",
         ),
     ],

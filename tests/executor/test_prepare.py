@@ -13,7 +13,7 @@ import pytest
 from executor_house import Bare, House
 
 from pushtrain.core.errors import BuildError, Cancelled, Forbidden
-from pushtrain.core.model import EnvironmentSpec, Progress, Reason, Run, Stage
+from pushtrain.core.model import EnvironmentSpec, Isolation, Progress, Reason, Run, Stage
 from pushtrain.core.rules import Rules
 from pushtrain.executor.bytecode import MARK, Compiler
 from pushtrain.executor.preflight import ask_torch
@@ -219,6 +219,11 @@ def test_a_workdir_may_be_a_link_within_the_commit(tmp_path: Path) -> None:
     bench.house.commit({"real/train.py": ""})
     orders, _, folder = bench.prepare(workdir="there")
     assert orders.cwd == str(folder.tree / "real")
+
+
+def test_a_job_that_asks_for_more_isolation_than_there_is_now_is_refused(tmp_path: Path) -> None:
+    told = Bench(tmp_path).fails(Reason.ISOLATION, min_isolation=Isolation.CONFINED)
+    assert "asks for isolation `confined` at least, and this executor offers `none`" in told
 
 
 def test_lent_folders_and_environment_come_together(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Final
 
-from pushtrain.cli import checks, remote_checks, render, roster_check, tunnel_check
+from pushtrain.cli import checks, isolation_check, remote_checks, render, roster_check, tunnel_check
 from pushtrain.cli.connect import here
 from pushtrain.cli.finding import Finding
 from pushtrain.cli.options import Json, State
@@ -17,6 +17,7 @@ _MARKS: Final = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]
 
 _CHECKS: Final[tuple[Callable[[StateFolder, Settings], Iterator[Finding]], ...]] = (
     checks.hardware,
+    isolation_check.isolation,
     remote_checks.repositories,
     remote_checks.commit_statuses,
     roster_check.rosters,
@@ -31,9 +32,10 @@ _CHECKS: Final[tuple[Callable[[StateFolder, Settings], Iterator[Finding]], ...]]
 def doctor(*, json: Json = False, state: State = None) -> None:
     """Check this machine, and everything elsewhere that it needs; say the mend for what is wrong.
 
-    Programs, private files, disk, GPUs; for each repository whether it can be read and pushed; the token for
-    commit statuses; executors, tunnel and clocks; the service. Exits with 14 when something must be mended.
-    Changes nothing but the state folder, which it makes when there is none.
+    Programs, private files, disk, GPUs; how well jobs are kept apart, tried inside each level; for each
+    repository whether it can be read and pushed; the token for commit statuses; executors, tunnel and clocks;
+    the service. Exits with 14 when something must be mended. Changes nothing but the state folder, which it
+    makes when there is none.
     """
     found: list[Finding] = []
     for finding in _examine(open_state(state)):
@@ -42,11 +44,17 @@ def doctor(*, json: Json = False, state: State = None) -> None:
             render.say(f"{_MARKS[finding.verdict]} [bold]{finding.what:<16}[/]{_escaped(finding.text)}")
             if finding.mend:
                 render.say(f"  {'':<16}[bold]→[/] {_escaped(finding.mend)}")
+            if finding.matrix is not None:
+                isolation_check.show(finding.matrix)
     if json:
-        render.emit_json([asdict(finding) for finding in found])
+        render.emit_json([_told(finding) for finding in found])
     wrong = [finding.what for finding in found if finding.verdict == "wrong"]
     if wrong:
         raise NeedsMending(f"To be mended: {', '.join(wrong)}.", mend="Each line above says how.")
+
+
+def _told(finding: Finding) -> dict[str, object]:
+    return {name: value for name, value in asdict(finding).items() if value is not None}
 
 
 def _escaped(text: str) -> str:

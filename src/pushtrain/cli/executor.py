@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from pushtrain.cli import render
 from pushtrain.cli.connect import absences, ask_all, askable, everyone
-from pushtrain.cli.options import Json, Repo, State, TunnelName
+from pushtrain.cli.options import Json, MinIsolation, Repo, State, TunnelName
 from pushtrain.cli.room import run_until_stopped, served
 from pushtrain.cli.roster import gpus
 from pushtrain.wiring.rooms import serve_executor
@@ -34,6 +34,7 @@ def executor(
     ssh_remote: str | None = None,
     poll: bool | None = None,
     poll_seconds: float | None = None,
+    min_isolation: MinIsolation = None,
     json: Json = False,
     state: State = None,
 ) -> None:
@@ -60,13 +61,15 @@ def executor(
         ssh_remote: Where that server listens, `PORT` or `ADDRESS:PORT`.
         poll: Be the repositories' sender, too: watch their branches and train what is pushed.
         poll_seconds: How often they are looked at.
+        min_isolation: The weakest level that jobs may run at; `sandbox` without a word (docs/isolation.md).
     """
     folder = open_state(state)
     flags = {"name": name, "slots": slots, "labels": label or None, "host": host, "port": port}
     flags |= {"tunnel": tunnel, "domain": domain, "public_url": public_url}
     flags |= {"ssh_target": ssh_target, "ssh_remote": ssh_remote, "poll": poll}
     sender = {"poll_seconds": poll_seconds}
-    settings = served(folder, repo, executor=flags, sender=sender)
+    rules = {"min_isolation": min_isolation}
+    settings = served(folder, repo, executor=flags, sender=sender, rules=rules)
     asyncio.run(run_until_stopped(serve_executor(folder, settings), "executor", as_json=json))
 
 

@@ -1,5 +1,6 @@
 """What one look of `pushtrain doctor` found."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,3 +16,5 @@ class Finding:
     text: str
     mend: str = ""
     """What to do about it, when something is wrong."""
+    matrix: Mapping[str, Mapping[str, str]] | None = None
+    """What came of each act (rows) inside each level of isolation (columns)."""

@@ -20,5 +20,8 @@ Repo = Annotated[
 ]
 """`*, repo: Repo = ()`."""
 
+MinIsolation = Literal["container", "sandbox", "confined", "user", "none"] | None
+"""`min_isolation: MinIsolation = None` — the levels of the rule of this name."""
+
 TunnelName = Literal["auto", "none", "ngrok", "ssh", "static"] | None
 """`tunnel: TunnelName = None` — the names that the setting `tunnel` takes."""

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def served(
     *,
     executor: Mapping[str, Any] | None = None,
     sender: Mapping[str, Any] | None = None,
+    rules: Mapping[str, Any] | None = None,
 ) -> Settings:
     """The settings of a room; where no repository is named, it is that of the clone we stand in.
 
@@ -31,12 +33,11 @@ def served(
         UsageError: There is none.
         ConfigError: A setting is wrong.
     """
-    settings = load_settings(folder, executor=executor, sender=sender, repositories=repositories)
+    load = partial(load_settings, folder, executor=executor, sender=sender, rules=rules)
+    settings = load(repositories=repositories)
     if settings.repositories:
         return settings
-    return load_settings(
-        folder, executor=executor, sender=sender, repositories=(_origin(),), named_by="This clone's `origin`"
-    )
+    return load(repositories=(_origin(),), named_by="This clone's `origin`")
 
 
 def _origin() -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from pushtrain.cli.options import Json, Repo, State, TunnelName
+from pushtrain.cli.options import Json, MinIsolation, Repo, State, TunnelName
 from pushtrain.cli.room import run_until_stopped, served
 from pushtrain.wiring.rooms import serve_both
 from pushtrain.wiring.settings import open_state
@@ -18,6 +18,7 @@ def up(
     public_url: str | None = None,
     ssh_target: str | None = None,
     poll_seconds: float | None = None,
+    min_isolation: MinIsolation = None,
     json: Json = False,
     state: State = None,
 ) -> None:
@@ -35,10 +36,12 @@ def up(
         public_url: The URL that somebody else forwards here, or at which your ssh server shows `{port}`.
         ssh_target: The server to go through, as `ssh` takes it.
         poll_seconds: How often branches are compared.
+        min_isolation: The weakest level that jobs may run at; `sandbox` without a word (docs/isolation.md).
     """
     folder = open_state(state)
     flags = {"slots": slots, "port": port, "tunnel": tunnel, "domain": domain}
     flags |= {"public_url": public_url, "ssh_target": ssh_target}
     sender = {"poll_seconds": poll_seconds}
-    settings = served(folder, repo, executor=flags, sender=sender)
+    rules = {"min_isolation": min_isolation}
+    settings = served(folder, repo, executor=flags, sender=sender, rules=rules)
     asyncio.run(run_until_stopped(serve_both(folder, settings), "up", as_json=json))

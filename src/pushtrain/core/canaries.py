@@ -4,7 +4,6 @@ Each act is really tried inside each level (`plumbing/canary.py`); what came of 
 that lets through what it claims to stop is not offered. Pure.
 """
 
-from collections.abc import Collection
 from enum import StrEnum
 from typing import Final
 
@@ -23,6 +22,7 @@ class Act(StrEnum):
     SIGNAL = "signal the executor"
     TRACE = "trace the executor"
     WRITE = "write outside its folders"
+    MODES = "change modes outside its folders"
     SESSION_BUS = "reach the session bus"
     SYSTEM_BUS = "reach the system bus"
     CONTAINERS = "reach Docker or Podman"
@@ -54,7 +54,7 @@ class Result(StrEnum):
 KNOWN: Final[dict[Isolation, frozenset[Act]]] = {
     Isolation.CONTAINER: frozenset(),
     Isolation.SANDBOX: frozenset(),
-    Isolation.CONFINED: frozenset({Act.COMMAND_LINES, Act.SYSTEM_BUS, Act.SHARED_MEMORY}),
+    Isolation.CONFINED: frozenset({Act.COMMAND_LINES, Act.MODES, Act.SYSTEM_BUS, Act.SHARED_MEMORY}),
     Isolation.USER: frozenset(
         {Act.HOME, Act.COMMAND_LINES, Act.SYSTEM_BUS, Act.ABSTRACT, Act.LOOPBACK, Act.DEVICES}
     ),
@@ -73,12 +73,11 @@ class Findings(Value):
         """The acts that were done although the level claims to stop them.
 
         Args:
-            network: The owner's rule; where it is not `none`, the machine's loopback is meant to be reached.
+            network: The owner's rule. Where the machine's own network is shared, its loopback and its
+                abstract sockets are a part of it; those of displays and buses are acts of their own.
         """
-        meant: Collection[Act] = () if network is JobNetwork.NONE else {Act.LOOPBACK}
-        known = KNOWN[self.level]
+        meant = set() if network is JobNetwork.NONE else {Act.LOOPBACK, Act.ABSTRACT}
+        accepted = KNOWN[self.level] | meant
         return tuple(
-            act
-            for act, result in self.results.items()
-            if result is Result.DONE and act not in known and act not in meant
+            act for act, result in self.results.items() if result is Result.DONE and act not in accepted
         )

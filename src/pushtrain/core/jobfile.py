@@ -195,6 +195,7 @@ def _job(name: str, table: Table, target: ResultsTarget) -> Job | None:
         "timeout": table.read("timeout", duration, None),
         "results": _globs(table),
         "results_to": target,
+        "min_isolation": needs.isolation(table),
         "submodules": table.flag("submodules", default=False),
         "lfs": table.flag("lfs", default=True),
     }

@@ -43,6 +43,26 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class Isolation(StrEnum):
+    """How well a job is kept away from the machine that it runs on, strongest first (docs/isolation.md)."""
+
+    CONTAINER = "container"
+    SANDBOX = "sandbox"
+    CONFINED = "confined"
+    USER = "user"
+    NONE = "none"
+
+    def reaches(self, least: "Isolation") -> bool:
+        """Whether this level protects at least as well as another."""
+        ladder = list(Isolation)
+        return ladder.index(self) <= ladder.index(least)
+
+    @classmethod
+    def told(cls, word: str) -> "Isolation":
+        """The level that a card names; a word that is not known here promises nothing."""
+        return cls(word) if word in set(cls) else cls.NONE
+
+
 # --- what arrives -----------------------------------------------------------------------------------------
 
 
@@ -171,6 +191,8 @@ class JobSpec(Value):
     results: tuple[str, ...] = ()
     """Globs relative to the work folder."""
     results_to: ResultsTarget = ResultsTarget()
+    min_isolation: Isolation | None = None
+    """The weakest level of isolation that it may run at; None: as the executor's owner allows."""
     submodules: bool = False
     lfs: bool = True
     """Whether Git LFS pointers must be resolved."""
@@ -218,21 +240,6 @@ def run_id(*, repository: str, commit: str, job: str, cell: Mapping[str, Scalar]
 
 
 # --- what an executor knows -------------------------------------------------------------------------------
-
-
-class Isolation(StrEnum):
-    """How well a job is kept away from the machine that it runs on, strongest first (docs/isolation.md)."""
-
-    CONTAINER = "container"
-    SANDBOX = "sandbox"
-    CONFINED = "confined"
-    USER = "user"
-    NONE = "none"
-
-    def reaches(self, least: "Isolation") -> bool:
-        """Whether this level protects at least as well as another."""
-        ladder = list(Isolation)
-        return ladder.index(self) <= ladder.index(least)
 
 
 class JobNetwork(StrEnum):
@@ -352,6 +359,9 @@ class Reason(StrEnum):
     ENVIRONMENT = "environment"
     SETUP = "setup"
     NO_GPU = "no-gpu"
+    ISOLATION = "isolation"
+    OOM = "oom"
+    DISK = "disk"
     LOST = "lost"
     PREEMPTED = "preempted"
     CHECKPOINTED = "checkpointed"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pushtrain.core.forms import Wrong, inside, kind, listed, size
-from pushtrain.core.model import DataSource, EnvironmentKind, EnvironmentSpec, Resources
+from pushtrain.core.model import DataSource, EnvironmentKind, EnvironmentSpec, Isolation, Resources
 from pushtrain.core.reading import Table
 
 WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -42,6 +42,18 @@ def resources(table: Table) -> Resources:
             "gpu_memory", table.data["gpu_memory"], "asks for memory of no GPU", "Write `gpus = 1` too."
         )
     return found
+
+
+def isolation(table: Table) -> Isolation | None:
+    """`min_isolation`."""
+    value = table.take("min_isolation")
+    if value is None:
+        return None
+    if isinstance(value, str) and value in set(Isolation):
+        return Isolation(value)
+    mend = f"Write one of {listed(list(Isolation))}."
+    table.wrong("min_isolation", value, "is not a level of isolation", mend)
+    return None
 
 
 def data(table: Table) -> tuple[DataSource, ...]:

@@ -15,6 +15,7 @@ from pushtrain.core.model import (
     RESULTS_BRANCH,
     Capacity,
     ExecutorCard,
+    Isolation,
     JobSpec,
     Push,
     ResultsTarget,
@@ -150,6 +151,9 @@ def fits(card: ExecutorCard, spec: JobSpec, repository: str = "") -> str:
     lacking = [label for label in needs.labels if label not in card.labels]
     if lacking:
         return f"{card.name} has no label {listed(lacking)}"
+    least = spec.min_isolation
+    if least is not None and not Isolation.told(card.isolation).reaches(least):
+        return f"{card.name} isolates jobs by `{clean(card.isolation)}`; the job asks for `{least}` at least"
     mounts = [source.mount for source in spec.data if source.mount and source.mount not in card.mounts]
     if mounts:
         return f"{card.name} lends no folder {listed(mounts)}"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pushtrain.core import jobfile, matrix, needs, secretname
 from pushtrain.core.forms import MAX_DURATION, MAX_INTEGER
-from pushtrain.core.model import MAX_SECRETS
+from pushtrain.core.model import MAX_SECRETS, Isolation
 
 URL: Final = "https://raw.githubusercontent.com/pushtrain/pushtrain/main/docs/pushtrain.schema.json"
 
@@ -94,6 +94,10 @@ def _job() -> Schema:
             "results": {
                 **_texts("Globs of files to keep, relative to the repository's root.", _PATH),
                 "examples": [["outputs/**", "*.png"]],
+            },
+            "min_isolation": {
+                "description": "The weakest level of isolation that it may run at (docs/isolation.md).",
+                "enum": [level.value for level in Isolation],
             },
             "submodules": _flag("Check out submodules too.", default=False),
             "lfs": _flag("Resolve Git LFS pointers.", default=True),

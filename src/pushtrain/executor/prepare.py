@@ -178,6 +178,7 @@ class Preparation:
 
     def _orders(self) -> Orders:
         job, folder, limits = self._job, self._folder, self._shop.rules.limits
+        self._check_isolation()
         self._check_out()
         self._take_secrets()
         cwd = self._work_folder()
@@ -208,6 +209,13 @@ class Preparation:
             grace=self._shop.settings.grace,
         )
 
+    def _check_isolation(self) -> None:
+        """The executor may have been started anew, with less, since it took the run on."""
+        level, least = self._shop.sandbox.level, self._job.min_isolation
+        if least is not None and not level.reaches(least):
+            problem = f"The job asks for isolation `{least}` at least, and this executor offers `{level}`."
+            raise PreparationError(Reason.ISOLATION, f"{problem} Send it to another one.")
+
     def _enclosure(self, activation: Activation, root: Path, caches: Path) -> Enclosure:
         shop = self._shop
         cage = job_cage(
@@ -223,7 +231,7 @@ class Preparation:
         try:
             return shop.sandbox.enclose(cage)
         except (PushtrainError, OSError) as error:
-            raise PreparationError(Reason.INTERNAL, f"The job could not be isolated: {error}") from error
+            raise PreparationError(Reason.ISOLATION, f"The job could not be isolated: {error}") from error
 
     # --- the stages ---------------------------------------------------------------------------------------
 

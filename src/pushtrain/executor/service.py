@@ -24,6 +24,7 @@ from pushtrain.core.model import (
     Challenge,
     ExecutorCard,
     Gpu,
+    Isolation,
     LogChunk,
     Run,
     RunView,
@@ -155,6 +156,11 @@ class ExecutorService:
     def key(self) -> Ed25519PrivateKey:
         """The executor's identity; signs every answer."""
         return self._key
+
+    @property
+    def isolation(self) -> Isolation:
+        """The level that its jobs run at."""
+        return self._shop.sandbox.level
 
     def grant(self, key_id: str) -> Grant | None:
         """What the key with this fingerprint may do; None when it is not authorised."""
@@ -332,8 +338,8 @@ class ExecutorService:
             mounts=tuple(settings.mounts),
             gpus=self.gpus,
             repositories=tuple(repository.key for repository in self.settings.repositories),
-            isolation=self._shop.sandbox.level,
             sequence=card_number(self._state.card_number),
+            isolation=self.isolation,
         )
 
     def capacity(self) -> Capacity:

@@ -1,4 +1,4 @@
-"""The canary: tries from inside a level of isolation what a job must not be able to do, and tells what it could.
+"""The canary: tries from inside a level of isolation what a job must not do, and tells what it could.
 
 Run as `python -I -S canary.py TARGETS`, where TARGETS is JSON that `plumbing/trial.py` writes; prints JSON:
 for each act whether it was `done`, `denied`, or `absent` because there is nothing of the kind to try it on.
@@ -17,6 +17,7 @@ import socket
 import sys
 import termios
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 DONE, DENIED, ABSENT = "done", "denied", "absent"
@@ -60,6 +61,15 @@ def connects(address: Any, family: int = socket.AF_UNIX) -> bool:
             return True
     except OSError:
         return False
+
+
+def opens(path: str) -> bool:
+    """Whether a device can be opened."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
+    except OSError as error:
+        return error.errno in {errno.EBUSY, errno.ENXIO, errno.EIO, errno.ENODEV, errno.ENOMEDIUM}
+    return True
 
 
 def in_a_child(could: Callable[[], bool]) -> bool:
@@ -142,6 +152,15 @@ def write(targets: Any) -> str:
     return DENIED
 
 
+def modes(targets: Any) -> str:
+    """Change who may read a file that is not ours to change."""
+    try:
+        os.chmod(targets["modes"], 0o640)
+    except OSError:
+        return DENIED
+    return DONE
+
+
 def abstract(targets: Any) -> str:
     """Sockets without a file: the trial's own, and those that others have bound."""
     return any_of(("\0" + name for name in targets["abstract"]), connects)
@@ -160,7 +179,7 @@ def _runs_windows() -> bool:
     program = os.memfd_create("canary.exe", 0)
     os.write(program, b"MZ" + bytes(510))
     try:
-        os.execve(program, ["canary.exe"], {})
+        os.execve(program, ["canary.exe"], {})  # noqa: S606  no shell is the point
     except OSError as error:
         return error.errno not in {errno.ENOEXEC, errno.EPERM, errno.EACCES, errno.ENOENT}
 
@@ -190,26 +209,26 @@ def privileges(targets: Any) -> str:
         return DONE
     other = 0 if os.getuid() else 12345
 
-    def could() -> bool:
-        for attempt in (lambda: os.setgroups([0]), lambda: os.setresuid(other, other, other)):
-            try:
-                attempt()
-            except OSError:
-                continue
-            return True
-        return _libc.chroot(b"/") == 0
-
-    return DONE if in_a_child(could) else DENIED
+    tries: tuple[Callable[[], bool], ...] = (
+        lambda: _libc.setgroups(1, (ctypes.c_uint * 1)(0)) == 0,
+        lambda: _libc.setresuid(other, other, other) == 0,
+        lambda: _libc.chroot(b"/") == 0,
+    )
+    return DONE if any(map(in_a_child, tries)) else DENIED
 
 
 def namespaces(targets: Any) -> str:
     """New namespaces in each way, and a mount."""
-    mount = targets["calls"].get("mount")
+    mount = targets["calls"]["mount"]
     for flag in _NAMESPACES:
-        if in_a_child(lambda flag=flag: _libc.unshare(flag) == 0):  # type: ignore[misc]  # bound now
+        if in_a_child(partial(_unshares, flag)):
             return DONE
-    could = in_a_child(lambda: _libc.syscall(mount, b"none", b"/tmp", b"tmpfs", 0, None) == 0)
+    could = in_a_child(lambda: bool(_libc.syscall(mount, b"none", b"/tmp", b"tmpfs", 0, None) == 0))
     return DONE if could else DENIED
+
+
+def _unshares(flag: int) -> bool:
+    return bool(_libc.unshare(flag) == 0)
 
 
 def kernel(targets: Any) -> str:
@@ -267,12 +286,13 @@ def terminal(targets: Any) -> str:
 def main() -> None:
     """Try everything; print what came of it."""
     targets = json.loads(sys.argv[1])
-    targets["calls"] = _CALLS.get(os.uname().machine, {})
+    targets["calls"] = _CALLS[os.uname().machine]
     acts: dict[str, Callable[[Any], str]] = {
         "ENVIRON": environ,
         "COMMAND_LINES": command_lines,
         "TRACE": trace,
         "WRITE": write,
+        "MODES": modes,
         "ABSTRACT": abstract,
         "WSL": wsl,
         "LOOPBACK": loopback,
@@ -290,15 +310,6 @@ def main() -> None:
     for name, act in acts.items():
         told[name] = act(targets)
     json.dump(told, sys.stdout)
-
-
-def opens(path: str) -> bool:
-    """Whether a device can be opened."""
-    try:
-        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
-    except OSError as error:
-        return error.errno in {errno.EBUSY, errno.ENXIO, errno.EIO, errno.ENODEV, errno.ENOMEDIUM}
-    return True
 
 
 if __name__ == "__main__":

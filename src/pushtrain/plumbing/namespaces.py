@@ -10,6 +10,7 @@ PROFILE: Final = (
 )
 """Lets bubblewrap, and nothing else, make user namespaces where AppArmor keeps everybody from it."""
 
+_LASTING: Final = "`echo {} | sudo tee /etc/sysctl.d/90-userns.conf && sudo sysctl --system`"
 _SWITCHES: Final = (
     (
         "kernel/apparmor_restrict_unprivileged_userns",
@@ -21,13 +22,13 @@ _SWITCHES: Final = (
         "kernel/unprivileged_userns_clone",
         "0",
         "the kernel lets only root make user namespaces",
-        "`echo kernel.unprivileged_userns_clone=1 | sudo tee /etc/sysctl.d/90-userns.conf && sudo sysctl --system`",
+        _LASTING.format("kernel.unprivileged_userns_clone=1"),
     ),
     (
         "user/max_user_namespaces",
         "0",
         "this machine allows no user namespaces",
-        "`echo user.max_user_namespaces=15000 | sudo tee /etc/sysctl.d/90-userns.conf && sudo sysctl --system`",
+        _LASTING.format("user.max_user_namespaces=15000"),
     ),
 )
 _CONTAINERS: Final = ("/.dockerenv", "/run/.containerenv")

@@ -79,6 +79,15 @@ _REFUSED: Final[dict[str, tuple[int, int | None]]] = {
 }
 """Refused with EPERM: the number on x86_64 and on aarch64, None where there is no such call."""
 
+_TOGETHER: Final[dict[str, tuple[int, int]]] = {
+    "mq_open": (240, 180),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "shmat": (30, 196),
+    "shmget": (29, 194),
+}
+"""Refused too where a job shares IPC with everybody else: System V's, and POSIX's queues."""
+
 _ABSENT: Final = {"clone3": 435, "io_uring_enter": 426, "io_uring_register": 427, "io_uring_setup": 425}
 """Answered ENOSYS, so that programs fall back to what they did before: clone3 hides its flags in memory."""
 
@@ -86,6 +95,7 @@ _CLONE: Final = (56, 220)
 _UNSHARE: Final = (272, 97)
 _SOCKET: Final = (41, 198)
 _IOCTL: Final = (16, 29)
+_PRLIMIT: Final = (302, 261)
 
 _NEW_NAMESPACES: Final = 0x7E020000
 """CLONE_NEWNS, -CGROUP, -UTS, -IPC, -USER, -PID, -NET."""
@@ -94,34 +104,37 @@ _NEW_TIME: Final = 0x80
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
+
 def supported(machine: str | None = None) -> bool:
     """Whether there is a filter for this kind of processor."""
     return (machine or os.uname().machine) in _MACHINES
 
 
-def program(machine: str | None = None) -> bytes:
+def program(machine: str | None = None, *, alone: bool) -> bytes:
     """The filter: an array of `struct sock_filter`.
 
     Args:
+        alone: Whether there are namespaces around the job, for IPC and for processes.
         machine: As `uname -m` says it; None: this machine's.
 
     Raises:
         KeyError: There is no filter for it.
     """
     column, arch = _MACHINES[machine or os.uname().machine]
-    return b"".join(struct.pack("=HBBI", *one) for one in _instructions(column, arch))
+    return b"".join(struct.pack("=HBBI", *one) for one in _instructions(column, arch, alone=alone))
 
 
 _Instruction = tuple[int, int, int, int]
 
 
-def _instructions(column: int, arch: int) -> Iterator[_Instruction]:
+def _instructions(column: int, arch: int, *, alone: bool) -> Iterator[_Instruction]:
     yield (_LOAD, 0, 0, _ARCH)
     yield (_EQUAL, 1, 0, arch)
     yield (_RETURN, 0, 0, _KILL)  # a program for another processor's mode would count its calls otherwise
     yield (_LOAD, 0, 0, _NUMBER)
     yield from _when(_ABOVE, _NEWEST, errno.ENOSYS)  # x32's calls, too: they begin at 0x40000000
-    for numbers in _REFUSED.values():
+    refused = _REFUSED if alone else _REFUSED | _TOGETHER
+    for numbers in refused.values():
         number = numbers[column]
         if number is not None:
             yield from _when(_EQUAL, number, errno.EPERM)
@@ -132,6 +145,8 @@ def _instructions(column: int, arch: int) -> Iterator[_Instruction]:
     # The kernel looks at the lower half of these arguments only, and so does the filter.
     terminals = [*_when(_EQUAL, _TIOCSTI, errno.EPERM), *_when(_EQUAL, _TIOCLINUX, errno.EPERM)]
     yield from _call(_IOCTL[column], 1, terminals)
+    if not alone:  # of others' limits, too, one could die
+        yield from _call(_PRLIMIT[column], 0, [(_EQUAL, 1, 0, 0), (_RETURN, 0, 0, _ERRNO | errno.EPERM)])
     yield from _call(_SOCKET[column], 0, _sockets())
     yield (_RETURN, 0, 0, _ALLOW)
 

@@ -13,8 +13,9 @@ from pushtrain.core.canaries import Act, Findings
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation
 from pushtrain.core.rules import Rules
+from pushtrain.plumbing.nearby import Machine
 from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.trial import Machine, TrialError, try_level
+from pushtrain.plumbing.trial import TrialError, try_level
 from pushtrain.ports import Sandbox
 from pushtrain.wiring.parts import adapter
 
@@ -84,5 +85,3 @@ def choose(state: StateFolder, rules: Rules) -> Sandbox:
         f"This machine cannot keep jobs apart as well as the rule `min_isolation` ({least}) demands. {why}.",
         mend=f"{mend} {less}".strip(),
     )
-
-

@@ -80,7 +80,7 @@ async def serve_executor(state: StateFolder, settings: Settings) -> AsyncIterato
             _door(state, settings, service, create_executor_app(service), lends=True) as (outside, local),
             _tasks(service.run()) as task,
         ):
-            facts = {"tunnel": HINT, **await outside.facts(local), **_facts(state, settings)}
+            facts = {"tunnel": HINT, **await outside.facts(local), **_facts(state, settings, service)}
             yield Running(facts, task, lambda: service.capacity().running)
 
 
@@ -135,7 +135,7 @@ async def _both(
             looks = {"polls": f"every {reconciler.poll_seconds:g} s"}
             if webhooks:
                 looks = {"webhook": f"{where['url']}/webhook"}
-            facts = {**where, **looks, **_facts(state, settings)}
+            facts = {**where, **looks, **_facts(state, settings, executor)}
             yield Running(facts, task, lambda: executor.capacity().running)
 
 
@@ -146,10 +146,13 @@ def _side_by_side(commands: "ASGIApp", webhooks: "ASGIApp") -> "ASGIApp":
     return app
 
 
-def _facts(state: StateFolder, settings: Settings) -> dict[str, str | list[str]]:
+def _facts(
+    state: StateFolder, settings: Settings, executor: ExecutorService | None = None
+) -> dict[str, str | list[str]]:
     served = [repository.key for repository in settings.repositories]
     key = public_text(identity(state).public_key())
-    return {"key": key, "state": str(state.root), "repositories": served}
+    told: dict[str, str | list[str]] = {"key": key, "state": str(state.root), "repositories": served}
+    return told if executor is None else {**told, "isolation": executor.isolation}
 
 
 def _address(host: str, port: int) -> str:

@@ -13,6 +13,7 @@ from pushtrain.plumbing.files import replace
 
 registry: Final[dict[str, str]] = {
     "sandbox": "pushtrain.adapters.sandboxes.sandbox:Bubblewrap",
+    "confined": "pushtrain.adapters.sandboxes.confined:Confined",
     "none": "pushtrain.adapters.sandboxes.none:Unconfined",
 }
 """`Isolation` → `module:Class`."""
@@ -25,13 +26,16 @@ class Ground:
     folder: Path
     """Where it may keep files of its own; jobs never write there."""
 
-    def filter(self) -> Path:
-        """The system call filter, as a file.
+    def filter(self, *, alone: bool) -> Path:
+        """The filter of system calls, as a file.
+
+        Args:
+            alone: Whether a job has IPC and processes for itself alone; else it must not reach others'.
 
         Raises:
             OSError: It cannot be written.
         """
-        content = seccomp.program()
+        content = seccomp.program(alone=alone)
         path = self.folder / f"calls-{hashlib.sha256(content).hexdigest()[:16]}.bpf"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -13,30 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.adapters.sandboxes import Ground
+from pushtrain.adapters.sandboxes.system import PROGRAMS
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import etc, namespaces, seccomp
-from pushtrain.ports import Cage, Confinement, Enclosure
+from pushtrain.plumbing import etc, landlock, namespaces, seccomp
+from pushtrain.ports import Cage, Confinement, Enclosure, Landlock
 
 _LOCK: Final = 20
 _STATUS: Final = 21
 _FILTER: Final = 22
-
-SYSTEM: Final = (
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/opt",
-    "/nix/store",
-    "/gnu/store",
-    "/run/current-system",
-    "/run/opengl-driver",
-    "/sys/devices/system",
-)
-"""Programs, libraries, and what the processors are like; shown read-only where they are."""
 
 LAUNCH: Final = """\
 case $1 in
@@ -94,13 +78,19 @@ class Bubblewrap:
             *("/bin/sh", "-c", LAUNCH, "pushtrain"),
         )
         env = {"TMPDIR": "/tmp"} if cage.tmp else {}  # noqa: S108  its own, and sockets' names must be short
-        opened = {_FILTER: str(self._ground.filter())}
-        confinement = Confinement(opened=opened, lock=_LOCK, status=_STATUS)
+        shared = cage.network is not JobNetwork.NONE and landlock.abi() >= landlock.SCOPED
+        confinement = Confinement(
+            opened={_FILTER: str(self._ground.filter(alone=True))},
+            lock=_LOCK,
+            status=_STATUS,
+            # Abstract sockets belong to the network, and so they do not go away where it is shared.
+            landlock=Landlock(scoped=landlock.ABSTRACT_SOCKETS) if shared else None,
+        )
         return Enclosure(prefix=prefix, env=env, confinement=confinement)
 
     def _system(self) -> Iterator[str]:
         """What every job sees."""
-        for name in SYSTEM:
+        for name in PROGRAMS:
             path = Path(name)
             if path.is_symlink() and path.parent == Path("/"):
                 yield from ("--symlink", str(path.readlink()), name)
