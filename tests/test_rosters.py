@@ -18,7 +18,8 @@ from pushtrain.plumbing.state import StateFolder
 from pushtrain.sender.known import Rosters
 from pushtrain.testing import a_card
 from pushtrain.wiring.parts import identity, mirror
-from pushtrain.wiring.rosters import look, places, trusted_here
+from pushtrain.wiring.rosters import look, places
+from pushtrain.wiring.trust import trusted_here
 from pushtrain.wiring.voice import published_card
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)

@@ -22,6 +22,7 @@ from pushtrain.core.model import EnvironmentSpec, Gpu, Run, State, TrainCommand
 from pushtrain.core.place import Place
 from pushtrain.core.secrets import Sealed, with_entry
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
+from pushtrain.core.signing import parse_public
 from pushtrain.executor.publish import Publisher
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing import process
@@ -33,7 +34,15 @@ from pushtrain.plumbing.sealing import seal_secret, sealing_key
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
 from pushtrain.ports import Activation, Environment, Recipe, Report, Sandbox, Stop
-from pushtrain.testing import REPOSITORY, SENDER, WorkRepository, a_command, a_spec, eventually
+from pushtrain.testing import (
+    REPOSITORY,
+    SENDER,
+    SENDER_KEY,
+    WorkRepository,
+    a_command,
+    a_spec,
+    eventually,
+)
 from pushtrain.wiring.rosters import sealed_secrets
 
 _nonces = count()
@@ -99,6 +108,9 @@ class House:
     def open(self) -> ExecutorService:
         """An executor on this state folder; `run` it, and close its store."""
         self.state.create()
+        authorized = Authorized(self.state.authorized)
+        if not self.state.authorized.exists():
+            authorized.add(parse_public(SENDER_KEY), name="ada")
         remote = self.settings.repositories[0]
         mirrors: Callable[[object], Mirror] = lambda _: Mirror(self.state.repositories, remote)  # noqa: E731
         return ExecutorService(
@@ -106,7 +118,7 @@ class House:
             self.state,
             Store(self.state.store),
             key=Ed25519PrivateKey.generate(),
-            authorized=Authorized(self.state.authorized),
+            authorized=authorized,
             mirrors=mirrors,
             environments=self.environments,
             publisher=Publisher(

@@ -1,8 +1,9 @@
 """`pushtrain key`: who may command whom."""
 
-from pathlib import Path
+import time
+from typing import Annotated, Final
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from pushtrain.cli import render
 from pushtrain.cli.granting import (
@@ -12,20 +13,33 @@ from pushtrain.cli.granting import (
     Repos,
     Scopes,
     called,
+    day,
     document,
     id_of,
     pattern,
     rights,
 )
 from pushtrain.cli.options import Json, State
+from pushtrain.core.grants import Grant
+from pushtrain.core.model import State as RunState
 from pushtrain.core.signing import fingerprint, parse_public, public_text
-from pushtrain.plumbing.keys import Authorized, Trusted, load_or_create
+from pushtrain.plumbing.invitations import Invitations
+from pushtrain.plumbing.keys import Authorized, load_or_create
+from pushtrain.plumbing.lock import holder
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.wiring.history import open_history
 from pushtrain.wiring.settings import open_state
+from pushtrain.wiring.trust import names as trusted_names
 
 app = App(
     name="key",
     help="Who may command whom: keys of this machine, of its senders, and of the executors that it trusts.",
 )
+app.command("pushtrain.cli.trust:trust", name="trust")
+app.command("pushtrain.cli.trust:distrust", name="distrust")
+
+_PATIENCE: Final = 5.0
+"""Seconds that `revoke` waits for the running executor to cancel what waits."""
 
 
 @app.command
@@ -59,8 +73,8 @@ def authorize(
 ) -> None:
     """Let a key command the executor of this state folder; a running executor obeys it at once.
 
-    Authorising a key again replaces what it might do before. To take a key's rights away, remove its line
-    from the file `authorized_keys` in the state folder.
+    `pushtrain invite` does this for a machine that you do not sit at. Authorising a key again replaces what
+    it might do before; `pushtrain key revoke` takes its rights away.
 
     Args:
         key: What `pushtrain key show` prints on the other machine.
@@ -74,31 +88,49 @@ def authorize(
     if json:
         render.emit_json(document(grant))
         return
-    render.say(f"{called(grant.name, fingerprint(public))} may {rights(grant)}.")
+    render.say(f"{called(grant.name, fingerprint(public))} may {render.literal(rights(grant))}.")
     own = public_text(load_or_create(folder.key).public_key())
     render.say(f"[dim]The other side trusts this executor with: pushtrain key trust {own}[/]")
     render.say("[dim](and its URL behind that, where no roster tells it)[/]")
 
 
 @app.command
-def trust(key: str, url: str = "", /, *, name: Name = "", json: Json = False, state: State = None) -> None:
-    """Trust an executor's key: what does not prove that key is not believed, wherever it answers.
+def revoke(
+    who: str,
+    /,
+    *,
+    cancel_running: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+    state: State = None,
+) -> None:
+    """Take all rights from a key: its next request is refused, and its runs that wait are cancelled.
+
+    With it go the keys that took its place, or whose place it took (`pushtrain key rotate`). This works
+    whether the executor runs or not: what waits is cancelled now, or at its next start. `key authorize` gives
+    a key its rights back.
 
     Args:
-        key: What `pushtrain key show` prints on the executor's machine.
-        url: Where the executor is, such as `http://127.0.0.1:8421`; commands go there from now on.
+        who: A name, a fingerprint or its beginning, or a public key, as `pushtrain key list` shows them.
+        cancel_running: End what is being trained for that key, too.
     """
     folder = open_state(state)
-    public = parse_public(key)
-    if url:
-        _check_address(url, folder.key, key)
-    entry = Trusted(folder.trusted).add(public, url=url.rstrip("/"), name=name)
+    revoked = Authorized(folder.authorized).revoke(who, cancel_running=cancel_running)
+    Invitations(folder.invitations).forget({each.public_key for each in revoked})
+    serves = holder(folder.lock) is not None
+    waiting, active = _seen_to(folder, revoked, patience=_PATIENCE if serves else 0)
     if json:
-        render.emit_json(document(entry))
+        found = {"revoked": [document(each) for each in revoked], "waiting": waiting, "running": active}
+        render.emit_json(found)
         return
-    where = f" at {entry.url}" if entry.url else ""
-    render.say(f"{called(entry.name, fingerprint(public))} is trusted as an executor{where}.")
-    render.say("[dim]`pushtrain executor status` asks whether it answers and knows you.[/]")
+    for each in revoked:
+        render.say(f"{called(each.name, id_of(each.public_key))} may do nothing here any more.")
+    when = "are being cancelled" if serves else "are cancelled when the executor starts"
+    if waiting:
+        render.say(f"{waiting} of its runs that wait {when}.")
+    if active and cancel_running:
+        render.say(f"{active} that are being trained {when}.")
+    elif active:
+        render.say(f"{active} that are being trained go on; `--cancel-running` ends them, too.")
 
 
 @app.command(name="list")
@@ -106,33 +138,54 @@ def list_(*, json: Json = False, state: State = None) -> None:
     """List the keys that may command this executor, and the executors that are trusted here."""
     folder = open_state(state)
     grants = Authorized(folder.authorized).grants()
-    trusted = Trusted(folder.trusted).entries()
+    trusted = trusted_names(folder)
     if json:
         found = {
             "authorized": [document(each) for each in grants],
-            "trusted": [document(each) for each in trusted],
+            "trusted": [document(each) for each in trusted.values()],
         }
         render.emit_json(found)
         return
     if not grants and not trusted:
         render.say(
             "No other key is authorised or trusted here; this state folder's own may do everything.\n"
-            "[dim]`pushtrain key authorize KEY` lets somebody send commands, `pushtrain key trust KEY URL` "
-            "names an executor.[/]"
+            "[dim]`pushtrain invite` lets somebody send commands (by hand: `pushtrain key authorize KEY`), "
+            "`pushtrain join` names an executor (`pushtrain key trust KEY`).[/]"
         )
-    from rich.markup import escape
-
+    now = time.time()
     if grants:
         render.say("[bold]may command this executor[/]")
-        rows = [(escape(each.name), id_of(each.public_key), escape(rights(each))) for each in grants]
-        render.table(("name", "fingerprint", "may"), rows)
+        rows = [(each.name, id_of(each.public_key), _standing(each, now)) for each in grants]
+        render.table(("name", "fingerprint", "may"), [tuple(map(render.literal, row)) for row in rows])
     if trusted:
         render.say("[bold]trusted as executors[/]")
-        rows = [(escape(each.name), id_of(each.public_key), escape(each.url)) for each in trusted]
-        render.table(("name", "fingerprint", "address"), rows)
+        known = [
+            (each.name, name, each.url if each.live(now) else _ended(each.revoked or each.until))
+            for name, each in trusted.items()
+        ]
+        render.table(("name", "fingerprint", "address"), [tuple(map(render.literal, row)) for row in known])
 
 
-def _check_address(url: str, identity: Path, key: str) -> None:
-    from pushtrain.plumbing.client import ExecutorClient
+def _standing(grant: Grant, now: float) -> str:
+    if grant.revoked is not None:
+        return f"nothing: revoked {day(grant.revoked)}"
+    return rights(grant) if grant.live(now) else f"nothing: {_ended(grant.expires)}"
 
-    ExecutorClient(url, parse_public(key), load_or_create(identity)).close()
+
+def _ended(moment: float | None) -> str:
+    return f"not any more, since {day(moment or 0)}"
+
+
+def _seen_to(folder: StateFolder, revoked: list[Grant], *, patience: float) -> tuple[int, int]:
+    """How many runs of these keys still wait, and are being trained, after giving the executor a moment."""
+    ids = {id_of(each.public_key) for each in revoked} | {name for each in revoked for name in each.was}
+    history, _ = open_history(folder)
+    if history is None:
+        return 0, 0
+    deadline = time.monotonic() + patience
+    while True:
+        states = [state for sender, runs in history.unended().items() if sender in ids for _, state in runs]
+        waiting = states.count(RunState.QUEUED)
+        if not waiting or time.monotonic() >= deadline:
+            return waiting, len(states) - waiting
+        time.sleep(0.1)

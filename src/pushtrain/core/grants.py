@@ -1,6 +1,6 @@
 """What a key may do at an executor, and which executors' keys a sender believes. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -79,6 +79,45 @@ class Trust(Value):
     def live(self, now: float) -> bool:
         """Whether it counts at this moment."""
         return self.revoked is None and (self.until is None or now < self.until)
+
+
+class Word(StrEnum):
+    """What is to become of runs that a key sent and that wait."""
+
+    MAY = "may"
+    """They may start: the key counts, or the one that took its place."""
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+    """Nobody says anything of the key, any more."""
+
+
+def word(grants: Mapping[str, Grant], key_id: str, now: float) -> Word:
+    """What is said of the key with this fingerprint.
+
+    Args:
+        grants: By fingerprint.
+        key_id: Whose.
+        now: Seconds since the epoch.
+    """
+    own = grants.get(key_id)
+    if own is not None and own.revoked is not None:
+        return Word.REVOKED
+    kin = [grant for name, grant in grants.items() if name == key_id or key_id in grant.was]
+    if any(grant.live(now) for grant in kin):
+        return Word.MAY
+    if any(grant.revoked is not None for grant in kin):
+        return Word.REVOKED
+    return Word.EXPIRED if kin else Word.UNKNOWN
+
+
+def kin(entries: Mapping[str, Grant] | Mapping[str, Trust], start: Collection[str]) -> set[str]:
+    """The fingerprints of all keys that took each other's place, from these on, before and after."""
+    found = set(start)
+    circles = [{name, *entry.was} for name, entry in entries.items()]
+    while more := [circle for circle in circles if circle & found and not circle <= found]:
+        found = found.union(*more)
+    return found
 
 
 def check_branches(patterns: Sequence[str]) -> None:

@@ -24,6 +24,8 @@ class Waiting:
     group: tuple[str, ...]
     """Repository, commit, job and request: the cells that `max_parallel` counts together."""
     max_parallel: int | None
+    sender: str = ""
+    """Fingerprint of the key that sent it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class Dispatch:
         slots: Runs at once that ask for no GPU.
         changed: Told the id of each run that changed; called from any thread.
         ended: Called when a run has become publishable; from any thread.
+        may_start: Whether runs may start that the key with this fingerprint sent.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Dispatch:
         slots: int,
         changed: Callable[[str], None],
         ended: Callable[[], None],
+        may_start: Callable[[str], bool],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -114,6 +116,7 @@ class Dispatch:
         self._slots = slots
         self._changed = changed
         self._ended = ended
+        self._may_start = may_start
         self._clock = clock
         self._compiled = Path()
         self._active: dict[str, Active] = {}
@@ -224,7 +227,9 @@ class Dispatch:
     def _claim_now(self) -> Active | None:
         shop = self._shop
         with self._lock:
-            claimed = self._store.claim(slots=self._slots, gpus=shop.gpus, executor=shop.settings.name)
+            claimed = self._store.claim(
+                slots=self._slots, gpus=shop.gpus, executor=shop.settings.name, may_start=self._may_start
+            )
             if claimed is None:
                 return None
             active = self._look_after(*claimed)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError
+from pushtrain.core.grants import Word
 from pushtrain.core.invitation import TRIES, Invitation
 from pushtrain.core.model import (
     Capacity,
@@ -39,6 +40,7 @@ from pushtrain.executor.courier import Courier, Publisher, clear_expired, clear_
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.prepare import Workshop
 from pushtrain.executor.vault import Reader, Vault
+from pushtrain.executor.warden import Warden
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.cleanlog import read_clean
@@ -132,7 +134,20 @@ class ExecutorService:
         )
         self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)
         self._dispatch = Dispatch(
-            store, self._shop, slots=self._slots, changed=self._changed, ended=self._courier.wake, clock=clock
+            store,
+            self._shop,
+            slots=self._slots,
+            changed=self._changed,
+            ended=self._courier.wake,
+            may_start=lambda sender: authorized.word(sender) is Word.MAY,
+            clock=clock,
+        )
+        self._warden = Warden(
+            store,
+            authorized,
+            lambda run_id, by: self._dispatch.cancel(run_id, by=by),
+            changed=self._dispatch.wake,
+            clock=clock,
         )
 
     async def run(self) -> None:
@@ -141,6 +156,7 @@ class ExecutorService:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._dispatch.run())
                 group.create_task(self._courier.run())
+                group.create_task(self._warden.run())
                 group.create_task(self._keep_house())
         finally:
             await asyncio.to_thread(self._shop.compiler.close)

@@ -140,6 +140,8 @@ class _Follower:
     async def run(self, gone: "asyncio.Future[None]") -> None:
         view = await self._look(None)
         while not gone.done():
+            if self._source.grant(self._reading.reader) is None:
+                return  # without an end: whoever comes again is told that his key does not count any more
             if self._news.is_set():
                 self._news.clear()
                 view = await self._look(view)

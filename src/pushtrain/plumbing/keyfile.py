@@ -61,6 +61,19 @@ class KeyFile(Generic[EntryT]):
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int, int] | None = None
         self._entries: dict[str, EntryT] = {}
+        self._sound = True
+
+    @property
+    def sound(self) -> bool:
+        """Whether the file says all that was meant: it can be read, and each of its lines is understood."""
+        self.entries()
+        return self._sound
+
+    @property
+    def stamp(self) -> object:
+        """Another value whenever the file has changed."""
+        self.entries()
+        return self._seen
 
     def entries(self) -> Mapping[str, EntryT]:
         """The entries by fingerprint; of a key that stands there twice the last line counts.
@@ -71,10 +84,11 @@ class KeyFile(Generic[EntryT]):
             try:
                 state = self._path.stat()
             except OSError:
-                self._seen, self._entries = None, {}
+                self._seen, self._entries, self._sound = None, {}, not os.path.lexists(self._path)
                 return self._entries
             seen = (state.st_mtime_ns, state.st_size, state.st_ino, state.st_mode)
             if seen != self._seen:
+                self._sound = True
                 self._entries = self._load(state.st_mode)
                 self._seen = seen
             return self._entries
@@ -120,11 +134,13 @@ class KeyFile(Generic[EntryT]):
     def _load(self, mode: int) -> dict[str, EntryT]:
         if mode & _OTHERS_WRITE:
             log.warning("%s is ignored: others may write it. The mend: chmod 600 %s", self._path, self._path)
+            self._sound = False
             return {}
         try:
             lines = self._path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             log.warning("%s is ignored: %s", self._path, error)
+            self._sound = False
             return {}
         found: dict[str, EntryT] = {}
         for number, line in enumerate(lines, 1):
@@ -135,6 +151,7 @@ class KeyFile(Generic[EntryT]):
                 found[fingerprint(key)] = self._entry(key, options)
             except UsageError as error:
                 log.warning("%s, line %d grants nothing: %s", self._path, number, error.message)
+                self._sound = False
         return found
 
 

@@ -5,19 +5,32 @@ The identity is a private key that only its user can read, made once and never o
 """
 
 import contextlib
+import math
 import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from pushtrain.core.errors import ConfigError, UsageError
-from pushtrain.core.grants import Grant, Scope, Terms, Trust, check_branches, date, moment, written
-from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.core.errors import ConfigError, NotFound, UsageError
+from pushtrain.core.grants import (
+    Grant,
+    Scope,
+    Terms,
+    Trust,
+    Word,
+    check_branches,
+    date,
+    kin,
+    moment,
+    word,
+    written,
+)
+from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.plumbing.files import replace, sync_folder
 from pushtrain.plumbing.keyfile import KeyFile, told
 
@@ -25,6 +38,9 @@ __all__ = ["Authorized", "Grant", "Scope", "Trust", "Trusted", "load_or_create"]
 
 _OTHERS: Final = 0o077
 _MOST: Final = 65536
+_ENOUGH: Final = len("SHA256:") + 6
+"""Characters of a fingerprint that may stand for the whole."""
+EntryT = TypeVar("EntryT", Grant, Trust)
 
 
 def load_or_create(path: Path) -> Ed25519PrivateKey:
@@ -96,6 +112,36 @@ class Authorized:
         grant = self._owner.get(key_id) or self._file.entries().get(key_id)
         return grant if grant is not None and grant.live(self._clock()) else None
 
+    def word(self, key_id: str) -> Word:
+        """Whether waiting runs that this key sent may start, and if not, why."""
+        if key_id in self._owner:
+            return Word.MAY
+        return word(self._file.entries(), key_id, self._clock())
+
+    def ends_running(self, key_id: str) -> bool:
+        """Whether the key was revoked in such a way that its running trainings are to end, too."""
+        return any(
+            grant.cancel_running and grant.revoked is not None
+            for name, grant in self._file.entries().items()
+            if name == key_id or key_id in grant.was
+        )
+
+    @property
+    def sound(self) -> bool:
+        """Whether the file says all that was meant: it can be read, and each of its lines is understood."""
+        return self._file.sound
+
+    @property
+    def stamp(self) -> object:
+        """Another value whenever the file has changed."""
+        return self._file.stamp
+
+    def next_end(self) -> float:
+        """When the next key ceases to count by itself."""
+        now = self._clock()
+        ends = (grant.expires for grant in self._file.entries().values() if grant.expires is not None)
+        return min((end for end in ends if end > now), default=math.inf)
+
     def grants(self) -> list[Grant]:
         """Every key in the file, those that have expired or were revoked too."""
         return list(self._file.entries().values())
@@ -152,6 +198,88 @@ class Authorized:
         self._file.change(lambda _: [grant])
         return grant
 
+    def revoke(self, who: str, *, cancel_running: bool = False) -> list[Grant]:
+        """Take all rights from a key, and from every key that it took the place of or that took its.
+
+        A key that is not in the file is noted as well, so that nothing lets it in later but `allow`.
+
+        Args:
+            who: A public key, a fingerprint or its beginning, or a name.
+            cancel_running: Whether what it sent and is being trained is to end, too.
+
+        Returns:
+            Every key that may do nothing from now on, the one that was meant first.
+
+        Raises:
+            NotFound: No such key is in the file.
+            UsageError: Several are meant by that name.
+            StorageError: The file cannot be written.
+        """
+
+        def decide(entries: Mapping[str, Grant]) -> list[Grant]:
+            meant = chosen(entries, who)
+            if meant is None:
+                meant = Grant(public_key=public_text(parse_public(who)))
+            since = self._clock()
+            return [
+                each.model_copy(
+                    update={
+                        "revoked": since if each.revoked is None else each.revoked,
+                        "cancel_running": cancel_running or each.cancel_running,
+                    }
+                )
+                for each in _with_kin(entries, meant)
+            ]
+
+        return list(self._file.change(decide))
+
+
+def _with_kin(entries: Mapping[str, EntryT], meant: EntryT) -> list[EntryT]:
+    """An entry, and those of all keys that took each other's place."""
+    first = fingerprint(parse_public(meant.public_key))
+    found = [meant]
+    found += [
+        entries[name]
+        for name in sorted(kin(entries, {first, *meant.was}))
+        if name in entries.keys() - {first}
+    ]
+    return found
+
+
+def chosen(entries: Mapping[str, EntryT], who: str) -> EntryT | None:
+    """The entry that somebody means by a key, a fingerprint or its beginning, or a name.
+
+    Args:
+        entries: By fingerprint.
+        who: What was said.
+
+    Returns:
+        The entry; None when it is a whole public key that is not among them.
+
+    Raises:
+        NotFound: None is meant.
+        UsageError: Several are; it names their fingerprints.
+    """
+    if who.startswith("ed25519:"):
+        return entries.get(fingerprint(parse_public(who)))
+    start = who if who.startswith("SHA256:") else f"SHA256:{who}"
+    found = {name for name, entry in entries.items() if who and entry.name == who}
+    if not found and len(start) >= _ENOUGH:
+        found = {name for name in entries if name.startswith(start)}
+    if len(found) > 1:
+        found = {name for name in found if entries[name].revoked is None} or found
+    if not found:
+        raise NotFound(
+            f"No key here is called {who[:60]!r}, nor begins its fingerprint so.",
+            mend="`pushtrain key list` shows names and fingerprints.",
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"Several keys are meant by {who[:60]!r}: {', '.join(sorted(found))}.",
+            mend="Say which fingerprint.",
+        )
+    return entries[found.pop()]
+
 
 class Trusted:
     """`trusted_keys`: the executors that this sender believes.
@@ -167,8 +295,42 @@ class Trusted:
 
     def entries(self) -> list[Trust]:
         """Every executor in the file that is trusted now."""
+        return list(self.live().values())
+
+    def live(self) -> dict[str, Trust]:
+        """The same, by fingerprint."""
         now = self._clock()
-        return [each for each in self._file.entries().values() if each.live(now)]
+        return {name: each for name, each in self._file.entries().items() if each.live(now)}
+
+    def revoked(self) -> set[str]:
+        """Fingerprints of the keys in the file that are not to be believed any more."""
+        return {name for name, each in self._file.entries().items() if each.revoked is not None}
+
+    def all(self) -> Mapping[str, Trust]:
+        """Every line, by fingerprint."""
+        return self._file.entries()
+
+    def revoke(self, meant: Trust) -> list[Trust]:
+        """Believe a key no more, nor any that it took the place of or that took its.
+
+        Args:
+            meant: Which; it need not be in the file.
+
+        Returns:
+            Every key that is not believed from now on, the one that was meant first.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+
+        def decide(entries: Mapping[str, Trust]) -> list[Trust]:
+            since = self._clock()
+            return [
+                each.model_copy(update={"revoked": since if each.revoked is None else each.revoked})
+                for each in _with_kin(entries, meant)
+            ]
+
+        return list(self._file.change(decide))
 
     def add(self, key: Ed25519PublicKey, *, url: str = "", name: str = "") -> Trust:
         """Trust an executor's key, or change its address; one that was revoked is so no more.

@@ -133,13 +133,30 @@ def use_nonce(db: apsw.Connection, nonce: str, expires: float, now: float) -> No
 def waiting(db: apsw.Connection, now: float) -> Iterator[Waiting]:
     """Queued runs that may start now, in order of acceptance; read as they are asked for."""
     query = (
-        f"SELECT id, gpus, gpu_memory, max_parallel, {GROUP} FROM runs "
+        f"SELECT id, json_extract(value, '$.sender'), gpus, gpu_memory, max_parallel, {GROUP} FROM runs "
         "WHERE state = 'queued' AND not_before <= ? ORDER BY seq"
     )
-    for run_id, gpus, gpu_memory, max_parallel, *group in db.execute(query, (now,)):
+    for run_id, sender, gpus, gpu_memory, max_parallel, *group in db.execute(query, (now,)):
         yield Waiting(
-            id=run_id, gpus=gpus, gpu_memory=gpu_memory, group=tuple(group), max_parallel=max_parallel
+            id=run_id,
+            gpus=gpus,
+            gpu_memory=gpu_memory,
+            group=tuple(group),
+            max_parallel=max_parallel,
+            sender=sender,
         )
+
+
+def unended(db: apsw.Connection) -> dict[str, list[tuple[str, State]]]:
+    """Runs that wait or are active, oldest first, by the key that sent them."""
+    query = (
+        "SELECT json_extract(value, '$.sender'), id, state FROM runs "
+        "WHERE state IN ('queued', 'preparing', 'running') ORDER BY seq"
+    )
+    found: dict[str, list[tuple[str, State]]] = {}
+    for sender, run_id, state in db.execute(query):
+        found.setdefault(sender, []).append((run_id, State(state)))
+    return found
 
 
 def active(db: apsw.Connection) -> list[Active]:

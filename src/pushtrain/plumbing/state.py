@@ -11,10 +11,13 @@ from pushtrain.core.errors import StorageError
 
 
 def default_state() -> Path:
-    """`PUSHTRAIN_STATE`, else the user's state folder (`~/.local/state/pushtrain`)."""
+    """`PUSHTRAIN_STATE`, else the user's own state folder."""
     named = os.environ.get("PUSHTRAIN_STATE")
-    if named:
-        return Path(named).expanduser().absolute()
+    return Path(named).expanduser().absolute() if named else users_own()
+
+
+def users_own() -> Path:
+    """The user's own state folder, `~/.local/state/pushtrain`; it need not be there."""
     from platformdirs import user_state_path
 
     return user_state_path("pushtrain")

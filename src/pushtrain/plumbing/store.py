@@ -12,6 +12,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -132,18 +133,27 @@ class Store(Outbox, Statuses, Cards):
 
     # --- what moves -----------------------------------------------------------------------------------
 
-    def claim(self, *, slots: int, gpus: Sequence[Gpu], executor: str) -> tuple[Run, Attempt] | None:
+    def claim(
+        self,
+        *,
+        slots: int,
+        gpus: Sequence[Gpu],
+        executor: str,
+        may_start: Callable[[str], bool] = lambda _: True,
+    ) -> tuple[Run, Attempt] | None:
         """Start the next attempt of the run whose turn it is (`core.turns`), or return None.
 
         Args:
             slots: How many runs that ask for no GPU may be active at once.
             gpus: The GPUs that are lent, free or not.
             executor: Who claims; goes into the attempt.
+            may_start: Whether runs may start that the key with this fingerprint sent; others only wait.
         """
-        now = self._clock()
+        now, may = self._clock(), cache(may_start)
 
         def work(db: apsw.Connection) -> tuple[Run, Attempt] | None:
-            turn = pick(rows.waiting(db, now), rows.active(db), slots=slots, gpus=gpus)
+            waiting = (each for each in rows.waiting(db, now) if may(each.sender))
+            turn = pick(waiting, rows.active(db), slots=slots, gpus=gpus)
             if turn is None:
                 return None
             chosen, uuids = turn
@@ -347,6 +357,10 @@ class Store(Outbox, Statuses, Cards):
     def active(self) -> list[Run]:
         """Runs that hold a slot or GPUs, oldest first; what a starting executor must look after."""
         return self._select("WHERE state IN ('preparing', 'running') ORDER BY seq")
+
+    def unended(self) -> dict[str, list[tuple[str, State]]]:
+        """Runs that wait or are active, oldest first, by the key that sent them."""
+        return self._database.read(rows.unended)
 
     def publishable(self, now: float, *, limit: int = 100) -> list[Run]:
         """Runs whose results should be published now, oldest first."""

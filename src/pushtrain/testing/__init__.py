@@ -34,6 +34,7 @@ __all__ = [
     "PUBLIC_KEY",
     "REPOSITORY",
     "SENDER",
+    "SENDER_KEY",
     "Clock",
     "WorkRepository",
     "a_capacity",
@@ -57,7 +58,10 @@ NOON: Final = 1_790_000_000.0
 REPOSITORY: Final = "github.com/octo/hello"
 COMMIT: Final = "1234567890abcdef1234567890abcdef12345678"
 PARENT: Final = "fedcba0987654321fedcba0987654321fedcba09"
-SENDER: Final = "SHA256:" + "S" * 43
+SENDER_KEY: Final = "ed25519:A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
+"""A sender's public key; the private one is the bytes 0 to 31."""
+SENDER: Final = "SHA256:Vkdap1RjR0wChd9dvyvKtz2mUTWIOem3dIGy6rEHcIw"
+"""Its fingerprint."""
 PUBLIC_KEY: Final = "ed25519:" + "A" * 43 + "="
 
 _deliveries = count(1)

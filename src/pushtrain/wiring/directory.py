@@ -13,11 +13,12 @@ from pushtrain.core.roster import Standing
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
 from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import Trusted
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.sender.known import Found
 from pushtrain.wiring.parts import client_maker, executor_addresses, mirror, running_card
-from pushtrain.wiring.rosters import look, trusted_here
+from pushtrain.wiring.rosters import look
+from pushtrain.wiring.trust import names as named
+from pushtrain.wiring.trust import trusted_here
 
 _FRESH: Final = 60.0
 _NOW: Final = -1.0
@@ -97,9 +98,7 @@ def look_up(
 
 def _names(state: StateFolder) -> dict[str, str]:
     """What the keys that are trusted here are called."""
-    found: dict[str, str] = {}
-    for entry in Trusted(state.trusted).entries():
-        found[fingerprint(parse_public(entry.public_key))] = entry.name
+    found = {name: entry.name for name, entry in named(state).items()}
     card = running_card(state)
     if card is not None:
         found[fingerprint(parse_public(card.public_key))] = card.name

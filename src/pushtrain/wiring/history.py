@@ -121,6 +121,10 @@ class History:
             self._store.find(commit, limit=limit) if commit else []
         )
 
+    def unended(self) -> dict[str, list[tuple[str, State]]]:
+        """Runs of the folder's executor that wait or are active, by the key that sent them."""
+        return self._store.unended() if self._store is not None else {}
+
     def view(self, run_id: str) -> RunView:
         """A run as its executor would show it. Raises NotFound."""
         store = self._opened()

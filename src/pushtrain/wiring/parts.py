@@ -18,6 +18,7 @@ from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.keys import Trusted, load_or_create
 from pushtrain.plumbing.state import StateFolder
+from pushtrain.wiring.trust import distrusted
 
 
 def mirror(state: StateFolder, repository: Repository, environ: Mapping[str, str] = os.environ) -> Mirror:
@@ -104,9 +105,11 @@ def executor_addresses(
         for entry in Trusted(state.trusted).entries()
         if entry.url
     ]
+    no = distrusted(state)
     known: dict[str, ExecutorAddress] = {}
     for address in (*own, *settings.sender.executors, *listed, *trusted):
-        known.setdefault(address.public_key, address)
+        if address in own or not (no and fingerprint(parse_public(address.public_key)) in no):
+            known.setdefault(address.public_key, address)
     return list(known.values())
 
 

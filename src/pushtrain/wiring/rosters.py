@@ -1,6 +1,5 @@
 """Which rosters the settings name, and reading them: for a sender, and for a verb."""
 
-import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +8,14 @@ from typing import Final
 from pushtrain.core.errors import ConfigError, PushtrainError, UsageError
 from pushtrain.core.place import Place, beside, named, secrets_path
 from pushtrain.core.settings import Repository, Settings
-from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.plumbing.cards import CardNotes
 from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.keys import Trusted, load_or_create
 from pushtrain.plumbing.remotes import is_local, key_of, masked, validate_remote
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.ports import Stop
 from pushtrain.sender.known import Memory, Rosters
+from pushtrain.wiring.trust import trusted_here
 
 Mirrors = Callable[[Repository], Mirror]
 
@@ -100,16 +98,6 @@ def sealed_secrets(settings: Settings, mirror: Mirrors) -> dict[str, Callable[[S
 
 
 # --- reading ----------------------------------------------------------------------------------------------
-
-
-def trusted_here(state: StateFolder, settings: Settings) -> set[str]:
-    """Fingerprints of the executors' keys that are trusted here; this folder's own is one of them."""
-    keys = [entry.public_key for entry in Trusted(state.trusted).entries()]
-    found = {fingerprint(load_or_create(state.key).public_key())}
-    for text in (*keys, *(address.public_key for address in settings.sender.executors)):
-        with contextlib.suppress(PushtrainError):  # whoever uses the address says what is wrong with it
-            found.add(fingerprint(parse_public(text)))
-    return found
 
 
 def reading(
