@@ -581,7 +581,8 @@ def test_a_store_that_refuses_is_tried_again_and_then_does_without(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    item = line.item({"big": b"x" * 2000}, results_to=ResultsTarget(artifacts="ftp://models"))
+    elsewhere = ResultsTarget.model_construct(artifacts="ftp://models")
+    item = line.item({"big": b"x" * 2000}, results_to=elsewhere)
     publisher = line.publisher(git_file_limit=1000)
     assert isinstance(publisher.publish([item])[item.run.id], UsageError)
     tired = Publishable(item.run.model_copy(update={"publish_tries": 3}), item.attempts, item.folder)

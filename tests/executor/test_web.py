@@ -15,6 +15,7 @@ from asking import SENDER, STRANGER, ask, exchange, headers_for, send
 from pushtrain.core.errors import NotFound, StorageError
 from pushtrain.core.lifecycle import Exited, Prepared, Published
 from pushtrain.core.model import Artifact, JobSpec, Reason, ResultsTarget, Run, RunView, TrainCommand
+from pushtrain.core.rules import Rules
 from pushtrain.core.settings import Repository
 from pushtrain.core.signing import (
     content_digest,
@@ -293,6 +294,79 @@ def test_a_key_for_one_repository_puts_no_results_into_another(executor: Served)
     assert "may not send for github.com/octo/other" in refused.told
     executor.authorized.add(SENDER.public_key(), repositories=[REPOSITORY, other.key])
     assert send(executor, a_command(job=job)).status == 202
+
+
+def evil_target(**target: object) -> bytes:
+    """A signed command as a patched sender makes it: our own would not."""
+    document = json.loads(a_command().model_dump_json())
+    document["job"]["results_to"].update(target)
+    return json.dumps(document).encode()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"branch": "-x"},
+        {"branch": "--force"},
+        {"branch": "refs/heads/main"},
+        {"branch": "main:refs/heads/x"},
+        {"branch": "../main"},
+        {"branch": "a\nb"},
+        {"branch": "a\u202eb"},
+        {"branch": "x.lock"},
+        {"branch": ""},
+        {"branch": "pushtrain/config"},
+        {"path": "../outside"},
+        {"path": "/etc"},
+        {"path": ".github/workflows"},
+        {"path": "docs/.git"},
+        {"path": "git~1"},
+        {"path": "a/-b"},
+        {"path": "a\u200bb"},
+        {"path": "x" * 500},
+        {"repository": "../../etc"},
+        {"repository": "github.com/../x"},
+        {"artifacts": "file:///home/owner"},
+        {"artifacts": "s3://key:secret@bucket/x"},
+        {"artifacts": "s3://bucket/../other"},
+        {"artifacts": "http://169.254.169.254/"},
+    ],
+    ids=ascii,
+)
+def test_a_command_whose_results_would_go_to_an_odd_place_is_refused(
+    executor: Served, target: dict[str, object]
+) -> None:
+    answer = ask(executor, "POST", "/v1/runs", body=evil_target(**target), idempotency=a_command().run_id)
+    assert answer.status == 400, answer.body
+    assert executor.store.runs() == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "target", "allowed"),
+    [
+        ({}, {"branch": "main"}, True),  # it is what was pushed
+        ({}, {"branch": "same"}, True),
+        ({}, {"branch": "release"}, False),
+        ({"results_branches": ("rel*",)}, {"branch": "release"}, True),
+        ({"results_branches": ("rel*",)}, {"branch": "main-2"}, False),
+        ({}, {"artifacts": "s3://bucket/x"}, False),
+        ({"artifact_urls": ("s3://bucket/lab",)}, {"artifacts": "s3://bucket/lab/x"}, True),
+        ({"artifact_urls": ("s3://bucket/lab",)}, {"artifacts": "s3://bucket/laboratory"}, False),
+        ({"artifact_urls": ("s3://bucket",)}, {"artifacts": "s3://bucket2/x"}, False),
+        ({"artifact_urls": ("s3://bucket",)}, {"artifacts": "gs://bucket/x"}, False),
+        ({}, {"artifacts": "lfs"}, True),
+    ],
+    ids=str,
+)
+def test_results_go_with_the_owners_credentials_only_where_the_owner_says(
+    executor: Served, rules: dict[str, object], target: dict[str, object], allowed: bool
+) -> None:
+    there = executor.service.settings
+    executor.service.settings = there.model_copy(update={"rules": Rules.model_validate(rules)})
+    answer = ask(executor, "POST", "/v1/runs", body=evil_target(**target), idempotency=a_command().run_id)
+    assert answer.status == (202 if allowed else 403), answer.body
+    if not allowed:
+        assert f"rules.{'results_branches' if 'branch' in target else 'artifact_urls'}" in answer.told
 
 
 # --- what tells nothing -----------------------------------------------------------------------------------

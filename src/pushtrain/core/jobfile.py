@@ -20,6 +20,7 @@ from pushtrain.core.forms import (
     did_you_mean,
     duration,
     inside,
+    kind,
     listed,
     scalar_problem,
     text_problem,
@@ -27,27 +28,22 @@ from pushtrain.core.forms import (
 )
 from pushtrain.core.matrix import Matrix
 from pushtrain.core.model import (
-    CONFIG_BRANCH,
     MAX_SECRETS,
     RESULTS_BRANCH,
     JobSpec,
     ResultsTarget,
     Value,
+    not_for_results,
 )
+from pushtrain.core.names import folder_problem, repository_problem, store_problem
 from pushtrain.core.reading import Notes, Table
 
 FILE: Final = "pushtrain.toml"
 MAX_BYTES: Final = 256 * 1024
 MAX_JOBS: Final = 100
-MAX_BRANCH: Final = 200
 
 JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-STORE_URL: Final = re.compile(r"(s3|gs|az)://[!-\"$-.0->A-~]+(/[!-\"$->@-~]*)?")
-REPOSITORY: Final = re.compile(r"[A-Za-z0-9._~:-]+(/[A-Za-z0-9._~-]+)+")
-BRANCH: Final = re.compile(
-    r"(?!-|/|\.)(?!.*(\.\.|//|@\{|/\.|\.lock(/|$)))[^\x00-\x20\x7f~^:?*\[\\]+(?<![./])"
-)
 
 _EXAMPLE: Final = 'Write one, for example `[job.train]` with `command = "python train.py"` below it.'
 
@@ -302,7 +298,7 @@ def _results(root: Table) -> ResultsTarget:
     target = ResultsTarget(
         branch=table.read("branch", _branch, RESULTS_BRANCH),
         repository=table.read("repository", _repository, ""),
-        path=table.read("path", inside, ""),
+        path=table.read("path", _folder, ""),
         artifacts=table.read("artifacts", _artifacts, ""),
     )
     table.end()
@@ -313,29 +309,28 @@ def _results(root: Table) -> ResultsTarget:
 
 
 def _branch(value: object) -> str:
-    if (
-        not isinstance(value, str)
-        or len(value) > MAX_BRANCH
-        or not BRANCH.fullmatch(value)
-        or value.startswith("refs/")
-    ):
-        raise Wrong("is not a branch's name", 'Write it as in `branch = "pushtrain/results"`, or "same".')
-    if value == CONFIG_BRANCH:
-        raise Wrong("is where executors keep their addresses", "Choose another branch.")
-    return value
+    problem = not_for_results(value) if isinstance(value, str) else f"is {kind(value)}, not text"
+    if problem:
+        raise Wrong(problem, 'Write it as in `branch = "pushtrain/results"`, or "same".')
+    return str(value)
 
 
 def _repository(value: object) -> str:
-    if not isinstance(value, str) or len(value) > 400 or not REPOSITORY.fullmatch(value):  # noqa: PLR2004  the key's limit
-        raise Wrong(
-            "is not a repository's key",
-            "Write host and path without scheme or `.git`: `github.com/octo/results`.",
-        )
-    return value
+    problem = repository_problem(value) if isinstance(value, str) else f"is {kind(value)}, not text"
+    if problem:
+        raise Wrong(problem, "Write host and path without scheme or `.git`: `github.com/octo/results`.")
+    return str(value)
+
+
+def _folder(value: object) -> str:
+    path = inside(value)
+    if problem := folder_problem(path):
+        raise Wrong(problem, 'Write a plain folder, as in `path = "reports"`.')
+    return path
 
 
 def _artifacts(value: object) -> str:
-    if value != "lfs" and not (isinstance(value, str) and STORE_URL.fullmatch(value)):
+    if value != "lfs" and not (isinstance(value, str) and not store_problem(value)):
         raise Wrong(
             "is no place for large files", 'Write "lfs", or a URL such as "s3://bucket/prefix" (s3, gs, az).'
         )

@@ -5,12 +5,14 @@ boundary (a file, a socket, the store) is a `Value`; `model_dump_json()` is its 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from pushtrain.core import names
 
 from pushtrain.core.secretname import SecretName
 
@@ -24,6 +26,7 @@ RepositoryKey = Annotated[
 ]
 """`host/path`, for example `github.com/octo/hello`; lower-case host, no `.git`, no user."""
 
+
 JobName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 
@@ -35,6 +38,28 @@ _MOST: Final = 2**53
 """The largest number that every JSON reader and the store take."""
 NO_COMMIT: Final = "0" * 40
 """What Git hosts send as `before` of a new branch and `after` of a deleted one."""
+
+
+def _judged(problem: Callable[[str], str], *, words: Sequence[str] = ("",)) -> AfterValidator:
+    """Refuse what a name's judge has something to say about; `words` are always good."""
+
+    def judge(value: str) -> str:
+        if value not in words and (why := problem(value)):
+            raise ValueError(f"{value[:100]!r} {why}")
+        return value
+
+    return AfterValidator(judge)
+
+
+def not_for_results(branch: str) -> str:
+    """Why results cannot go to this branch; empty: they can."""
+    return (
+        "is where executors keep their addresses" if branch == CONFIG_BRANCH else names.branch_problem(branch)
+    )
+
+
+RefName = Annotated[str, _judged(names.ref_problem, words=())]
+BranchName = Annotated[str, _judged(not_for_results, words=("same",))]
 
 
 class Value(BaseModel):
@@ -161,13 +186,13 @@ class Resources(Value):
 class ResultsTarget(Value):
     """Where a run's results are committed."""
 
-    branch: str = RESULTS_BRANCH
+    branch: BranchName = RESULTS_BRANCH
     """A branch, or `same` for the pushed one."""
-    repository: str = ""
+    repository: Annotated[str, _judged(names.repository_problem)] = ""
     """Another repository's key; empty: the job's own."""
-    path: str = ""
+    path: Annotated[str, _judged(names.folder_problem)] = ""
     """Folder in that branch; empty: the root, or `pushtrain-results` on a branch that is not ours alone."""
-    artifacts: str = ""
+    artifacts: Annotated[str, _judged(names.store_problem, words=("", "lfs"))] = ""
     """Where files over the limits go: empty (they stay with the executor), `lfs`, or a URL such as `s3://b/p`."""
 
 
@@ -219,7 +244,7 @@ class TrainCommand(Value):
     version: Literal[1] = 1
     run_id: RunId
     repository: RepositoryKey
-    ref: str = Field(pattern=r"^refs/", max_length=1000)
+    ref: RefName
     commit: CommitId
     job: JobSpec
     request: str = Field(default="", max_length=64)

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from pushtrain.core.forms import Wrong
 from pushtrain.core.model import Isolation, JobNetwork, Value
+from pushtrain.core.names import store_problem
 from pushtrain.core.patterns import PatternError, compiled
 from pushtrain.core.units import Duration, Size
 
@@ -29,6 +30,12 @@ def _pattern(value: object) -> object:
     return value
 
 
+def _store(value: object) -> object:
+    if isinstance(value, str) and (problem := store_problem(value)):
+        raise Wrong(problem, "Write it like `s3://bucket/prefix` (also gs, az).")
+    return value
+
+
 def _text(value: object) -> object:
     """A host's number for a repository may be written as one."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -43,6 +50,7 @@ Pattern = Annotated[str, BeforeValidator(_pattern)]
 """A pattern as in `pushtrain.toml`'s triggers: GitHub Actions' filter patterns."""
 Argv = Annotated[tuple[str, ...], Field(min_length=1)]
 """A program and its arguments; no shell."""
+StoreUrl = Annotated[str, BeforeValidator(_store)]
 HostId = Annotated[str, BeforeValidator(_text), StringConstraints(pattern=r"^[0-9]{0,19}$")]
 Programs = Annotated[tuple[Argv, ...], BeforeValidator(_programs)]
 
@@ -89,6 +97,11 @@ class Limits(Value):
     """Bytes that an attempt may write below its own folders."""
     processes: int = Field(default=4096, ge=16)
     """Processes and threads at once."""
+    files: int = Field(default=1_000_000, ge=1)
+    """Files of one commit, those of its submodules included; a commit with more is refused before any of it
+    is written."""
+    repository: Size = Field(default=10 * GIB, ge=MIB)
+    """Bytes that one fetch of a repository may bring, and that the files of one commit may come to."""
     log: Size = Field(default=64 * MIB, ge=MIB)
     """Bytes of a log that are kept, half from its head and half from its tail; the rest is let go and
     counted."""
@@ -130,6 +143,15 @@ class Rules(Value):
     """What jobs may reach over the network."""
     allow_data_hosts: tuple[str, ...] = ()
     """`HOST:PORT` of data servers beyond the public internet that jobs' `data` may be fetched from."""
+    results_branches: tuple[Pattern, ...] = ()
+    """Branches that results may be committed to beside `pushtrain/results` and the pushed one: your Git
+    credential pushes them, which may have more rights than the sender's. Patterns, as in `pushtrain.toml`."""
+    artifact_urls: tuple[StoreUrl, ...] = ()
+    """Stores that large result files may be uploaded to with your credentials: `s3://bucket/prefix` and
+    everything below it. None: nowhere."""
+    submodules: tuple[Pattern, ...] = ()
+    """Repositories that may be fetched as submodules with your credentials, by patterns of `host/path`.
+    Others are fetched as a stranger would: public ones, over https."""
     limits: Limits = Limits()
     hooks: Hooks = Hooks()
 

@@ -6,7 +6,7 @@ nothing defines) is left to `pushtrain check`. docs/pushtrain.schema.json is thi
 
 from typing import Any, Final
 
-from pushtrain.core import jobfile, matrix, needs, secretname
+from pushtrain.core import jobfile, matrix, names, needs, secretname
 from pushtrain.core.forms import MAX_DURATION, MAX_INTEGER
 from pushtrain.core.model import MAX_SECRETS, Isolation
 
@@ -236,7 +236,7 @@ def _results() -> Schema:
     branch = {
         "description": 'Branch for results, or "same" for the pushed one.',
         "type": "string",
-        "pattern": _whole(jobfile.BRANCH.pattern),
+        "pattern": _whole(names.BRANCH.pattern),
         "default": "pushtrain/results",
     }
     return _object(
@@ -246,14 +246,14 @@ def _results() -> Schema:
             "repository": {
                 "description": "Key of another repository: `github.com/octo/results`.",
                 "type": "string",
-                "pattern": _whole(jobfile.REPOSITORY.pattern),
+                "pattern": _whole(names.REPOSITORY.pattern),
                 "maxLength": 400,
             },
             "path": _path("Folder in that branch."),
             "artifacts": {
                 "description": 'Where files over the limits go: "lfs", or a URL (s3, gs, az).',
                 "type": "string",
-                "pattern": _whole(f"lfs|{jobfile.STORE_URL.pattern}"),
+                "pattern": _whole(f"lfs|{names.STORE.pattern}"),
             },
         },
     )

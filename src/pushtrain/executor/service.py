@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
+from pushtrain.core import outlets
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError
 from pushtrain.core.grants import Word
 from pushtrain.core.invitation import TRIES, Invitation
@@ -240,6 +241,12 @@ class ExecutorService:
                     f"Executor {self.settings.executor.name} does not serve the repository {repository}.",
                     mend="Its owner adds it with `--repo` or in settings.toml.",
                 )
+        if against := outlets.shut(self.settings.rules, command.job, command.ref):
+            raise Forbidden(
+                f"Executor {self.settings.executor.name} refuses it by its owner's rule `{against.rule}`: "
+                f"{against.why}.",
+                mend=against.mend,
+            )
         if problem := fits(self.card(), command.job, command.repository):
             raise ConfigError(
                 f"Executor {self.settings.executor.name} can never run the job {command.job.name}: {problem}",

@@ -12,18 +12,28 @@ from pydantic import ValidationError
 
 from pushtrain.core.errors import Forbidden
 from pushtrain.core.model import ExecutorCard
+from pushtrain.core.rules import Rules
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
 from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.keys import Trusted, load_or_create
 from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.survey import Bounds
 from pushtrain.wiring.trust import distrusted
 
 
-def mirror(state: StateFolder, repository: Repository, environ: Mapping[str, str] = os.environ) -> Mirror:
+def mirror(
+    state: StateFolder,
+    repository: Repository,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    rules: Rules | None = None,
+) -> Mirror:
     """The repository's mirror in this state folder; `PUSHTRAIN_GIT_TOKEN` is its token where it is set."""
-    return Mirror(state.repositories, repository, token=environ.get("PUSHTRAIN_GIT_TOKEN", ""))
+    limits = (rules or Rules()).limits
+    bounds = Bounds(files=limits.files, size=limits.repository, lfs=limits.disk)
+    return Mirror(state.repositories, repository, token=environ.get("PUSHTRAIN_GIT_TOKEN", ""), bounds=bounds)
 
 
 def mirrors(state: StateFolder, settings: Settings) -> Callable[[str], Mirror]:
@@ -39,7 +49,7 @@ def mirrors(state: StateFolder, settings: Settings) -> Callable[[str], Mirror]:
         if key not in served:
             mend = "Add it to `repositories` in settings.toml, or start with `--repo`."
             raise Forbidden(f"The repository {key} is not served here.", mend=mend)
-        return mirror(state, served[key])
+        return mirror(state, served[key], rules=settings.rules)
 
     return find
 
