@@ -105,12 +105,16 @@ class House:
         self.work.push()
         return commit
 
+    def authorize(self) -> None:
+        """Let the sender of the tests' commands in."""
+        Authorized(self.state.create().authorized).add(parse_public(SENDER_KEY), name="ada")
+
     def open(self) -> ExecutorService:
         """An executor on this state folder; `run` it, and close its store."""
         self.state.create()
         authorized = Authorized(self.state.authorized)
         if not self.state.authorized.exists():
-            authorized.add(parse_public(SENDER_KEY), name="ada")
+            self.authorize()
         remote = self.settings.repositories[0]
         mirrors: Callable[[object], Mirror] = lambda _: Mirror(self.state.repositories, remote)  # noqa: E731
         return ExecutorService(
@@ -167,7 +171,7 @@ class House:
 
     def seal(self, name: str, value: str, **changes: Any) -> Sealed:
         """Seal a secret to this executor, as somebody who may send it commands; what was written."""
-        self.state.create()
+        self.authorize()
         Authorized(self.state.authorized).add(self.sealer.public_key(), name="ada")
         return self.write_sealed(name, value, **changes)
 

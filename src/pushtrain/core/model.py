@@ -13,7 +13,6 @@ import rfc8785
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from pushtrain.core import names
-
 from pushtrain.core.secretname import SecretName
 
 Scalar = bool | int | float | str

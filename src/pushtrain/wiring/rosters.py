@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from pushtrain.core.errors import ConfigError, PushtrainError, UsageError
+from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.place import Place, beside, named, secrets_path
 from pushtrain.core.settings import Repository, Settings
 from pushtrain.plumbing.cards import CardNotes
