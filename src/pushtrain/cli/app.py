@@ -42,6 +42,7 @@ VERBS: Final[tuple[tuple[str, str, str, Group], ...]] = (
     ("cancel", "cancel:cancel", "Cancel a run.", _RUNS),
     ("rerun", "rerun:rerun", "Run the same command once more, as a new run.", _RUNS),
     ("results", "results:app", "List, show and fetch what runs left.", _RUNS),
+    ("secret", "secret:app", "Give jobs secrets, sealed so that only their executors can read them.", _RUNS),
     ("executor", "executor:app", "Lend this machine.", _MACHINES),
     ("sender", "sender:app", "Turn pushes into commands: webhook and polling.", _MACHINES),
     (

@@ -11,10 +11,13 @@ from cyclopts import Parameter
 from pushtrain.cli import render
 from pushtrain.cli.clone import Clone, open_clone
 from pushtrain.cli.options import Json
-from pushtrain.core.errors import NotFound
+from pushtrain.core.errors import ConfigError, NotFound
 from pushtrain.core.jobfile import FILE, Job, JobFile, parse
-from pushtrain.core.model import JobSpec, Push, run_id
+from pushtrain.core.model import CONFIG_BRANCH, JobSpec, Push, run_id
+from pushtrain.core.place import PATH, secrets_path
 from pushtrain.core.policy import Decision, starts
+from pushtrain.core.secrets import Wanted, covers
+from pushtrain.core.secrets import parse as parse_secrets
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -60,6 +63,7 @@ def check(
     checked = _read(clone, rev, branch)
     decisions, compared = _decide(clone, checked)
     notes = [note for job in checked.file.jobs for note in _notes(job, checked)]
+    notes += _missing_secrets(clone, checked)
     if json:
         render.emit_json(_document(checked, decisions, notes))
         return
@@ -139,6 +143,34 @@ def _notes(job: Job, checked: Checked) -> list[str]:
         for source in spec.data
         if source.url and not source.sha256
     ]
+    return notes
+
+
+def _missing_secrets(clone: Clone, checked: Checked) -> list[str]:
+    """Secrets that jobs name and nobody has sealed for this branch, as far as this clone knows."""
+    asking = [(job, name) for job in checked.file.jobs for name in job.spec.secrets]
+    if not asking:
+        return []
+    stored = clone.show(f"refs/remotes/origin/{CONFIG_BRANCH}", secrets_path(PATH))
+    try:
+        entries = parse_secrets((stored or b"").decode("utf-8", "surrogateescape")).entries
+    except ConfigError as error:
+        return [str(error)]
+    notes = []
+    for job, name in asking:
+        wanted = Wanted(repository=checked.repository, job=job.name, ref=checked.ref)
+        if not any(
+            entry.name == name
+            and entry.repository == checked.repository
+            and not entry.removed
+            and covers((entry.job,), (entry.branch,), wanted)
+            for entry in entries
+        ):
+            where = checked.ref.removeprefix("refs/heads/").removeprefix("refs/")
+            notes.append(
+                f"{job.name}: nobody has set the secret {name} for it on {where}, as far as this clone knows "
+                f"(`git fetch`). `pushtrain secret set {name}`, unless the executor's owner keeps it."
+            )
     return notes
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -138,3 +139,27 @@ def card(*, json: Json = False, state: State = None) -> None:
     }
     for name, value in told.items():
         render.say(f"[dim]{name:<14}[/]{value}")
+
+
+@app.command
+def secrets(*, json: Json = False, state: State = None) -> None:
+    """List the secrets that jobs could get here, for which jobs, and what is wrong with the rest; no values.
+
+    Those that senders sealed to this executor, for the repositories that it serves, and those that you keep
+    yourself under `[[secrets]]` in settings.toml (docs/secrets.md).
+    """
+    from pushtrain.wiring.offered import offered  # lazy: it loads the executor
+
+    folder = open_state(state)
+    found = offered(folder, load_settings(folder))
+    if json:
+        render.emit_json([asdict(one) for one in found])
+        return
+    if not found:
+        render.plain("No secret is here for any job: none is sealed to this executor, and you keep none.")
+        return
+    rows = [
+        tuple(map(render.literal, (one.name, one.repository, one.scope, one.origin, one.trouble)))
+        for one in found
+    ]
+    render.table(("name", "repository", "for", "from", "trouble"), rows)

@@ -279,6 +279,11 @@ def hindrance(
         return "is sealed for another executor, or for an earlier key of this one"
     if not covers((entry.job,), (entry.branch,), wanted):
         return f"is for {scope(entry.job, entry.branch)}"
+    return unsound(entry, may_seal=may_seal, newest=newest, now=now)
+
+
+def unsound(entry: Sealed, *, may_seal: Mapping[str, str], newest: Mapping[str, int], now: float) -> str:
+    """Why an entry is good for no run at all, to follow `it `; empty when it is. Arguments as `hindrance`."""
     if not entry.genuine:
         return "is not signed by the key that it names"
     if why := may_seal.get(entry.sealer_id, "its key is not authorised here"):

@@ -30,6 +30,7 @@ from pushtrain.core.secrets import (
     hindrance,
     parse,
     scope,
+    unsound,
     value_problem,
 )
 from pushtrain.core.settings import OwnerSecret
@@ -127,6 +128,20 @@ class Vault:
             else:
                 usable.setdefault(entry.name, []).append(entry)
         return usable, hindrances
+
+    def state(self, entry: Sealed) -> str:
+        """Why an entry that is sealed to us is given to nobody, to follow `it `; empty when it is given."""
+        wanted = Wanted(repository=entry.repository, job="", ref="")
+        may_seal = {entry.sealer_id: self._may_seal(entry.sealer_id, wanted)}
+        with self._lock:
+            newest = self._noted()
+        if why := unsound(entry, may_seal=may_seal, newest=newest, now=self._clock()):
+            return why
+        try:
+            self._opened(entry)
+        except SecretError as error:
+            return error.message
+        return ""
 
     def mask(self, folder: RunDir) -> Mask:
         """What to hide of an attempt's output."""
