@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pushtrain.adapters.hosts.github_status import GitHubStatuses, Reply, answer, host_of
+from pushtrain.adapters.hosts.github_api import Reply, host_of
+from pushtrain.adapters.hosts.github_status import GitHubStatuses, answer
 from pushtrain.core.errors import ConfigError, CredentialError, Unreachable
 from pushtrain.core.status import Answer, CommitStatus, Later, Never, Told, Verdict
 from pushtrain.testing import COMMIT, NOON, Clock

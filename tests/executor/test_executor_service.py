@@ -393,7 +393,10 @@ def test_files_of_a_run_that_could_not_be_published_for_long_stay(tmp_path: Path
         ({"reason": Reason.TIMEOUT}, "The training ran longer than its 2 h and was ended."),
         (
             {"reason": Reason.TIMEOUT, "phase": "setup"},
-            "The setup commands took longer than 2 h and were ended.",
+            (
+                "The setup commands took longer than the 2 h that the owner's rule `rules.limits.time` "
+                "allows, and were ended."
+            ),
         ),
         (
             {"reason": Reason.SETUP, "phase": "setup", "code": 1, "detail": "make"},
@@ -405,15 +408,8 @@ def test_files_of_a_run_that_could_not_be_published_for_long_stay(tmp_path: Path
 )
 def test_an_end_is_told_in_a_sentence(change: dict[str, Any], words: str) -> None:
     verdict = Verdict(**{"phase": "train", "reason": Reason.EXITED, "ended_at": 1.0, **change})
-    event = verdicts.exited(verdict, limit=7200)
+    event = verdicts.exited(verdict, limit=7200, most=86_400)
     assert (event.reason, event.exit_code, event.detail) == (verdict.reason, verdict.code, words)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.3, "0.3 s"), (90, "90 s"), (60, "1 min"), (1200, "20 min"), (5400, "90 min")]
-)
-def test_limits_are_told_in_a_fitting_unit(seconds: float, words: str) -> None:
-    assert verdicts.duration(seconds) == words
 
 
 def test_an_attempt_takes_over_what_its_shim_found_out() -> None:

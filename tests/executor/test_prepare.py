@@ -18,10 +18,12 @@ from pushtrain.core.rules import Rules
 from pushtrain.executor.bytecode import MARK, Compiler
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.executor.prepare import Preparation, PreparationError, Workshop
+from pushtrain.executor.rulebook import Rulebook
 from pushtrain.executor.variables import attempt_mark, job_environment
 from pushtrain.executor.vault import Vault
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.ledger import Ledger
 from pushtrain.plumbing.rundir import Orders, RunDir
 from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.ports import Activation, Environment, Recipe, Report, Stop
@@ -73,7 +75,8 @@ class Bench:
         self.progress: list[Progress] = []
         self.cancelled = threading.Event()
         self.shop = Workshop(
-            rules=Rules(),
+            rulebook=Rulebook(Rules()),
+            downloads=Ledger(self.house.state.downloads, 0),
             state=self.house.state,
             settings=self.house.settings.executor,
             mirrors=lambda _: Mirror(self.house.state.repositories, remote),
@@ -129,11 +132,18 @@ def test_a_list_is_executed_as_it_is(tmp_path: Path) -> None:
     assert (orders.argv, orders.shell) == (("python", "-c", "x && y"), False)
 
 
-def test_the_owners_limit_caps_a_jobs_timeout(tmp_path: Path) -> None:
+def test_a_job_without_a_timeout_gets_the_owners_limit(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     most = bench.shop.rules.limits.time
     assert bench.prepare()[0].timeout == most
-    assert bench.prepare(timeout=10 * most)[0].timeout == most
+    assert bench.prepare(timeout=most)[0].timeout == most
+
+
+def test_a_job_that_asks_for_more_than_the_owner_allows_by_now_is_not_prepared(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with pytest.raises(PreparationError, match=r"rules\.limits\.time") as caught:
+        bench.prepare(timeout=bench.shop.rules.limits.time + 1)
+    assert caught.value.reason is Reason.REFUSED
 
 
 def test_stages_are_timed_and_told(tmp_path: Path) -> None:

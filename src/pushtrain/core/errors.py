@@ -45,6 +45,12 @@ class ConfigError(PushtrainError):
     status = 422
 
 
+class BeyondLimits(ConfigError):
+    """The job asks for more than the executor's owner lets one run have; the message names the rule."""
+
+    code = "limits"
+
+
 class Unauthorized(PushtrainError):
     """A signature is missing, wrong or expired, or its key was never authorised: one answer for all."""
 
@@ -59,6 +65,12 @@ class Forbidden(PushtrainError):
     code = "forbidden"
     exit_code = 4
     status = 403
+
+
+class Refused(Forbidden):
+    """A rule of the executor's owner does not allow it; the message names the rule."""
+
+    code = "refused"
 
 
 class NotFound(PushtrainError):

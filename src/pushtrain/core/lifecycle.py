@@ -169,8 +169,10 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901, PLR091
             change |= {"outcome": Outcome.FAILED, "reason": reason, "detail": detail, "gpus": ()}
         case Cancelled(detail):
             change |= {"outcome": Outcome.CANCELLED, "reason": Reason.CANCELLED, "detail": detail, "gpus": ()}
+            change |= {"not_before": 0.0}  # what it waited for no longer matters
         case Requeued(reason, detail, not_before):
             change |= {"reason": reason, "detail": detail, "not_before": not_before, "gpus": (), "token": ""}
+            change |= {"waiting_for": detail if not_before else ""}
         case Exited(reason, exit_code, detail, at):
             change |= {"outcome": _verdict(reason, exit_code), "reason": reason, "detail": detail, "gpus": ()}
             change |= {"ended_at": now if at is None else at}

@@ -250,6 +250,8 @@ class TrainCommand(Value):
     """Empty for pushes, so that a redelivery is the same run; fresh for a deliberate re-run."""
     attempt: int = Field(default=0, ge=0, le=1_000_000)
     """Attempts that count before this executor's first; grows each time the run is placed anew."""
+    repository_id: str = Field(default="", pattern=r"^[0-9]{0,19}$")
+    """The host's own number for the repository, where a webhook told it: checked, never hashed."""
     possible_duplicate: bool = False
     """An executor that may have taken the run on has not answered since; it may run there, too."""
 
@@ -391,6 +393,10 @@ class Reason(StrEnum):
     CHECKPOINTED = "checkpointed"
     INTERRUPTED = "interrupted"
     INTERNAL = "internal"
+    REFUSED = "refused"
+    """A rule of the executor's owner does not allow it."""
+    DEFERRED = "deferred"
+    """A rule of the executor's owner lets it wait."""
     RELEASED = "released"
 
 
@@ -507,9 +513,8 @@ class Run(Value):
     @property
     def ending(self) -> str:
         """How it went, in the same words everywhere: `succeeded`, `failed (timeout)`; empty before."""
-        return f"{self.outcome or ''}" + (
-            " (timeout)" if self.reason is Reason.TIMEOUT and self.outcome else ""
-        )
+        told = f" ({self.reason})" if self.reason in {Reason.TIMEOUT, Reason.REFUSED} else ""
+        return f"{self.outcome}{told}" if self.outcome else ""
 
     @property
     def final(self) -> bool:

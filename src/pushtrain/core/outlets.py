@@ -34,7 +34,7 @@ def shut(rules: Rules, job: JobSpec, ref: str) -> Shut | None:
         ref: What was pushed.
     """
     target = job.results_to
-    pushed = ref.removeprefix("refs/heads/")
+    pushed = "" if target.repository else ref.removeprefix("refs/heads/")
     if target.branch not in {RESULTS_BRANCH, "same", pushed} and not selects(
         rules.results_branches, target.branch
     ):

@@ -110,7 +110,13 @@ def by_hand(jobs: JobFile, names: Sequence[str] = ()) -> tuple[Decision, ...]:
 
 
 def commands(
-    specs: Sequence[JobSpec], *, repository: str, ref: str, commit: str, request: str = ""
+    specs: Sequence[JobSpec],
+    *,
+    repository: str,
+    ref: str,
+    commit: str,
+    request: str = "",
+    repository_id: str = "",
 ) -> tuple[TrainCommand, ...]:
     """One command a spec, each with its deterministic run id.
 
@@ -120,6 +126,7 @@ def commands(
         ref: Fully qualified; told, not hashed.
         commit: Its full id.
         request: Empty for pushes; fresh for a deliberate re-run.
+        repository_id: The host's number for the repository; empty: not known. Told, not hashed.
     """
     return tuple(
         TrainCommand(
@@ -131,6 +138,7 @@ def commands(
             commit=commit,
             job=spec,
             request=request,
+            repository_id=repository_id,
         )
         for spec in specs
     )

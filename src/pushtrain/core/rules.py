@@ -64,7 +64,7 @@ class Allow(Value):
     """The number that the Git host has for the repository. The host is asked before anything is run, so that
     a repository which took over the name of a renamed or deleted one is refused. Empty: not asked."""
     branches: tuple[Pattern, ...] = ("**",)
-    """Which branches, by patterns as in `pushtrain.toml`. They bind where results are committed, too."""
+    """Which branches, by patterns as in `pushtrain.toml`."""
     tags: tuple[Pattern, ...] = ("**",)
     """Which tags, likewise."""
     senders: tuple[str, ...] = ()

@@ -293,7 +293,11 @@ class Dispatch:
         except Cancelled:
             return CancelledEvent(active.why) if active.cancelled else None
         except PreparationError as error:
-            return PrepareFailed(error.reason, error.detail)
+            if error.again_at is None:
+                return PrepareFailed(error.reason, error.detail)
+            if active.cancelled:
+                return CancelledEvent(active.why)
+            return Requeued(error.reason, error.detail, error.again_at)
         except PushtrainError as error:
             return PrepareFailed(Reason.INTERNAL, str(error))
         except Exception as error:  # noqa: BLE001  one run's defect must not end the others
@@ -338,7 +342,7 @@ class Dispatch:
         limits = self._shop.rules.limits
         limit = limits.time if verdict.phase == "setup" else time_limit(run.command.job, limits)
         active.attempt = verdicts.with_verdict(active.attempt, verdict)
-        self._write(active, verdicts.exited(verdict, limit=limit))
+        self._write(active, verdicts.exited(verdict, limit=limit, most=limits.time))
 
     def _clean(self, folder: RunDir) -> None:
         """Take the secrets out of a log that nobody writes to any more, before it can be published."""

@@ -39,11 +39,13 @@ from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor.bytecode import Compiler
 from pushtrain.executor.cages import job_cage
 from pushtrain.executor.preflight import ask_torch
+from pushtrain.executor.rulebook import Against, Rulebook
 from pushtrain.executor.variables import job_environment
 from pushtrain.executor.vault import Given, Vault
 from pushtrain.plumbing import data
 from pushtrain.plumbing.cache import Cache, evict
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.ledger import Exhausted, Ledger
 from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.ports import Activation, Enclosure, Environment, Recipe, Report, Sandbox, Stop
@@ -64,12 +66,14 @@ class PreparationError(Exception):
     Args:
         reason: The stage that failed.
         detail: What went wrong and the mend, for people.
+        again_at: When it is tried again by itself; None: never.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: Reason, detail: str, again_at: float | None = None) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.again_at = again_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,8 @@ class Workshop:
 
     state: StateFolder
     settings: ExecutorSettings
-    rules: Rules
+    rulebook: Rulebook
+    downloads: Ledger
     mirrors: Callable[[str], Mirror]
     """The mirror of a repository's key."""
     environments: Mapping[str, Environment]
@@ -94,6 +99,11 @@ class Workshop:
     seeing: set[tuple[Path, str]] = field(default_factory=set)
     """Environments and drivers that are known to see GPUs together."""
     inherited: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    @property
+    def rules(self) -> Rules:
+        """What the owner allows."""
+        return self.rulebook.rules
 
     def caches(self, repository: str, *, apart: str = "") -> Path:
         """A repository's own folder for `HF_HOME` and its like, kept between runs.
@@ -245,6 +255,12 @@ class Preparation:
             yield notes
         except Cancelled:
             raise
+        except (Against, Exhausted) as error:
+            self._given_up.set()
+            against = error if isinstance(error, Against) else self._shop.rulebook.used_up(error)
+            refusal = against.refusal
+            reason = Reason.REFUSED if refusal.again_at is None else Reason.DEFERRED
+            raise PreparationError(reason, refusal.sentence, refusal.again_at) from error
         except PushtrainError as error:
             self._given_up.set()
             raise PreparationError(_REASONS[stage], str(error)) from error
@@ -269,10 +285,13 @@ class Preparation:
 
     def _check_out(self) -> None:
         command = self._run.command
+        rulebook = self._shop.rulebook
         with self._stage(Stage.FETCH) as notes:
+            allowed = rulebook.recheck(self._run)
             mirror = self._shop.mirrors(command.repository)
             if not mirror.fetch(command.ref, command.commit, stop=self._stop):
                 notes.append("cached")
+            rulebook.prove(self._run, allowed, mirror, stop=self._stop)
         with self._stage(Stage.CHECKOUT) as notes:
             done = mirror.checkout(
                 command.commit,
@@ -345,6 +364,7 @@ class Preparation:
                     report=self._report(Stage.DATA),
                     stop=self._stop_all,
                     holder=self._folder.tree,
+                    meter=self._shop.downloads.metered,
                 )
                 self._data.append(fetched)
                 found.append((path, source))

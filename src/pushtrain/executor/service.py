@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
-from pushtrain.core import outlets
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError
 from pushtrain.core.grants import Word
 from pushtrain.core.invitation import TRIES, Invitation
@@ -40,6 +39,7 @@ from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.executor.courier import Courier, Publisher, clear_expired, clear_left
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.prepare import Workshop
+from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
 from pushtrain.executor.vault import Reader, Vault
 from pushtrain.executor.warden import Warden
 from pushtrain.plumbing.cache import Cache
@@ -48,6 +48,7 @@ from pushtrain.plumbing.cleanlog import read_clean
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.invitations import Invitations
 from pushtrain.plumbing.keys import Authorized, Grant
+from pushtrain.plumbing.ledger import Ledger
 from pushtrain.plumbing.rundir import RunDir, log_size
 from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.plumbing.state import StateFolder
@@ -77,6 +78,7 @@ class ExecutorService:
         gpus: This machine's GPUs.
         sealed: Where the sealed secrets of a repository are, by its key.
         shed: Gives back disk space that costs only time, before environments are evicted.
+        number_of: Asks a Git host which number a repository has.
         url: Where callers reach it; `serve` may set it once the port is known.
         clock: Seconds since the epoch.
     """
@@ -96,6 +98,7 @@ class ExecutorService:
         gpus: Sequence[Gpu] = (),
         sealed: Mapping[str, Reader] | None = None,
         shed: Callable[[], None] = lambda: None,
+        number_of: NumberOf = unasked,
         url: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -114,10 +117,15 @@ class ExecutorService:
         self._guard = threading.Lock()
         self._masks: dict[Path, Mask] = {}
         self._slots = max(settings.executor.slots, len(self.gpus))
+        self.rulebook = Rulebook.of(
+            settings, state, grant_of=authorized.spokesman, number_of=number_of, now=clock
+        )
+        """The owner's rules."""
         self._shop = Workshop(
             state=state,
             settings=settings.executor,
-            rules=settings.rules,
+            rulebook=self.rulebook,
+            downloads=Ledger(state.downloads, settings.rules.limits.downloads_per_day, clock=clock),
             mirrors=mirrors,
             environments=environments,
             data=Cache(state.data),
@@ -231,6 +239,7 @@ class ExecutorService:
 
         Raises:
             Forbidden: This executor does not serve the repository, or not the one for its results.
+            Refused, BeyondLimits: A rule of the owner's is against it.
             ConfigError: It can never run such a job here.
             Busy, Unauthorized, StorageError: As the store's `accept`.
         """
@@ -241,12 +250,7 @@ class ExecutorService:
                     f"Executor {self.settings.executor.name} does not serve the repository {repository}.",
                     mend="Its owner adds it with `--repo` or in settings.toml.",
                 )
-        if against := outlets.shut(self.settings.rules, command.job, command.ref):
-            raise Forbidden(
-                f"Executor {self.settings.executor.name} refuses it by its owner's rule `{against.rule}`: "
-                f"{against.why}.",
-                mend=against.mend,
-            )
+        self.rulebook.admit(command, sender)
         if problem := fits(self.card(), command.job, command.repository):
             raise ConfigError(
                 f"Executor {self.settings.executor.name} can never run the job {command.job.name}: {problem}",

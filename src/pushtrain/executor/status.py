@@ -89,7 +89,7 @@ def _end(run: Run, attempt: Attempt | None, executor: str) -> str:
     words += f" on {executor}"
     if run.outcome is not Outcome.FAILED or run.reason is Reason.TIMEOUT:
         return words
-    if run.reason in _TRAINED and run.detail:
+    if run.reason in _TRAINED | {Reason.REFUSED} and run.detail:
         return f"{words}: {run.detail[0].lower()}{run.detail[1:].rstrip('.')}"
     return f"{words}: {run.reason}" if run.reason else words
 

@@ -1,31 +1,38 @@
 """Say in a sentence how an attempt ended. Pure."""
 
+import math
 import signal
 
 from pushtrain.core.lifecycle import Event, Exited, Lost
 from pushtrain.core.model import Attempt, Reason
+from pushtrain.core.ruling import TIME, spoken
 from pushtrain.plumbing.rundir import Verdict
 
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 
 
-def exited(verdict: Verdict, *, limit: float) -> Exited:
+def exited(verdict: Verdict, *, limit: float, most: float) -> Exited:
     """The lifecycle's event for a verdict.
 
     Args:
         verdict: What the shim wrote.
         limit: Seconds that the phase it ended in might take.
+        most: Seconds that the owner allows at most.
     """
-    return Exited(verdict.reason, verdict.code, sentence(verdict, limit=limit), verdict.ended_at)
+    told = sentence(verdict, limit=limit, most=most)
+    return Exited(verdict.reason, verdict.code, told, verdict.ended_at)
 
 
-def sentence(verdict: Verdict, *, limit: float) -> str:
+def sentence(verdict: Verdict, *, limit: float, most: float = math.inf) -> str:
     """How it ended, for people; empty when there is nothing to say."""
+    owner = f" that the owner's rule `{TIME}` allows"
     match verdict.reason:
         case Reason.TIMEOUT if verdict.phase == "setup":
-            return f"The setup commands took longer than {duration(limit)} and were ended."
+            return f"The setup commands took longer than the {spoken(limit)}{owner}, and were ended."
+        case Reason.TIMEOUT if limit >= most:
+            return f"The training ran longer than the {spoken(limit)}{owner}, and was ended."
         case Reason.TIMEOUT:
-            return f"The training ran longer than its {duration(limit)} and was ended."
+            return f"The training ran longer than its {spoken(limit)} and was ended."
         case Reason.SETUP:
             return f"The setup command `{verdict.detail}` {_ending(verdict)}."
         case Reason.EXITED | Reason.SIGNALLED if verdict.code != 0:
@@ -62,14 +69,6 @@ def with_verdict(attempt: Attempt, verdict: Verdict) -> Attempt:
             "stages": (*attempt.stages, *verdict.stages),
         }
     )
-
-
-def duration(seconds: float) -> str:
-    """A limit in words: `90 s`, `20 min`, `6 h`."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size or seconds == size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 def _ending(verdict: Verdict) -> str:

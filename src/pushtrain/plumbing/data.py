@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,7 @@ from pushtrain.core.errors import DataError, StorageError
 from pushtrain.core.model import DataSource, Fetched
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.doors import Doors
-from pushtrain.plumbing.download import Got, Version, download
+from pushtrain.plumbing.download import Got, Opener, Version, download
 from pushtrain.plumbing.files import replace as write_whole
 from pushtrain.plumbing.manifest import FolderFetch, below, parse
 from pushtrain.plumbing.unpack import unpack
@@ -46,6 +46,7 @@ def fetch(
     stop: Stop,
     allow: Admit = lambda _: None,
     holder: Path | None = None,
+    meter: Callable[[Opener], Opener] = lambda opener: opener,
     environ: Mapping[str, str] = os.environ,
 ) -> tuple[Path, Fetched]:
     """Where one source's data stands on this machine, and what it is.
@@ -58,6 +59,7 @@ def fetch(
         stop: Called often.
         allow: Given every URL before it is asked, those of redirects too; raises DataError to refuse it.
         holder: While this path exists, the data is not evicted.
+        meter: Put around whatever brings bytes in, to count and to stop them.
         environ: The executor's environment, for HF_TOKEN and HF_ENDPOINT.
 
     Raises:
@@ -66,7 +68,7 @@ def fetch(
     """
     if source.mount:
         return _mounted(source, mounts)
-    work = _Work(cache, report, stop, holder, Doors(allow, environ, workers=_WORKERS))
+    work = _Work(cache, report, stop, holder, Doors(allow, environ, workers=_WORKERS), meter)
     try:
         if source.url.endswith("/") or source.manifest:
             return work.folder(source)
@@ -117,6 +119,7 @@ class _Work:
     stop: Stop
     holder: Path | None
     doors: Doors
+    meter: Callable[[Opener], Opener]
 
     def file(self, source: DataSource) -> tuple[Path, Fetched]:
         """A single file."""
@@ -202,7 +205,7 @@ class _Work:
         stop: Stop,
         known: Version | None = None,
     ) -> Got | None:
-        title, opener = without_query(url), self.doors.opener(url)
+        title, opener = without_query(url), self.meter(self.doors.opener(url))
         return download(opener, part, title=title, sha256=sha256, report=report, stop=stop, known=known)
 
 

@@ -112,6 +112,14 @@ class Authorized:
         grant = self._owner.get(key_id) or self._file.entries().get(key_id)
         return grant if grant is not None and grant.live(self._clock()) else None
 
+    def spokesman(self, key_id: str) -> Grant | None:
+        """What speaks for runs that this key sent: its own grant, or that of the key which took its place."""
+        own = self.lookup(key_id)
+        if own is not None:
+            return own
+        heirs = (grant for grant in self._file.entries().values() if key_id in grant.was)
+        return next((grant for grant in heirs if grant.live(self._clock())), None)
+
     def word(self, key_id: str) -> Word:
         """Whether waiting runs that this key sent may start, and if not, why."""
         if key_id in self._owner:

@@ -73,6 +73,16 @@ class StateFolder:
         return self.root / "authorized_keys"
 
     @property
+    def signers(self) -> Path:
+        """GPG's own form of the owner's list of signers."""
+        return self.root / "signers"
+
+    @property
+    def downloads(self) -> Path:
+        """How many bytes were brought in today."""
+        return self.root / "downloads.json"
+
+    @property
     def trusted(self) -> Path:
         """Executors' keys that this sender trusts."""
         return self.root / "trusted_keys"

@@ -86,7 +86,7 @@ class Web:
         try:
             yield _stream(response, without_query(url), ask)
         finally:
-            if response.length_remaining:  # unread bytes would spoil the connection for the next request
+            if response.length_remaining != 0:  # unread bytes would spoil it for the next request
                 response.close()
             response.release_conn()
 

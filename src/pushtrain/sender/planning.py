@@ -137,7 +137,13 @@ def _decided(push: Push, branch: str, mirror: Mirror, roster: str) -> Plan:
         changed = mirror.changed(push.before, push.after)
     decisions = starts(push, file, message=found.message, changed=changed, roster=roster)
     specs = [spec for decision in decisions for spec in decision.specs]
-    made = commands(specs, repository=mirror.remote.key, ref=push.ref, commit=push.after)
+    made = commands(
+        specs,
+        repository=mirror.remote.key,
+        ref=push.ref,
+        commit=push.after,
+        repository_id=push.repository_id,
+    )
     return Plan(made, _note(decisions))
 
 

@@ -16,6 +16,7 @@ from pushtrain.adapters.metrics import FORMATS
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, public_text
 from pushtrain.executor.publish import Publisher
+from pushtrain.executor.rulebook import unasked
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.web import create_app as create_executor_app
 from pushtrain.plumbing.files import replace
@@ -43,7 +44,7 @@ from pushtrain.wiring.parts import (
     webhook_secret,
 )
 from pushtrain.wiring.rosters import reading, sealed_secrets
-from pushtrain.wiring.statuses import telling
+from pushtrain.wiring.statuses import repositories, telling
 from pushtrain.wiring.tunnels import HINT, Outside, reaching
 from pushtrain.wiring.voice import Voice
 
@@ -183,7 +184,9 @@ def _executor(
         gpus=gpus,
         masks=partial(mask_of, key=sealing_key(state.sealing_key)),
     )
-    return ExecutorService(
+    asks = any(entry.id for entry in settings.rules.allow)
+    numbers = repositories(settings).number_of if asks else unasked
+    service = ExecutorService(
         settings,
         state,
         store,
@@ -196,7 +199,10 @@ def _executor(
         sandbox=choose(state, settings.rules),
         gpus=gpus,
         shed=partial(clean, site),
+        number_of=numbers,
     )
+    service.rulebook.check()
+    return service
 
 
 @asynccontextmanager

@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from pushtrain.adapters.hosts.github_status import GitHubStatuses, host_of
+from pushtrain.adapters.hosts.github_api import GitHubApi, host_of
+from pushtrain.adapters.hosts.github_repository import GitHubRepositories
+from pushtrain.adapters.hosts.github_status import GitHubStatuses
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.settings import Settings
 from pushtrain.executor.herald import Herald
@@ -45,12 +47,28 @@ def statuses(settings: Settings, environ: Mapping[str, str] = os.environ) -> Sta
     """
     api = settings.executor.status_api
     host = host_of(api)
-    names = (TOKEN, *GITHUB_TOKENS) if host == GITHUB else (TOKEN,)
-    variable = next((name for name in names if environ.get(name, "").strip()), "")
+    variable = _token(host, environ)
     client = GitHubStatuses(api, environ[variable].strip()) if variable else None
     keys = [repository.key for repository in settings.repositories]
     there = [key for key in keys if key.split("/")[0].lower() == host]
     return Statuses(host, there, variable, client if there else None)
+
+
+def repositories(settings: Settings, environ: Mapping[str, str] = os.environ) -> GitHubRepositories:
+    """Asks the Git host which number a repository has, with the token of commit statuses where there is one.
+
+    Raises:
+        ConfigError: The API's address or the token is not of its form.
+    """
+    api = settings.executor.status_api
+    variable = _token(host_of(api), environ)
+    return GitHubRepositories(GitHubApi(api, environ[variable].strip() if variable else ""))
+
+
+def _token(host: str, environ: Mapping[str, str]) -> str:
+    """The variable with a token for this host; empty: there is none."""
+    names = (TOKEN, *GITHUB_TOKENS) if host == GITHUB else (TOKEN,)
+    return next((name for name in names if environ.get(name, "").strip()), "")
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 _DELIVERY: Final = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _LONGEST_REF: Final = 1000
+_NUMBERS: Final = 10**19
 _PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -59,7 +60,7 @@ class GitHub:
         return Push(
             host=_host(_field(repository, "html_url", str)),
             repository=name,
-            repository_id=str(number) if isinstance(number, int) and not isinstance(number, bool) else "",
+            repository_id=str(number) if type(number) is int and 0 <= number < _NUMBERS else "",
             ref=ref,
             before=_commit(event, "before"),
             after=_commit(event, "after"),

@@ -1,0 +1,164 @@
+"""How many bytes were brought in today, and whether more may be: the count outlives the process.
+
+Days are those of UTC. What is counted is written down ahead of its arrival, some at a time: after a crash the
+count is at most `AHEAD` too high, never too low. One process at a time counts in one folder (it serves the
+folder); within it any thread may.
+"""
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Final
+
+from pushtrain.core.errors import PushtrainError
+from pushtrain.plumbing.download import Ask, Opener, Stream
+from pushtrain.plumbing.files import replace
+
+log = logging.getLogger(__name__)
+
+AHEAD: Final = 16 * 1024 * 1024
+"""Bytes that are written down before they have come."""
+_DAY: Final = 86_400
+
+
+class Exhausted(PushtrainError):
+    """No more may be brought in today.
+
+    Args:
+        limit: Bytes a day.
+        until: When the next day begins.
+        needed: Bytes of one file that alone is larger than the limit; None: it would do on another day.
+    """
+
+    def __init__(self, limit: int, until: float, needed: int | None = None) -> None:
+        super().__init__(f"{limit} bytes were brought in today, and no more may be.")
+        self.limit = limit
+        self.until = until
+        self.needed = needed
+
+
+class Ledger:
+    """The day's count.
+
+    Args:
+        path: Where it is kept.
+        limit: Bytes a day; 0: as many as come, and they are counted all the same.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, path: Path, limit: int, *, clock: Callable[[], float] = time.time) -> None:
+        self.limit = limit
+        self._path = path
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._day, self._count = _read(path)
+        self._written = self._count
+
+    def today(self) -> int:
+        """Bytes of this day so far."""
+        with self._lock:
+            self._turn()
+            return self._count
+
+    def tomorrow(self) -> float:
+        """When the next day begins."""
+        return float((int(self._clock()) // _DAY + 1) * _DAY)
+
+    def take(self, count: int) -> None:
+        """Count bytes that have come, or are about to.
+
+        Raises:
+            Exhausted: They would be too many; none of them is counted.
+        """
+        with self._lock:
+            self._turn()
+            if self.limit and self._count + count > self.limit:
+                raise Exhausted(self.limit, self.tomorrow())
+            self._note(self._count + count)
+
+    def demand(self, size: int, *, there: int = 0) -> None:
+        """See whether a file may begin to come.
+
+        Args:
+            size: Its bytes.
+            there: Those that have come already.
+
+        Raises:
+            Exhausted: Today is used up, or the file alone is more than a day may bring.
+        """
+        if not self.limit:
+            return
+        if size > self.limit:
+            raise Exhausted(self.limit, self.tomorrow(), needed=size)
+        if size - there > self.limit - self.today():
+            raise Exhausted(self.limit, self.tomorrow())
+
+    def add(self, count: int) -> None:
+        """Count bytes that have come already, however many they are."""
+        with self._lock:
+            self._turn()
+            self._note(self._count + count)
+
+    def settle(self) -> None:
+        """Write down exactly what has come."""
+        with self._lock:
+            if self._written != self._count:
+                self._write(self._count)
+
+    def metered(self, opener: Opener) -> Opener:
+        """The opener, with all that comes by it counted."""
+
+        @contextlib.contextmanager
+        def opened(ask: Ask) -> Iterator[Stream]:
+            with opener(ask) as stream:
+                if stream.size is not None and not stream.unchanged:
+                    self.demand(stream.size, there=stream.start)
+                try:
+                    yield changed(stream, chunks=self._counted(stream.chunks))
+                finally:
+                    self.settle()
+
+        return opened
+
+    def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            self.take(len(chunk))
+            yield chunk
+
+    def _turn(self) -> None:
+        """Begin anew where another day has begun."""
+        day = int(self._clock()) // _DAY
+        if day > self._day:  # a clock that is set back does not make room
+            self._day, self._count, self._written = day, 0, 0
+
+    def _note(self, count: int) -> None:
+        self._count = count
+        if count > self._written:
+            ahead = count + AHEAD
+            self._write(min(ahead, self.limit) if self.limit >= count else ahead)
+
+    def _write(self, count: int) -> None:
+        self._written = count
+        try:
+            replace(self._path, json.dumps({"day": self._day, "bytes": count}).encode(), durable=False)
+        except OSError as error:
+            log.warning("today's downloads could not be written down: %s", error)
+
+
+def read_today(path: Path, *, clock: Callable[[], float] = time.time) -> int:
+    """What the ledger's file says of this day; the process that counts may be a little ahead of it."""
+    day, count = _read(path)
+    return count if day == int(clock()) // _DAY else 0
+
+
+def _read(path: Path) -> tuple[int, int]:
+    try:
+        found = json.loads(path.read_bytes())
+        return int(found["day"]), int(found["bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0

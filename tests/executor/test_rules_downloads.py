@@ -1,0 +1,69 @@
+"""A day's downloads: counted where the bytes come in, over restarts, whatever a server says of them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ruled import Lab, ran
+
+from data_server import FileServer, file_server
+from pushtrain.core.model import DataSource, Outcome, Reason, Run, State
+from pushtrain.core.rules import Limits, Rules
+
+
+@pytest.fixture
+def files() -> Iterator[FileServer]:
+    with file_server() as server:
+        yield server
+
+
+def fed(folder: Path, files: FileServer, most: int) -> Lab:
+    """A lab whose owner lets so many bytes in a day."""
+    hosts = (files.url.partition("://")[2],)
+    return Lab(folder, Rules(allow_data_hosts=hosts, limits=Limits(downloads_per_day=most)))
+
+
+def wants(lab: Lab, url: str) -> Run:
+    return lab.send(lab.command("cat data.bin | wc -c", data=(DataSource(url=url, path="data.bin"),)))
+
+
+def test_a_run_that_would_exceed_the_days_downloads_waits_for_midnight_also_after_a_restart(
+    tmp_path: Path, files: FileServer
+) -> None:
+    lab = fed(tmp_path, files, 1_000_000)
+    first = files.serve("/first.bin", b"1" * 700_000)
+    second = files.serve("/second.bin", b"2" * 700_000)
+    small = files.serve("/small.bin", b"3" * 200_000)
+    with lab.open():
+        assert lab.done(wants(lab, first)).run.outcome is Outcome.SUCCEEDED
+    with lab.open():
+        view = lab.until(run := wants(lab, second), lambda view: view.run.not_before > 0)
+        assert (view.run.state, view.run.reason) == (State.QUEUED, Reason.DEFERRED)
+        assert "`rules.limits.downloads_per_day`" in view.run.waiting_for
+        assert view.run.not_before % 86_400 == 0
+        assert lab.done(wants(lab, small)).run.outcome is Outcome.SUCCEEDED
+        lab.client().cancel(run.id)
+    assert json.loads(lab.state.downloads.read_bytes())["bytes"] == 900_000
+
+
+def test_a_server_that_hides_how_much_it_sends_is_stopped_at_the_limit(
+    tmp_path: Path, files: FileServer
+) -> None:
+    lab = fed(tmp_path, files, 1_000_000)
+    url = files.serve("/endless.bin", b"x" * 30_000_000, length=False)
+    with lab.open():
+        view = lab.until(run := wants(lab, url), lambda view: view.run.not_before > 0)
+        assert view.run.reason is Reason.DEFERRED
+        lab.client().cancel(run.id)
+    parts = [path.stat().st_size for path in lab.state.data.rglob("part")]
+    assert sum(parts) <= 1_000_000
+
+
+def test_a_file_that_no_day_would_let_in_is_refused(tmp_path: Path, files: FileServer) -> None:
+    lab = fed(tmp_path, files, 1_000_000)
+    with lab.open():
+        view = lab.done(wants(lab, files.serve("/large.bin", b"x" * 1_000_001)))
+    assert view.run.reason is Reason.REFUSED
+    assert "`rules.limits.downloads_per_day`" in view.run.detail
+    assert not ran(lab, view)
