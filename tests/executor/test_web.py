@@ -361,7 +361,6 @@ def test_a_command_whose_results_would_go_to_an_odd_place_is_refused(
 def test_results_go_with_the_owners_credentials_only_where_the_owner_says(
     executor: Served, rules: dict[str, object], target: dict[str, object], allowed: bool
 ) -> None:
-    there = executor.service.settings
     executor.service.settings = there.model_copy(update={"rules": Rules.model_validate(rules)})
     answer = ask(executor, "POST", "/v1/runs", body=evil_target(**target), idempotency=a_command().run_id)
     assert answer.status == (202 if allowed else 403), answer.body
