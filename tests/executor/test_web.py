@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -361,7 +362,7 @@ def test_a_command_whose_results_would_go_to_an_odd_place_is_refused(
 def test_results_go_with_the_owners_credentials_only_where_the_owner_says(
     executor: Served, rules: dict[str, object], target: dict[str, object], allowed: bool
 ) -> None:
-    executor.service.settings = there.model_copy(update={"rules": Rules.model_validate(rules)})
+    executor.service.rulebook = replace(executor.service.rulebook, rules=Rules.model_validate(rules))
     answer = ask(executor, "POST", "/v1/runs", body=evil_target(**target), idempotency=a_command().run_id)
     assert answer.status == (202 if allowed else 403), answer.body
     if not allowed:
