@@ -1,8 +1,11 @@
 """What a job may leave, hostile files included."""
 
+import contextlib
 import hashlib
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,7 +103,7 @@ def test_of_two_results_with_one_name_the_results_folder_wins(take: Take, result
     taken, refused = take("a.csv", "d")
     assert taken["a.csv"].size == len("from results")
     assert refused == {
-        "a.csv": "another result has the same name",
+        "a.csv (2)": "another result has the same name",
         "d/e": "another result has the name of its folder",
     }
 
@@ -142,12 +145,14 @@ def test_a_results_folder_that_became_a_link_is_not_followed(
     put(tmp_path / "owner", "secret.txt")
     results.rmdir()
     results.symlink_to(tmp_path / "owner")
-    assert take() == ({}, {})
+    assert take() == ({}, {"results/": "the folder for results is a link, or no folder any more"})
 
 
 @pytest.mark.parametrize(
     "name",
     [".git/hooks/post-checkout", "a/.GIT/config", "git~1/x", ".gitmodules", "a/.gitattributes", ".git./x",
+     ".github/workflows/evil.yml", "a/.GitLab-ci.yml", ".git::$INDEX_ALLOCATION/x", "gi7eba~1", ".lfsconfig",
+     ".forgejo/workflows/x.yml", ".g\u200cit/config", ".git /x",
      "new\nline", "bell\a", "right\u202eleft", "zero\u200bwidth", "back\\slash"],
 )  # fmt: skip
 def test_names_that_git_or_a_page_could_trip_over_are_refused(take: Take, results: Path, name: str) -> None:
@@ -171,6 +176,109 @@ def test_a_file_with_a_second_name_is_copied(take: Take, results: Path, work: Pa
     assert taken["best.pt"].size == 6
     (work / "cached").write_text("changed later")
     assert (tmp_path / "ours" / "best.pt").read_text() == "shared"
+
+
+def test_a_hard_link_to_a_file_of_somebody_else_is_refused_and_its_content_is_nowhere(
+    take: Take, results: Path, work: Path, tmp_path: Path
+) -> None:
+    """The kernel may allow it (`protected_hardlinks` off), and the executor can read what the job cannot."""
+    put(tmp_path / "owner", "secret", content="the owner's own words")
+    (results / "innocent.txt").hardlink_to(tmp_path / "owner" / "secret")
+    (work / "again.txt").hardlink_to(tmp_path / "owner" / "secret")
+    put(results, "good")
+    taken, refused = take("again.txt")
+    assert list(taken) == ["good"]
+    assert set(refused) == {"innocent.txt", "again.txt"}
+    assert all("hard link to a file outside" in why for why in refused.values())
+    assert all(
+        b"own words" not in one.read_bytes() for one in (tmp_path / "ours").rglob("*") if one.is_file()
+    )
+    assert (tmp_path / "owner" / "secret").stat().st_mode & 0o777 != 0o600
+
+
+def test_names_that_differ_only_in_case_or_composition_are_told_apart(take: Take, results: Path) -> None:
+    put(results, "Model.pt", "model.pt", "a/X", "A/y", "caf\u00e9", "cafe\u0301")
+    taken, refused = take()
+    assert sorted(taken) == ["A/y", "Model.pt", "cafe\u0301"]
+    assert set(refused) == {"a/X", "model.pt", "caf\u00e9"}
+    assert all("only in case or composition" in why for why in refused.values())
+
+
+def test_a_sparse_giant_is_refused_and_not_read(take: Take, results: Path) -> None:
+    put(results, "good")
+    with (results / "giant").open("wb") as file:
+        file.truncate(collecting.MOST_BYTES + 1)
+    begin = time.monotonic()
+    taken, refused = take()
+    assert time.monotonic() - begin < 10
+    assert list(taken) == ["good"]
+    assert refused == {"giant": f"a run may leave {collecting.MOST_BYTES} bytes"}
+
+
+def test_a_copy_that_would_fill_the_disk_is_not_made(
+    take: Take, results: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(work, "b", content="12345")
+    (results / "a").hardlink_to(work / "b")
+    usage = type("Usage", (), {"free": collecting._ROOM + 4})()
+    monkeypatch.setattr(collecting.shutil, "disk_usage", lambda _: usage)  # type: ignore[attr-defined]
+    assert take() == ({}, {"a": "there is no room for a copy of it"})
+
+
+def test_whatever_a_file_is_swapped_for_while_it_is_collected_no_secret_is_taken(
+    results: Path, work: Path, tmp_path: Path
+) -> None:
+    """A process that survived swaps names for links to the owner's file as fast as it can."""
+    secret = tmp_path / "secret"
+    secret.write_text("the owner's own words")
+    over = threading.Event()
+
+    def swap() -> None:
+        link, file = (tmp_path / f"{kind}{threading.get_ident()}" for kind in ("link", "file"))
+        while not over.is_set():
+            for number in range(20):
+                target = results / f"f{number}"
+                with contextlib.suppress(OSError):
+                    link.symlink_to(secret)
+                with contextlib.suppress(OSError):
+                    link.rename(target)
+                with contextlib.suppress(OSError):
+                    file.write_text("harmless")
+                    file.rename(target)
+                with contextlib.suppress(OSError):
+                    target.unlink(missing_ok=True)
+                    target.mkdir()
+                with contextlib.suppress(OSError):
+                    target.rmdir()
+                    os.mkfifo(target)
+                with contextlib.suppress(OSError):
+                    target.unlink(missing_ok=True)
+
+    threads = [threading.Thread(target=swap) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(60):
+            into = tmp_path / f"ours{number}"
+            collect(results, work, ("**",), into)
+            for one in into.rglob("*"):
+                assert not one.is_symlink()
+                assert one.is_dir() or one.read_text() != secret.read_text()
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert secret.read_text() == "the owner's own words"
+
+
+def test_no_two_entries_of_the_list_have_one_name(take: Take, results: Path, work: Path) -> None:
+    """One that is taken and one that is refused, and a file that is called like our own last line."""
+    put(results, "a", "\u2026")
+    put(work, "a")
+    os.mkfifo(results / "a (2)")
+    found = take("a")
+    names = [*found[0], *found[1]]
+    assert len(names) == len(set(names)) == 4
 
 
 def test_a_file_on_another_disk_is_copied(

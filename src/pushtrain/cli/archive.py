@@ -4,10 +4,10 @@ The branch is fetched first; where the network is away, what was fetched before 
 """
 
 import hashlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pushtrain.cli import render
 from pushtrain.cli.clone import Clone, open_clone
 from pushtrain.cli.published import PublishedRuns, Record
 from pushtrain.core import jobfile
@@ -74,7 +74,7 @@ def open_archive(branch: str = "", remote: str = "origin", *, offline: bool = Fa
     runs = PublishedRuns(clone, f"refs/remotes/{place}/{name}")
     trouble = None if offline else runs.fetch(remote, name)
     if trouble is not None and runs.tip:
-        sys.stderr.write(f"pushtrain: {trouble.message} What was fetched before is shown.\n")
+        render.note(f"pushtrain: {trouble.message} What was fetched before is shown.")
     elif trouble is not None and not isinstance(trouble, NotFound):
         raise trouble
     return Archive(clone, runs)

@@ -7,13 +7,13 @@ the clone we stand in, which needs no executor and, once it was fetched, no netw
 
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pushtrain.cli import render
 from pushtrain.cli.connect import Nobody, absences, ask_all, askable, everyone
 from pushtrain.core.errors import (
     NotFound,
@@ -256,7 +256,7 @@ def published_runs(text: str, why: PushtrainError, *, limit: int) -> list[Run]:
 
 def from_the_branch(why: PushtrainError) -> None:
     """Say that what follows is read from the results branch, and why."""
-    sys.stderr.write(f"pushtrain: {why.message} What was published is shown.\n")
+    render.note(f"pushtrain: {why.message} What was published is shown.")
 
 
 def _archive() -> "Archive | None":

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 from pushtrain.cli import render
 from pushtrain.cli.find import Found, Published, Stored, find_anywhere
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.terminal import LogFilter
 from pushtrain.core.errors import NotFound, RunFailed, UsageError
 from pushtrain.core.model import LogChunk, Outcome, Run
 from pushtrain.plumbing.client import LogFrame, ViewFrame
@@ -31,10 +33,13 @@ def logs(
     follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
     attempt: int = 0,
     offset: int = 0,
+    raw: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
     state: State = None,
 ) -> None:
-    """Print a run's log exactly as the job wrote it.
+    """Print a run's log as the job wrote it, to the byte where output is no terminal.
+
+    A terminal gets colours and progress bars, and nothing else that would steer it.
 
     With `-f` it goes on until the run ends, survives cuts of the connection, and exits with 12 if the run did
     not succeed. Without it, what is there now is printed. While no executor serves your state folder the log
@@ -45,6 +50,7 @@ def logs(
         follow: Stay and print what comes.
         attempt: Which attempt; the latest when left out.
         offset: Byte to begin at.
+        raw: Let everything through to a terminal, too; only for a job that you trust.
         json: Print one JSON object: run, offset, next, text.
     """
     if follow and json:
@@ -60,23 +66,38 @@ def logs(
     if attempt and not 0 < attempt <= found.run.attempt:
         raise NotFound(f"Run {found.run.short} has no attempt {attempt}; it has had {found.run.attempt}.")
     number = attempt or found.run.attempt
+    with closing(Screen(raw=raw)) as screen:
+        _show(found, screen, attempt=attempt, number=number, offset=offset, follow=follow, json=json)
+
+
+def _show(
+    found: Found | Stored | Published,
+    screen: "Screen",
+    *,
+    attempt: int,
+    number: int,
+    offset: int,
+    follow: bool,
+    json: bool,
+) -> None:
+    """Print the log from wherever it is."""
     if isinstance(found, Stored):
-        _copy(found.run, number, offset, _of_folder(found, number), stay=follow, as_json=json)
+        _copy(found.run, number, offset, _of_folder(found, number), screen, stay=follow, as_json=json)
         if follow:
             _verdict_of_folder(found)
     elif isinstance(found, Published):
-        _published(found, attempt=attempt, offset=offset, json=json)
+        _published(found, screen, attempt=attempt, offset=offset, json=json)
         if follow:
             _verdict(found.run)
     elif follow:
-        follow_log(found, offset=offset)
+        _follow(found, screen, offset=offset)
     else:
-        _copy(found.run, number, offset, _of_executor(found, number), stay=False, as_json=json)
+        _copy(found.run, number, offset, _of_executor(found, number), screen, stay=False, as_json=json)
 
 
 def _once_sent(waiting: Unsent, state: Path | None) -> Found | Stored | Published | Unsent:
     """The run, once an executor has taken the command on; the command itself when it waits no more."""
-    sys.stderr.write(f"Run {waiting.short} waits: {waiting.detail}\n")
+    render.note(f"Run {waiting.short} waits: {waiting.detail}")
     found: Found | Stored | Published | Unsent = waiting
     while isinstance(found, Unsent) and found.state == "waiting":
         time.sleep(_LOOK)
@@ -92,7 +113,9 @@ def _of_folder(found: Stored, number: int) -> Read:
     return lambda offset: found.history.log_chunk(found.run, number, offset, _CHUNK)
 
 
-def _copy(run: Run, number: int, offset: int, read: Read, *, stay: bool, as_json: bool) -> None:
+def _copy(
+    run: Run, number: int, offset: int, read: Read, screen: "Screen", *, stay: bool, as_json: bool
+) -> None:
     """Print an attempt's log from `offset`; with `stay` until nothing more can come."""
     parts, start = [], offset
     while number:
@@ -102,7 +125,7 @@ def _copy(run: Run, number: int, offset: int, read: Read, *, stay: bool, as_json
         parts.append(chunk.data)
         offset = chunk.next_offset
         if not as_json:
-            _write(b"".join(parts))
+            screen.write(b"".join(parts))
             parts.clear()
         if chunk.complete or not (chunk.data or stay):
             break
@@ -118,10 +141,15 @@ def follow_log(found: Found, *, offset: int = 0) -> None:
     Raises:
         RunFailed: The run ended in another way than success.
     """
+    with closing(Screen()) as screen:
+        _follow(found, screen, offset=offset)
+
+
+def _follow(found: Found, screen: "Screen", *, offset: int) -> None:
     last = found.view
     for frame in found.client.follow(found.run.id, offset=offset):
         if isinstance(frame, LogFrame):
-            _write(frame.data)
+            screen.write(frame.data)
         elif isinstance(frame, ViewFrame):
             last = frame.view
     _verdict(last.run)
@@ -149,7 +177,7 @@ def _verdict_of_folder(found: Stored) -> None:
         )
 
 
-def _published(found: Published, *, attempt: int, offset: int, json: bool) -> None:
+def _published(found: Published, screen: "Screen", *, attempt: int, offset: int, json: bool) -> None:
     """Print the log as it stands on the results branch, which is that of the last attempt."""
     record, run = found.record, found.run
     if attempt not in {0, run.attempt}:
@@ -165,7 +193,7 @@ def _published(found: Published, *, attempt: int, offset: int, json: bool) -> No
     if json:
         _tell(run, run.attempt, offset, data, offset + len(data))
     else:
-        _write(data)
+        screen.write(data)
 
 
 def _tell(run: Run, attempt: int, offset: int, data: bytes, after: int) -> None:
@@ -173,6 +201,24 @@ def _tell(run: Run, attempt: int, offset: int, data: bytes, after: int) -> None:
     render.emit_json({"run": run.id, "attempt": attempt, "offset": offset, "next": after, "text": text})
 
 
-def _write(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+class Screen:
+    """Where a log is printed: a terminal, which it must not steer, or what else there is, to the byte.
+
+    Args:
+        raw: Let everything through all the same.
+    """
+
+    def __init__(self, *, raw: bool = False) -> None:
+        self._filter = LogFilter() if sys.stdout.isatty() and not raw else None
+
+    def write(self, data: bytes) -> None:
+        """Print a piece of the log, now."""
+        shown = data if self._filter is None else self._filter.feed(data).encode("utf-8", "replace")
+        sys.stdout.buffer.write(shown)
+        sys.stdout.buffer.flush()
+
+    def close(self) -> None:
+        """Print what was held back; colours end."""
+        if self._filter is not None:
+            sys.stdout.buffer.write(self._filter.end().encode("utf-8", "replace"))
+            sys.stdout.buffer.flush()

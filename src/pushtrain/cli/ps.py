@@ -1,6 +1,5 @@
 """`pushtrain ps`: the runs, newest first, and what waits to become one."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +36,7 @@ def ps(
     """
     runs, silent = _listed(which, state, limit)
     for sentence in silent:
-        sys.stderr.write(f"pushtrain: {sentence.rstrip('.')}.\n")
+        render.note(f"pushtrain: {sentence.rstrip('.')}.")
     if json:
         render.emit_json([one.document() if isinstance(one, Unsent) else one for one in runs])
         return

@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal
+
+from pushtrain.cli.terminal import clean
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,9 +29,9 @@ COLOURS: Final = {
 }
 
 
+_HIDDEN: Final = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNCUT: Final = 10_000
 """Columns of what is no terminal: one line a row, for `grep` and `awk`."""
-_CONTROLS: Final = dict.fromkeys((*range(10), *range(11, 32), *range(127, 160)), "\ufffd")
 
 
 @cache
@@ -48,18 +51,28 @@ def literal(text: str) -> str:
     """Text from outside, fit to stand in markup: no tag of it counts, and nothing in it steers a terminal."""
     from rich.markup import escape
 
-    return escape(text.translate(_CONTROLS))
+    return escape(clean(text).replace("\t", " "))
 
 
 def plain(text: str) -> None:
-    """Print text as it is: no markup, no wrapping."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    """Print text as it is, no markup, no wrapping; nothing in it steers a terminal."""
+    sys.stdout.write(clean(text) if text.endswith("\n") else clean(text) + "\n")
+
+
+def note(text: str) -> None:
+    """Tell something beside the output, on standard error."""
+    sys.stderr.write(f"{clean(text)}\n")
 
 
 def emit_json(value: object) -> None:
     """Print one JSON document; values of `core.model` are understood."""
-    json.dump(_plain(value), sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    sys.stdout.write(_json(_plain(value), indent=2) + "\n")
+
+
+def _json(value: object, *, indent: int | None = None) -> str:
+    """JSON with every letter as it is; what cannot be seen, and might steer a terminal, is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _plain(value: Any) -> Any:
@@ -76,14 +89,14 @@ def error(message: str, mend: str = "", *, code: str = "error", as_json: bool = 
     """Tell of an error on standard error: what and why, then the mend."""
     if as_json:
         document = {"error": {"code": code, "message": message, "mend": mend}}
-        sys.stderr.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stderr.write(_json(document) + "\n")
         return
     from rich.console import Console
     from rich.text import Text
 
-    line = Text.assemble(("pushtrain: ", "bold red"), message)
+    line = Text.assemble(("pushtrain: ", "bold red"), clean(message))
     if mend:
-        line.append(f" {mend}", "bold")
+        line.append(f" {clean(mend)}", "bold")
     Console(stderr=True, highlight=False, soft_wrap=True).print(line)
 
 

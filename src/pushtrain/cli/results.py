@@ -15,6 +15,7 @@ from pushtrain.cli import render
 from pushtrain.cli.archive import open_archive
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.published import PublishedRuns, Record
+from pushtrain.cli.terminal import clean
 from pushtrain.core.errors import NotFound, PushtrainError
 from pushtrain.core.model import Artifact
 from pushtrain.executor import artifacts
@@ -97,7 +98,7 @@ def show(
         return
     from rich.markdown import Markdown
 
-    text = archive.runs.read(record.folder, "README.md").decode("utf-8", "replace")
+    text = clean(archive.runs.read(record.folder, "README.md").decode("utf-8", "replace"))
     if render.console().is_terminal:
         render.console().print(Markdown(text))
     else:
@@ -275,7 +276,7 @@ class _Haul:
     def _report(self, text: str, done: int, total: int) -> None:
         if not self.quiet and sys.stderr.isatty():
             part = f"{render.size(done)} of {render.size(total)}" if total else render.size(done)
-            sys.stderr.write(f"\r{text} {part}{os.linesep if done == total else ''}")
+            sys.stderr.write(f"\r{clean(text)} {part}{os.linesep if done == total else ''}")
 
 
 def _is_there(target: Path, file: Artifact) -> bool:

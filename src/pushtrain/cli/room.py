@@ -12,6 +12,7 @@ from typing import Any
 
 from pushtrain.cli import render
 from pushtrain.cli.clone import open_clone
+from pushtrain.cli.safelog import SafeFormatter
 from pushtrain.core.errors import UsageError
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.state import StateFolder
@@ -55,9 +56,9 @@ def _origin() -> str:
 
 async def run_until_stopped(room: AbstractAsyncContextManager[Running], title: str, *, as_json: bool) -> None:
     """Enter the room, announce it, and leave it at SIGINT, at SIGTERM, or when one of its tasks fails."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -67,7 +67,8 @@ def _facts(run: Run, stands: str) -> None:
     }
     for name, value in facts.items():
         if value:
-            render.say(f"  [dim]{name:<11}[/]{render.literal(value)}")
+            shown = render.literal(value).replace("\n", f"\n{'':13}")  # no line of it passes for one of ours
+            render.say(f"  [dim]{name:<11}[/]{shown}")
 
 
 def _attempt(attempt: Attempt, *, several: bool) -> None:

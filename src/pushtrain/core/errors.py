@@ -5,7 +5,18 @@ what to do about it. The command line prints one line and exits with `exit_code`
 `status` and `{"error": {"code", "message", "mend"}}`. Anything else that escapes is a defect.
 """
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Final
+
+_UNFIT: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def fit(text: str) -> str:
+    """A text that can be stored, sent and shown: what a terminal would obey, and half characters, are marked.
+
+    Errors repeat names of files and branches and what other machines said.
+    """
+    return _UNFIT.sub("\ufffd", text)
 
 
 class PushtrainError(Exception):
@@ -21,9 +32,9 @@ class PushtrainError(Exception):
     status: ClassVar[int] = 500
 
     def __init__(self, message: str, *, mend: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.mend = mend
+        super().__init__(fit(message))
+        self.message = fit(message)
+        self.mend = fit(mend)
 
     def __str__(self) -> str:
         return f"{self.message} {self.mend}" if self.mend else self.message

@@ -5,7 +5,8 @@ Rules:
 - Results are everything in `PUSHTRAIN_RESULTS_DIR`, and what the job's `results` globs match in the work
   folder: `*` and `?` within a name (not a leading dot), `[…]`, `**` any folders; a folder means all below it.
 - No symlink is followed, ever: folders are opened one component at a time with O_NOFOLLOW. Symlinks, FIFOs,
-  sockets, devices, and names that Git or a browser could trip over are refused and listed with the reason.
+  sockets, devices, files with a name outside the run's own folders, names that Git, a Git host or a browser
+  could trip over, and names that differ only in case are refused and listed with the reason.
 - A file is moved into the run's own folder (copied when it has a second name, or lies on another disk), then
   hashed there: what was hashed is what is published. Cut short, it goes on where it stopped.
 - Into Git go files up to `git_file_limit`, in the order of their paths, until `git_run_limit` or 1,000 files
@@ -18,21 +19,27 @@ import re
 import shutil
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
 from pushtrain.core.errors import StorageError
 from pushtrain.core.model import Artifact
 from pushtrain.executor.censor import Censor
+from pushtrain.executor.hardlinks import Links
 from pushtrain.ports import Stop
 
 MOST_FILES: Final = 10_000
 """Result files of one run; the rest is refused, counted."""
 MOST_IN_GIT: Final = 1000
 """GitHub lists a thousand entries of a folder."""
+MOST_BYTES: Final = 100 * 1024**3
+"""Bytes of all result files of one run, holes included: each of them is hashed."""
+_ROOM: Final = 1024**3
+"""Free bytes that a copy must leave."""
 _MOST_LOOKED_AT: Final = 500_000
 _MOST_REFUSED: Final = 100
 _DEEPEST: Final = 50
@@ -40,7 +47,9 @@ _LONGEST: Final = 700
 """Bytes of a path."""
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAGIC: Final = re.compile(r"[*?\[]")
-_GIT_NAMES: Final = re.compile(r"\.git|git~\d+|\.git(attributes|modules)")
+_GIT_NAMES: Final = re.compile(r"\.git(?!ignore$|keep$).*|git~\d+|gi[0-9a-f]{4}~\d+|\.lfsconfig|\.mailmap")
+"""What Git acts on, also by the short names of Windows; `.gitignore` and `.gitkeep` do nothing here."""
+_HOST_NAMES: Final = re.compile(r"\.(forgejo|circleci|woodpecker.*|travis.*|drone.*|buildkite|azuredevops)")
 
 
 def collect(
@@ -50,6 +59,7 @@ def collect(
     into: Path,
     *,
     censor: Censor | None = None,
+    own: Sequence[Path] = (),
     stop: Stop | None = None,
 ) -> tuple[Artifact, ...]:
     """Move a run's result files into a folder of ours; the files with size and digest, then what was refused.
@@ -60,6 +70,7 @@ def collect(
         globs: The job's `results`.
         into: Where the files go; what an earlier, interrupted call moved there counts.
         censor: Takes secrets out of the files before they are hashed.
+        own: Other folders of the run's own, where a result may have a second name.
         stop: Called now and then; what it raises ends the work.
 
     Raises:
@@ -67,7 +78,7 @@ def collect(
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
-        sweep = _Sweep(into, stop)
+        sweep = _Sweep(into, Links((results, work, *own)), stop)
         sweep.all_of(results)
         for glob in globs:
             sweep.matching(work, glob)
@@ -75,7 +86,8 @@ def collect(
             for path in sorted(_files_below(into)):
                 _go_on(stop)
                 censor.clean(into / path, path)
-        found = (*_hashed(into, stop), *sweep.refusals())
+        taken = _hashed(into, stop)
+        found = (*taken, *sweep.refusals({file.path for file in taken}))
         return found if censor is None else censor.told(found)
     except OSError as error:
         raise StorageError(
@@ -125,8 +137,11 @@ def unfit(path: str) -> str:
     for part in path.split("/"):
         if any(unicodedata.category(character) in {"Cc", "Cf", "Zl", "Zp", "Co", "Cn"} for character in part):
             return "its name has characters that cannot be shown"
-        if _GIT_NAMES.fullmatch(part.casefold().rstrip(". ")):
+        plain = part.casefold().partition(":")[0].rstrip(". ")
+        if _GIT_NAMES.fullmatch(plain):
             return "its name is one of Git's own"
+        if _HOST_NAMES.fullmatch(plain):
+            return "its name means something to Git hosts"
         if part in {"", ".", ".."} or "\\" in part:
             return "its name is not safe everywhere"
     return ""
@@ -135,25 +150,36 @@ def unfit(path: str) -> str:
 class _Sweep:
     """One collection in progress."""
 
-    def __init__(self, into: Path, stop: Stop | None) -> None:
+    def __init__(self, into: Path, links: Links, stop: Stop | None) -> None:
         self._into = into
+        self._links = links
         self._half = into.with_name(f".{into.name}.partial")  # beside it, where no result has a name
         self._half.unlink(missing_ok=True)
         self._stop = stop
         self._refused: dict[str, str] = {}
         self._more = 0
-        self._taken = sum(1 for _ in _files_below(into))
+        self._taken = 0
+        self._bytes = 0
+        self._names: dict[str, str] = {}
+        for path in _files_below(into):
+            self._taken += 1
+            self._bytes += (into / path).lstat().st_size
+            self._clashes(path)
         self._looked_at = 0
 
-    def refusals(self) -> list[Artifact]:
-        """What was not taken, and why."""
-        refused = [
-            Artifact(path=path, size=0, sha256="", where="refused", why=why)
-            for path, why in sorted(self._refused.items())
-        ]
+    def refusals(self, taken: Container[str]) -> list[Artifact]:
+        """What was not taken, and why; each under a name that nothing else has."""
+        told = sorted(self._refused.items())
         if self._more:
-            why = f"{self._more} more were refused"
-            refused.append(Artifact(path="…", size=0, sha256="", where="refused", why=why))
+            told.append(("…", f"{self._more} more were refused"))
+        names: set[str] = set()
+        refused = []
+        for path, why in told:
+            name, number = path, 2
+            while name in names or name in taken:
+                name, number = f"{path} ({number})", number + 1
+            names.add(name)
+            refused.append(Artifact(path=name, size=0, sha256="", where="refused", why=why))
         return refused
 
     def all_of(self, folder: Path) -> None:
@@ -161,6 +187,8 @@ class _Sweep:
         with _opened(folder) as at:
             if at is not None:
                 self._below(at, "", 0)
+            elif os.path.lexists(folder):
+                self._refuse(f"{folder.name}/", "the folder for results is a link, or no folder any more")
 
     def matching(self, folder: Path, glob: str) -> None:
         """Take what a glob matches."""
@@ -225,7 +253,8 @@ class _Sweep:
         if pattern != "**" and not _MAGIC.search(pattern):
             names = [pattern]
         else:
-            names = sorted(os.listdir(at))
+            with os.scandir(at) as found:
+                names = sorted(entry.name for entry in islice(found, _MOST_LOOKED_AT + 1))
             if pattern != "**":
                 names = [name for name in names if _fits(name, pattern)]
         for name in names:
@@ -244,6 +273,9 @@ class _Sweep:
         if self._taken >= MOST_FILES:
             self._refuse(path, f"a run may leave {MOST_FILES} files")
             return
+        if clash := self._clashes(path):
+            self._refuse(path, clash)
+            return
         target = self._into / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -254,11 +286,50 @@ class _Sweep:
             self._refuse(path, "another result has the name of its folder")
             return
         try:
-            _move(at, name, target, self._half)
-        except (PermissionError, FileNotFoundError, _NotAFile):
+            self._bytes += self._move(at, name, target)
+        except _Unwanted as why:
+            self._refuse(path, str(why))
+            return
+        except (PermissionError, FileNotFoundError):
             self._refuse(path, "it cannot be read")
             return
         self._taken += 1
+
+    def _clashes(self, path: str) -> str:
+        """Note a path; why it cannot stand beside those before, where case or composition does not count."""
+        parts = path.split("/")
+        for number in range(1, len(parts) + 1):
+            part = "/".join(parts[:number])
+            known = self._names.setdefault(unicodedata.normalize("NFC", part).casefold(), part)
+            if known != part:
+                return f"its name differs from that of {known} only in case or composition"
+        return ""
+
+    def _move(self, at: int, name: str, target: Path) -> int:
+        """Make a job's file ours: moved when this is its only name, else copied; its size."""
+        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        with open(source, "rb") as reading:  # noqa: PTH123  a descriptor
+            found = os.fstat(source)
+            if not stat.S_ISREG(found.st_mode):
+                raise _Unwanted(_CHANGED)
+            if self._bytes + found.st_size > MOST_BYTES:
+                raise _Unwanted(f"a run may leave {MOST_BYTES} bytes")
+            if found.st_nlink > 1 and not self._links.all_ours(found):
+                raise _Unwanted("it is a hard link to a file outside the run's folders")
+            if found.st_nlink == 1 and _renamed(at, name, target):
+                now = target.lstat()
+                if not stat.S_ISREG(now.st_mode) or (now.st_dev, now.st_ino) != (found.st_dev, found.st_ino):
+                    target.unlink()
+                    raise _Unwanted(_CHANGED)
+                os.fchmod(source, 0o600)
+            else:
+                if found.st_size > shutil.disk_usage(self._half.parent).free - _ROOM:
+                    raise _Unwanted("there is no room for a copy of it")
+                with self._half.open("wb") as writing:
+                    shutil.copyfileobj(reading, writing, 1 << 20)
+                self._half.rename(target)
+                target.chmod(0o600)
+        return found.st_size
 
     def _refuse(self, path: str, why: str) -> None:
         shown = path.encode("utf-8", "replace").decode()[:_LONGEST]
@@ -268,8 +339,11 @@ class _Sweep:
             self._more += 1
 
 
-class _NotAFile(Exception):
-    """What was a file a moment ago is something else now."""
+class _Unwanted(Exception):
+    """A file is not taken; the text says why."""
+
+
+_CHANGED: Final = "it changed while it was collected"
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -288,24 +362,6 @@ def _opened(folder: Path | str, at: int | None = None) -> Iterator[int | None]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _move(at: int, name: str, target: Path, half: Path) -> None:
-    """Make a job's file ours: moved when this is its only name, else copied by way of `half`."""
-    source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    with open(source, "rb") as reading:  # noqa: PTH123  a descriptor
-        found = os.fstat(source)
-        if not (found.st_nlink == 1 and _renamed(at, name, target)):
-            if not stat.S_ISREG(found.st_mode):
-                raise _NotAFile
-            with half.open("wb") as writing:
-                shutil.copyfileobj(reading, writing, 1 << 20)
-            half.rename(target)
-    if stat.S_ISREG(target.lstat().st_mode):
-        target.chmod(0o600)
-        return
-    target.unlink()
-    raise _NotAFile
 
 
 def _renamed(at: int, name: str, target: Path) -> bool:

@@ -62,7 +62,8 @@ def harvest(
         _log.warning("%s is gathered again: %s", record, error)
     censor = Censor(mask, folder.withheld) if mask else None
     globs = run.command.job.results
-    files = collect(folder.results, folder.tree, globs, folder.artifacts, censor=censor, stop=stop)
+    own = (folder.checkpoint, folder.tmp)
+    files = collect(folder.results, folder.tree, globs, folder.artifacts, own=own, censor=censor, stop=stop)
     named = [folder.metrics, *candidates(folder.artifacts, formats)]
     metrics = gather(named, formats, root=folder.artifacts)
     if not metrics:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import Cancelled, PushtrainError
+from pushtrain.core.errors import Cancelled, PushtrainError, fit
 from pushtrain.core.forms import script_of
 from pushtrain.core.model import (
     Attempt,
@@ -70,9 +70,9 @@ class PreparationError(Exception):
     """
 
     def __init__(self, reason: Reason, detail: str, again_at: float | None = None) -> None:
-        super().__init__(detail)
+        super().__init__(fit(detail))
         self.reason = reason
-        self.detail = detail
+        self.detail = fit(detail)
         self.again_at = again_at
 
 
