@@ -6,7 +6,7 @@ A port exists where there are two real implementations. Adapters are named in `w
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from pydantic import Field
 
@@ -88,6 +88,8 @@ class Series:
     name: str
     steps: tuple[float, ...]
     values: tuple[float, ...]
+    points: int = 0
+    """How many there were, where not all are kept; 0: these are all."""
 
 
 class MetricsFormat(Protocol):
@@ -96,8 +98,11 @@ class MetricsFormat(Protocol):
     def fits(self, path: Path) -> bool:
         """Whether this file looks like the format, by its name."""
 
-    def read(self, path: Path) -> list[Series]:
-        """The series in it; a damaged tail is passed over, never an error."""
+    def read(self, path: Path, content: IO[bytes]) -> list[Series]:
+        """The series in an open file; a damaged tail is passed over, never an error.
+
+        A job wrote it: whatever it holds, time and memory stay bounded. `path` is its name and no more.
+        """
 
 
 class Tunnel(Protocol):

@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def tensor(tag: str, kind: int, content: bytes, at: int = 4) -> bytes:
 
 def read(reader: MetricsFormat, path: Path, content: bytes | str) -> dict[str, Series]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return {series.name: series for series in reader.read(path)}
+    with path.open("rb") as file:
+        return {series.name: series for series in reader.read(path, file)}
 
 
 @pytest.mark.parametrize(
@@ -190,3 +192,59 @@ def test_any_bytes_are_read_without_an_error(
     for wrapped in (content, record(content), event(1, content)):
         for reader in readers:
             read(reader, path, wrapped)
+
+
+def taken_by(reader: MetricsFormat, path: Path) -> tuple[dict[str, Series], int]:
+    """What is in a file, and the most memory that reading it took."""
+    tracemalloc.start()
+    try:
+        with path.open("rb") as file:
+            found = {series.name: series for series in reader.read(path, file)}
+        return found, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+def test_a_hostile_metrics_file_takes_no_more_memory_than_an_honest_one(tmp_path: Path) -> None:
+    """One line of a gigabyte, names without end, points without end, a table as wide as a line allows."""
+    giant = tmp_path / "metrics.jsonl"
+    with giant.open("wb") as file:
+        file.truncate(1 << 30)
+    assert taken_by(JsonLines(), giant)[1] < 20 << 20
+    names = tmp_path / "names.jsonl"
+    names.write_text("".join(json.dumps({f"m{number}": 1}) + "\n" for number in range(200_000)))
+    found, memory = taken_by(JsonLines(), names)
+    assert (len(found), memory < 20 << 20) == (300, True)
+    points = tmp_path / "points.jsonl"
+    points.write_text("".join(f'{{"a": {number % 1000}}}\n' for number in range(300_000)))
+    found, memory = taken_by(JsonLines(), points)
+    assert memory < 20 << 20
+    assert found["a"].points == 300_000
+    assert len(found["a"].values) <= 10_000
+    assert {min(found["a"].values), max(found["a"].values)} == {0, 999}
+    assert (found["a"].steps[0], found["a"].steps[-1]) == (0, 299_999)
+    table = tmp_path / "metrics.csv"
+    table.write_text("\n".join([",".join(f"c{number}" for number in range(50_000)), *["1," * 500_000] * 3]))
+    found, memory = taken_by(Csv(), table)
+    assert (len(found), memory < 100 << 20) == (300, True)
+
+
+def test_a_long_series_keeps_its_peaks_wherever_they_are(tmp_path: Path) -> None:
+    values = [0.5] * 60_000
+    values[12_345], values[43_210] = -7.0, 9.0
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {step}, "a": {value}}}\n' for step, value in enumerate(values)))
+    with path.open("rb") as file:
+        (series,) = JsonLines().read(path, file)
+    found = dict(zip(series.steps, series.values, strict=True))
+    assert (found[12_345], found[43_210], series.points) == (-7.0, 9.0, 60_000)
+    assert list(series.steps) == sorted(series.steps)
+
+
+def test_a_large_record_of_another_kind_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "events.out.tfevents.1"
+    path.write_bytes(event(1, simple("a", 1)) + record(bytes(3 << 20)) + event(2, simple("a", 2)))
+    with path.open("rb") as file:
+        (series,) = TensorBoard().read(path, file)
+    assert series.values == (1, 2)

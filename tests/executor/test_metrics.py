@@ -3,6 +3,7 @@
 import math
 import os
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ class Given:
     def fits(self, path: Path) -> bool:
         return path.suffix == ".given"
 
-    def read(self, path: Path) -> list[Series]:
+    def read(self, path: Path, content: IO[bytes]) -> list[Series]:
         if path.name.startswith("broken"):
             raise ValueError("no such thing")
         return self.series
@@ -139,3 +140,34 @@ def test_the_look_round_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / f"{number}").touch()
     (tmp_path / "metrics.csv").touch()
     assert list(candidates(tmp_path, FORMATS)) == []
+
+
+def test_a_metrics_file_that_is_a_link_a_pipe_or_lies_behind_a_link_is_not_read(tmp_path: Path) -> None:
+    owner, job = tmp_path / "owner", tmp_path / "job"
+    owner.mkdir()
+    job.mkdir()
+    (owner / "secret.given").write_text("the owner's")
+    (job / "link.given").symlink_to(owner / "secret.given")
+    (job / "folder").symlink_to(owner)
+    os.mkfifo(job / "pipe.given")
+    (job / "fine.given").write_text("")
+    reader = Given(Series("m", (1,), (1,)))
+    files = [job / name for name in ("link.given", "folder/secret.given", "pipe.given")]
+    assert gather(files, (reader,), root=job) == ()
+    assert len(gather([*files, job / "fine.given"], (reader,), root=job)) == 1
+
+
+def test_metrics_files_are_read_up_to_a_bound_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MOST_READ", 1000)
+    for number in range(4):
+        (tmp_path / f"{number}.given").write_bytes(bytes(400))
+
+    class Counting(Given):
+        read_so_far = 0
+
+        def read(self, path: Path, content: IO[bytes]) -> list[Series]:
+            Counting.read_so_far += 1
+            return []
+
+    gather(sorted(tmp_path.iterdir()), (Counting(),), root=tmp_path)
+    assert Counting.read_so_far == 2

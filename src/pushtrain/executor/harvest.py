@@ -65,9 +65,10 @@ def harvest(
     own = (folder.checkpoint, folder.tmp)
     files = collect(folder.results, folder.tree, globs, folder.artifacts, own=own, censor=censor, stop=stop)
     named = [folder.metrics, *candidates(folder.artifacts, formats)]
-    metrics = gather(named, formats, root=folder.artifacts)
+    metrics = gather(named, formats, root=folder.artifacts, trusted=folder.root)
     if not metrics:
-        metrics = gather(list(candidates(folder.tree, formats, since=since)), formats, root=folder.tree)
+        work = list(candidates(folder.tree, formats, since=since))
+        metrics = gather(work, formats, root=folder.tree, trusted=folder.root)
     found = Harvest(files=files, metrics=without_secrets(metrics, mask))
     write_bytes(record, found.model_dump_json().encode())
     return found

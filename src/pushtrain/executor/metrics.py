@@ -4,13 +4,16 @@ Pure but for reading the files that the formats are given. A value that is not f
 that became NaN is worth seeing.
 """
 
+import errno
 import logging
 import math
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from pushtrain.core.model import Value
 from pushtrain.ports import MetricsFormat, Series
@@ -18,6 +21,10 @@ from pushtrain.ports import MetricsFormat, Series
 MOST_SERIES: Final = 200
 MOST_POINTS: Final = 2000
 """Kept of each series; a longer one is thinned, its first, last, least and greatest points kept."""
+MOST_FILES: Final = 1000
+"""Files that are looked into."""
+MOST_READ: Final = 1024**3
+"""Bytes of all of them."""
 _DEEPEST: Final = 6
 _MOST_LOOKED_AT: Final = 20_000
 _LOWER: Final = re.compile(r"loss|err(or)?\b|perplexity|ppl|mse|mae|rmse|wer\b|cer\b|fid\b|nll|divergence")
@@ -62,21 +69,30 @@ def direction(name: str) -> str:
     return "higher" if _HIGHER.search(plain) else ""
 
 
-def gather(files: Sequence[Path], formats: Sequence[MetricsFormat], *, root: Path) -> tuple[Metric, ...]:
+def gather(
+    files: Sequence[Path], formats: Sequence[MetricsFormat], *, root: Path, trusted: Path | None = None
+) -> tuple[Metric, ...]:
     """The metrics in these files; of series that share a name, the second is told apart by its folder.
 
     Args:
         files: Files that a format may fit; the first that fits reads.
         formats: The known formats.
         root: What the files' folders are named relative to.
+        trusted: A folder of ours that holds all of them; None: `root`.
     """
     found: dict[str, Metric] = {}
-    for path in files:
+    left = MOST_READ
+    for path in files[:MOST_FILES]:
         reader = next((one for one in formats if one.fits(path)), None)
-        if reader is None or path.is_symlink() or not path.is_file():
+        if reader is None:
             continue
         try:
-            series = reader.read(path)
+            with opened(path, trusted or root) as content:
+                left -= os.fstat(content.fileno()).st_size
+                if left < 0:
+                    _log.warning("metrics files beyond %d bytes were passed over", MOST_READ)
+                    break
+                series = reader.read(path, content)
         except (OSError, ValueError) as error:
             _log.warning("metrics file %s was passed over: %s", path.name, error)
             continue
@@ -87,6 +103,27 @@ def gather(files: Sequence[Path], formats: Sequence[MetricsFormat], *, root: Pat
             if one.values and name not in found and len(found) < MOST_SERIES:
                 found[name] = _metric(name, one)
     return tuple(found.values())
+
+
+@contextmanager
+def opened(path: Path, trusted: Path) -> Iterator[IO[bytes]]:
+    """A regular file that a job left, open; no link between a folder of ours and it is followed.
+
+    Raises:
+        OSError: It is not there, or is something else.
+    """
+    with ExitStack() as folders:
+        at = os.open(trusted, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folders.callback(os.close, at)
+        *names, last = path.relative_to(trusted).parts
+        for name in names:
+            at = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            folders.callback(os.close, at)
+        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        with open(descriptor, "rb") as content:  # noqa: PTH123  a descriptor
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            yield content
 
 
 def candidates(folder: Path, formats: Sequence[MetricsFormat], *, since: float = 0) -> Iterator[Path]:
@@ -100,12 +137,16 @@ def candidates(folder: Path, formats: Sequence[MetricsFormat], *, since: float =
             return
         for name in sorted(files):
             path = Path(root, name)
-            if (
-                any(one.fits(path) for one in formats)
-                and not path.is_symlink()
-                and path.stat().st_mtime >= since
-            ):
+            if any(one.fits(path) for one in formats) and _written_since(path, since):
                 yield path
+
+
+def _written_since(path: Path, since: float) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_mtime >= since
 
 
 def _name(text: str) -> str:
@@ -120,7 +161,7 @@ def _metric(name: str, series: Series) -> Metric:
         name=name,
         steps=tuple(steps[at] for at in kept),
         values=tuple(values[at] for at in kept),
-        points=len(values),
+        points=series.points or len(values),
     )
 
 

@@ -5,11 +5,13 @@ without one, the row's number. Empty and non-numeric cells are passed over.
 """
 
 import csv
+import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final
 
-from pushtrain.adapters.metrics import LARGEST, STEP_NAMES
+from pushtrain.adapters.metrics import LARGEST, STEP_NAMES, Points
 from pushtrain.ports import Series
 
 _NAMES: Final = {"history", "progress", "training_log", "train_log", "log", "losses", "results"}
@@ -24,25 +26,30 @@ class Csv:
         stem = path.stem.lower()
         return path.suffix.lower() in {".csv", ".tsv"} and ("metric" in stem or stem in _NAMES)
 
-    def read(self, path: Path) -> list[Series]:
+    def read(self, path: Path, content: IO[bytes]) -> list[Series]:
         """All numeric columns of the file, but the axis."""
-        with path.open("r", encoding="utf-8-sig", errors="replace", newline="") as text:
-            rows = csv.reader(_bounded(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            header = [name.strip() for name in _next(rows)][:_WIDEST]
-            axis = next((header.index(name) for name in STEP_NAMES if name in header), None)
-            points: list[tuple[list[float], list[float]]] = [([], []) for _ in header]
-            for number, row in enumerate(iter(lambda: _next(rows), [])):
-                step = _number(row[axis]) if axis is not None and axis < len(row) else None
-                for cell, (steps, values) in zip(row, points, strict=False):
-                    value = _number(cell)
-                    if value is not None:
-                        steps.append(number if step is None else step)
-                        values.append(value)
-        return [
-            Series(name, tuple(steps), tuple(values))
-            for column, (name, (steps, values)) in enumerate(zip(header, points, strict=True))
-            if column != axis and name and values
-        ]
+        text = io.TextIOWrapper(content, encoding="utf-8-sig", errors="replace", newline="")
+        try:
+            return _series(
+                csv.reader(_bounded(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            )
+        finally:
+            text.detach()  # the file is the caller's
+
+
+def _series(rows: Iterator[list[str]]) -> list[Series]:
+    header = [name.strip() for name in _next(rows)][:_WIDEST]
+    axis = next((header.index(name) for name in STEP_NAMES if name in header), None)
+    columns = [(place, f"{place}\t{name}") for place, name in enumerate(header) if name and place != axis]
+    points = Points()
+    for number, row in enumerate(iter(lambda: _next(rows), [])):
+        step = _number(row[axis]) if axis is not None and axis < len(row) else None
+        for place, column in columns:
+            value = _number(row[place]) if place < len(row) else None
+            if value is not None:
+                points.add(column, number if step is None else step, value)
+    found = {one.name: one for one in points.series()}
+    return [replace(found[column], name=header[place]) for place, column in columns if column in found]
 
 
 def _bounded(text: IO[str]) -> Iterator[str]:

@@ -7,12 +7,13 @@ the metric's line. Lines that are not objects are passed over.
 
 import json
 from collections.abc import Iterator, Mapping
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
-from pushtrain.adapters.metrics import LARGEST, STEP_NAMES
+from pushtrain.adapters.metrics import LARGEST, STEP_NAMES, Points
 from pushtrain.ports import Series
+
+_LONGEST_LINE: Final = 1024 * 1024
 
 
 class JsonLines:
@@ -22,16 +23,23 @@ class JsonLines:
         """`metrics.jsonl` and names like it."""
         return path.suffix in {".jsonl", ".ndjson"} and "metric" in path.name.lower()
 
-    def read(self, path: Path) -> list[Series]:
+    def read(self, path: Path, content: IO[bytes]) -> list[Series]:
         """All series of the file, in order of appearance."""
-        points: dict[str, tuple[list[float], list[float]]] = {}
-        with path.open("rb") as lines:
-            for line in takewhile(lambda _: lines.tell() <= LARGEST, iter(lines.readline, b"")):
-                for name, step, value in _points(line):
-                    steps, values = points.setdefault(name, ([], []))
-                    steps.append(len(steps) if step is None else step)
-                    values.append(value)
-        return [Series(name, tuple(steps), tuple(values)) for name, (steps, values) in points.items()]
+        points = Points()
+        for line in _lines(content):
+            for name, step, value in _points(line):
+                points.add(name, points.count(name) if step is None else step, value)
+        return points.series()
+
+
+def _lines(content: IO[bytes]) -> Iterator[bytes]:
+    """The lines up to the largest file; one that is too long is passed over."""
+    read, whole = 0, True
+    while read < LARGEST and (line := content.readline(_LONGEST_LINE)):
+        read += len(line)
+        if whole and (line.endswith(b"\n") or len(line) < _LONGEST_LINE):
+            yield line
+        whole = line.endswith(b"\n")
 
 
 def _points(line: bytes) -> Iterator[tuple[str, float | None, float]]:

@@ -6,15 +6,19 @@ the old style (`simple_value`) and the new one (a tensor of one number). Checksu
 that makes no sense ends the reading, and what came before it counts.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from pushtrain.adapters.metrics import LARGEST
+from pushtrain.adapters.metrics import LARGEST, Points
 from pushtrain.ports import Series
 
-_RECORD_LIMIT: Final = 64 * 1024 * 1024
+_RECORD_LIMIT: Final = 1024 * 1024
+_HEAD: Final = 12
+"""A record's length and its checksum."""
+_CHECKSUM: Final = 4
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TENSOR_FORMATS: Final = {1: "<f", 2: "<d", 3: "<i", 9: "<q"}
 """DT_FLOAT, DT_DOUBLE, DT_INT32, DT_INT64."""
@@ -29,27 +33,32 @@ class TensorBoard:
         """`events.out.tfevents.*`."""
         return ".tfevents." in path.name
 
-    def read(self, path: Path) -> list[Series]:
+    def read(self, path: Path, content: IO[bytes]) -> list[Series]:
         """All scalar series of the file."""
-        points: dict[str, tuple[list[float], list[float]]] = {}
-        for record in _records(path):
+        points = Points()
+        for record in _records(content):
             try:
                 for tag, step, value in _scalars(record):
-                    steps, values = points.setdefault(tag, ([], []))
-                    steps.append(step)
-                    values.append(value)
+                    points.add(tag, step, value)
             except (ValueError, IndexError, struct.error):
                 break
-        return [Series(tag, tuple(steps), tuple(values)) for tag, (steps, values) in points.items()]
+        return points.series()
 
 
-def _records(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while len(head := file.read(12)) == 12 and file.tell() < LARGEST:  # noqa: PLR2004  length and checksum
-            (length,) = struct.unpack_from("<Q", head)
-            if length > _RECORD_LIMIT or len(record := file.read(length)) < length or len(file.read(4)) < 4:  # noqa: PLR2004  checksum
+def _records(file: IO[bytes]) -> Iterator[bytes]:
+    """The records that scalars may be in; images and their like are passed over by their size."""
+    read = 0
+    while read < LARGEST and len(head := file.read(_HEAD)) == _HEAD:
+        (length,) = struct.unpack_from("<Q", head)
+        read += _HEAD + length + _CHECKSUM
+        if length > _RECORD_LIMIT:
+            if read >= LARGEST:
                 return
-            yield record
+            file.seek(length + _CHECKSUM, os.SEEK_CUR)
+            continue
+        if len(record := file.read(length)) < length or len(file.read(_CHECKSUM)) < _CHECKSUM:
+            return
+        yield record
 
 
 def _scalars(event: bytes) -> Iterator[tuple[str, int, float]]:
