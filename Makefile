@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # A tool that writes no bytecode starts slowly, and so would everything that we measure.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick lint format bench clean
+.PHONY: demo test quick coverage lint format bench clean
 
 .venv/ready: pyproject.toml uv.lock scripts/bootstrap.sh
 	@scripts/bootstrap.sh
@@ -19,6 +19,15 @@ test: .venv/ready   ## every check: lint, types, house plan, tests
 quick: .venv/ready  ## a contributor's subset, at most 90 s
 	@scripts/bootstrap.sh test
 	@$(PY) -m pytest -n 2 --dist worksteal -q -m "not slow" $(ARGS)
+
+GATE := core/test_address.py core/test_frames.py core/test_heads.py core/test_roster.py core/test_signing.py \
+	core/test_strictjson.py executor/test_gate.py executor/test_joining.py executor/test_web.py \
+	plumbing/test_lying_tunnel.py plumbing/test_serve.py plumbing/test_serve_under_attack.py \
+	sender/test_sender_door.py test_doors.py
+coverage: .venv/ready   ## full branch coverage of signing, the roster and the request gate; about a minute
+	@scripts/bootstrap.sh test
+	@$(PY) -m pytest -q -m "not slow" --cov --cov-config=tests/gate.coveragerc --cov-report=term-missing \
+		$(addprefix tests/,$(GATE)) $(ARGS)
 
 lint: .venv/ready   ## ruff, strict types, the house plan
 	@.venv/bin/ruff check

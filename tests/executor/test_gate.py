@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asking import SENDER, STRANGER, Answer, ask, exchange, headers_for, send
+from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.lifecycle import Exited, Prepared
 from pushtrain.core.model import Artifact, Reason
 from pushtrain.executor.calls import ROUTES
@@ -324,6 +325,34 @@ def test_huge_numbers_are_400(executor: Served, number: float, where: str) -> No
     assert (answer.status, answer.bound, answer.error) == (400, True, "usage"), answer.body
 
 
+# --- who has an invitation ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_the_way_in_for_guests_has_one_method(executor: Served, method: str) -> None:
+    answer = exchange(executor, method, JOIN, [])
+    assert (answer.status, answer.headers["allow"]) == (405, "POST")
+
+
+def test_a_guests_body_is_small(executor: Served) -> None:
+    """It has to be read before it is known who sends it."""
+    for headers in ([("content-length", "4097")], [("transfer-encoding", "chunked")]):
+        body = b"1001\r\n" + b"x" * 4097 + b"\r\n0\r\n\r\n"
+        answer = exchange(executor, "POST", JOIN, headers, body)
+        assert (answer.status, answer.bound, answer.error) == (413, False, "too-large")
+
+
+@pytest.mark.parametrize("path", ["/v1/runs", JOIN])
+def test_a_body_that_breaks_off_is_no_body(executor: Served, path: str) -> None:
+    headers = headers_for(executor, "POST", "/v1/runs", body=b"x" * 100)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with socket.create_connection(("127.0.0.1", executor.port), timeout=20) as caller:
+        caller.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\n{lines}Content-Length: 100\r\n\r\nhalf".encode())
+        caller.shutdown(socket.SHUT_WR)
+        assert b"202" not in caller.recv(4096)
+    assert executor.store.runs() == []
+
+
 # --- who may do what, where -------------------------------------------------------------------------------
 
 HERE, ELSEWHERE = REPOSITORY, "github.com/octo/other"
@@ -453,4 +482,4 @@ def test_whatever_strangers_say_they_are_refused_or_hung_up_on(
             while piece := caller.recv(65536):
                 said += piece
     statuses = {int(part[:3]) for part in said.split(b"HTTP/1.1 ")[1:]}
-    assert statuses <= {100, 400, 401, 404, 405}, said
+    assert statuses <= {100, 400, 401, 404, 405, 413, 415, 429}, said

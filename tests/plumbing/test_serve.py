@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from pushtrain.core.errors import Conflict, UsageError
-from pushtrain.plumbing.serve import Limits, _bind, serving
+from pushtrain.plumbing.serve import Limits, _bind, proven, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -205,6 +205,11 @@ async def test_answers_of_several_writes_are_not_held_back() -> None:
     listener = await _bind("127.0.0.1", 0)  # Linux hands its options on to every accepted connection
     with listener:
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_an_application_that_somebody_else_serves_may_say_whom_it_knows() -> None:
+    proven({"type": "http"})
+    proven({"type": "http", "state": {}})
 
 
 @pytest.mark.parametrize("turns", range(5))

@@ -206,15 +206,23 @@ async def test_a_request_that_is_dribbled_ends_in_time(half: str) -> None:
 
 async def test_a_stranger_who_does_not_read_his_answer_is_hung_up_on() -> None:
     async with a_server(Doors(), request=0.3) as call:
-        stranger, friend = await call(_get("/much")), await call(_get("/much", "x-key: right"))
-        for caller in (stranger, friend):
+        stranger, friend, old = (
+            await call(_get("/much")),
+            await call(_get("/much", "x-key: right")),
+            await call(),
+        )
+        await old.say(_get("/echo", "x-key: right"))
+        await old.answer()
+        await old.say(_get("/much", "x-key: right"))
+        for caller in (stranger, friend, old):
             caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await asyncio.sleep(0.6)
         async with asyncio.timeout(20):
             stranger.writer.transport.resume_reading()  # type: ignore[attr-defined]
             assert len(await stranger.rest()) < 50_000_000
-            friend.writer.transport.resume_reading()  # type: ignore[attr-defined]
-            assert (await friend.answer()).endswith(b"x" * 100)
+            for one in (friend, old):
+                one.writer.transport.resume_reading()  # type: ignore[attr-defined]
+                assert (await one.answer()).endswith(b"x" * 100)
 
 
 # --- requests that hide others ----------------------------------------------------------------------------

@@ -178,6 +178,112 @@ def test_a_caller_who_leaves_in_the_middle_leaves_nothing_behind(world: World) -
     assert world.store.pushes() == []
 
 
+def test_strangers_who_fill_the_room_for_bodies_drop_their_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four bodies of 25 MiB used to keep every push out, for as long as they were dribbled."""
+    monkeypatch.setattr("pushtrain.sender.web._HELD_LIMIT", 300_000)
+    half = b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n" + b"x" * 90_000
+
+    async def story(caller: Caller) -> None:
+        lines = [socket.create_connection(("127.0.0.1", caller.port), timeout=20) for _ in range(10)]
+        for line in lines:
+            await asyncio.to_thread(line.sendall, half)
+        answer = await caller.post(an_event(world.commit()))
+        assert answer.status == 202
+        await asyncio.to_thread(lines[0].sendall, b"x")
+        assert (await asyncio.to_thread(lines[0].recv, 100)).startswith(b"HTTP/1.1 429 ")
+        for line in lines:
+            line.close()
+        await eventually(world.delivered)
+
+    at_the_door(world, story)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"Content-Encoding": "gzip"}, 415),
+        ({"Content-Type": "text/plain"}, 400),
+        ({"Content-Type": "application/json; charset=utf-16"}, 202),
+        ({"Content-Type": ""}, 400),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 400),
+        ({"X-GitHub-Event": "push,push"}, 202),
+        ({"X-GitHub-Delivery": ""}, 400),
+        ({"X-Hub-Signature-256": ""}, 401),
+        ({"X-Hub-Signature-256": "sha256="}, 401),
+        ({"X-Hub-Signature-256": "sha1=" + "0" * 40}, 401),
+    ],
+)
+def test_a_delivery_of_another_form_is_refused_or_harmless(
+    world: World, change: dict[str, str], status: int
+) -> None:
+    body = an_event()
+
+    async def story(caller: Caller) -> None:
+        assert (await caller.post(body, signed(body) | change)).status == status
+
+    at_the_door(world, story)
+
+
+def test_only_the_signature_of_these_very_bytes_opens(world: World) -> None:
+    """Two signature headers, a signature in capitals, one of other bytes that mean the same."""
+    body = an_event()
+    right = signed(body)["X-Hub-Signature-256"]
+    padded = body.replace(b": ", b":  ", 1)
+    assert json.loads(padded) == json.loads(body)
+
+    async def story(caller: Caller) -> None:
+        for headers, sent in (
+            (signed(padded), body),
+            ({**signed(body), "X-Hub-Signature-256": right.upper()}, body),
+            ({**signed(body), "X-Hub-Signature-256": right[:-1]}, body),
+            ({**signed(body), "X-Hub-Signature-256": f"{right}, {right}"}, body),
+            ({**signed(body), "X-Hub-Signature-256": f" {right[7:]}"}, body),
+        ):
+            assert (await caller.post(sent, headers)).status == 401
+
+    at_the_door(world, story)
+    assert world.store.pushes() == []
+
+
+def test_signatures_are_compared_in_constant_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(given: bytes, wanted: bytes) -> bool:
+        compared.append((given, wanted))
+        return given == wanted
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+    body = an_event()
+
+    async def story(caller: Caller) -> None:
+        assert (await caller.post(body, signed(body, **{"X-Hub-Signature-256": "x"}))).status == 401
+
+    at_the_door(world, story)
+    right = signed(body)["X-Hub-Signature-256"].encode()
+    assert compared == [(b"x", right)], "whole, and nowhere else"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"ref":1,"ref":2}',
+        b'{"ref":NaN}',
+        b'{"ref":"\\ud800"}',
+        b"\xff",
+        b'{"ref":1e999}',
+        b"9" * 9999,
+    ],
+)
+def test_odd_json_with_a_right_signature_is_400(world: World, body: bytes) -> None:
+    async def story(caller: Caller) -> None:
+        assert (await caller.post(body)).status == 400
+
+    at_the_door(world, story)
+
+
 def test_health_says_nothing_and_other_doors_are_shut(world: World) -> None:
     async def story(caller: Caller) -> None:
         health = await caller.request("GET", "/healthz")
