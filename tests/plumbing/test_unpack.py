@@ -5,6 +5,7 @@ import lzma
 import stat
 import sys
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -46,12 +47,18 @@ def zip_of(members: dict[str, bytes], modes: dict[str, int] | None = None) -> by
     return out.getvalue()
 
 
+def zip_twice(*names: str) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive, warnings.catch_warnings(action="ignore"):
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), b"x")
+    return out.getvalue()
+
+
 PLAIN = tar_of(
     (member("top", tarfile.DIRTYPE, mode=0o000), b""),
     (member("top/run.sh", mode=0o4777), b"#!/bin/sh\n"),
     (member("top/deep/a.txt"), b"hello"),
-    (member("top/again.txt", tarfile.LNKTYPE, link="top/deep/a.txt"), b""),
-    (member("top/link", tarfile.SYMTYPE, link="deep/a.txt"), b""),
 )
 
 
@@ -62,19 +69,16 @@ def test_tar_of_every_kind_is_unpacked(tmp_path: Path, pack: object) -> None:
     tree = opened(archive, tmp_path / "into")
     assert tree == tmp_path / "into" / "tree"
     assert (tree / "top/deep/a.txt").read_text() == "hello"
-    assert (tree / "top/again.txt").read_text() == "hello"
-    assert (tree / "top/link").readlink() == Path("deep/a.txt")
     assert stat.S_IMODE((tree / "top/run.sh").stat().st_mode) == 0o755
     assert not (tree / "top/deep/a.txt").stat().st_mode & 0o111
 
 
 def test_zip_is_unpacked(tmp_path: Path) -> None:
     archive = tmp_path / "a"
-    modes = {"run.sh": 0o100755, "link": stat.S_IFLNK | 0o777}
-    archive.write_bytes(zip_of({"a/": b"", "a/b.txt": b"hello", "run.sh": b"x", "link": b"a/b.txt"}, modes))
+    archive.write_bytes(zip_of({"a/": b"", "a/b.txt": b"hello", "run.sh": b"x"}, {"run.sh": 0o104755}))
     tree = opened(archive, tmp_path / "into")
-    assert (tree / "link").read_text() == "hello"
-    assert (tree / "run.sh").stat().st_mode & 0o100
+    assert (tree / "a/b.txt").read_text() == "hello"
+    assert stat.S_IMODE((tree / "run.sh").stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
@@ -109,13 +113,18 @@ def test_gzip_that_begins_like_nothing_is_not_taken_for_a_tar(tmp_path: Path) ->
         (member("/etc/passwd"), "absolute"),
         (member("../x"), "leads out"),
         (member("a/../../x"), "leads out"),
-        (member("dev", tarfile.CHRTYPE), "no file, folder or link"),
-        (member("pipe", tarfile.FIFOTYPE), "no file, folder or link"),
-        (member("link", tarfile.SYMTYPE, link="/etc/passwd"), "leads out"),
-        (member("link", tarfile.SYMTYPE, link="../../x"), "leads out"),
-        (member("hard", tarfile.LNKTYPE, link="/etc/passwd"), "absolute"),
-        (member("hard", tarfile.LNKTYPE, link="absent"), "links to nothing"),
+        (member("dev", tarfile.CHRTYPE), "is a device"),
+        (member("dev", tarfile.BLKTYPE), "is a device"),
+        (member("pipe", tarfile.FIFOTYPE), "is a FIFO"),
+        (member("link", tarfile.SYMTYPE, link="/etc/passwd"), "is a symbolic link.*--dereference"),
+        (member("link", tarfile.SYMTYPE, link="inside"), "is a symbolic link"),
+        (member("hard", tarfile.LNKTYPE, link="/etc/passwd"), "is a hard link"),
+        (member("sparse", tarfile.GNUTYPE_SPARSE), "is a sparse file"),
+        (member("volume", b"V"), "no file or folder"),
         (member("/".join("x" * 70)), "cannot be"),
+        (member("line\nbreak"), "control characters"),
+        (member("\x1b[2J"), "control characters"),
+        (member("not utf-8 \udcff"), "no UTF-8"),
     ],
 )
 def test_what_must_not_be_in_an_archive_ends_it(tmp_path: Path, info: tarfile.TarInfo, why: str) -> None:
@@ -133,21 +142,10 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     archive.write_bytes(
         tar_of((member("d", tarfile.SYMTYPE, link=str(outside)), b""), (member("d/x"), b"planted"))
     )
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="symbolic link"):
         opened(archive, tmp_path / "into")
     assert not list(outside.iterdir())
-
-
-def test_links_that_lead_out_only_together_are_seen(tmp_path: Path) -> None:
-    archive = tmp_path / "a.tar"
-    archive.write_bytes(
-        tar_of(
-            (member("p/q/a", tarfile.SYMTYPE, link="../.."), b""),
-            (member("p/q/out", tarfile.SYMTYPE, link="a/../x"), b""),
-        )
-    )
-    with pytest.raises(DataError, match="leads out"):
-        opened(archive, tmp_path / "into")
+    assert not (tmp_path / "into/tree/d").is_symlink()
 
 
 def test_zip_with_a_link_or_a_path_out_is_refused(tmp_path: Path) -> None:
@@ -219,10 +217,38 @@ def test_unpacking_stops_when_asked(tmp_path: Path) -> None:
         unpack(archive, tmp_path / "into", title="x", report=lambda *_: None, stop=stop)
 
 
-def test_later_member_replaces_an_earlier_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a", "a"),
+        ("a/b", "./a//b"),
+        ("Read.me", "READ.ME"),
+        ("A/x", "a/y"),
+        ("\xe9", "e\u0301"),
+        ("a", "a/b"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_two_names_of_which_a_disk_may_make_one_are_refused(
+    tmp_path: Path, one: str, other: str, kind: str
+) -> None:
+    archive = tmp_path / "a"
+    if kind == "tar":
+        archive.write_bytes(tar_of((member(one), b"first"), (member(other), b"second")))
+    else:
+        archive.write_bytes(zip_twice(one, other))
+    with pytest.raises(DataError, match=r"is there twice|File exists|Not a directory"):
+        opened(archive, tmp_path / "into")
+
+
+def test_folder_may_be_named_again(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar"
-    archive.write_bytes(tar_of((member("a"), b"old"), (member("a"), b"new")))
-    assert (opened(archive, tmp_path / "into") / "a").read_text() == "new"
+    archive.write_bytes(
+        tar_of(
+            (member("a/x"), b"1"), (member("a", tarfile.DIRTYPE), b""), (member("./a/", tarfile.DIRTYPE), b"")
+        )
+    )
+    assert (opened(archive, tmp_path / "into") / "a/x").read_bytes() == b"1"
 
 
 @given(st.text(alphabet=st.sampled_from("ab./\\\0 "), max_size=20) | st.text(max_size=20))
@@ -234,7 +260,7 @@ def test_member_paths_stay_inside(name: str) -> None:
     root = Path("/root-of-it")
     assert root.joinpath(*parts).is_relative_to(root)
     assert not {"", ".", ".."} & set(parts)
-    assert not any("/" in part or "\0" in part for part in parts)
+    assert not any("/" in part or "\0" in part or "\n" in part for part in parts)
 
 
 KINDS = st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE])

@@ -1,35 +1,39 @@
-"""Archives unpacked so that nothing lands outside, whatever the archive says.
+"""Archives unpacked so that nothing lands outside, whatever they say, and no more than was allowed.
 
-What an archive is, its bytes tell, not its name: zip, tar (plain, gzip, bzip2, xz, zstd where this Python has
-it), or one compressed file. A member with an absolute path or `..` in it, a device, a FIFO, a link that leads
-out, more files or bytes than the limits or the disk allow: each ends the whole thing. Nothing is written
-through a link, because links are made last and then followed once to see where they lead. Of a member's mode
-only "executable" is kept; owners are not.
+What an archive is, its bytes tell, not its name: zip, tar (plain, gzip, bzip2, xz, zstd where this Python
+has it), or one compressed file; one layer, never an archive within one. It holds files and folders: a
+link, a device, a FIFO, an absolute path or `..`, a name with control characters or bytes that are no
+UTF-8, two names of which one disk would make one, more files or bytes than the limits or the disk allow:
+each ends the whole thing. Of a member's mode only "executable" is kept; owners are not.
 """
 
-import bz2
 import contextlib
-import gzip
-import importlib
 import lzma
 import os
+import re
 import shutil
-import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Final
 
 from pushtrain.core.errors import DataError
+from pushtrain.plumbing.inflate import inflated
+from pushtrain.plumbing.members import Member, Readable, Unwanted, of_tar, of_zip
 from pushtrain.ports import Report, Stop
 
 _BLOCK: Final = 1024 * 1024
 _ZIP: Final = {b"PK\x03\x04", b"PK\x05\x06"}
 _DEPTH: Final = 64
 _ROOM_CHECK: Final = 64 * _BLOCK
+_FILES_CHECK: Final = 10_000
+_UNDOUBTED: Final = 1 << 30
+"""Bytes that any archive may come to, however well it is packed."""
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +41,15 @@ class Limits:
     """What one archive may come to."""
 
     files: int = 2_000_000
+    """Files and folders in it."""
     size: int = 1 << 40
+    """Bytes of its files."""
+    ratio: int = 1000
+    """Bytes that may come out of one packed one, beyond the first GiB."""
     room: int = 1 << 30
     """Free bytes that must stay on the disk."""
+    inodes: int = 100_000
+    """Files that the disk must still have room for, where it counts them."""
 
 
 def unpack(
@@ -50,6 +60,7 @@ def unpack(
     report: Report,
     stop: Stop,
     limits: Limits | None = None,
+    spend: Callable[[int], None] = lambda _: None,
 ) -> Path:
     """Unpack into the empty folder `into`: to `into/tree`, or a single compressed file to `into/file`.
 
@@ -60,24 +71,25 @@ def unpack(
         report: Told of progress in bytes of the archive.
         stop: Called often.
         limits: What it may come to.
+        spend: Told of bytes before they are written; raises to refuse more.
 
     Raises:
         DataError: It is no archive, is damaged, or holds what it must not.
     """
-    work = _Unpacking(archive, title, report, stop, limits or Limits())
+    work = _Unpacking(archive, title, report, stop, limits or Limits(), spend)
     with work.explained(), archive.open("rb") as file:
         if file.read(4) in _ZIP:
-            return work.zip(file, into / "tree")
-        with _decompressed(file, title) as plain:
-            head = plain.read(tarfile.BLOCKSIZE)
-            if _is_tar(head):
-                return work.tar(cast("IO[bytes]", _Prefixed(head, plain)), into / "tree")
-            if plain is file:
-                raise DataError(
-                    f"{title} is to be unpacked, but is no zip, tar or compressed file.",
-                    mend="Leave out `unpack`, or check the URL.",
-                )
-            return work.file(_Prefixed(head, plain), into / "file")
+            return work.tree(of_zip(file, work.limits.files), into / "tree")
+        plain = inflated(file, title, stop)
+        head = _head(plain or file)
+        if _is_tar(head):
+            return work.tree(of_tar(_Prefixed(head, plain or file)), into / "tree")
+        if plain is None:
+            raise DataError(
+                f"{title} is to be unpacked, but is no zip, tar or compressed file.",
+                mend="Leave out `unpack`, or check the URL.",
+            )
+        return work.file(Member("", read=_Prefixed(head, plain).read), into / "file")
 
 
 def member_path(name: str) -> tuple[str, ...]:
@@ -91,7 +103,9 @@ def member_path(name: str) -> tuple[str, ...]:
         raise ValueError("has an absolute path")
     if ".." in parts:
         raise ValueError("leads out of the archive")
-    if "\0" in name or len(parts) > _DEPTH:
+    if _CONTROL.search(name):
+        raise ValueError("has a name with control characters, or bytes that are no UTF-8")
+    if len(parts) > _DEPTH:
         raise ValueError("has a path that cannot be")
     return parts
 
@@ -99,15 +113,24 @@ def member_path(name: str) -> tuple[str, ...]:
 class _Unpacking:
     """One archive on its way: counts, checks, writes."""
 
-    def __init__(self, archive: Path, title: str, report: Report, stop: Stop, limits: Limits) -> None:
+    def __init__(  # noqa: PLR0917  an unpacking in short
+        self,
+        archive: Path,
+        title: str,
+        report: Report,
+        stop: Stop,
+        limits: Limits,
+        spend: Callable[[int], None],
+    ) -> None:
+        self.limits = limits
         self._title = title
-        self._stop = stop
-        self._limits = limits
-        self._archive_size = archive.stat().st_size
         self._report = report
-        self._files = 0
+        self._stop = stop
+        self._spend = spend
+        self._most = min(limits.size, max(_UNDOUBTED, limits.ratio * archive.stat().st_size))
+        self._count = 0
         self._size = 0
-        self._links: list[tuple[Path, str]] = []
+        self._names: set[int] = set()
         self._folders: set[Path] = set()
         self._checked = -_ROOM_CHECK
 
@@ -116,136 +139,116 @@ class _Unpacking:
         """Turn a decompressor's errors into one of ours."""
         try:
             yield
+        except Unwanted as error:
+            raise self._refuse(error.name, str(error), error.mend) from error
         except (
             tarfile.TarError,
             zipfile.BadZipFile,
             lzma.LZMAError,
             zlib.error,
             EOFError,
-            NotImplementedError,  # zip: a compression this Python does not know
-            RuntimeError,  # zip: encrypted
-            OSError,  # gzip and bz2: damaged; ours: the disk
+            NotImplementedError,  # zip: a version this Python does not know
+            OSError,  # bz2: damaged; ours: the disk
             ValueError,
         ) as error:
+            why = getattr(error, "strerror", None) or error  # without a path of ours
             raise DataError(
-                f"{self._title} cannot be unpacked: {error}.", mend="Check the file that the URL names."
+                f"{self._title} cannot be unpacked: {why}.", mend="Check the file that the URL names."
             ) from error
 
-    def refuse(self, name: str, why: str) -> DataError:
-        """The error for a member that must not be."""
-        return DataError(
-            f"{self._title} cannot be unpacked: its member {name[:200]!r} {why}.",
-            mend="Make the archive anew without it.",
-        )
-
-    def zip(self, file: IO[bytes], root: Path) -> Path:
-        """Unpack a zip file."""
+    def tree(self, members: Iterable[Member], root: Path) -> Path:
+        """Unpack all members below `root`."""
         root.mkdir()
-        with zipfile.ZipFile(file) as archive:
-            for info in archive.infolist():
-                mode = info.external_attr >> 16
-                target = self._target(root, info.filename)
-                if info.is_dir():
-                    self._folder(target)
-                elif stat.S_ISLNK(mode):
-                    self._links.append((target, os.fsdecode(archive.read(info))))
-                elif stat.S_IFMT(mode) in {0, stat.S_IFREG}:
-                    with archive.open(info) as source:
-                        self._write(source, target, executable=bool(mode & 0o100))
-                else:
-                    raise self.refuse(info.filename, "is no file, folder or link")
-                self._report(f"unpacking {self._title}", file.tell(), self._archive_size)
-        return self._finish(root)
+        self._folders.add(root)
+        for member in members:
+            self._stop()
+            try:
+                target = root.joinpath(*member_path(member.name))
+            except ValueError as error:
+                raise Unwanted(member.name, str(error)) from error
+            if member.folder or target == root:
+                self._folder(target, member.name)
+            else:
+                self._folder(target.parent, member.name)
+                self._enter(target, member.name)
+                self._write(member, target)
+        return root
 
-    def tar(self, file: IO[bytes], root: Path) -> Path:
-        """Unpack a tar stream."""
-        root.mkdir()
-        with tarfile.open(fileobj=file, mode="r|") as archive:
-            while (member := archive.next()) is not None:
-                target = self._target(root, member.name)
-                if member.isdir():
-                    self._folder(target)
-                elif member.issym():
-                    self._links.append((target, member.linkname))
-                elif member.islnk():
-                    self._hard_link(root, member, target)
-                elif member.isreg() and (source := archive.extractfile(member)) is not None:
-                    self._write(source, target, executable=bool(member.mode & 0o100))
-                else:
-                    raise self.refuse(member.name, "is no file, folder or link")
-                cast("Any", archive).members.clear()  # else it remembers a million of them
-                self._report(f"unpacking {self._title}", self._size, 0)
-        return self._finish(root)
-
-    def file(self, source: "_Prefixed", target: Path) -> Path:
+    def file(self, content: Member, target: Path) -> Path:
         """Unpack a single compressed file."""
-        self._write(cast("IO[bytes]", source), target, executable=False)
+        self._write(content, target)
         return target
 
-    def _target(self, root: Path, name: str) -> Path:
-        self._files += 1
-        if self._files > self._limits.files:
-            raise DataError(f"{self._title} holds more than {self._limits.files} files.")
-        try:
-            return root.joinpath(*member_path(name))
-        except ValueError as error:
-            raise self.refuse(name, str(error)) from error
+    def _refuse(self, name: str, why: str, mend: str = "") -> DataError:
+        return DataError(
+            f"{self._title} cannot be unpacked: its member {name[:200]!r} {why}.",
+            mend=mend or "Make the archive anew without it.",
+        )
 
-    def _folder(self, path: Path) -> None:
+    def _enter(self, path: Path, name: str) -> None:
+        """Count a file or folder, and refuse a name that is there already, on any kind of disk."""
+        self._count += 1
+        if self._count > self.limits.files:
+            raise DataError(f"{self._title} holds more than {self.limits.files} files.")
+        if not self._count % _FILES_CHECK:
+            self._check_room(path.parent)
+        folded = hash(unicodedata.normalize("NFC", str(path).casefold()))
+        if folded in self._names:
+            raise Unwanted(name, "is there twice, or differs from another one only in case or accents' form")
+        self._names.add(folded)
+
+    def _folder(self, path: Path, name: str) -> None:
         if path not in self._folders:
-            path.mkdir(parents=True, exist_ok=True)
+            self._folder(path.parent, name)
+            self._enter(path, name)
+            path.mkdir()
             self._folders.add(path)
 
-    def _write(self, source: IO[bytes], target: Path, *, executable: bool) -> None:
-        self._folder(target.parent)
-        target.unlink(missing_ok=True)  # a later member of the same name replaces the earlier one
+    def _write(self, member: Member, target: Path) -> None:
         with target.open("xb") as file:
-            while block := source.read(_BLOCK):
+            while block := member.read(_BLOCK):
                 self._size += len(block)
-                if self._size > self._limits.size:
-                    raise DataError(f"{self._title} unpacks to more than {self._limits.size} bytes.")
+                if self._size > self._most:
+                    raise DataError(
+                        f"{self._title} unpacks to more than {self._most} bytes.",
+                        mend="If it should: the executor's owner sets `rules.limits.data` and `data_ratio`.",
+                    )
+                self._spend(len(block))
                 if self._size - self._checked > _ROOM_CHECK:
                     self._check_room(target.parent)
                 file.write(block)
                 self._report(f"unpacking {self._title}", self._size, 0)
                 self._stop()
-        if executable:
+        if member.executable:
             target.chmod(0o755)
 
     def _check_room(self, folder: Path) -> None:
         self._checked = self._size
-        if shutil.disk_usage(folder).free < self._limits.room:
+        disk = os.statvfs(folder)
+        counted = disk.f_files > 0  # btrfs and others make room for files as they come
+        if shutil.disk_usage(folder).free < self.limits.room or (
+            counted and disk.f_favail < self.limits.inodes
+        ):
             raise DataError(
-                f"{self._title} does not fit on the executor's disk: less than {self._limits.room} bytes "
-                f"are free after {self._size} unpacked ones.",
+                f"{self._title} does not fit on the executor's disk: after {self._size} bytes in "
+                f"{self._count} files less than {self.limits.room} bytes or {self.limits.inodes} files are "
+                "free.",
                 mend="Free some space there, or use another executor.",
             )
 
-    def _hard_link(self, root: Path, member: tarfile.TarInfo, target: Path) -> None:
-        first = self._target(root, member.linkname)
-        if not stat.S_ISREG(first.lstat().st_mode if first.exists() else 0):
-            raise self.refuse(member.name, "links to nothing in the archive")
-        if first != target:
-            with first.open("rb") as source:
-                self._write(source, target, executable=bool(first.stat().st_mode & 0o100))
 
-    def _finish(self, root: Path) -> Path:
-        """Make the links, then see where they lead."""
-        for path, to in self._links:
-            self._folder(path.parent)
-            path.unlink(missing_ok=True)
-            path.symlink_to(to)
-        home = root.resolve()
-        for path, to in self._links:
-            if not path.resolve().is_relative_to(home) or to.startswith("/"):
-                raise self.refuse(str(path.relative_to(root)), "is a link that leads out")
-        return root
+def _head(source: Readable) -> bytes:
+    """The first block, or all there is."""
+    found = b""
+    while len(found) < tarfile.BLOCKSIZE and (more := source.read(tarfile.BLOCKSIZE - len(found))):
+        found += more
+    return found
 
 
 class _Prefixed:
     """A stream whose first bytes were already read."""
 
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+    def __init__(self, head: bytes, rest: Readable) -> None:
         self._head = head
         self._rest = rest
 
@@ -253,44 +256,13 @@ class _Prefixed:
         """The next bytes."""
         if self._head:
             found, self._head = self._head[:size], self._head[size:]
-            return found if len(found) == size else found + self._rest.read(size - len(found))
+            return found
         return self._rest.read(size)
-
-
-@contextlib.contextmanager
-def _decompressed(file: IO[bytes], title: str) -> Iterator[IO[bytes]]:
-    """The bytes inside one layer of compression; the file itself when there is none."""
-    file.seek(0)
-    magic = file.read(6)
-    file.seek(0)
-    openers: dict[bytes, Callable[[], IO[bytes]]] = {
-        b"\x1f\x8b": lambda: cast("IO[bytes]", gzip.GzipFile(fileobj=file)),
-        b"BZh": lambda: bz2.BZ2File(file),
-        b"\xfd7zXZ\0": lambda: lzma.LZMAFile(file),  # noqa: SIM115  entered below
-        b"\x28\xb5\x2f\xfd": lambda: _zstd(file, title),
-    }
-    for start, opener in openers.items():
-        if magic.startswith(start):
-            with opener() as plain:
-                yield plain
-            return
-    yield file
-
-
-def _zstd(file: IO[bytes], title: str) -> IO[bytes]:
-    try:
-        module = importlib.import_module("compression.zstd")
-    except ImportError as error:
-        raise DataError(
-            f"{title} is compressed with zstd, which the executor's Python (before 3.14) does not know.",
-            mend="Use .tar.gz or .tar.xz, or run the executor with Python 3.14.",
-        ) from error
-    return cast("IO[bytes]", module.ZstdFile(file))
 
 
 def _is_tar(head: bytes) -> bool:
     try:
-        tarfile.TarInfo.frombuf(head, tarfile.ENCODING, "surrogateescape")
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
         return False
     return True
