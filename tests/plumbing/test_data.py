@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from data_server import FileServer, Served, becomes, cut, file_server, misplaced, stalled, status
 from pushtrain.core.errors import Cancelled, DataError
@@ -22,7 +20,7 @@ from pushtrain.plumbing import download as downloading
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.data import attach, fetch
 from pushtrain.plumbing.doors import rewrite
-from pushtrain.plumbing.web import without_query
+from pushtrain.plumbing.terms import OWN
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -32,9 +30,10 @@ import pathlib, sys
 from pushtrain.core.model import DataSource
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.data import fetch
+from pushtrain.plumbing.terms import OWN
 root, url, digest = sys.argv[1:]
 path, got = fetch(DataSource(url=url, sha256=digest or None, path="x"), cache=Cache(pathlib.Path(root)),
-    mounts={}, report=lambda *_: None, stop=lambda: None)
+    mounts={}, report=lambda *_: None, stop=lambda: None, terms=OWN)
 print(path.stat().st_size, got.cached)
 """
 
@@ -65,7 +64,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def get(cache: Cache, url: str = "", **fields: object) -> tuple[Path, Fetched]:
     source = DataSource.model_validate({"url": url, "path": "data", **fields})
-    return fetch(source, cache=cache, mounts={}, report=lambda *_: None, stop=lambda: None, environ={})
+    return fetch(
+        source, cache=cache, mounts={}, report=lambda *_: None, stop=lambda: None, terms=OWN, environ={}
+    )
 
 
 # --- one pinned file --------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def test_progress_is_reported_in_bytes(server: FileServer, cache: Cache) -> None
         assert "secret" not in text
         seen.append((done, total))
 
-    fetch(source, cache=cache, mounts={}, report=report, stop=lambda: None)
+    fetch(source, cache=cache, mounts={}, report=report, stop=lambda: None, terms=OWN)
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert seen == sorted(seen)
 
@@ -200,7 +201,7 @@ def test_server_that_never_gets_further_is_given_up(server: FileServer, cache: C
     assert len(server.asked) == 6
 
 
-@pytest.mark.parametrize(("code", "mend"), [(404, "Check the URL"), (403, "HF_TOKEN"), (418, "")])
+@pytest.mark.parametrize(("code", "mend"), [(404, "Check the URL"), (403, "data_credentials"), (418, "")])
 def test_definite_refusals_are_not_tried_again(
     server: FileServer, cache: Cache, code: int, mend: str
 ) -> None:
@@ -252,7 +253,7 @@ def test_stop_ends_a_download_and_keeps_what_arrived(server: FileServer, cache: 
 
     source = DataSource(url=url, sha256=DIGEST, path="x")
     with pytest.raises(Cancelled):
-        fetch(source, cache=cache, mounts={}, report=lambda *_: None, stop=stop)
+        fetch(source, cache=cache, mounts={}, report=lambda *_: None, stop=stop, terms=OWN)
     assert 0 < (cache.root / ".scratch" / DIGEST / "part").stat().st_size < len(CONTENT)
     assert get(cache, url, sha256=DIGEST)[0].read_bytes() == CONTENT
     assert server.asked[-1].headers["range"].startswith("bytes=")
@@ -346,7 +347,7 @@ def test_torn_note_only_costs_a_download(server: FileServer, cache: Cache) -> No
     "url", ["file:///etc/passwd", "ftp://h/x", "data:text/plain,x", "http:///x", "x/y", "ssh://h/x"]
 )
 def test_other_schemes_are_refused(cache: Cache, url: str) -> None:
-    with pytest.raises(DataError, match="not an http"):
+    with pytest.raises(DataError, match=r"not an http|not a URL"):
         get(cache, url)
 
 
@@ -383,23 +384,6 @@ def test_redirect_from_https_to_http_is_refused() -> None:
         _followed("https://a/x", "http://b/y?secret=1")
 
 
-def test_every_url_passes_the_owners_rule_redirects_too(server: FileServer, cache: Cache) -> None:
-    server.serve("/b", CONTENT)
-    url = server.serve("/a", b"", status(302, Location="/b"))
-    seen: list[str] = []
-
-    def allow(url: str) -> None:
-        seen.append(url)
-        if url.endswith("/b"):
-            raise DataError("This address is not allowed.")
-
-    source = DataSource(url=url, path="x")
-    with pytest.raises(DataError, match="not allowed"):
-        fetch(source, cache=cache, mounts={}, report=lambda *_: None, stop=lambda: None, allow=allow)
-    assert seen == [url, server.url + "/b"]
-    assert server.paths() == ["/a"]
-
-
 def test_proxy_of_the_environment_is_used_and_no_proxy_respected(
     server: FileServer, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,42 +418,11 @@ def test_hugging_face_file_is_fetched_by_its_endpoint(server: FileServer, cache:
     server.serve("/datasets/org/name/resolve/main/a.csv", CONTENT)
     source = DataSource(url="hf://datasets/org/name/a.csv", path="x")
     env = {"HF_ENDPOINT": server.url, "HF_TOKEN": "hf_secret"}
-    path, _ = fetch(source, cache=cache, mounts={}, report=lambda *_: None, stop=lambda: None, environ=env)
+    path, _ = fetch(
+        source, cache=cache, mounts={}, report=lambda *_: None, stop=lambda: None, terms=OWN, environ=env
+    )
     assert path.read_bytes() == CONTENT
     assert "authorization" not in server.asked[0].headers, "a token never goes over plain http"
-
-
-def test_token_goes_to_its_own_host_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushtrain.plumbing import web
-    from pushtrain.plumbing.download import Ask
-
-    asked: list[tuple[str, str | None]] = []
-
-    class Pool:
-        def request(self, _: str, url: str, *, headers: dict[str, str], **__: object) -> object:
-            asked.append((url, headers.get("Authorization")))
-            redirect = "https://cdn.example.org/blob" if "huggingface" in url else ""
-            fields = {
-                "status": 302 if redirect else 200,
-                "headers": {"Location": redirect, "Content-Length": "0"},
-                "drain_conn": lambda _: None,
-                "release_conn": lambda _: None,
-                "length_remaining": 0,
-            }
-            return type("R", (), fields)()
-
-    client = web.Web(tokens={"huggingface.co": "hf_secret"})
-    monkeypatch.setattr(client, "_pool", lambda _: Pool())
-    with client.opener("https://huggingface.co/x")(Ask()):
-        pass
-    assert asked == [("https://huggingface.co/x", "Bearer hf_secret"), ("https://cdn.example.org/blob", None)]
-
-
-@given(st.text(), st.text(alphabet="abc?#/@:"))
-def test_shown_urls_hold_no_query(secret: str, tail: str) -> None:
-    assert "?" not in without_query(f"https://h/p?{tail}").partition("//")[2]
-    assert without_query("https://user:word@h/p?x=1") == "https://h/p"
-    assert secret is not None
 
 
 # --- archives ---------------------------------------------------------------------------------------------
@@ -597,7 +550,7 @@ def test_stop_ends_a_folder(server: FileServer, cache: Cache) -> None:
 
     source = DataSource(url=url, manifest="SHA256SUMS", path="x")
     with pytest.raises(Cancelled, match="The run was cancelled"):
-        fetch(source, cache=cache, mounts={}, report=lambda *_: None, stop=stop)
+        fetch(source, cache=cache, mounts={}, report=lambda *_: None, stop=stop, terms=OWN)
 
 
 def test_folder_needs_a_manifest_and_a_slash(cache: Cache) -> None:
@@ -614,7 +567,7 @@ def test_mount_is_the_owners_folder(tmp_path: Path, cache: Cache) -> None:
     mounts = {"imagenet": str(tmp_path), "gone": str(tmp_path / "gone")}
 
     def go(source: DataSource) -> tuple[Path, Fetched]:
-        return fetch(source, cache=cache, mounts=mounts, report=lambda *_: None, stop=lambda: None)
+        return fetch(source, cache=cache, mounts=mounts, report=lambda *_: None, stop=lambda: None, terms=OWN)
 
     path, fetched = go(source)
     assert (path, fetched.sha256, fetched.cached) == (tmp_path, "", True)
@@ -717,12 +670,14 @@ def test_object_store_is_read_resumed_and_asked_with_a_condition(
         assert fetched.etag
         assert get(cache, url)[1].cached
         other = Cache(tmp_path / "other")
-        part = other.scratch(DIGEST) / "part"
+        space = path.parent.name.removesuffix(DIGEST)  # what came by credentials is one repository's own
+        assert space
+        part = other.scratch(space + DIGEST) / "part"
         part.write_bytes(CONTENT[:500_000])
         about = {"etag": fetched.etag, "modified": "", "size": len(CONTENT), "boot": ""}
         (part.parent / "part.json").write_text(json.dumps(about))
         assert get(other, url, sha256=DIGEST)[0].read_bytes() == CONTENT
-        part = other.scratch("0" * 64) / "part"
+        part = other.scratch(space + "0" * 64) / "part"
         part.write_bytes(b"old" * 1000)
         (part.parent / "part.json").write_text(json.dumps({**about, "etag": '"gone"'}))
         with pytest.raises(DataError, match="expected sha256"):

@@ -36,6 +36,9 @@ def test_lines_of_sha256sum_are_understood(tmp_path: Path) -> None:
         (f"{ONE}  a\n{TWO}  ./a", "listed twice"),
         (f"{ONE}  a\n{TWO}  a/b", "as a file and as a folder"),
         ("\n\n", "lists no files"),
+        (f"\\{ONE}  a\\nb", "control characters"),
+        (f"{ONE}  a\x1b[2J", "control characters"),
+        (f"{ONE}  a\udcff", "no UTF-8"),
         ("SHA256 (a) = " + ONE, "Line 1"),
     ],
 )
@@ -48,6 +51,14 @@ def test_same_line_twice_is_harmless(tmp_path: Path) -> None:
     assert parsed(tmp_path, f"{ONE}  a\n{ONE}  a\n") == {"a": ONE}
 
 
+def test_manifest_of_too_many_files_is_refused(tmp_path: Path) -> None:
+    listing = tmp_path / "M"
+    listing.write_text("".join(f"{ONE}  {number}\n" for number in range(20)))
+    assert len(parse(listing, "M", 20)) == 20
+    with pytest.raises(DataError, match="more than 19 files"):
+        parse(listing, "M", 19)
+
+
 def test_oversized_manifest_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "MAX_SIZE", 10)
     with pytest.raises(DataError, match="at most 10"):
@@ -58,9 +69,11 @@ def test_urls_below_a_folder_are_quoted() -> None:
     assert below("https://h/d/", "a b/ü?#%.txt") == "https://h/d/a%20b/%C3%BC%3F%23%25.txt"
 
 
-FILE_NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=12).filter(
-    lambda name: name not in {".", ".."} and len(name.encode()) < 200
-)
+FILE_NAMES = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"], exclude_characters="/"),
+    min_size=1,
+    max_size=12,
+).filter(lambda name: name not in {".", ".."} and len(name.encode()) < 200)
 
 
 @given(st.sets(FILE_NAMES, min_size=1, max_size=5))

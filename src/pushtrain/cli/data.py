@@ -21,11 +21,12 @@ from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import ConfigError, DataError, NotFound, UsageError
 from pushtrain.core.jobfile import FILE, JobFile, parse
 from pushtrain.core.model import DataSource, Fetched
+from pushtrain.core.weburl import shown
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.data import fetch
 from pushtrain.plumbing.files import replace
+from pushtrain.plumbing.terms import OWN
 from pushtrain.plumbing.trees import remove_tree
-from pushtrain.plumbing.web import without_query
 from pushtrain.ports import Report
 from pushtrain.wiring.settings import open_state
 
@@ -174,7 +175,7 @@ def _judge(checked: Sequence[Checked]) -> None:
         raise DataError(
             f"{len(differ)} of {len(checked)} data sets are not what {FILE} says"
             + (f", {failed} could not be fetched." if failed else "."),
-            mend=f"If the new content is right: `pushtrain data add {without_query(differ[0].source.url)}`.",
+            mend=f"If the new content is right: `pushtrain data add {shown(differ[0].source.url)}`.",
         )
     if failed:
         raise DataError(
@@ -185,7 +186,7 @@ def _judge(checked: Sequence[Checked]) -> None:
 
 def _measure(source: DataSource, cache: Cache, *, show: bool) -> Fetched:
     with _progress(show=show and sys.stderr.isatty()) as report:
-        return fetch(source, cache=cache, mounts={}, report=report, stop=lambda: None)[1]
+        return fetch(source, cache=cache, mounts={}, report=report, stop=lambda: None, terms=OWN)[1]
 
 
 @contextmanager

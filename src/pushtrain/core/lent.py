@@ -17,7 +17,7 @@ _PART: Final = re.compile(r"[A-Za-z0-9._=+@!,$ -]+")
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 
 
-def check_entry(entry: str, kinds: Iterable[str] = _KINDS) -> str:
+def check_entry(entry: str) -> str:
     """The entry without a slash at its end.
 
     Raises:
@@ -25,9 +25,14 @@ def check_entry(entry: str, kinds: Iterable[str] = _KINDS) -> str:
     """
     scheme, mark, rest = entry.partition("://")
     parts = rest.rstrip("/").split("/") if rest else []
-    if not mark or scheme not in kinds or not all(_PART.fullmatch(p) and p not in {".", ".."} for p in parts):
-        example = "`s3://lab-data/public`" if "hf" not in kinds else "`s3://lab-data` or `hf://datasets/lab`"
-        raise ValueError(f"{entry!r} is no place that credentials may go to: write {example}")
+    if (
+        not mark
+        or scheme not in _KINDS
+        or not all(_PART.fullmatch(p) and p not in {".", ".."} for p in parts)
+    ):
+        raise ValueError(
+            f"{entry!r} is no place that credentials may go to: write `s3://lab-data` or `hf://datasets/lab`"
+        )
     return entry.rstrip("/") if parts else f"{scheme}://"
 
 

@@ -16,6 +16,7 @@ from pushtrain.core.jobfile import Job, JobFile
 from pushtrain.core.matrix import Cell, Matrix, cells, check_references
 from pushtrain.core.model import DataSource, JobSpec, Scalar
 from pushtrain.core.needs import URL
+from pushtrain.core.weburl import shown
 
 _DATA: Final = "data"
 
@@ -114,7 +115,7 @@ def _with_url(spec: JobSpec, text: str) -> tuple[DataSource, ...]:
     if not equals or "://" in path:
         path, url = "", text
     if not URL.fullmatch(url):
-        raise UsageError(f"`{url}` is not a data URL.", mend="Use http, https, s3, gs, az or hf.")
+        raise UsageError(f"`{shown(url)}` is not a data URL.", mend="Use http, https, s3, gs, az or hf.")
     paths = [source.path for source in spec.data]
     if not path and len(paths) > 1:
         raise UsageError(
@@ -127,7 +128,7 @@ def _with_url(spec: JobSpec, text: str) -> tuple[DataSource, ...]:
     manifest = before.manifest if before and folder else ""
     if folder and not manifest:
         raise ConfigError(
-            f"`{url}` names a folder, and the job's entry has no `manifest`.",
+            f"`{shown(url)}` names a folder, and the job's entry has no `manifest`.",
             mend="Give the URL of one file.",
         )
     unpack = before.unpack if before else False
@@ -140,5 +141,5 @@ def _path(url: str) -> str:
     try:
         name = urlsplit(url).path.rpartition("/")[2]
     except ValueError as error:
-        raise UsageError(f"`{url}` is not a data URL.", mend="Check its host.") from error
+        raise UsageError(f"`{shown(url)}` is not a data URL.", mend="Check its host.") from error
     return f"{_DATA}/{name.lstrip('.') or 'file'}"

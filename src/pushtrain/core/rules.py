@@ -8,11 +8,13 @@ page.
 
 from typing import Annotated, Final, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from pushtrain.core.forms import Wrong
+from pushtrain.core.lent import check_entry
 from pushtrain.core.model import Isolation, JobNetwork, Value
 from pushtrain.core.names import store_problem
+from pushtrain.core.outward import listed as data_host
 from pushtrain.core.patterns import PatternError, compiled
 from pushtrain.core.units import Duration, Size
 
@@ -84,6 +86,15 @@ class Allow(Value):
         return self
 
 
+def _host(entry: str) -> str:
+    data_host(entry)
+    return entry
+
+
+DataHost = Annotated[str, AfterValidator(_host)]
+Lent = Annotated[str, AfterValidator(check_entry)]
+
+
 class Limits(Value):
     """What one attempt may use at most, and all of them in a day."""
 
@@ -108,6 +119,13 @@ class Limits(Value):
     downloads_per_day: Size = Field(default=0, ge=0)
     """Bytes that data and environments of all runs may bring in from midnight to midnight UTC; 0: no limit.
     A run that would exceed them waits for the next day."""
+    data: Size = Field(default=0, ge=0)
+    """Bytes of data that one run may bring in, and again as many that may come out of its archives; 0: as
+    many as `disk`."""
+    data_files: int = Field(default=2_000_000, ge=1)
+    """Files in one archive, or in one folder's manifest."""
+    data_ratio: int = Field(default=1000, ge=1)
+    """Bytes that may come out of each packed byte of an archive that unpacks to more than 1 GiB."""
 
 
 class Hooks(Value):
@@ -141,8 +159,13 @@ class Rules(Value):
     """The weakest level that a job may run at here; a machine that reaches none so strong runs nothing."""
     network: JobNetwork = JobNetwork.INTERNET
     """What jobs may reach over the network."""
-    allow_data_hosts: tuple[str, ...] = ()
-    """`HOST:PORT` of data servers beyond the public internet that jobs' `data` may be fetched from."""
+    allow_data_hosts: tuple[DataHost, ...] = ()
+    """Data servers beyond the public internet that jobs' `data` may be fetched from: `nas.lan:9000`,
+    `10.0.0.5:9000`, `10.0.0.0/24:9000`, `[fd00::5]:9000`; without a port 80 and 443."""
+    data_credentials: tuple[Lent, ...] = ()
+    """Where data is fetched with this machine's own credentials, by the start of its URL: `s3://lab-data`,
+    `gs://lab/public`, `hf://datasets/lab`, `hf://lab/model`; `s3://` is all of a kind. All else is fetched as
+    everybody may."""
     results_branches: tuple[Pattern, ...] = ()
     """Branches that results may be committed to beside `pushtrain/results` and the pushed one: your Git
     credential pushes them, which may have more rights than the sender's. Patterns, as in `pushtrain.toml`."""

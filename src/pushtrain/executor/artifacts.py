@@ -1,16 +1,19 @@
 """Bring result files that are too large for Git to where the job wants them: Git LFS, or an object store.
 
-Uploads may be repeated: the same file goes to the same name. Object stores are s3://, gs:// and az:// by the
-`cloud` extra (obstore); their credentials are the executor's own environment, as with the vendors' tools.
+Uploads may be repeated: the same file goes to the same name. Object stores are s3://, gs:// and az:// by
+the `cloud` extra (obstore); their credentials are the executor's own environment, as with the vendors'
+tools. Which of them a job may name, the rule `artifact_urls` says, before it is accepted.
 """
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pushtrain.core.errors import GitError, PushtrainError, StorageError, UsageError
+from pushtrain.core.lent import bucket
 from pushtrain.core.model import Artifact
+from pushtrain.core.weburl import shown
 from pushtrain.plumbing import lfs
 from pushtrain.plumbing.checkout import clone
 from pushtrain.plumbing.git import Mirror
@@ -18,8 +21,6 @@ from pushtrain.ports import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_SCHEMES: Final = ("s3", "gs", "az", "abfs", "abfss")
 
 
 class UploadError(PushtrainError):
@@ -84,8 +85,8 @@ def to_url(
     Raises:
         UploadError: The store refused, is not reachable, or is of a kind that we do not speak.
     """
-    store = _store(base)
-    prefix = urlsplit(base).path.strip("/")
+    store, prefix = _store(base)
+    prefix = prefix.strip("/")
     placed = []
     for file in files:
         if stop is not None:
@@ -109,14 +110,13 @@ def from_url(file: Artifact, target: Path) -> None:
     Raises:
         UploadError: The store refused, or is not reachable.
     """
-    parts = urlsplit(file.url)
-    store = _store(file.url)
+    store, key = _store(file.url)
     partial = target.with_name(f".{target.name[:100]}.partial")
     try:
         import obstore
 
         with partial.open("wb") as writing:
-            for chunk in obstore.get(store, unquote(parts.path).lstrip("/")).stream():
+            for chunk in obstore.get(store, key).stream():
                 writing.write(chunk)
         partial.replace(target)
     except Exception as error:
@@ -127,20 +127,24 @@ def from_url(file: Artifact, target: Path) -> None:
         ) from error
 
 
-def _store(base: str) -> Any:
-    parts = urlsplit(base)
-    if parts.scheme not in _SCHEMES or not parts.netloc:
+def _store(url: str) -> tuple[Any, str]:
+    """The store of a bucket, and the path in it."""
+    try:
+        name, path = bucket(url)
+    except ValueError as error:
         raise UsageError(
-            f"artifacts = {base!r} names no store that we can write.", mend="Use lfs, s3://, gs:// or az://."
-        )
+            f"artifacts = {shown(url)!r} names no store that we can write: it {error}.",
+            mend="Use lfs, s3://, gs:// or az://.",
+        ) from None
+    scheme = url.partition("://")[0]
     try:
         from obstore.store import from_url
     except ImportError as error:
         raise UploadError(
-            f"Uploads to {parts.scheme}:// need the `cloud` extra on the executor.",
+            f"Uploads to {scheme}:// need the `cloud` extra on the executor.",
             mend="Install it: `pip install 'pushtrain[cloud]'`.",
         ) from error
-    return from_url(f"{parts.scheme}://{parts.netloc}")
+    return from_url(f"{scheme}://{name}"), path
 
 
 def _put(store: Any, key: str, path: Path, size: int) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import Cancelled, PushtrainError, fit
+from pushtrain.core.errors import Cancelled, DataError, PushtrainError, fit
 from pushtrain.core.forms import script_of
 from pushtrain.core.model import (
     Attempt,
@@ -48,6 +48,7 @@ from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.ledger import Exhausted, Ledger
 from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep
 from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.terms import of_rules
 from pushtrain.ports import Activation, Enclosure, Environment, Recipe, Report, Sandbox, Stop
 
 SHELL: Final = ("bash", "-eo", "pipefail", "-c")
@@ -355,16 +356,31 @@ class Preparation:
 
     def _fetch_data(self) -> list[tuple[Path, DataSource]]:
         found = []
+        limit = self._shop.rules.limits.time
+        end = time.monotonic() + limit
+
+        def stop() -> None:
+            self._stop_all()
+            if time.monotonic() > end:
+                raise DataError(
+                    f"The data was not here after {limit:g} s, the longest that a run may take here.",
+                    mend="Use a faster server, or have the executor's owner raise `rules.limits.time`.",
+                )
+
         with self._stage(Stage.DATA) as notes:
+            terms = of_rules(self._shop.rules)
             for source in self._job.data:
                 path, fetched = data.fetch(
                     source,
                     cache=self._shop.data,
                     mounts=self._shop.settings.mounts,
                     report=self._report(Stage.DATA),
-                    stop=self._stop_all,
+                    stop=stop,
+                    terms=terms,
+                    repository=self._run.command.repository,
                     holder=self._folder.tree,
                     meter=self._shop.downloads.metered,
+                    environ=self._shop.inherited,
                 )
                 self._data.append(fetched)
                 found.append((path, source))

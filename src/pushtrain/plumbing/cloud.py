@@ -1,7 +1,8 @@
 """Files in object stores (`s3://`, `gs://`, `az://`): an `Opener` for `plumbing.download`.
 
-Needs the `cloud` extra. Credentials are those of the executor's own environment (`AWS_…`, `GOOGLE_…`,
-`AZURE_…`), never a job's.
+Needs the `cloud` extra. Credentials, and the server that they go to, are those of the executor's own
+environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`), never a job's; a job gives a bucket's name and a path, and
+comes here only where the owner lends the credentials (`core.lent`).
 """
 
 import contextlib
@@ -9,7 +10,6 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
 
 from pushtrain.core.errors import DataError
 from pushtrain.plumbing.download import Ask, Interrupted, Opener, Restart, Stream, Version
@@ -27,21 +27,24 @@ class Cloud:
     def __init__(self) -> None:
         self._stores: dict[str, ObjectStore] = {}
 
-    def opener(self, url: str) -> Opener:
-        """How to get the object at this URL.
+    def opener(self, scheme: str, bucket: str, path: str) -> Opener:
+        """How to get an object.
+
+        Args:
+            scheme: `s3`, `gs` or `az`.
+            bucket: A name and nothing else, as `core.lent.bucket` reads it.
+            path: The object's, not quoted.
 
         Raises:
-            DataError: The extra is not installed, or the URL names no object.
+            DataError: The extra is not installed, or no object is named.
         """
-        parts = urlsplit(url)
-        path = unquote(parts.path).lstrip("/")
-        if not parts.netloc or not path or parts.query:
-            raise DataError(f"{url.partition('?')[0]} names no object.", mend="Write s3://BUCKET/PATH.")
-        root = f"{parts.scheme}://{parts.netloc}"
+        root = f"{scheme}://{bucket}"
+        if not path:
+            raise DataError(f"{root} names no object.", mend="Write s3://BUCKET/PATH.")
         if root not in self._stores:
             self._stores[root] = _store(root)
         store = self._stores[root]
-        return lambda ask: _open(store, path, url, ask)
+        return lambda ask: _open(store, path, f"{root}/{path}", ask)
 
 
 def _store(root: str) -> "ObjectStore":

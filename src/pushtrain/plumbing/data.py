@@ -7,6 +7,9 @@ on from where it was.
 
 What a URL without `sha256` held last time is remembered with its ETag, and asked for again with a condition:
 only a server's "not modified" makes it count as cached.
+
+Bytes that came by a signed URL or by credentials are their repository's own: another repository that knows no
+more than their digest does not get them out of the cache.
 """
 
 import contextlib
@@ -19,16 +22,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
+from urllib.parse import urlsplit
 
 from pushtrain.core.errors import DataError, StorageError
 from pushtrain.core.model import DataSource, Fetched
+from pushtrain.core.weburl import shown
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.doors import Doors
-from pushtrain.plumbing.download import Got, Opener, Version, download
+from pushtrain.plumbing.download import Bounds, Got, Opener, Version, download
 from pushtrain.plumbing.files import replace as write_whole
 from pushtrain.plumbing.manifest import FolderFetch, below, parse
+from pushtrain.plumbing.terms import Terms
 from pushtrain.plumbing.unpack import unpack
-from pushtrain.plumbing.web import Admit, without_query
 from pushtrain.ports import Report, Stop
 
 _WORKERS: Final = 8
@@ -44,7 +49,8 @@ def fetch(
     mounts: Mapping[str, str],
     report: Report,
     stop: Stop,
-    allow: Admit = lambda _: None,
+    terms: Terms,
+    repository: str = "",
     holder: Path | None = None,
     meter: Callable[[Opener], Opener] = lambda opener: opener,
     environ: Mapping[str, str] = os.environ,
@@ -57,7 +63,8 @@ def fetch(
         mounts: The folders that the owner lends, by name.
         report: Told of progress.
         stop: Called often.
-        allow: Given every URL before it is asked, those of redirects too; raises DataError to refuse it.
+        terms: Whom it may ask, whose credentials it may use, how much may come.
+        repository: Whose job asks: what not everybody may fetch is found in the cache by it alone.
         holder: While this path exists, the data is not evicted.
         meter: Put around whatever brings bytes in, to count and to stop them.
         environ: The executor's environment, for HF_TOKEN and HF_ENDPOINT.
@@ -68,14 +75,16 @@ def fetch(
     """
     if source.mount:
         return _mounted(source, mounts)
-    work = _Work(cache, report, stop, holder, Doors(allow, environ, workers=_WORKERS), meter)
+    apart = hashlib.sha256(repository.encode()).hexdigest()[:16] if is_private(source.url, terms) else ""
+    doors = Doors(terms, environ, workers=_WORKERS)
+    work = _Work(cache, report, stop, holder, doors, meter, terms, f"{apart}-" if apart else "")
     try:
         if source.url.endswith("/") or source.manifest:
             return work.folder(source)
         return work.archive(source) if source.unpack else work.file(source)
     except OSError as error:
         raise StorageError(
-            f"The data of {without_query(source.url)} cannot be kept in {cache.root}: {error}.",
+            f"The data of {shown(source.url)} cannot be kept in {cache.root}: {error}.",
             mend="Free some space, or check the state folder's permissions.",
         ) from error
     finally:
@@ -120,6 +129,9 @@ class _Work:
     holder: Path | None
     doors: Doors
     meter: Callable[[Opener], Opener]
+    terms: Terms
+    space: str
+    """What every key of the cache begins with; empty: what everybody may have."""
 
     def file(self, source: DataSource) -> tuple[Path, Fetched]:
         """A single file."""
@@ -127,36 +139,46 @@ class _Work:
             got, cached = self._unpinned(source.url)
         else:
             got, cached = self._pinned(source.url, source.sha256)
-        path = self.cache.root / got.sha256 / _FILE
+        path = self.cache.root / (self.space + got.sha256) / _FILE
         return path, _fetched(source, got, cached=cached)
 
     def archive(self, source: DataSource) -> tuple[Path, Fetched]:
         """An archive, unpacked."""
         if source.sha256 is not None:
-            found = self.cache.get(_unpacked(source.sha256), holder=self.holder)
+            found = self.cache.get(self._unpacked(source.sha256), holder=self.holder)
             if found is not None:
                 return _content(found), _fetched(source, _about(found, source.sha256), cached=True)
         packed, fetched = self.file(source)
 
         def make(into: Path) -> None:
-            unpack(packed, into, title=without_query(source.url), report=self.report, stop=self.stop)
+            limits = self.terms.limits
+            unpack(
+                packed,
+                into,
+                title=shown(source.url),
+                report=self.report,
+                stop=self.stop,
+                limits=limits,
+                spend=self.terms.unpacking,
+            )
             (into / _ABOUT).write_text(json.dumps({"size": fetched.size}))
 
-        entry, cached = self.cache.build(_unpacked(fetched.sha256), make, holder=self.holder, stop=self.stop)
-        self.cache.go_first(fetched.sha256)
+        key = self._unpacked(fetched.sha256)
+        entry, cached = self.cache.build(key, make, holder=self.holder, stop=self.stop)
+        self.cache.go_first(self.space + fetched.sha256)
         return _content(entry), fetched.model_copy(update={"cached": cached and fetched.cached})
 
     def folder(self, source: DataSource) -> tuple[Path, Fetched]:
         """A folder, by its manifest."""
         if not source.manifest or not source.url.endswith("/") or "?" in source.url:
             raise DataError(
-                f"{without_query(source.url)} names a folder, and a folder comes by a manifest of digests.",
+                f"{shown(source.url)} names a folder, and a folder comes by a manifest of digests.",
                 mend="Add `manifest`, a file below it that `sha256sum` wrote, and end the URL in `/`.",
             )
         where = DataSource(url=below(source.url, source.manifest), sha256=source.sha256, path=source.path)
         listing, fetched = self.file(where)
-        files = parse(listing, without_query(where.url))
-        key = f"folder-{fetched.sha256}"
+        files = parse(listing, shown(where.url), self.terms.limits.files)
+        key = f"{self.space}folder-{fetched.sha256}"
 
         def make(into: Path) -> None:
             folder = FolderFetch(source.url, files, self._into)
@@ -168,32 +190,34 @@ class _Work:
         return entry / _TREE, _fetched(source, got, cached=cached)
 
     def _pinned(self, url: str, sha256: str) -> tuple[Got, bool]:
+        key = self.space + sha256
+
         def make(into: Path) -> None:
-            part = self.cache.scratch(sha256) / "part"
+            part = self.cache.scratch(key) / "part"
             self._into(url, part, sha256, self.report, self.stop)
             part.rename(into / _FILE)
 
-        entry, cached = self.cache.build(sha256, make, holder=self.holder, stop=self.stop)
+        entry, cached = self.cache.build(key, make, holder=self.holder, stop=self.stop)
         return Got(sha256, (entry / _FILE).stat().st_size, Version()), cached
 
     def _unpinned(self, url: str) -> tuple[Got, bool]:
-        name = f"url-{hashlib.sha256(url.encode()).hexdigest()}"
+        name = f"{self.space}url-{hashlib.sha256(url.encode()).hexdigest()}"
         note = self.cache.root / ".urls" / name
         with self.cache.lock(name, stop=self.stop):
             last = _read_note(note)
-            if last is not None and self.cache.get(last.sha256, holder=self.holder) is None:
+            if last is not None and self.cache.get(self.space + last.sha256, holder=self.holder) is None:
                 last = None
             part = self.cache.scratch(name) / "part"
             known = last.version if last is not None else None
             got = self._into(url, part, None, self.report, self.stop, known)
             if got is not None:
                 fresh = partial(_place, part)
-                self.cache.build(got.sha256, fresh, holder=self.holder, stop=self.stop)
+                self.cache.build(self.space + got.sha256, fresh, holder=self.holder, stop=self.stop)
                 _write_note(note, got)
             self.cache.clear_scratch(name)
         found = got or last
         if found is None:
-            raise DataError(f"{without_query(url)} sent nothing.", mend="Run it again.")
+            raise DataError(f"{shown(url)} sent nothing.", mend="Run it again.")
         return found, got is None
 
     def _into(  # noqa: PLR0917  a download in short
@@ -205,8 +229,24 @@ class _Work:
         stop: Stop,
         known: Version | None = None,
     ) -> Got | None:
-        title, opener = without_query(url), self.meter(self.doors.opener(url))
-        return download(opener, part, title=title, sha256=sha256, report=report, stop=stop, known=known)
+        return download(
+            self.meter(self.doors.opener(url)),
+            part,
+            title=shown(url),
+            sha256=sha256,
+            report=report,
+            stop=stop,
+            known=known,
+            bounds=Bounds(self.terms.limits.size, self.terms.arriving),
+        )
+
+    def _unpacked(self, sha256: str) -> str:
+        return f"{self.space}unpacked2-{sha256}"  # the number changes when unpacking does
+
+
+def is_private(url: str, terms: Terms) -> bool:
+    """Whether not everybody may fetch what this URL names: it is signed, or asked for with credentials."""
+    return "?" in url or (urlsplit(url).scheme not in {"http", "https"} and terms.lends(url))
 
 
 def _place(part: Path, into: Path) -> None:
@@ -239,10 +279,6 @@ def _fetched(source: DataSource, got: Got, *, cached: bool) -> Fetched:
         pinned=source.sha256 is not None,
         cached=cached,
     )
-
-
-def _unpacked(sha256: str) -> str:
-    return f"unpacked1-{sha256}"  # the number changes when unpacking does
 
 
 def _content(entry: Path) -> Path:

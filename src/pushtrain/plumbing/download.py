@@ -4,7 +4,7 @@
 answers one question, "the bytes from this offset on", and says from where its answer really begins. What has
 arrived stands in a `.part` file, and beside it which version of the remote file it belongs to: the next try,
 also that of another process after a kill, goes on from there only if the version is still the same. The
-digest decides in the end.
+digest decides in the end. A server that announces too much, or sends without end, is stopped at the limit.
 """
 
 import contextlib
@@ -26,6 +26,12 @@ from pushtrain.ports import Report, Stop
 _BLOCK: Final = 1024 * 1024
 _TRIES: Final = 6
 """Tries in a row that bring the file no further, before giving up."""
+_STEP: Final = 1024 * 1024
+"""Bytes that a try must bring to count as a step further, or a twentieth of a small file: a server that sends
+one byte and hangs up, again and again, is given up."""
+_ROOM: Final = 1 << 28
+"""Free bytes that a download leaves on the disk."""
+_ROOM_CHECK: Final = 64 * 1024 * 1024
 _LONGEST_PAUSE: Final = 30.0
 _STOP_INTERVAL: Final = 0.2
 
@@ -70,6 +76,16 @@ class Ask:
 Opener = Callable[[Ask], AbstractContextManager[Stream]]
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much may come."""
+
+    size: int = 1 << 50
+    """Bytes of one file."""
+    spend: Callable[[int], None] = lambda _: None
+    """Told of the bytes of every chunk before it is kept; raises to refuse more."""
+
+
 class Interrupted(Exception):
     """A transfer broke off or never began, for a reason that may pass.
 
@@ -105,6 +121,7 @@ def download(
     report: Report,
     stop: Stop,
     known: Version | None = None,
+    bounds: Bounds | None = None,
     pause: Callable[[float, Stop], None] | None = None,
 ) -> Got | None:
     """Bring one file whole into `part`; None: it is the known version still, and nothing was written.
@@ -117,25 +134,28 @@ def download(
         report: Told of progress in bytes.
         stop: Called often.
         known: A version that need not be sent again.
+        bounds: How much may come.
         pause: Waits between two tries; for tests.
 
     Raises:
         DataError: It cannot be had, or is not what its digest says.
     """
     wait = pause or _pause
-    partial = _Partial(part, pinned=sha256 is not None)
+    partial = _Partial(part, bounds or Bounds(), title, pinned=sha256 is not None)
     furthest, tries = partial.offset, 0
     while True:
         stop()
         resumed = partial.offset > 0
         try:
             if not partial.whole and not _transfer(
-                opener, partial, known or Version(), title=title, report=report, stop=stop
+                opener, partial, known or Version(), report=report, stop=stop
             ):
                 return None
         except Interrupted as broken:
-            tries = 1 if partial.offset > furthest else tries + 1
-            furthest = max(furthest, partial.offset)
+            if partial.offset >= furthest + partial.step:
+                tries, furthest = 1, partial.offset
+            else:
+                tries += 1
             if isinstance(broken, Restart) or not partial.resumable:
                 partial.reset()
             if tries >= _TRIES:
@@ -158,9 +178,7 @@ def download(
             )
 
 
-def _transfer(
-    opener: Opener, partial: "_Partial", known: Version, *, title: str, report: Report, stop: Stop
-) -> bool:
+def _transfer(opener: Opener, partial: "_Partial", known: Version, *, report: Report, stop: Stop) -> bool:
     """One try; False: the known version is still the right one."""
     ask = Ask(partial.offset, partial.version) if partial.offset else Ask(known=known)
     with opener(ask) as stream:
@@ -168,10 +186,9 @@ def _transfer(
             return False
         _check_continuation(partial, stream)
         with partial.begin(stream, stop) as file:
-            _check_room(partial, title)
             for chunk in stream.chunks:
                 partial.write(file, chunk)
-                report(title, partial.offset, partial.size or 0)
+                report(partial.title, partial.offset, partial.size or 0)
                 stop()
     if partial.size is not None and partial.offset < partial.size:
         raise Interrupted(f"the connection closed after {partial.offset} of {partial.size} bytes")
@@ -195,8 +212,11 @@ def _check_continuation(partial: "_Partial", stream: Stream) -> None:
 class _Partial:
     """The bytes so far, the version they belong to, and their digest."""
 
-    def __init__(self, path: Path, *, pinned: bool) -> None:
+    def __init__(self, path: Path, bounds: Bounds, title: str, *, pinned: bool) -> None:
         self.path = path
+        self.title = title
+        self._bounds = bounds
+        self._room_at = 0
         self.version = Version()
         self.size: int | None = None
         self.offset = 0
@@ -222,6 +242,11 @@ class _Partial:
         """Whether all of it is here: the process was killed between the last byte and the finish."""
         return self.size is not None and self.offset == self.size > 0
 
+    @property
+    def step(self) -> int:
+        """Bytes that are a step further."""
+        return max(1, min(_STEP, (self.size or _STEP) // 20))
+
     def reset(self) -> None:
         """Forget what has arrived."""
         self.path.unlink(missing_ok=True)
@@ -232,6 +257,8 @@ class _Partial:
     def begin(self, stream: Stream, stop: Stop) -> Iterator[BinaryIO]:
         """The file, standing where the stream goes on."""
         self.version, self.size, self.offset = stream.version, stream.size, stream.start
+        self._check_size(self.size or 0)
+        self._check_room((self.size or 0) - self.offset)
         self._about.write_text(
             json.dumps(
                 {
@@ -253,6 +280,10 @@ class _Partial:
 
     def write(self, file: BinaryIO, chunk: bytes) -> None:
         """Add bytes."""
+        self._bounds.spend(len(chunk))
+        self._check_size(self.offset + len(chunk))
+        if self.offset >= self._room_at:
+            self._check_room(len(chunk))
         file.write(chunk)
         self._hash.update(chunk)
         self.offset += len(chunk)
@@ -262,6 +293,25 @@ class _Partial:
         """What it is."""
         self._hash_up_to(self.offset, stop)
         return Got(self._hash.hexdigest(), self.offset, self.version)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._bounds.size:
+            self.reset()
+            raise DataError(
+                f"{self.title} has more than the {self._bounds.size} bytes that data may have there.",
+                mend="Have its owner raise `rules.limits.data`, or use less.",
+            )
+
+    def _check_room(self, more: int) -> None:
+        """Refuse what would leave the disk full; a length that is not announced is looked at as it grows."""
+        self._room_at = self.offset + _ROOM_CHECK
+        free = shutil.disk_usage(self.path.parent).free
+        if more and more + _ROOM > free:
+            raise DataError(
+                f"{self.title} has {self.size or 'more'} bytes, and the executor's disk has {free} free, of "
+                f"which {_ROOM} must stay free.",
+                mend="Free some space there, or use another executor.",
+            )
 
     def _hash_up_to(self, count: int, stop: Stop) -> None:
         if self._hashed == count and count:
@@ -273,16 +323,6 @@ class _Partial:
                     self._hash.update(block)
                     self._hashed += len(block)
                     stop()
-
-
-def _check_room(partial: _Partial, title: str) -> None:
-    needed = (partial.size or 0) - partial.offset
-    free = shutil.disk_usage(partial.path.parent).free
-    if needed > free:
-        raise DataError(
-            f"{title} has {partial.size} bytes, and the executor's disk has {free} free.",
-            mend="Free some space there, or use another executor.",
-        )
 
 
 def _unwritable(path: Path, error: OSError) -> DataError:

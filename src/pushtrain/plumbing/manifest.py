@@ -18,10 +18,10 @@ from typing import Final, Protocol
 from urllib.parse import quote
 
 from pushtrain.core.errors import Cancelled, DataError
+from pushtrain.core.weburl import shown
 from pushtrain.plumbing.download import Got
 from pushtrain.plumbing.process import boot_id
 from pushtrain.plumbing.unpack import member_path
-from pushtrain.plumbing.web import without_query
 from pushtrain.ports import Report, Stop
 
 MAX_SIZE: Final = 256 * 1024 * 1024
@@ -40,12 +40,13 @@ class Fetch(Protocol):
         """Bring it."""
 
 
-def parse(manifest: Path, title: str) -> Mapping[str, str]:
+def parse(manifest: Path, title: str, most: int = 2_000_000) -> Mapping[str, str]:
     """The digest of each path.
 
     Args:
         manifest: The file.
         title: How it is called in messages.
+        most: Files that it may list.
 
     Raises:
         DataError: It is too large, a line is not of the form, or a path leads out or is there twice.
@@ -62,6 +63,8 @@ def parse(manifest: Path, title: str) -> Mapping[str, str]:
         path, digest = _entry(line.removesuffix("\r"), number, title)
         if files.setdefault(path, digest) != digest:
             raise _bad(title, number, f"{path!r} is listed twice with different digests")
+        if len(files) > most:
+            raise DataError(f"The manifest {title} lists more than {most} files.")
         parts = path.split("/")
         folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
     both = folders & files.keys()
@@ -135,7 +138,7 @@ class FolderFetch:
             try:
                 for done, task in enumerate(as_completed(tasks), start=1):
                     task.result()
-                    report(without_query(self.base), done, len(tasks))
+                    report(shown(self.base), done, len(tasks))
             except BaseException:
                 halted.set()
                 pool.shutdown(cancel_futures=True)
