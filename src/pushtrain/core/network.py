@@ -6,28 +6,12 @@ A job may ask for less than the owner allows, never for more. What cannot be enf
 from collections.abc import Collection
 from typing import Final
 
+from pushtrain.core.addresses import NOT_PUBLIC
 from pushtrain.core.errors import Forbidden
 from pushtrain.core.model import Isolation, JobNetwork
 
-PRIVATE: Final = (
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.0.0.0/24",
-    "192.0.2.0/24",
-    "192.88.99.0/24",
-    "192.168.0.0/16",
-    "198.18.0.0/15",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-)
-"""What is not the public internet, whatever a machine's routes say: the special-purpose addresses of IPv4
-(RFC 6890 and IANA's registry), multicast and broadcast. `169.254.0.0/16` holds the clouds' metadata."""
+PRIVATE: Final = tuple(str(network) for network, _ in NOT_PUBLIC if network.version == 4)  # noqa: PLR2004  IPv4
+"""What is not the public internet, whatever a machine's routes say."""
 
 _MOST_FIRST: Final = (JobNetwork.FULL, JobNetwork.INTERNET, JobNetwork.FETCH_ONLY, JobNetwork.NONE)
 
