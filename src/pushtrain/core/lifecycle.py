@@ -194,6 +194,21 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901, PLR091
     return run.model_copy(update=change)
 
 
+def outcome_of(event: Event) -> Outcome | None:
+    """How an attempt went that this event ends; None: it is tried again, or has not ended."""
+    match event:
+        case Exited(reason, exit_code):
+            return _verdict(reason, exit_code)
+        case PrepareFailed():
+            return Outcome.FAILED
+        case Cancelled():
+            return Outcome.CANCELLED
+        case Lost():
+            return Outcome.LOST
+        case _:
+            return None
+
+
 def comes_back(run: Run, command: TrainCommand) -> bool:
     """Whether a command is that of a released run which is placed here anew, not one that was late."""
     return run.outcome is Outcome.MOVED and command.attempt > run.command.attempt

@@ -55,6 +55,8 @@ class Active:
         self.folder = folder
         self.progress: Progress | None = None
         self.told_at = 0.0
+        self.hooked = False
+        """Whether the owner's programs have run after it."""
         self._cancelled = threading.Event()
         self._shim: launch.Process | None = None
         self._why = ""
@@ -356,6 +358,7 @@ class Dispatch:
         """Move the run by the event that ends its attempt, and let go of it."""
         run = active.run
         attempt = verdicts.ended(active.attempt, event, now=self._clock(), size=log_size(active.folder.log))
+        self._ask_hooks(active, attempt, event)
         try:
             if isinstance(event, Exited | Lost) and self._store.run(run.id).state is State.PREPARING:
                 began = attempt.started_at or attempt.claimed_at
@@ -371,6 +374,20 @@ class Dispatch:
         self._changed(run.id)
         self._ended()
         self.wake()
+
+    def _ask_hooks(self, active: Active, attempt: Attempt, event: Event) -> None:
+        """Run the owner's programs after an attempt, once however often writing its end down is tried."""
+        if active.hooked:
+            return
+        rulebook = self._shop.rulebook
+        rulebook.hooks.after(
+            active.run, rulebook.who(active.run.sender), attempt, event, stop=self._unless_stopping
+        )
+        active.hooked = True
+
+    def _unless_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise Cancelled("The executor stops.")
 
     def _make_room(self, folder: RunDir) -> None:
         """The disk is full, perhaps by this very attempt: what only it needed goes, with our reserve."""

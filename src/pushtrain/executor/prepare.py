@@ -293,6 +293,7 @@ class Preparation:
             if not mirror.fetch(command.ref, command.commit, stop=self._stop):
                 notes.append("cached")
             rulebook.prove(self._run, allowed, mirror, stop=self._stop)
+            rulebook.ask_hooks(self._run, isolation=self._shop.sandbox.level, stop=self._stop)
         with self._stage(Stage.CHECKOUT) as notes:
             done = mirror.checkout(
                 command.commit,

@@ -9,7 +9,7 @@ pull request's commit and who signed it. What cannot be found out is not allowed
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from pushtrain.core.model import Run, TrainCommand
 from pushtrain.core.rules import Allow, Rules
 from pushtrain.core.ruling import Allowed, Question, RefKind, Refusal, Sender
 from pushtrain.core.settings import Settings
+from pushtrain.executor.hooks import Hooks
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.ledger import Exhausted
 from pushtrain.plumbing.signatures import Signers
@@ -73,6 +74,7 @@ class Rulebook:
     """What `authorized_keys` says of the key with a fingerprint, or of the one that took its place."""
     number_of: NumberOf = unasked
     signers: Signers | None = None
+    hooks: Hooks = field(default_factory=Hooks)
     now: Callable[[], float] = lambda: 0.0
 
     @classmethod
@@ -106,6 +108,7 @@ class Rulebook:
             grant_of=grant_of,
             number_of=number_of,
             signers=signers if rules.require_signed_commits else None,
+            hooks=Hooks(rules.hooks, executor=settings.executor.name),
             now=now,
         )
 
@@ -117,6 +120,7 @@ class Rulebook:
         """
         if self.signers is not None:
             self.signers.check()
+        self.hooks.check()
 
     # --- at the door --------------------------------------------------------------------------------------
 
@@ -140,9 +144,12 @@ class Rulebook:
             raise BeyondLimits(self._told(over), mend=over.mend)
 
     def _permit(self, command: TrainCommand, sender: str) -> Allowed | Refusal:
-        grant = self.grant_of(sender)
-        who = Sender(sender, grant.name, grant.was) if grant else Sender(sender)
-        return ruling.permit(self.rules, Question.of(command, who))
+        return ruling.permit(self.rules, Question.of(command, self.who(sender)))
+
+    def who(self, key: str) -> Sender:
+        """Whose key it is, as `authorized_keys` says now."""
+        grant = self.grant_of(key)
+        return Sender(key, grant.name, grant.was) if grant else Sender(key)
 
     def _shut(self, command: TrainCommand) -> Refusal | None:
         """The rule that is against the places that its results would go to."""
@@ -200,6 +207,15 @@ class Rulebook:
             file = mirror.show(command.commit, FILE)
             if refusal := ruling.committed(command.job, file, command.commit):
                 raise Against(refusal)
+
+    def ask_hooks(self, run: Run, *, isolation: str, stop: Stop) -> None:
+        """Let the owner's programs have their say, once all else allows the attempt.
+
+        Raises:
+            Against: One of them refuses it.
+        """
+        if refusal := self.hooks.before(run, self.who(run.sender), isolation=isolation, stop=stop):
+            raise Against(refusal)
 
     def used_up(self, error: Exhausted) -> Against:
         """What the day's limit of downloads means for an attempt that would exceed it."""
