@@ -16,7 +16,8 @@ from pushtrain.core.model import Gpu, Run
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.web import create_app
-from pushtrain.plumbing.keys import Authorized, load_or_create
+from pushtrain.plumbing.identity import Ring
+from pushtrain.plumbing.keys import Authorized
 from pushtrain.plumbing.rundir import RunDir
 from pushtrain.plumbing.serve import serving
 from pushtrain.plumbing.state import StateFolder
@@ -96,18 +97,19 @@ def served(
     """An executor that serves `testing.REPOSITORY`; its clock stands still, unless another one is given."""
     state = StateFolder(folder).create()
     clock = clock or Clock()
-    key = load_or_create(state.key)
+    ring = Ring(state.key)
+    key = ring().key
     settings = Settings(
         repositories=(Repository(key=REPOSITORY, remote="https://github.com/octo/hello"),),
         executor=ExecutorSettings(name=name, queue_limit=queue_limit, slots=slots),
     )
-    authorized = Authorized(state.authorized, owner=key.public_key(), clock=clock)
+    authorized = Authorized(state.authorized, owner=ring, clock=clock)
     store = Store(state.store, clock=clock)
     service = ExecutorService(
         settings,
         state,
         store,
-        key=key,
+        identity=ring,
         authorized=authorized,
         mirrors=lambda name: (_ for _ in ()).throw(AssertionError(name)),
         environments={},

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,18 @@ from pushtrain.core.model import ExecutorCard
 from pushtrain.core.roster import Standing, sign_card, with_card
 from pushtrain.core.settings import ExecutorAddress, Repository, SenderSettings, Settings
 from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.core.succession import Succession, succession
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.keys import Trusted
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.plumbing.state import StateFolder
-from pushtrain.testing import WorkRepository, a_card
+from pushtrain.plumbing.store import Store
+from pushtrain.sender.kept import KeptCommands
+from pushtrain.testing import WorkRepository, a_card, a_command
 from pushtrain.wiring.directory import look_up
 from pushtrain.wiring.parts import executor_addresses, identity, mirror
 from pushtrain.wiring.rosters import look, places
-from pushtrain.wiring.trust import trusted_here
+from pushtrain.wiring.trust import heirs, trusted_here
 
 Out = pytest.CaptureFixture[str]
 
@@ -190,3 +194,88 @@ def test_what_the_user_distrusts_is_distrusted_in_all_of_his_folders(laptop: Lap
     assert executor_addresses(laptop.state, laptop.settings) == []
     assert laptop.say("key", "trust", TEXT) == 0
     assert "so it is not believed" in capsys.readouterr().out
+
+
+# --- an executor with a new key ---------------------------------------------------------------------------
+
+
+def heir_of(laptop: Laptop, *, overlap: float = 3600, **changes: object) -> Ed25519PrivateKey:
+    """The executor's new key, whose card stands in the roster in the place of the old one's."""
+    new = Ed25519PrivateKey.generate()
+    said = succession(KEY, new.public_key(), at=time.time(), overlap=overlap)
+    laptop.list_card(new, succession=(str(said),), **changes)
+    return new
+
+
+def test_a_roster_leads_to_the_new_key_and_it_is_pinned(laptop: Laptop) -> None:
+    Trusted(laptop.state.trusted).add(KEY.public_key(), name="gpu")
+    new = heir_of(laptop)
+    assert laptop.standing() is Standing.TRUSTED
+    old, entry = Trusted(laptop.state.trusted).entries()
+    assert (entry.public_key, entry.name, entry.was) == (public_text(new.public_key()), "gpu", (ID,))
+    assert old.until is not None
+    assert heirs(laptop.state) == {ID: fingerprint(new.public_key())}
+
+
+def test_the_old_keys_card_leads_nowhere_beside_the_new_ones(laptop: Laptop) -> None:
+    Trusted(laptop.state.trusted).add(KEY.public_key())
+    laptop.list_card()
+    new = heir_of(laptop, public_url="https://new.example")
+    (client,) = look_up(laptop.state, laptop.settings).executors
+    assert (client.id, client.url) == (fingerprint(new.public_key()), "https://new.example")
+    found = look(laptop.state, laptop.settings, lambda each: mirror(laptop.state, each), max_age=0).verdicts()
+    assert {(each.verdict.fingerprint, each.verdict.standing) for each in found} == {
+        (ID, Standing.OLDER),
+        (client.id, Standing.TRUSTED),
+    }
+
+
+def test_a_key_of_the_environment_leads_to_the_new_one_too(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUSHTRAIN_TRUST", ID)
+    heir_of(laptop)
+    assert laptop.standing() is Standing.TRUSTED
+
+
+def test_a_stranger_on_the_roster_is_nobodys_heir(laptop: Laptop) -> None:
+    """He may push, and he may write whatever he likes onto his own card."""
+    Trusted(laptop.state.trusted).add(KEY.public_key())
+    said = succession(KEY, Ed25519PrivateKey.generate().public_key(), at=time.time(), overlap=60)
+    own = succession(EVE, EVE.public_key(), at=time.time(), overlap=60)
+    forged = Succession(TEXT, public_text(EVE.public_key()), said.at, said.until, said.signature)
+    for lie in ((str(said),), (str(own),), (str(forged),), (str(said), str(own)), ("nonsense",)):
+        laptop.list_card(EVE, succession=lie)
+        assert laptop.standing() is Standing.UNKNOWN
+    assert len(Trusted(laptop.state.trusted).entries()) == 1
+
+
+def test_a_command_that_an_executor_may_have_goes_to_its_new_key(laptop: Laptop) -> None:
+    with closing(Store(laptop.state.store)) as store:
+        store.settle_push(None, [a_command()], "by hand", executor=ID)
+        store.outbox_inherited(ID, "SHA256:new")
+        store.outbox_inherited("SHA256:other", "SHA256:x")
+        assert [each.executor for each in store.outbox_of([a_command().run_id])] == ["SHA256:new"]
+    kept = KeptCommands(laptop.state.outbox)
+    held = kept.keep(a_command())
+    assert held is not None
+    with held:
+        held.place(ID)
+    kept.inherited({ID: "SHA256:new"})
+    assert [executor for _, executor, _ in kept.peek()] == ["SHA256:new"]
+
+
+def test_rotating_is_one_command(laptop: Laptop, capsys: Out) -> None:
+    before = identity(laptop.state)
+    assert laptop.say("key", "rotate", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["former"] == fingerprint(before.public_key())
+    assert told["fingerprint"] == fingerprint(identity(laptop.state).public_key())
+    assert 6.9 * 86400 < told["until"] - time.time() < 7.1 * 86400
+    assert laptop.say("key", "rotate", "--overlap", "1h") == 0
+    said = capsys.readouterr().out
+    assert "is this machine's key now" in said
+    secret = laptop.state.key.read_text().split("-----")[2].strip()
+    assert secret not in said + json.dumps(told)
+    for wrong in ("soon", "91d"):
+        assert laptop.say("key", "rotate", "--overlap", wrong) == 2

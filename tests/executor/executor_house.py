@@ -28,6 +28,7 @@ from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing import process
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.given import mask_of
+from pushtrain.plumbing.identity import Ring
 from pushtrain.plumbing.keys import Authorized
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.plumbing.sealing import seal_secret, sealing_key
@@ -121,7 +122,7 @@ class House:
             self.settings,
             self.state,
             Store(self.state.store),
-            key=Ed25519PrivateKey.generate(),
+            identity=Ring(self.state.key),
             authorized=authorized,
             mirrors=mirrors,
             environments=self.environments,

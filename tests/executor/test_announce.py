@@ -17,13 +17,16 @@ from pushtrain.core.place import Place
 from pushtrain.core.roster import LIFETIME, Listed, parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings, Repository
 from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.core.succession import succession
 from pushtrain.executor.announce import OWN, SHARED, Announcer, Habit, due, public_card
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.identity import Identity
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.testing import NOON, Clock, WorkRepository, a_card, a_gpu, eventually
 
 HOUR = 3600.0
 DAY = 24 * HOUR
+OTHER = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 NAME = fingerprint(KEY.public_key())
 FACE = a_card(
@@ -38,6 +41,7 @@ class Lab:
         self.folder = folder
         self.clock = Clock()
         self.card = FACE
+        self.identity = Identity(KEY)
         self.remotes: list[Path] = []
         self.places: list[Place] = []
         for number, branch in enumerate(branches or ("pushtrain/config",)):
@@ -57,7 +61,7 @@ class Lab:
         self.announcer = Announcer(
             files,
             lambda: self.card,
-            key=KEY,
+            identity=lambda: self.identity,
             memory=self.folder / "number",
             clock=self.clock,
             jitter=lambda: 0.5,
@@ -430,3 +434,25 @@ def test_the_owner_may_publish_more() -> None:
     assert shown(host="2001:db8::1", publish_address=True).public_url == "http://[2001:db8::1]:8421"
     assert shown(host="0.0.0.0", publish_address=True).public_url == ""  # noqa: S104  nothing listens
     assert shown(host="lab.example", publish_address=True).public_url == "http://lab.example:8421"
+
+
+# --- a new key --------------------------------------------------------------------------------------------
+
+
+def test_the_card_of_a_new_key_takes_the_old_ones_place(lab: Lab) -> None:
+    neighbour = sign_card(a_card(public_key=public_text(OTHER.public_key())), OTHER)
+    lab.announcer.look()
+    lab.announcer._targets[0].file.write(lambda text: with_card(text, neighbour), message="x", when=1)
+    new = Ed25519PrivateKey.generate()
+    said = succession(KEY, new.public_key(), at=NOON, overlap=600)
+    lab.identity = Identity(new, (said,), (KEY,))
+    lab.card = lab.card.model_copy(
+        update={"public_key": public_text(new.public_key()), "succession": (str(said),)}
+    )
+    lab.clock.advance(60)
+    lab.announcer.look()
+    cards = {listed.fingerprint: listed for listed in parse(lab.text()).cards}
+    assert cards.keys() == {fingerprint(new.public_key()), fingerprint(OTHER.public_key())}
+    assert all(listed.genuine for listed in cards.values())
+    lab.stop()
+    assert parse(lab.text()).cards[0].card.online is not parse(lab.text()).cards[1].card.online

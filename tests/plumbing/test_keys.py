@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from pushtrain.core.errors import ConfigError, StorageError, UsageError
 from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.plumbing.identity import Identity
 from pushtrain.plumbing.keys import Authorized, Grant, Scope, Trusted, load_or_create
 from pushtrain.testing import NOON, Clock
 
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key()
+PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+KEY = PRIVATE.public_key()
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64))).public_key()
 TEXT, ID = public_text(KEY), fingerprint(KEY)
 OTHER_TEXT, OTHER_ID = public_text(OTHER), fingerprint(OTHER)
@@ -117,7 +119,7 @@ def test_nobody_is_authorised_before_there_is_a_file(path: Path) -> None:
 
 
 def test_the_executors_own_key_may_do_everything(path: Path) -> None:
-    grant = Authorized(path, owner=KEY).lookup(ID)
+    grant = Authorized(path, owner=lambda: Identity(PRIVATE)).lookup(ID)
     assert grant is not None
     assert all(grant.allows(scope, "any.host/any/thing") for scope in Scope)
 

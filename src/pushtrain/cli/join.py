@@ -1,6 +1,5 @@
 """`pushtrain join`: use the code that an executor's owner gave to you."""
 
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pushtrain.plumbing.keys import Trusted, load_or_create
 from pushtrain.wiring.directory import look_up
 from pushtrain.wiring.parts import local_url, running_card
 from pushtrain.wiring.settings import load_settings, open_state
+from pushtrain.wiring.trust import word
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _MOST: Final = 16
 """Executors of a roster that are asked for an invitation."""
-_UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def join(code: str = "", /, *, name: Name = "", json: Json = False, state: State = None) -> None:
@@ -51,7 +50,7 @@ def join(code: str = "", /, *, name: Name = "", json: Json = False, state: State
             mend="Say it on the other machine, or with another `--state`.",
         )
     joined = _joined([said.url] if said.url else _listed(folder), derived(said.secret), identity)
-    entry_name = name or _UNFIT.sub("-", joined.card.name)[:60].strip("-")
+    entry_name = name or word(joined.card.name)
     trusted = Trusted(folder.trusted)
     entry = trusted.add(joined.key, name=entry_name)
     on_roster = _on_roster(folder, id_of(entry.public_key))

@@ -35,6 +35,7 @@ app = App(
     name="key",
     help="Who may command whom: keys of this machine, of its senders, and of the executors that it trusts.",
 )
+app.command("pushtrain.cli.rotate:rotate", name="rotate")
 app.command("pushtrain.cli.trust:trust", name="trust")
 app.command("pushtrain.cli.trust:distrust", name="distrust")
 

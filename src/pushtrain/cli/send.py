@@ -35,6 +35,7 @@ from pushtrain.sender.planning import plan_by_hand
 from pushtrain.wiring.directory import look_up
 from pushtrain.wiring.parts import mirror
 from pushtrain.wiring.settings import load_settings, open_state
+from pushtrain.wiring.trust import heirs
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +159,7 @@ def _fetch(mirrored: Mirror, where: str, commit: str) -> None:
 def _executors(folder: StateFolder, settings: Settings, mirrored: Mirror) -> Sequence[ExecutorClient]:
     """Whom the commands may go to; where that is nobody, why is told, and the commands wait."""
     known = look_up(folder, settings, mirrored.remote)
+    KeptCommands(folder.outbox).inherited(heirs(folder))
     for sentence in absences(known, time.time()):
         log.warning("%s.", sentence)
     return known.executors

@@ -16,7 +16,7 @@ from pushtrain.plumbing.keys import Trusted, chosen
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.directory import look_up
 from pushtrain.wiring.settings import load_settings, open_state
-from pushtrain.wiring.trust import by_environment, distrusted
+from pushtrain.wiring.trust import by_environment, distrusted, word
 from pushtrain.wiring.trust import names as trusted_names
 
 _FINGERPRINT: Final = re.compile(r"SHA256:[A-Za-z0-9_-]{43}")
@@ -93,7 +93,7 @@ def _on_roster(folder: StateFolder, name: str) -> tuple[str, str]:
         if card is None or found.verdict.standing is Standing.FORGED or found.verdict.fingerprint != name:
             continue
         if id_of(card.public_key) == name:
-            return card.public_key, re.sub(r"[^A-Za-z0-9._-]+", "-", card.name)[:60].strip("-")
+            return card.public_key, word(card.name)
     raise NotFound(
         f"No roster here lists an executor with the key {name[:20]}….",
         mend="Stand in a clone of its repository, or name the whole key that `pushtrain key show` prints.",

@@ -30,10 +30,10 @@ def tunnel(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
             return
         found = find() if name == "ngrok" else None
         yield Finding("tunnel", "ok", f"{name}, authtoken in {found.where}" if found else name)
-    yield from _through(folder)
+    yield from _through(folder, settings)
 
 
-def _through(folder: StateFolder) -> Iterator[Finding]:
+def _through(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
     """Call the running executor by its public URL."""
     card = running_card(folder)
     if card is None or card.public_url == local_url(card):
@@ -41,7 +41,7 @@ def _through(folder: StateFolder) -> Iterator[Finding]:
     address = ExecutorAddress(url=card.public_url, public_key=card.public_key)
     began = time.monotonic()
     try:
-        client_maker(folder)(address).challenge()
+        client_maker(folder, settings)(address).challenge()
     except PushtrainError as error:
         mend = "Its log says what became of the tunnel; it is opened again by itself."
         yield Finding("public address", "wrong", error.message, mend)

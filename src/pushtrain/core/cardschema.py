@@ -60,6 +60,10 @@ def _card() -> Schema:
                 "Empty: it takes none.",
                 "^$|^x25519:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$",
             ),
+            "succession": _texts(
+                "What each former key of it said of the next one, the oldest first: old key, new key, when, "
+                "until when the old one counts, and the old key's signature."
+            ),
             "labels": _texts("Words that jobs may ask for."),
             "mounts": _texts("Names of the folders that it lends to jobs."),
             "gpus": {"description": "Its GPUs.", "type": "array", "items": _gpu()},

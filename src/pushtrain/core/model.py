@@ -312,6 +312,8 @@ class ExecutorCard(Value):
     """`ed25519:` and the base64 of 32 bytes."""
     sealing_key: str = ""
     """`x25519:` and the base64 of 32 bytes: what secrets for it are sealed to. Empty: it takes none."""
+    succession: tuple[str, ...] = ()
+    """What its former keys said of the next one, the oldest first (`core.succession`); empty: it had none."""
     labels: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()

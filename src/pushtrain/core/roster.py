@@ -288,15 +288,23 @@ def sign_card(card: ExecutorCard, key: Ed25519PrivateKey) -> ExecutorCard:
     return card.model_copy(update={"signature": base64.b64encode(signature).decode()})
 
 
-def with_card(text: str, card: ExecutorCard, *, source: str = "config.json") -> str:
+def with_card(
+    text: str, card: ExecutorCard, *, source: str = "config.json", replaces: Collection[str] = ()
+) -> str:
     """The roster with this card in the place of the one with the same key; everything else stays.
+
+    Args:
+        text: The roster.
+        card: Whose signature is right.
+        source: For messages: where it stands.
+        replaces: Fingerprints of the executor's former keys, whose cards go.
 
     Raises:
         BrokenRoster: The text is no roster.
         ConfigError: A newer pushtrain wrote it.
     """
     name = fingerprint(parse_public(card.public_key))
-    return _REGISTER.with_entry(text, name, _document(card), source)
+    return _REGISTER.with_entry(_REGISTER.without(text, replaces, source), name, _document(card), source)
 
 
 def _document(card: ExecutorCard) -> dict[str, Any]:

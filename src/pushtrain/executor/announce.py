@@ -22,16 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from pushtrain.core.address import is_loopback
 from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.model import ExecutorCard
 from pushtrain.core.roster import LIFETIME, BrokenRoster, parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings
-from pushtrain.core.signing import fingerprint
 from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.files import replace
+from pushtrain.plumbing.identity import Identity
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.ports import Stop
 
@@ -158,7 +156,7 @@ class Announcer:
     Args:
         rosters: Each with the keys of the repositories that use it.
         card: What may be published now; asked from any thread.
-        key: Signs the cards.
+        identity: Whose cards they are now; its key signs them.
         memory: File that holds the number of the newest card.
         clock: Seconds since the epoch.
         jitter: A number from 0 to 1; spreads tries.
@@ -169,15 +167,14 @@ class Announcer:
         rosters: Sequence[tuple[RosterFile, Sequence[str]]],
         card: Callable[[], ExecutorCard],
         *,
-        key: Ed25519PrivateKey,
+        identity: Callable[[], Identity],
         memory: Path,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._targets = [_Target(file, tuple(keys)) for file, keys in rosters]
         self._card = card
-        self._key = key
-        self._name = fingerprint(key.public_key())
+        self._identity = identity
         self._memory = memory
         self._clock = clock
         self._jitter = jitter
@@ -321,7 +318,7 @@ class Announcer:
 
     def _own(self, text: str, target: _Target) -> ExecutorCard | None:
         try:
-            found = parse(text, source=target.file.place.title).find(self._name)
+            found = parse(text, source=target.file.place.title).find(self._identity().id)
         except BrokenRoster:
             if not target.file.place.own:
                 raise
@@ -345,10 +342,10 @@ class Announcer:
                         "sequence": number if number >= at_least else self._number(at_least),
                     }
                 ),
-                self._key,
+                self._identity().key,
             )
             try:
-                return with_card(text, signed, source=place.title)
+                return with_card(text, signed, source=place.title, replaces=self._identity().was)
             except BrokenRoster:  # on a branch of our own: there is nothing to lose
                 return with_card("", signed)
 

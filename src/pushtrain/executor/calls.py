@@ -5,7 +5,7 @@ the query and the body, then the executor is asked. A run that does not concern 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -31,6 +31,7 @@ from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS
 from pushtrain.executor.events import Listening
 from pushtrain.executor.joining import House
 from pushtrain.executor.stream import Reading
+from pushtrain.plumbing.identity import Identity
 from pushtrain.plumbing.keys import Grant, Scope
 
 _FAR: Final = 2**53
@@ -45,8 +46,18 @@ class Service(House, Protocol):
     def key(self) -> Ed25519PrivateKey:
         """The executor's identity; signs every answer."""
 
+    @property
+    def identity(self) -> Identity:
+        """Who the executor is, and was."""
+
     def grant(self, key_id: str) -> Grant | None:
         """What the key with this fingerprint may do; None when it is not authorised."""
+
+    def heir(self, key_id: str, statements: Sequence[str]) -> Grant | None:
+        """What an unknown key may do, because one that is authorised says that it takes its place."""
+
+    def succeed(self, key_id: str, statements: Sequence[str]) -> None:
+        """Write down durably that a key has taken another one's place. Raises StorageError."""
 
     def accept(
         self,
@@ -75,13 +86,15 @@ class Service(House, Protocol):
     def cancel(self, run_id: str, *, by: str, nonce: str, nonce_expires: float) -> Run:
         """Use up the nonce, then ask the run to end. Raises NotFound, Conflict, Unauthorized."""
 
-    def release(self, run_id: str, *, by: str, attempt: int, nonce: str, nonce_expires: float) -> Run:
+    def release(
+        self, run_id: str, *, by: Collection[str], attempt: int, nonce: str, nonce_expires: float
+    ) -> Run:
         """Let a waiting run go. Raises NotFound, Forbidden, Conflict, Unauthorized; see the store's."""
 
     def capacity(self) -> Capacity:
         """What is free now."""
 
-    def waiting_of(self, key_id: str, limit: int) -> list[str]:
+    def waiting_of(self, keys: Collection[str], limit: int) -> list[str]:
         """Ids of the waiting runs that a key sent, the last first."""
 
     def run_of(self, run_id: str) -> Run:
@@ -123,6 +136,8 @@ class Call:
     grant: Grant
     path: Mapping[str, str]
     service: Service
+    key: Ed25519PrivateKey
+    """The one of the executor's keys that was asked, and that answers."""
 
     def demand(self, scope: Scope, repository: str = "") -> None:
         """Raise Forbidden unless the sender's key may do this."""
@@ -161,6 +176,11 @@ class Call:
         if len(given) != len(found) or not given.keys() <= defaults.keys():
             raise UsageError(f"The query may hold each of {', '.join(defaults) or 'nothing'}, once.")
         return defaults | given
+
+    @property
+    def senders(self) -> frozenset[str]:
+        """The fingerprints under which the caller has sent, or may have."""
+        return frozenset({self.signed.key_id, *self.grant.was})
 
     @property
     def nonce(self) -> str:
@@ -245,6 +265,7 @@ def stream(call: Call) -> Reply:
         whole_log_is_enough=query["until"] == "log",
         request=call.signed.signature,
         reader=call.signed.key_id,
+        key=call.key,
     )
     return Reply(kind=LINES, stream=reading)
 
@@ -264,7 +285,7 @@ def release(call: Call) -> Reply:
     attempt = _number(call.query(attempt="0"), "attempt", _FAR)
     done = call.service.release(
         run.id,
-        by=call.signed.key_id,
+        by=call.senders,
         attempt=attempt,
         nonce=call.nonce,
         nonce_expires=call.nonce_expires,
@@ -276,7 +297,7 @@ def events(call: Call) -> Reply:
     """`GET /v1/events`: what is free, and how runs ended, as it happens."""
     call.demand(Scope.SEND)
     call.query()
-    return Reply(kind=LINES, stream=Listening(call.signed.signature, call.signed.key_id))
+    return Reply(kind=LINES, stream=Listening(call.signed.signature, call.signed.key_id, call.key))
 
 
 def artifact(call: Call) -> Reply:

@@ -8,7 +8,7 @@ the same again, as a sign of life. While nobody listens, nothing is looked at.
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -28,18 +28,14 @@ _MOST: Final = 10_000
 class Source(Protocol):
     """What a listener needs of the executor."""
 
-    @property
-    def key(self) -> Ed25519PrivateKey:
-        """Signs each line."""
-
     def grant(self, key_id: str) -> Grant | None:
         """What the key may do now."""
 
     def capacity(self) -> Capacity:
         """What is free now."""
 
-    def waiting_of(self, key_id: str, limit: int) -> list[str]:
-        """Ids of the waiting runs that a key sent, the last first."""
+    def waiting_of(self, keys: Collection[str], limit: int) -> list[str]:
+        """Ids of the waiting runs that these keys sent, the last first."""
 
     def run_of(self, run_id: str) -> Run:
         """The run. Raises NotFound."""
@@ -56,6 +52,8 @@ class Listening:
     """Signature of the request; every line is bound to it."""
     reader: str
     """Fingerprint of the listener's key."""
+    key: Ed25519PrivateKey
+    """Signs each line."""
 
 
 class Listener:
@@ -101,7 +99,7 @@ class Listener:
         if grant is None:
             return None
         capacity = self._source.capacity()
-        waiting = self._source.waiting_of(self._reader, MAX_TOLD + 1)
+        waiting = self._source.waiting_of({self._reader, *grant.was}, MAX_TOLD + 1)
         frame = CapacityFrame(
             capacity=capacity, waiting=tuple(waiting[:MAX_TOLD]), whole=len(waiting) <= MAX_TOLD
         )

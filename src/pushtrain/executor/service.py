@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -46,6 +46,7 @@ from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.cleanlog import read_clean
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.identity import Identity, forget_former
 from pushtrain.plumbing.invitations import Invitations
 from pushtrain.plumbing.keys import Authorized, Grant
 from pushtrain.plumbing.ledger import Ledger
@@ -69,7 +70,7 @@ class ExecutorService:
         settings: What the owner set.
         state: Where everything is kept.
         store: The state folder's store, open.
-        key: The executor's identity.
+        identity: Who the executor is now; read anew for each request.
         authorized: Whom this executor obeys.
         mirrors: The mirror of a repository's key.
         environments: Ways to build environments, by kind, in the order in which `auto` asks them.
@@ -89,7 +90,7 @@ class ExecutorService:
         state: StateFolder,
         store: Store,
         *,
-        key: Ed25519PrivateKey,
+        identity: Callable[[], Identity],
         authorized: Authorized,
         mirrors: Callable[[str], Mirror],
         environments: Mapping[str, Environment],
@@ -109,7 +110,7 @@ class ExecutorService:
         """Where the local server listens; whoever serves sets it."""
         self.gpus = tuple(gpus)
         self._state = state
-        self._key = key
+        self._identity = identity
         self._authorized = authorized
         self._invitations = Invitations(state.invitations)
         self._clock = clock
@@ -180,7 +181,22 @@ class ExecutorService:
     @property
     def key(self) -> Ed25519PrivateKey:
         """The executor's identity; signs every answer."""
-        return self._key
+        return self._identity().key
+
+    @property
+    def identity(self) -> Identity:
+        """Who the executor is, and was."""
+        return self._identity()
+
+    def heir(self, key_id: str, statements: Sequence[str]) -> Grant | None:
+        """What an unknown key may do, because one that is authorised says that it takes its place."""
+        return self._authorized.heir(key_id, statements)
+
+    def succeed(self, key_id: str, statements: Sequence[str]) -> None:
+        """Write down durably that a key has taken another one's place. Raises StorageError."""
+        grant = self._authorized.succeed(key_id, statements)
+        if grant is not None:
+            _log.info("%s has a new key: %s", grant.name or grant.was[-1], key_id)
 
     @property
     def isolation(self) -> Isolation:
@@ -280,7 +296,9 @@ class ExecutorService:
             self.store.use_nonce(nonce, nonce_expires)
         return self._dispatch.cancel(run_id, by=by)
 
-    def release(self, run_id: str, *, by: str, attempt: int, nonce: str, nonce_expires: float) -> Run:
+    def release(
+        self, run_id: str, *, by: Collection[str], attempt: int, nonce: str, nonce_expires: float
+    ) -> Run:
         """Let a waiting run go to another executor, the nonce used up in the same transaction.
 
         Raises:
@@ -352,15 +370,16 @@ class ExecutorService:
 
     def card(self) -> ExecutorCard:
         """How a sender reaches and recognises this executor."""
-        settings = self.settings.executor
+        settings, identity = self.settings.executor, self._identity()
         return ExecutorCard(
             name=settings.name,
             public_url=self.url,
             ip=self.listens[0],
             port=self.listens[1] or urlsplit(self.url).port or 0,
             timestamp=self._clock(),
-            public_key=public_text(self._key.public_key()),
+            public_key=public_text(identity.key.public_key()),
             sealing_key=self._shop.vault.public,
+            succession=tuple(map(str, identity.chain)),
             labels=settings.labels,
             mounts=tuple(settings.mounts),
             gpus=self.gpus,
@@ -384,9 +403,9 @@ class ExecutorService:
             at=at,
         )
 
-    def waiting_of(self, key_id: str, limit: int) -> list[str]:
-        """Ids of the waiting runs that a key sent, the last first."""
-        return self.store.queued_of(key_id, limit=limit)
+    def waiting_of(self, keys: Collection[str], limit: int) -> list[str]:
+        """Ids of the waiting runs that these keys sent, the last first."""
+        return self.store.queued_of(keys, limit=limit)
 
     def run_of(self, run_id: str) -> Run:
         """The run without its history. Raises NotFound."""
@@ -445,6 +464,7 @@ class ExecutorService:
         kept = self.settings.executor.keep_artifacts_days * _DAY
         clear_expired(self._state.runs, self._done_at, before=self._clock() - kept)
         clear_left(self._state.runs, self._over)
+        forget_former(self._state.key)
         self.store.copy()
 
     def _over(self, run_id: str) -> bool:

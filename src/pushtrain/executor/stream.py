@@ -12,6 +12,8 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from pushtrain.core.errors import Busy, PushtrainError
 from pushtrain.core.frames import BeatFrame, EndFrame, LogFrame, ViewFrame
 from pushtrain.core.model import LogChunk, RunView, State
@@ -52,6 +54,8 @@ class Reading:
     """Signature of the request; every line is bound to it."""
     reader: str
     """Fingerprint of the reader's key."""
+    key: Ed25519PrivateKey
+    """Signs each line."""
 
 
 class Streams:
@@ -96,7 +100,7 @@ class Streams:
         news = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        lines = Lines(self._source.key, reading.request, write)
+        lines = Lines(reading.key, reading.request, write)
         follower = (
             events.Listener(self._source, reading, lines, news)
             if isinstance(reading, Listening)

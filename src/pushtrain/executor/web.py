@@ -19,14 +19,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from pushtrain.core.errors import NotFound, PushtrainError, TooLarge, UsageError
+from pushtrain.core.errors import NotFound, PushtrainError, TooLarge, Unauthorized, UsageError
 from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.signing import (
+    AUDIENCE,
+    UNKNOWN_KEY,
     Message,
     check_body,
     fields,
@@ -35,6 +37,8 @@ from pushtrain.core.signing import (
     sign_response,
     verify_head,
 )
+from pushtrain.core.succession import HEADER as SUCCESSION
+from pushtrain.core.succession import of_header
 from pushtrain.core.wire import MAX_BODY, ErrorBody
 from pushtrain.executor.calls import ROUTES, Call, Handler, Reply, Service
 from pushtrain.executor.joining import MAX_INTRODUCTION, Porch
@@ -108,26 +112,41 @@ class _Door:
         """Do what may block in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
 
-    def admit(self, message: Message, path: Mapping[str, str]) -> Call:
+    def admit(self, message: Message, path: Mapping[str, str], key: Ed25519PrivateKey) -> Call:
         """Verify a request, its body apart.
 
         Raises:
             Unauthorized: See `core.signing.verify_head`.
         """
-        found: list[Grant] = []
+        found: list[tuple[Grant, bool]] = []
+
+        shown = of_header(message.headers.get(SUCCESSION, ""))
 
         def lookup(key_id: str) -> Ed25519PublicKey | None:
-            grant = self.service.grant(key_id)
+            known = self.service.grant(key_id)
+            grant = known or (self.service.heir(key_id, shown) if shown else None)
             if grant is None:
                 return None
-            found.append(grant)
+            found.append((grant, known is None))
             return parse_public(grant.public_key)
 
-        audience = fingerprint(self.service.key.public_key())
+        audience = fingerprint(key.public_key())
         signed = verify_head(message, lookup=lookup, audience=audience, now=self.clock())
-        return Call(message, signed, found[0], path, self.service)
+        ((grant, is_heir),) = found
+        if is_heir:
+            self.service.succeed(signed.key_id, shown)
+            if self.service.grant(signed.key_id) is None:
+                raise Unauthorized("Another key has taken the place of that one.", mend=UNKNOWN_KEY)
+        return Call(message, signed, grant, path, self.service, key)
 
-    def seal(self, reply: Reply, request: str | None) -> Headers:
+    def asked(self, scope: Scope) -> Ed25519PrivateKey:
+        """The one of our keys that a request is meant for: the current one, unless it is a former one."""
+        names = [value for name, value in scope["headers"] if name == AUDIENCE.encode()]
+        identity = self.service.identity
+        audience = names[0].decode("latin-1") if len(names) == 1 else ""
+        return identity.counting(self.clock()).get(audience, identity.key)
+
+    def seal(self, reply: Reply, request: str | None, key: Ed25519PrivateKey) -> Headers:
         """Every header of an answer, its signature among them; a refusal where no signature held.
 
         Strangers in a second are told the same, so it is signed once: they cannot make us work.
@@ -135,23 +154,25 @@ class _Door:
         Args:
             reply: What to answer.
             request: The signature of the request, once it held.
+            key: The one of our keys that was asked.
         """
         if request is not None:
-            return self._seal(reply, request)
-        kind = (int(self.clock()), reply.status, reply.body, tuple(reply.headers.items()))
+            return self._seal(reply, request, key)
+        who = key.public_key().public_bytes_raw()
+        kind = (int(self.clock()), who, reply.status, reply.body, tuple(reply.headers.items()))
         known = self.refusals.get(kind)
         if known is None:
-            known = self._seal(reply, None)
+            known = self._seal(reply, None, key)
             self.refusals.clear()
             self.refusals[kind] = known
         return known
 
-    def _seal(self, reply: Reply, request: str | None) -> Headers:
+    def _seal(self, reply: Reply, request: str | None, key: Ed25519PrivateKey) -> Headers:
         headers = {"content-type": reply.kind, **_PRIVATE, **reply.headers}
         body = None if reply.stream else reply.body
         if body is not None:
             headers["content-length"] = str(len(body))
-        key, now = self.service.key, self.clock()
+        now = self.clock()
         headers |= sign_response(reply.status, headers, body, key=key, request=request, now=now)
         return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
 
@@ -176,30 +197,34 @@ class _Resource:
         self, scope: Scope, receive: Receive, held: contextlib.ExitStack
     ) -> tuple[Reply, Headers]:
         """Everything before the first byte of an answer."""
-        think = self._door.think
+        think, key = self._door.think, self._door.asked(scope)
         if not _announces_a_body(scope):
-            return await think(lambda: self._act(self._admit(scope), b"", held))
-        admitted = await think(self._admit, scope)
+            return await think(lambda: self._act(self._admit(scope, key), b"", held, key))
+        admitted = await think(self._admit, scope, key)
         body: bytes | PushtrainError = b""
         if isinstance(admitted, Call):
             try:
                 body = await _read(scope, receive)
             except PushtrainError as error:
                 body = error
-        return await think(self._act, admitted, body, held)
+        return await think(self._act, admitted, body, held, key)
 
-    def _admit(self, scope: Scope) -> Call | Exception:
+    def _admit(self, scope: Scope, key: Ed25519PrivateKey) -> Call | Exception:
         """The request without its body, once its signature held; else why it did not."""
         try:
             self._check(scope["method"])
-            call = self._door.admit(_message(scope), scope["path_params"])
+            call = self._door.admit(_message(scope), scope["path_params"], key)
         except Exception as error:  # noqa: BLE001  whatever it is, the caller gets a signed answer
             return error
         proven(scope)
         return call
 
     def _act(
-        self, admitted: Call | Exception, body: bytes | PushtrainError, held: contextlib.ExitStack
+        self,
+        admitted: Call | Exception,
+        body: bytes | PushtrainError,
+        held: contextlib.ExitStack,
+        key: Ed25519PrivateKey,
     ) -> tuple[Reply, Headers]:
         """Do what is asked; the answer, whatever happens."""
         call = None
@@ -217,7 +242,7 @@ class _Resource:
                 held.enter_context(self._door.streams.place(reply.stream))
         except Exception as error:  # noqa: BLE001
             reply = self._told(error)
-        return reply, self._door.seal(reply, call.signed.signature if call else None)
+        return reply, self._door.seal(reply, call.signed.signature if call else None, key)
 
     def _check(self, method: str) -> None:
         if not self._methods:
@@ -270,7 +295,7 @@ class _Entrance(_Resource):
             reply = self._told(error)
         if guest is not None:
             reply = replace(reply, headers={**reply.headers, **guest.proof(reply.status, reply.body)})
-        return reply, self._door.seal(reply, signed.signature if signed else None)
+        return reply, self._door.seal(reply, signed.signature if signed else None, self._door.service.key)
 
 
 def _message(scope: Scope) -> Message:

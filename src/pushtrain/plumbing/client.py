@@ -41,7 +41,17 @@ from pushtrain.core.frames import (
     ViewFrame,
     unseal,
 )
-from pushtrain.core.model import Artifact, Challenge, LogChunk, Outcome, Run, RunView, TrainCommand, Value
+from pushtrain.core.model import (
+    Artifact,
+    Challenge,
+    ExecutorCard,
+    LogChunk,
+    Outcome,
+    Run,
+    RunView,
+    TrainCommand,
+    Value,
+)
 from pushtrain.core.signing import fingerprint
 from pushtrain.core.wire import BEAT, MAX_BODY, MAX_LINE, MAX_PIECE, RunList
 from pushtrain.plumbing.connection import Connection, Request
@@ -66,6 +76,8 @@ class ExecutorClient:
         url: Where it is: `https://lab.example`, `http://127.0.0.1:8421`.
         public_key: The key that it must prove with every answer.
         identity: Ours; signs what we ask.
+        succession: What our former keys said of it, as a header (`core.succession`).
+        met: Told the executor's card whenever it has proven who it is.
         timeout: Seconds for an answer to begin.
         patience: Seconds for which `follow` and `artifact` try to come back after a cut.
         clock: Seconds since the epoch.
@@ -82,6 +94,8 @@ class ExecutorClient:
         public_key: Ed25519PublicKey,
         identity: Ed25519PrivateKey,
         *,
+        succession: str = "",
+        met: Callable[[ExecutorCard], None] = lambda _: None,
         timeout: float = 30,
         patience: float = 600,
         clock: Callable[[], float] = time.time,
@@ -93,10 +107,17 @@ class ExecutorClient:
         self._newest = 0
         self._proven_at: float | None = None
         self._proving = threading.Lock()
+        self._met = met
         self._patience = patience
         self._pause = pause
         self._connection = Connection(
-            url, public_key, identity, timeout=timeout, clock=clock, nonce=lambda: secrets.token_urlsafe(16)
+            url,
+            public_key,
+            identity,
+            timeout=timeout,
+            succession=succession,
+            clock=clock,
+            nonce=lambda: secrets.token_urlsafe(16),
         )
 
     @property
@@ -138,6 +159,7 @@ class ExecutorClient:
                 sent=False,
             )
         self._proven_at = self._ticks()
+        self._met(said.card)
         return said
 
     def _prove(self) -> None:

@@ -40,6 +40,7 @@ from pushtrain.core.signing import (
     sign_request,
     verify_response,
 )
+from pushtrain.core.succession import HEADER as SUCCESSION
 from pushtrain.core.wire import ErrorBody
 from pushtrain.plumbing.onepiece import in_one_piece
 
@@ -71,6 +72,7 @@ class Connection:
         url: Where it is: scheme, host and port, nothing else.
         executor: The key that it must prove with every answer.
         identity: Signs what we ask.
+        succession: What our former keys said of it, as a header; empty: it has had none.
         timeout: Seconds for an answer to begin; a fraction of it for a connection.
         clock: Seconds since the epoch.
         nonce: Makes a text that was never used before.
@@ -86,6 +88,7 @@ class Connection:
         identity: Ed25519PrivateKey,
         *,
         timeout: float,
+        succession: str = "",
         clock: Callable[[], float] = time.time,
         nonce: Callable[[], str],
     ) -> None:
@@ -93,6 +96,7 @@ class Connection:
         self._executor = executor
         self._audience = fingerprint(executor)
         self._identity = identity
+        self._more = {SUCCESSION: succession} if succession else {}
         self._timeout = timeout
         self._clock = clock
         self._nonce = nonce
@@ -167,7 +171,7 @@ class Connection:
                 request.method,
                 target,
                 body=request.body or None,
-                headers=_HEADERS | headers,
+                headers=_HEADERS | self._more | headers,
                 retries=False,
                 redirect=False,
                 timeout=urllib3.Timeout(connect=min(self._timeout, 10), read=silence),

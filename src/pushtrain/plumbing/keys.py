@@ -1,22 +1,14 @@
-"""This machine's identity, the keys that may command it, and the executors that it trusts.
+"""The keys that may command this executor, and the executors that this sender trusts, in two key files."""
 
-The identity is a private key that only its user can read, made once and never overwritten. The other two are
-`keyfile`s that people may edit.
-"""
-
-import contextlib
 import math
-import os
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from pushtrain.core.errors import ConfigError, NotFound, UsageError
+from pushtrain.core.errors import NotFound, UsageError
 from pushtrain.core.grants import (
     Grant,
     Scope,
@@ -31,64 +23,15 @@ from pushtrain.core.grants import (
     written,
 )
 from pushtrain.core.signing import fingerprint, parse_public, public_text
-from pushtrain.plumbing.files import replace, sync_folder
-from pushtrain.plumbing.keyfile import KeyFile, told
+from pushtrain.core.succession import LONGEST_OVERLAP, Succession, chain, known_from, read
+from pushtrain.plumbing.identity import Identity, load_or_create
+from pushtrain.plumbing.keyfile import KeyFile
 
 __all__ = ["Authorized", "Grant", "Scope", "Trust", "Trusted", "load_or_create"]
 
-_OTHERS: Final = 0o077
-_MOST: Final = 65536
 _ENOUGH: Final = len("SHA256:") + 6
 """Characters of a fingerprint that may stand for the whole."""
 EntryT = TypeVar("EntryT", Grant, Trust)
-
-
-def load_or_create(path: Path) -> Ed25519PrivateKey:
-    """The identity at `path`; made if there is none. Processes that come at once get the same one.
-
-    Raises:
-        ConfigError: Others can read the file, or it holds no Ed25519 key.
-        StorageError: It cannot be read or written.
-    """
-    with told(path, "The private key"):
-        if not path.exists():
-            _create(path)
-        return _load(path)
-
-
-def _create(path: Path) -> None:
-    """Write a new key beside `path` and link it there, which fails if somebody else was first."""
-    text = Ed25519PrivateKey.generate().private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        replace(fresh, text)
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(fresh)
-    finally:
-        fresh.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def _load(path: Path) -> Ed25519PrivateKey:
-    with path.open("rb") as file:
-        mode = os.fstat(file.fileno()).st_mode & 0o777
-        text = file.read(_MOST)
-    if mode & _OTHERS:
-        raise ConfigError(
-            f"The private key {path} is open to other users (mode {mode:04o}).", mend=f"`chmod 600 {path}`"
-        )
-    try:
-        key = serialization.load_pem_private_key(text, password=None)
-    except (ValueError, TypeError):  # no key at all; one that asks for a password
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(
-            f"{path} holds no Ed25519 private key.",
-            mend="Put the right file back; or remove it: a new identity is made, to be authorised anew.",
-        )
-    return key
 
 
 class Authorized:
@@ -101,29 +44,88 @@ class Authorized:
     """
 
     def __init__(
-        self, path: Path, *, owner: Ed25519PublicKey | None = None, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        *,
+        owner: Callable[[], Identity] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._file = KeyFile(path, _grant, _grant_options)
         self._clock = clock
-        self._owner = {} if owner is None else {fingerprint(owner): _grant(owner, {"name": "owner"})}
+        self._owner = owner
 
     def lookup(self, key_id: str) -> Grant | None:
         """What the key with this fingerprint may do; None when it is not authorised, or not any more."""
-        grant = self._owner.get(key_id) or self._file.entries().get(key_id)
-        return grant if grant is not None and grant.live(self._clock()) else None
+        now = self._clock()
+        if self._owner is not None:
+            identity = self._owner()
+            key = identity.counting(now).get(key_id)
+            if key is not None:
+                return Grant(public_key=public_text(key.public_key()), name="owner", was=identity.was)
+        grant = self._file.entries().get(key_id)
+        return grant if grant is not None and grant.live(now) else None
+
+    # --- a key that takes another one's place -------------------------------------------------------------
+
+    def heir(self, key_id: str, texts: Sequence[str]) -> Grant | None:
+        """What an unknown key may do, because one that is authorised says that it takes its place.
+
+        Args:
+            key_id: The unknown key's fingerprint.
+            texts: The statements that it shows (`core.succession`).
+        """
+        return self._heir(self._file.entries(), key_id, texts)[0]
+
+    def succeed(self, key_id: str, texts: Sequence[str]) -> Grant | None:
+        """Write down that a key has taken another one's place, durably; the old one ends with the overlap.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+
+        def decide(entries: Mapping[str, Grant]) -> list[Grant]:
+            heir, old = self._heir(entries, key_id, texts)
+            return [] if heir is None or old is None else [old, heir]
+
+        written_down = self._file.change(decide)
+        return written_down[1] if written_down else None
+
+    def _heir(
+        self, entries: Mapping[str, Grant], key_id: str, texts: Sequence[str]
+    ) -> tuple[Grant, Grant] | tuple[None, None]:
+        last = read(texts[-1]) if texts else None
+        statements = chain(texts, last.new if last else "")
+        if last is None or not statements or last.new_id != key_id or key_id in entries:
+            return None, None
+        now = self._clock()
+        path = known_from(statements, lambda name: name in entries and entries[name].live(now))
+        if not path:
+            return None, None
+        old, between = entries[path[0].old_id], tuple(each.old_id for each in path)
+        if any(set(between) & set(other.was) for other in entries.values()):
+            return None, None  # it has an heir already: somebody else has the old key, too
+        until = min(path[0].until, now + LONGEST_OVERLAP)
+        heir = old.model_copy(update={"public_key": last.new, "was": (*old.was, *between)})
+        return heir, old.model_copy(
+            update={"expires": until if old.expires is None else min(until, old.expires)}
+        )
 
     def spokesman(self, key_id: str) -> Grant | None:
         """What speaks for runs that this key sent: its own grant, or that of the key which took its place."""
-        own = self.lookup(key_id)
-        if own is not None:
-            return own
+        found = self.lookup(key_id)
+        if found is not None or self.word(key_id) is not Word.MAY:
+            return found
+        if self._owner is not None and key_id in self._owner().was:
+            return self.lookup(self._owner().id)
         heirs = (grant for grant in self._file.entries().values() if key_id in grant.was)
         return next((grant for grant in heirs if grant.live(self._clock())), None)
 
     def word(self, key_id: str) -> Word:
         """Whether waiting runs that this key sent may start, and if not, why."""
-        if key_id in self._owner:
-            return Word.MAY
+        if self._owner is not None:
+            identity = self._owner()
+            if key_id == identity.id or key_id in identity.was:
+                return Word.MAY
         return word(self._file.entries(), key_id, self._clock())
 
     def ends_running(self, key_id: str) -> bool:
@@ -317,6 +319,38 @@ class Trusted:
     def all(self) -> Mapping[str, Trust]:
         """Every line, by fingerprint."""
         return self._file.entries()
+
+    def succeed(self, old_id: str, new: Succession, between: Sequence[str], *, name: str, url: str) -> bool:
+        """Pin the key that has taken a trusted one's place, durably; the old one ends with the overlap.
+
+        Args:
+            old_id: Fingerprint of the key that is trusted now.
+            new: The statement that names the new key.
+            between: Fingerprints of all keys from the old one on that came before the new one.
+            name: What the executor is called, where the old key has no name.
+            url: Where it is, where no roster tells; empty: as it was.
+
+        Returns:
+            Whether it was; False: the old key is not trusted here, or another one has taken its place.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+
+        def decide(entries: Mapping[str, Trust]) -> list[Trust]:
+            old, now = entries.get(old_id), self._clock()
+            taken = any(set(between) & set(other.was) for other in entries.values())
+            if old is None or not old.live(now) or taken or new.new_id in entries:
+                return []
+            heir = Trust(
+                public_key=new.new,
+                name=old.name or name,
+                url=url or old.url,
+                was=(*old.was, *between),
+            )
+            return [old.model_copy(update={"until": float(new.until)}), heir]
+
+        return bool(self._file.change(decide))
 
     def revoke(self, meant: Trust) -> list[Trust]:
         """Believe a key no more, nor any that it took the place of or that took its.

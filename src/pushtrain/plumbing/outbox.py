@@ -267,6 +267,13 @@ class Outbox:
         """A delivered command has begun where it is, or will never begin: it stays there."""
         self._mark(run_id, "state = 'started'", (), states=("delivered", "recalling"))
 
+    def outbox_inherited(self, former: str, name: str) -> None:
+        """An executor has a new key: what it may have, or has, it has under its new fingerprint."""
+        there = "SELECT 1 FROM outbox WHERE executor = ? LIMIT 1"
+        if self._database.read(lambda db: db.execute(there, (former,)).fetchone()):
+            query = "UPDATE outbox SET executor = ? WHERE executor = ?"
+            self._database.write(lambda db: db.execute(query, (name, former)).fetchall())
+
     def outbox_settled(self, executor: str, waiting: Sequence[str], *, at: float) -> None:
         """What was delivered to an executor up to `at` and does not wait there has begun.
 

@@ -45,15 +45,33 @@ def load_or_create(path: Path, kind: type[KeyT], make: Callable[[], KeyT], *, ti
     """
     with told(path, "The private key"):
         if not path.exists():
-            _create(path, make())
-        return _load(path, kind, title, lost)
+            create(path, pem(make()))
+        found = parse(text_of(path), kind)
+    if found is None:
+        raise ConfigError(
+            f"{path} holds no {title} private key.", mend=f"Put the right file back; or remove it: {lost}."
+        )
+    return found
 
 
-def _create(path: Path, key: _Private) -> None:
-    """Write a new key beside `path` and link it there, which fails if somebody else was first."""
-    text = key.private_bytes(
+def pem(key: _Private) -> bytes:
+    """The key as text, without a password."""
+    return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+def parse(text: bytes, kind: type[KeyT]) -> KeyT | None:
+    """The key in this text; None when it holds none of this kind, or asks for a password."""
+    try:
+        found: object = serialization.load_pem_private_key(text, password=None)
+    except (ValueError, TypeError):
+        return None
+    return found if isinstance(found, kind) else None
+
+
+def create(path: Path, text: bytes) -> None:
+    """Write a new key beside `path` and link it there, which fails if somebody else was first."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         replace(fresh, text)
@@ -64,7 +82,12 @@ def _create(path: Path, key: _Private) -> None:
     sync_folder(path.parent)
 
 
-def _load(path: Path, kind: type[KeyT], title: str, lost: str) -> KeyT:
+def text_of(path: Path) -> bytes:
+    """What a file of private keys holds.
+
+    Raises:
+        ConfigError: Others can read it.
+    """
     with path.open("rb") as file:
         mode = os.fstat(file.fileno()).st_mode & 0o777
         text = file.read(_MOST)
@@ -72,13 +95,4 @@ def _load(path: Path, kind: type[KeyT], title: str, lost: str) -> KeyT:
         raise ConfigError(
             f"The private key {path} is open to other users (mode {mode:04o}).", mend=f"`chmod 600 {path}`"
         )
-    found: object
-    try:
-        found = serialization.load_pem_private_key(text, password=None)
-    except (ValueError, TypeError):  # no key at all; one that asks for a password
-        found = None
-    if not isinstance(found, kind):
-        raise ConfigError(
-            f"{path} holds no {title} private key.", mend=f"Put the right file back; or remove it: {lost}."
-        )
-    return found
+    return text

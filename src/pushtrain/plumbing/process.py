@@ -26,6 +26,8 @@ from pushtrain.ports import Stop
 ATTEMPT_MARK: Final = "PUSHTRAIN_ATTEMPT_ID"
 """The variable that every process of an attempt carries; a sweep finds them by it."""
 
+_OURS_ALONE: Final = frozenset({"PUSHTRAIN_KEY", "PUSHTRAIN_WEBHOOK_SECRET"})
+"""Variables that no program which we start sees."""
 _PARENT_MARK: Final = "PUSHTRAIN_PARENT"
 """The variable that programs we start carry: the pid and start time of who started it."""
 _CHUNK: Final = 65536
@@ -128,7 +130,9 @@ def _cap(pid: int, number: int, most: int) -> None:
 
 def marked_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     """An environment (None: ours) with a mark of who starts a program in it; `end_orphans` finds it."""
-    return {**(os.environ if env is None else env), _PARENT_MARK: _own_mark(os.getpid())}
+    given = os.environ if env is None else env
+    kept = {name: value for name, value in given.items() if name not in _OURS_ALONE}
+    return {**kept, _PARENT_MARK: _own_mark(os.getpid())}
 
 
 @cache

@@ -11,7 +11,7 @@ that one (`read_only`).
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -247,14 +247,16 @@ class Store(Outbox, Statuses, Cards):
 
         return self._database.write(work)
 
-    def release(self, run_id: str, *, by: str, attempt: int, nonce: str, nonce_expires: float) -> Run:
+    def release(
+        self, run_id: str, *, by: Collection[str], attempt: int, nonce: str, nonce_expires: float
+    ) -> Run:
         """Let a queued run go to another executor; it never starts here again unless it is sent again.
 
         A second release of the same is the first one. Returns the run as it is then.
 
         Args:
             run_id: Which run.
-            by: Fingerprint of the key that asks.
+            by: Fingerprints of whoever asks: its key, and those whose place this took.
             attempt: The `attempt` of the command that is taken back: a release that arrives late must not
                 take a run that has come back meanwhile.
             nonce: What the request came with; used up in the same transaction.
@@ -269,7 +271,7 @@ class Store(Outbox, Statuses, Cards):
         def work(db: apsw.Connection) -> Run:
             rows.use_nonce(db, nonce, nonce_expires, now)
             before = rows.require(db, run_id)
-            if before.sender != by:
+            if before.sender not in by:
                 raise Forbidden(
                     f"Run {before.short} was sent by another key.", mend="Who sent it can release it."
                 )
@@ -396,13 +398,14 @@ class Store(Outbox, Statuses, Cards):
             lambda db: left(rows.waiting(db, now), rows.active(db), slots=slots, gpus=gpus)
         )
 
-    def queued_of(self, sender: str, *, limit: int) -> list[str]:
-        """Ids of the waiting runs that a key sent, the last first."""
+    def queued_of(self, senders: Collection[str], *, limit: int) -> list[str]:
+        """Ids of the waiting runs that these keys sent, the last first."""
+        marks = ", ".join("?" * len(senders))
         query = (
-            "SELECT id FROM runs WHERE state = 'queued' AND json_extract(value, '$.sender') = ? "
+            f"SELECT id FROM runs WHERE state = 'queued' AND json_extract(value, '$.sender') IN ({marks}) "
             "ORDER BY seq DESC LIMIT ?"
         )
-        return self._database.read(lambda db: [str(row[0]) for row in db.execute(query, (sender, limit))])
+        return self._database.read(lambda db: [str(row[0]) for row in db.execute(query, (*senders, limit))])
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """A run's attempts, in order."""

@@ -12,7 +12,7 @@ sender holds the store, and looks here before it decides anything.
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -147,6 +147,20 @@ class KeptCommands:
         finally:
             os.close(handle)
         return True
+
+    def inherited(self, heirs: Mapping[str, str]) -> None:
+        """Executors have new keys: what one may have, it has under its new fingerprint.
+
+        Args:
+            heirs: The new fingerprint for each former one.
+
+        Raises:
+            StorageError: A command could not be written.
+        """
+        for entry in self.left() if heirs else ():
+            with entry:
+                if entry.executor in heirs:
+                    entry.place(heirs[entry.executor])
 
     # --- wishes to cancel ----------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.model import ExecutorCard, Value
 from pushtrain.core.roster import Listed, Roster, Standing, Verdict, judge, parse
+from pushtrain.core.succession import chain
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.ports import Stop
 
@@ -61,6 +62,8 @@ class Rosters:
         files: Where they lie.
         memory: Keeps the newest numbers.
         trusted: Fingerprints of the executors' keys that are trusted at this moment.
+        follow: Given a genuine card of an unknown key that takes the place of a trusted one, by its own word;
+            pins it durably and says whether it did.
         clock: Seconds since the epoch.
         allow_http: Whether executors beyond this machine may be reached without TLS.
         quiet: Whether trouble is only kept for whoever asks, and not told in the log.
@@ -72,6 +75,7 @@ class Rosters:
         memory: Memory,
         trusted: Callable[[], Collection[str]],
         *,
+        follow: Callable[[ExecutorCard], bool] = lambda _: False,
         clock: Callable[[], float] = time.time,
         allow_http: bool = False,
         quiet: bool = False,
@@ -80,6 +84,7 @@ class Rosters:
         self.files = tuple(files)
         self._memory = memory
         self._trusted = trusted
+        self._follow = follow
         self._clock = clock
         self._allow_http = allow_http
         self._guard = threading.Lock()
@@ -188,9 +193,11 @@ class Rosters:
         Raises:
             StorageError: The numbers could not be read or kept.
         """
-        trusted, now = self._trusted(), self._clock()
         with self._guard:
             reads = list(self._read.items())
+        now, replaced = self._clock(), self._replaced(reads)
+        trusted = set(self._trusted())
+        with self._guard:
             newest = self._note(reads, trusted)
         found: list[Found] = []
         for title, read in reads:
@@ -203,6 +210,9 @@ class Rosters:
                     now=now,
                     allow_http=self._allow_http,
                 )
+                if listed.fingerprint in replaced and genuine:
+                    why, older = "its executor has a new key", Standing.OLDER
+                    verdict = verdict.model_copy(update={"standing": older, "why": why, "mend": ""})
                 found.append(Found(roster=title, verdict=verdict))
             found += [
                 Found(
@@ -213,6 +223,18 @@ class Rosters:
                 )
                 for unread in read.roster.unread
             ]
+        return found
+
+    def _replaced(self, reads: Sequence[tuple[str, _Read]]) -> set[str]:
+        """Follow executors to their new keys; the fingerprints of the keys whose place these took."""
+        trusted, found = set(self._trusted()), set[str]()
+        for _, read in reads:
+            for listed, genuine in zip(read.roster.cards, read.genuine, strict=True):
+                if not genuine or not listed.card.succession:
+                    continue
+                if listed.fingerprint in trusted or self._follow(listed.card):
+                    statements = chain(listed.card.succession, listed.card.public_key)
+                    found |= {statement.old_id for statement in statements}
         return found
 
     def cards(self) -> list[ExecutorCard]:

@@ -70,7 +70,7 @@ def look_up(
     """
     direct = executor_addresses(state, settings)
     names = _names(state)
-    make = client_maker(state)
+    make = client_maker(state, settings)
     if direct and len(trusted_here(state, settings)) == 1:
         return Directory(tuple(make(address) for address in direct), names=names)
     meant = settings.repositories

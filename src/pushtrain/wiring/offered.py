@@ -9,10 +9,11 @@ from pushtrain.core.secrets import parse, scope
 from pushtrain.core.settings import Settings
 from pushtrain.executor.vault import Vault
 from pushtrain.plumbing import ownersecrets
+from pushtrain.plumbing.identity import Ring
 from pushtrain.plumbing.keys import Authorized
 from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.plumbing.state import StateFolder
-from pushtrain.wiring.parts import identity, mirror
+from pushtrain.wiring.parts import mirror
 from pushtrain.wiring.rosters import sealed_secrets
 
 
@@ -33,7 +34,7 @@ class Offered:
 
 def offered(state: StateFolder, settings: Settings) -> list[Offered]:
     """All of them: what senders sealed to this executor, then what its owner keeps."""
-    grants = Authorized(state.authorized, owner=identity(state).public_key()).lookup
+    grants = Authorized(state.authorized, owner=Ring(state.key)).lookup
     readers = sealed_secrets(settings, partial(mirror, state))
     vault = Vault(sealing_key(state.sealing_key), grants=grants, memory=state.secret_times, clock=time.time)
     found: list[Offered] = []

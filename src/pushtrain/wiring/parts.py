@@ -15,12 +15,14 @@ from pushtrain.core.model import ExecutorCard
 from pushtrain.core.rules import Rules
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
 from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.succession import header
 from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.identity import Ring, forget_former
 from pushtrain.plumbing.keys import Trusted, load_or_create
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.survey import Bounds
-from pushtrain.wiring.trust import distrusted
+from pushtrain.wiring.trust import distrusted, follow, heirs
 
 
 def mirror(
@@ -115,7 +117,7 @@ def executor_addresses(
         for entry in Trusted(state.trusted).entries()
         if entry.url
     ]
-    no = distrusted(state)
+    no = distrusted(state) | heirs(state).keys()
     known: dict[str, ExecutorAddress] = {}
     for address in (*own, *settings.sender.executors, *listed, *trusted):
         if address in own or not (no and fingerprint(parse_public(address.public_key)) in no):
@@ -123,20 +125,34 @@ def executor_addresses(
     return list(known.values())
 
 
-def client_maker(state: StateFolder) -> Callable[[ExecutorAddress], ExecutorClient]:
-    """Makes clients that speak with this state folder's key; one for each address, however often asked."""
-    key = identity(state)
+def client_maker(state: StateFolder, settings: Settings) -> Callable[[ExecutorAddress], ExecutorClient]:
+    """Makes clients that speak with this state folder's key; one for each address while that is the key."""
+    ring = Ring(state.key)
+    if ring().former:
+        forget_former(state.key)
 
     @cache
-    def make(address: ExecutorAddress) -> ExecutorClient:
-        return ExecutorClient(address.url, parse_public(address.public_key), key)
+    def make(address: ExecutorAddress, _: str) -> ExecutorClient:
+        identity = ring()
 
-    return make
+        def met(card: ExecutorCard) -> None:
+            if card.public_key != address.public_key and card.succession:
+                follow(state, settings, card, url=address.url)
+
+        return ExecutorClient(
+            address.url,
+            parse_public(address.public_key),
+            identity.key,
+            succession=header(identity.chain),
+            met=met,
+        )
+
+    return lambda address: make(address, ring().id)
 
 
 def executor_clients(state: StateFolder, settings: Settings) -> list[ExecutorClient]:
     """A client for every executor known here."""
-    make = client_maker(state)
+    make = client_maker(state, settings)
     return [make(address) for address in executor_addresses(state, settings)]
 
 

@@ -14,7 +14,7 @@ from pushtrain.adapters.environments.tool import clean
 from pushtrain.adapters.hosts import HOSTS
 from pushtrain.adapters.metrics import FORMATS
 from pushtrain.core.settings import Settings
-from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.core.signing import public_text
 from pushtrain.executor.publish import Publisher
 from pushtrain.executor.rulebook import unasked
 from pushtrain.executor.service import ExecutorService
@@ -22,6 +22,7 @@ from pushtrain.executor.web import create_app as create_executor_app
 from pushtrain.plumbing.files import replace
 from pushtrain.plumbing.given import mask_of
 from pushtrain.plumbing.gpu import inventory
+from pushtrain.plumbing.identity import Ring, forget_former
 from pushtrain.plumbing.keys import Authorized
 from pushtrain.plumbing.lock import FolderLock
 from pushtrain.plumbing.sealing import sealing_key
@@ -45,6 +46,7 @@ from pushtrain.wiring.parts import (
 )
 from pushtrain.wiring.rosters import reading, sealed_secrets
 from pushtrain.wiring.statuses import repositories, telling
+from pushtrain.wiring.trust import heirs
 from pushtrain.wiring.tunnels import HINT, Outside, reaching
 from pushtrain.wiring.voice import Voice
 
@@ -164,6 +166,7 @@ def _address(host: str, port: int) -> str:
 async def _room(state: StateFolder) -> AsyncIterator[Store]:
     """The folder's lock and its store; one room at a time."""
     with FolderLock(state.lock):
+        forget_former(state.key)
         store = Store(state.store)
         try:
             yield store
@@ -174,12 +177,12 @@ async def _room(state: StateFolder) -> AsyncIterator[Store]:
 def _executor(
     state: StateFolder, settings: Settings, store: Store, served: "Callable[[str], Mirror]"
 ) -> ExecutorService:
-    key, gpus = identity(state), inventory()
+    ring, gpus = Ring(state.key), inventory()
     site = Site(state.caches, built=state.environments, offered=settings.executor.environments)
     publisher = Publisher(
         served,
         settings.executor,
-        fingerprint=fingerprint(key.public_key()),
+        fingerprint=ring().id,
         formats=[adapter(target) for target in FORMATS.values()],
         gpus=gpus,
         masks=partial(mask_of, key=sealing_key(state.sealing_key)),
@@ -190,8 +193,8 @@ def _executor(
         settings,
         state,
         store,
-        key=key,
-        authorized=Authorized(state.authorized, owner=key.public_key()),
+        identity=ring,
+        authorized=Authorized(state.authorized, owner=ring),
         mirrors=served,
         environments={kind: adapter(target, site) for kind, target in environments.items()},
         publisher=publisher,
@@ -244,10 +247,12 @@ async def _door(
 def _sender(
     state: StateFolder, settings: Settings, store: Store, served: "Callable[[str], Mirror]"
 ) -> tuple[SenderService, Reconciler]:
-    client = client_maker(state)
+    client = client_maker(state, settings)
     rosters = reading(state, settings, partial(mirror, state), store)
 
     def known() -> list[Listed]:
+        for former, name in heirs(state).items():
+            store.outbox_inherited(former, name)
         cards = {card.public_key: card for card in rosters.cards()}
         found = executor_addresses(state, settings, tuple(cards.values()))
         listed = [(client(address), cards.get(address.public_key)) for address in found]

@@ -15,7 +15,7 @@ from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.ports import Stop
 from pushtrain.sender.known import Memory, Rosters
-from pushtrain.wiring.trust import trusted_here
+from pushtrain.wiring.trust import follow, trusted_here
 
 Mirrors = Callable[[Repository], Mirror]
 
@@ -108,6 +108,7 @@ def reading(
         [file for file, _ in roster_files(settings, mirror)],
         memory,
         lambda: trusted_here(state, settings),
+        follow=lambda card: follow(state, settings, card),
         allow_http=settings.sender.allow_http,
         quiet=quiet,
     )

@@ -17,8 +17,10 @@ from typing import Final
 
 from pushtrain.core.errors import ConfigError, PushtrainError, UsageError
 from pushtrain.core.grants import Trust
+from pushtrain.core.model import ExecutorCard
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.succession import chain, known_from
 from pushtrain.plumbing.keys import Trusted, load_or_create
 from pushtrain.plumbing.state import StateFolder, users_own
 
@@ -72,6 +74,47 @@ def _named(word: str) -> str:
             f"`{VARIABLE}` holds {word[:60]!r}, which is no key.",
             mend="Write keys (`ed25519:…`) or fingerprints (`SHA256:…`) with spaces between them.",
         ) from error
+
+
+def follow(state: StateFolder, settings: Settings, card: ExecutorCard, *, url: str = "") -> bool:
+    """Pin the key on a card, if a key that is trusted here says that it takes its place; whether it did.
+
+    Args:
+        state: Where it is pinned.
+        settings: Name further keys that are trusted.
+        card: Proven to be its key's.
+        url: Where the executor is, when no roster tells.
+    """
+    statements = chain(card.succession, card.public_key)
+    trusted = trusted_here(state, settings)
+    path = known_from(statements, lambda name: name in trusted)
+    if not path or path[-1].new_id in distrusted(state):
+        return False
+    old, between = path[0], [statement.old_id for statement in path]
+    given = {"name": word(card.name), "url": url}
+    knowing = [file for file in files(state) if old.old_id in file.live()]
+    if sum(file.succeed(old.old_id, path[-1], between, **given) for file in knowing):
+        return True
+    if any(set(between) & set(entry.was) for entry in names(state).values()):
+        return False  # another key has taken its place already
+    own = Trusted(state.trusted)  # trusted by settings or by CI, which nobody can write
+    own.add(parse_public(old.old), name=given["name"])
+    return own.succeed(old.old_id, path[-1], between, **given)
+
+
+def heirs(state: StateFolder) -> dict[str, str]:
+    """The fingerprint of the key that counts now, for each that it took the place of."""
+    found: dict[str, str] = {}
+    for file in files(state):
+        for name, entry in file.live().items():
+            if entry.until is None:
+                found |= dict.fromkeys(entry.was, name)
+    return found
+
+
+def word(name: str) -> str:
+    """A name from outside as one word that a key file takes; empty when nothing is left of it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60].strip("-")
 
 
 def names(state: StateFolder) -> dict[str, Trust]:

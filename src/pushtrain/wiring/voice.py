@@ -43,7 +43,7 @@ class Voice:
         self._announcer = Announcer(
             roster_files(settings, partial(mirror, state)),
             self.card,
-            key=service.key,
+            identity=lambda: service.identity,
             memory=state.card_number,
         )
 
