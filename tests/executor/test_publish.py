@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from pushtrain.executor import publish as publishing
 from pushtrain.executor.publish import Publishable, Published, Publisher
 from pushtrain.plumbing import lfs
 from pushtrain.plumbing.branch import Branch
+from pushtrain.plumbing.complaint import PushDeclined
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.rundir import RunDir
 from pushtrain.testing import NOON, WorkRepository, a_command, a_gpu, a_run, a_spec, an_attempt
@@ -459,6 +461,32 @@ def test_a_hook_that_declines_is_told_at_once(line: Line) -> None:
     assert isinstance(outcome, GitError)
     assert not isinstance(outcome, PushRejected)
     assert "Not on a Sunday." in outcome.message
+
+
+def test_a_run_whose_content_the_host_declines_holds_up_no_other(line: Line) -> None:
+    """As GitHub's push protection does when a job leaves what looks like somebody's token."""
+    hook = line.origin / "hooks" / "pre-receive"
+    hook.write_text(
+        "#!/bin/sh\nwhile read old new ref; do\n"
+        'git log --name-only --format= "$new" | grep -q stolen && echo "GH013: secret found" >&2 && exit 1\n'
+        "done\nexit 0\n"
+    )
+    hook.chmod(0o755)
+    items = [line.item({"a": b"1"}), line.item({"stolen": b"ghp_"}), line.item({"b": b"2"})]
+    outcomes = line.publisher().publish(items)
+    assert [type(outcomes[item.run.id]) for item in items] == [Published, PushDeclined, Published]
+    assert "GH013" in str(outcomes[items[1].run.id])
+
+
+def test_a_title_does_nothing_in_a_commit_message(line: Line) -> None:
+    """Hosts close issues, call people and skip workflows by what a commit's message says."""
+    evil = "fixes #1, @everyone https://github.com/octo/hello/issues/2 [skip ci]\n\nRun-Id: forged\x1b[31m"
+    item = line.item({"a": b"1"}, cell={"x": evil})
+    one(line.publisher(), item)
+    message = "\n".join(line.log(form="%B"))
+    title, _, rest = message.partition("\n\n")
+    assert not re.search(r"#\d|@\w|://|\[|\x1b", title)
+    assert rest.startswith("Run-Id: " + item.run.id)
 
 
 def test_endless_rivals_end_in_an_error(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

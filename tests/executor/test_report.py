@@ -6,8 +6,9 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from pushtrain.core.lifecycle import Exited, Prepared, advance
 from pushtrain.core.model import (
@@ -339,6 +340,79 @@ def test_any_summary_leaves_no_fence_tag_or_comment_open(text: str) -> None:
     assert "<!--" not in "\n".join(outside)
     opened = [tag.lower() for tag in re.findall(r"<(\w+)(?![^<>]*/>)", "\n".join(outside))]
     assert opened.count("details") == "\n".join(outside).lower().count("</details>")
+
+
+FRAGMENTS = [
+    "![t](https://evil.example/track.png)", "![t][ref]", "![ref]", "[ref]: https://evil.example/t.png",
+    "![a\nb](https://evil.example/x)", "![a](<https://evil.example/x y>)", "![t](plots/own.png)",
+    '<img src="https://evil.example/t.png">', "<img src=//evil.example/t>", '<img src="plots/own.png">',
+    '<img src="x" srcset="https://evil.example/t 1x">', "<IMG\nSRC='https://evil.example/t'>",
+    '<picture><source srcset="https://evil.example/t"></picture>', '<p style="background:url(//evil)">',
+    "<svg><image href='https://evil.example'/></svg>", "<script>alert(1)</script>",
+    "<style>@import 'x'</style>",
+    "<iframe src='https://evil.example'>", '<a href="https://evil.example" onclick="x()">',
+    "<!-- ", "<![CDATA[",
+    "<?php ", "</blockquote>", "<details>", "</details>", "<div>", "```", "- ```", "  ```", "~~~~", "> ```",
+    "1. ~~~", "    ", "\t", "# forged", "## Files", "| a | b |\n|---|---|", "\\", "`", "``", "<b>", "x", "\n",
+    "\n\n", "***", "[^1]: note", "&lt;img src=x&gt;", "<", ">", "![", "](", ")", '"', "'", "\r",
+    "\x0b", "\u2028",
+]  # fmt: skip
+LOADING = re.compile(
+    r"<\s*/?(script|style|iframe|svg|image|picture|source|video|audio|object|embed|link|meta|form|input|base)\b"
+    r"|srcset|style=|\son\w+=|<img[^>]*src=(?![\"']?(?:plots/|files/))",
+    re.IGNORECASE,
+)
+
+
+def rendered(text: str) -> tuple[list[str], str, list[str]]:
+    """A page as a Markdown reader sees it: sources of images, raw HTML, and the page's own headings."""
+    tokens = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(text)
+    images: list[str] = []
+    html: list[str] = []
+    headings: list[str] = []
+    for number, token in enumerate(tokens):
+        if token.type == "heading_open" and token.tag == "h2" and token.level == 0:
+            headings.append(tokens[number + 1].content)
+        html += [token.content] if token.type == "html_block" else []
+        for child in token.children or ():
+            images += [str(child.attrs["src"])] if child.type == "image" else []
+            html += [child.content] if child.type == "html_inline" else []
+    tags = re.findall(r"<[A-Za-z/!?][^<>]*>?", "\n".join(html))
+    return images, "\n".join(tags), headings
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=6)), max_size=14),
+    st.sampled_from(["", "\n"]),
+)
+def test_whatever_a_summary_holds_it_loads_nothing_from_elsewhere_and_ends_where_it_ends(
+    parts: list[str], between: str
+) -> None:
+    files = (Artifact(path="plots/own.png", size=1, sha256="", where="git"),)
+    text = page(summary=between.join(["x", *parts]), files=files)
+    images, html, headings = rendered(text)
+    assert all(source == "files/plots/own.png" for source in images)
+    assert not LOADING.search(html), LOADING.search(html)
+    assert headings[-3:] == ["Summary", "Files", "Log"]
+
+
+def test_a_fence_that_is_none_to_the_host_hides_no_image_and_swallows_no_part() -> None:
+    """In a list the host's fence ends where ours begins; inside HTML there is no fence at all."""
+    files = (Artifact(path="a", size=1, sha256="", where="git"),)
+    track = '<img src="https://evil.example/t.png"> ![t](https://evil.example/t.png)'
+    for evil in (f"- ```\n  ```\n{track}", f"<div>\n```\n{track}\n", f"<!--\n```\n-->\n{track}"):
+        images, html, headings = rendered(page(summary=evil, files=files))
+        assert (images, headings[-2:]) == ([], ["Files", "Log"])
+        assert not LOADING.search(html)
+
+
+def test_a_metrics_name_stays_inside_the_attribute_that_shows_it() -> None:
+    evil = 'loss" srcset="https://evil.example/t.png 1x'
+    text = page(metrics=(metric(evil, 1, 2),))
+    (tag,) = re.findall(r"<img [^>]*>", text)
+    assert tag.count('"') == 6
+    assert "srcset=" not in tag.replace("srcset=&#34;", "")
 
 
 # --- charts ---

@@ -28,9 +28,21 @@ _VOID: Final = frozenset({"br", "hr", "img"})
 _PAIRED: Final = frozenset(
     re.findall(
         r"\w+",
-        "a b blockquote code dd del details div dl dt em h1 h2 h3 h4 h5 h6 i ins kbd li ol p picture s span"
+        "a b code dd del details div dl dt em h1 h2 h3 h4 h5 h6 i ins kbd li ol p s span"
         " strong sub summary sup table tbody td th thead tr tt ul",
     )
+)
+_HARMLESS: Final = re.compile(
+    r"(?:\s+(?:align|width|height|alt|title|open|colspan|rowspan|start)(?:=(?:\"[^\"<>]*\"|'[^'<>]*'|[\w.%-]+))?"
+    r"|\s+(?:href|src)=\"[^\"<>]*\")*\s*"
+)
+"""Attributes that place and name things; what styles, loads or runs is none."""
+_SOURCE: Final = re.compile(r"\ssrc=\"([^\"]*)\"")
+_IMAGE: Final = re.compile(r"!(?=\[)(?:\[[^\[\]\n]*\]\(([^()\s]+)(?: \"[^\"\n]*\")?\))?")
+_ACTIVE: Final = re.compile(
+    r"<(?=/?(?:img|picture|source|svg|image|video|audio|iframe|frame|object|embed|link|meta|style|script|form"
+    r"|input|button|base|body|blockquote|details)\b|[!?])",
+    re.IGNORECASE,
 )
 _LINK: Final = re.compile(r"(?<=\]\()(?:\./)?([^()\s:]+)(?=[)\s])|(?<=src=\")(?:\./)?([^\":]+)(?=\")")
 
@@ -107,6 +119,10 @@ def last_lines(log: str, *, lines: int, width: int) -> str:
 def summary(markdown: str, *, most: int, files: Mapping[str, str]) -> str:
     """A job's own Markdown, bounded, its fences and tags closed, foreign HTML shown as text.
 
+    Images are the run's own files and no others: one from elsewhere would tell its host who reads the report.
+    What is a fence to us need not be one to the host (in a list, in HTML), so what is in it is not trusted
+    either; and `quoted` keeps all of it from the rest of the page.
+
     Args:
         markdown: What the job wrote.
         most: Characters let through; the cut is stated.
@@ -122,12 +138,13 @@ def summary(markdown: str, *, most: int, files: Mapping[str, str]) -> str:
         if fence:
             closes = found and found[1].startswith(fence) and not found[2].strip()
             fence = "" if closes else fence
-            lines.append(line)
+            lines.append(_images(_ACTIVE.sub("< ", line), {}))
         elif found and not (found[1][0] == "`" and "`" in found[2]):
             fence = found[1]
             lines.append(line)
         else:
-            lines.append(_tags(_LINK.sub(lambda at: _led(at, files), line), opened))
+            led = _LINK.sub(lambda at: _led(at, files), line)
+            lines.append(_images(_tags(led, opened, files), files))
     if fence:
         lines.append(fence)
     closing = "".join(f"</{name}>" for name in reversed(opened))
@@ -135,21 +152,47 @@ def summary(markdown: str, *, most: int, files: Mapping[str, str]) -> str:
     return f"{out}\n\n{closing}\n" if closing else f"{out}\n"
 
 
+def quoted(markdown: str) -> str:
+    """A part that ends where it ends: whatever it leaves open, what follows is not in it."""
+    return "".join(f"> {line}".rstrip() + "\n" for line in markdown.rstrip("\n").split("\n"))
+
+
+def attribute(value: str) -> str:
+    """The value inside the quotes of an HTML attribute."""
+    return text(value).replace('"', "&#34;")
+
+
+def _images(line: str, files: Mapping[str, str]) -> str:
+    """A line in which only the run's own files are images; a space takes the others' power."""
+    ours = {quote(path) for path in files.values()}
+    return _IMAGE.sub(lambda at: at[0] if at[1] in ours else f"! {at[0][1:]}", line)
+
+
 def _led(found: re.Match[str], files: Mapping[str, str]) -> str:
     path = found[1] or found[2]
     return quote(files[path]) if path in files else found[0]
 
 
-def _tags(line: str, opened: list[str]) -> str:
+def _tags(line: str, opened: list[str], files: Mapping[str, str]) -> str:
     """A line with known tags kept, `opened` following them, and everything else of HTML shown as text."""
     out = []
     at = 0
     for found in _TAG.finditer(line):
         out.append(line[at : found.start()].replace("<", "&lt;"))
-        out.append(found[0] if _known(found, opened) else escape(found[0], quote=False))
+        fine = _fit(found, files) and _known(found, opened)
+        out.append(found[0] if fine else escape(found[0], quote=False))
         at = found.end()
     out.append(line[at:].replace("<", "&lt;"))
     return "".join(out)
+
+
+def _fit(found: re.Match[str], files: Mapping[str, str]) -> bool:
+    """Whether a tag's attributes do nothing, and its image is the run's own."""
+    if not _HARMLESS.fullmatch(found[3]):
+        return False
+    source = _SOURCE.search(found[3])
+    ours = {quote(path) for path in files.values()}
+    return source is None if found[2].lower() != "img" else source is not None and source[1] in ours
 
 
 def _known(found: re.Match[str], opened: list[str]) -> bool:

@@ -93,6 +93,8 @@ def gather(
                     _log.warning("metrics files beyond %d bytes were passed over", MOST_READ)
                     break
                 series = reader.read(path, content)
+        except FileNotFoundError:
+            continue
         except (OSError, ValueError) as error:
             _log.warning("metrics file %s was passed over: %s", path.name, error)
             continue

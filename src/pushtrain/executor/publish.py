@@ -13,6 +13,7 @@ Rules:
 
 import json
 import random
+import re
 import shutil
 import threading
 import time
@@ -31,6 +32,7 @@ from pushtrain.executor import index
 from pushtrain.executor.parcel import Packer, Parcel, Publishable
 from pushtrain.executor.wording import folder, headline
 from pushtrain.plumbing.branch import Branch, NewCommit
+from pushtrain.plumbing.complaint import PushDeclined
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.given import hide_all
 from pushtrain.plumbing.rundir import RunDir, write_bytes
@@ -109,13 +111,23 @@ class Publisher:
                 outcomes[item.run.id] = noted
         for (key, ref, base), items in groups.items():
             for some in self._portions(key, items, outcomes, stop):
-                try:
-                    outcomes |= self._group(key, ref, base, some, stop)
-                except Cancelled:
-                    raise
-                except PushtrainError as error:
-                    outcomes |= {one.run.id: error for one in some}
+                found = self._together(key, ref, base, some, stop)
+                declined = any(isinstance(one, PushDeclined) for one in found.values())
+                for one in some if declined and len(some) > 1 else ():  # its content holds up no other run
+                    found |= self._together(key, ref, base, [one], stop)
+                outcomes |= found
         return outcomes
+
+    def _together(
+        self, key: str, ref: str, base: str, some: Sequence[Parcel], stop: Stop | None
+    ) -> dict[str, Published | PushtrainError]:
+        """These runs by one push; what came of each."""
+        try:
+            return self._group(key, ref, base, some, stop)
+        except Cancelled:
+            raise
+        except PushtrainError as error:
+            return {one.run.id: error for one in some}
 
     def _portions(
         self,
@@ -198,14 +210,19 @@ class Publisher:
 
     def _message(self, one: Parcel, ref: str) -> str:
         command = one.run.command
-        title = one.mask.text(command.job.title)
-        title = " ".join("".join(filter(str.isprintable, title.replace("\n", " "))).split())
+        title = _inert(one.mask.text(command.job.title))
         outcome = headline(one.run).partition(" ")[2]
         quiet = "" if ref == f"refs/heads/{RESULTS_BRANCH}" else "[skip ci]\n\n"
         return (
             f"{title[:80]}: {outcome} ({command.commit[:7]})\n\n{quiet}"
             f"Run-Id: {one.run.id}\nSource-Commit: {command.commit}\nExecutor: {self._executor}\n"
         )
+
+
+def _inert(title: str) -> str:
+    """A job's title for a commit's message: in it hosts would close issues, call people, skip workflows."""
+    plain = "".join(filter(str.isprintable, title.replace("\n", " ")))
+    return " ".join(re.sub(r"[#@]|(?<=:)//|[\[\]]", "_", plain).split())
 
 
 class _Pages:

@@ -259,7 +259,7 @@ def _stages(story: Story) -> str:
 def _metrics(metrics: Sequence[Metric], charts: Mapping[str, str]) -> str:
     if not metrics:
         return ""
-    images = [f'<img src="{name}" alt="{md.text(title)}" width="410">' for name, title in charts.items()]
+    images = [f'<img src="{name}" alt="{md.attribute(title)}" width="410">' for name, title in charts.items()]
     rows = []
     for metric in metrics[:_MOST_FILES_SHOWN]:
         best = metric.best()
@@ -279,7 +279,8 @@ def _summary(story: Story) -> str:
     if not story.summary.strip():
         return ""
     files = {file.path: f"files/{file.path}" for file in story.files if file.where in {"git", "lfs"}}
-    return f"## Summary\n\n{md.summary(story.summary, most=_SUMMARY_LIMIT, files=files)}"
+    told = md.summary(story.summary, most=_SUMMARY_LIMIT, files=files)
+    return f"## Summary\n\n{md.quoted(told)}"
 
 
 def _data(attempt: Attempt | None) -> str:

@@ -70,6 +70,12 @@ class UnsafeContent(GitError):
     status = 422
 
 
+class PushDeclined(GitError):
+    """The host's own rules are against what was pushed; pushing the same again is of no use."""
+
+    code = "push-declined"
+
+
 class BrokenRepository(GitError):
     """Our own copy is damaged, by a power failure perhaps; it can be made anew."""
 
@@ -106,7 +112,7 @@ def _ordinary(failed: str, lower: str) -> PushtrainError:
         )
         return CredentialError(failed, mend=mend)
     if _DECLINED.search(lower):
-        return GitError(
+        return PushDeclined(
             failed, mend="The host's rules refused the push: protected branch, hook, or file size."
         )
     if _MOVED.search(lower):
