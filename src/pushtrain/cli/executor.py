@@ -16,6 +16,9 @@ from pushtrain.wiring.rooms import serve_executor
 from pushtrain.wiring.settings import load_settings, open_state
 
 app = App(name="executor")
+app.command(
+    "pushtrain.cli.rules:rules", name="rules", help="Explain the owner's rules; test a push against them."
+)
 app.command("pushtrain.cli.service:app", name="service", help="Lend this machine for good, by systemd.")
 
 
