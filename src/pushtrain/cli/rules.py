@@ -28,6 +28,7 @@ from pushtrain.core.ruling import (
 )
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.plumbing.identity import Ring
 from pushtrain.plumbing.keys import Authorized
 from pushtrain.plumbing.ledger import read_today
 from pushtrain.plumbing.remotes import check_ref, key_of
@@ -166,7 +167,7 @@ def _key(text: str) -> str:
 
 def _sender(folder: StateFolder, who: str) -> tuple[Sender, Grant | None]:
     own = identity(folder).public_key()
-    authorized = Authorized(folder.authorized, owner=own)
+    authorized = Authorized(folder.authorized, owner=Ring(folder.key))
     if who in {"", OWNER}:
         return Sender(fingerprint(own), OWNER), authorized.lookup(fingerprint(own))
     wanted = fingerprint(parse_public(who)) if who.startswith("ed25519:") else who
