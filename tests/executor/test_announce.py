@@ -19,6 +19,7 @@ from pushtrain.core.settings import ExecutorSettings, Repository
 from pushtrain.core.signing import fingerprint, public_text
 from pushtrain.core.succession import succession
 from pushtrain.executor.announce import OWN, SHARED, Announcer, Habit, due, public_card
+from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.identity import Identity
 from pushtrain.plumbing.rosterfile import RosterFile
@@ -278,6 +279,22 @@ def test_the_number_never_goes_back_even_when_the_state_folder_does(lab: Lab) ->
         lab.start().look()
         assert lab.told().sequence == before + 1
         assert (lab.folder / "number").read_text() == f"{before + 1}\n"
+
+
+def test_a_restored_state_folder_learns_its_number_where_no_new_card_is_due(tmp_path: Path) -> None:
+    """Else the executor would prove an older number than its card has, and nobody would speak to it."""
+    lab = Lab(tmp_path, "main")
+    lab.announcer.look()
+    number = lab.told().sequence
+    for lost in ("0\n", None):
+        (lab.folder / "number").unlink()
+        if lost is not None:
+            (lab.folder / "number").write_text(lost)
+        tip = lab.tip()
+        lab.clock.advance(60)
+        lab.start().look()
+        assert lab.tip() == tip, "no card was due"
+        assert card_number(lab.folder / "number") == number
 
 
 def test_a_forged_number_under_our_name_is_not_believed(lab: Lab) -> None:
