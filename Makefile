@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # A tool that writes no bytecode starts slowly, and so would everything that we measure.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick coverage lint format bench clean
+.PHONY: demo test quick coverage defences lint format bench clean
 
 .venv/ready: pyproject.toml uv.lock scripts/bootstrap.sh
 	@scripts/bootstrap.sh
@@ -28,6 +28,10 @@ coverage: .venv/ready   ## full branch coverage of signing, the roster and the r
 	@scripts/bootstrap.sh test
 	@$(PY) -m pytest -q -m "not slow" --cov --cov-config=tests/gate.coveragerc --cov-report=term-missing \
 		$(addprefix tests/,$(GATE)) $(ARGS)
+
+defences: .venv/ready   ## remove each defence and see its test fail; some minutes
+	@scripts/bootstrap.sh test
+	@$(PY) scripts/defences.py $(ARGS)
 
 lint: .venv/ready   ## ruff, strict types, the house plan
 	@.venv/bin/ruff check

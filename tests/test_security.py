@@ -1,5 +1,7 @@
 """docs/security.md keeps its word: each part of the defence has rows, each row a test that exists."""
 
+import tomllib
+
 import pytest
 
 from page_rows import ROOT, functions_of, rows
@@ -33,6 +35,30 @@ def test_every_row_says_what_is_tried_and_what_happens() -> None:
 def test_every_test_that_is_named_exists() -> None:
     named = {test for row in ROWS for test in row.tests}
     assert sorted(f"{file}::{name}" for file, name in named if name not in functions_of(file)) == []
+
+
+DEFENCES = tomllib.loads((ROOT / "tests/defences.toml").read_text())["defence"]
+TRIED = ("2. Requests", "3. The roster cannot redirect")
+"""Parts of which every row was seen to fail without its defence."""
+
+
+def test_every_defence_of_the_list_stands_where_it_is_said_to_and_has_a_test() -> None:
+    for each in DEFENCES:
+        assert set(each) == {"test", "file", "before", "after"}
+        assert (ROOT / each["file"]).read_text().count(each["before"]) == 1, each
+        assert each["before"] != each["after"]
+        file, _, name = each["test"].partition("::")
+        assert name in functions_of(file), each["test"]
+
+
+def test_every_row_of_what_was_tried_is_in_the_list() -> None:
+    listed = {each["test"] for each in DEFENCES}
+    missing = [
+        row.threat
+        for row in ROWS
+        if row.part in TRIED and not listed & {f"{file}::{name}" for file, name in row.tests}
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize(
