@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.redact import LEAST, NOTHING, Mask, public_url
+from pushtrain.core.redact import LEAST, NOTHING, Mask
 
 TOKEN = "wk-9f+/Zq?8=_Lm4"
 KEY = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\n9w0BAQEFAASCBKcw\nggSj\n-----END KEY-----\n"
@@ -193,7 +193,3 @@ def test_a_mask_does_not_tell_what_it_hides() -> None:
 def test_names_are_told_once_in_the_order_of_the_secrets() -> None:
     mask = Mask({"A": "first-secret", "B": "second-secret", "C": "third-secret"})
     assert mask.found(b"second-secret first-secret second-secret") == ("A", "B")
-
-
-def test_a_url_is_public_without_user_query_and_fragment() -> None:
-    assert public_url("https://u:p@host:8/a/b.csv?X-Amz-Signature=1#f") == "https://host:8/a/b.csv"

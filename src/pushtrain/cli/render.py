@@ -77,6 +77,13 @@ def _json(value: object, *, indent: int | None = None) -> str:
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
+        from pushtrain.core.model import Run, RunView
+        from pushtrain.core.queries import shown_run, shown_view
+
+        if isinstance(value, RunView):
+            return shown_view(value).model_dump(mode="json")
+        if isinstance(value, Run):
+            return shown_run(value).model_dump(mode="json")
         return value.model_dump(mode="json")
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}

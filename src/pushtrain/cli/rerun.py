@@ -8,7 +8,9 @@ from pushtrain.cli.find import Found, find_anywhere
 from pushtrain.cli.logs import follow_log
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.send import deliver_all
+from pushtrain.core.errors import UsageError
 from pushtrain.core.model import run_id
+from pushtrain.core.queries import has_hidden
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.wiring.settings import open_state
 
@@ -24,6 +26,11 @@ def rerun(which: str = "", /, *, wait: bool = False, json: Json = False, state: 
     """
     found = find_anywhere(which, state)
     old = found.run.command
+    if has_hidden(old):
+        raise UsageError(
+            f"The run {found.run.short} fetched data by a signed URL, and signatures are shown to nobody.",
+            mend=f"Sign it anew: `pushtrain send {old.commit[:12]} --job {old.job.name} --data-url URL`.",
+        )
     request = secrets.token_hex(8)
     identity = run_id(
         repository=old.repository, commit=old.commit, job=old.job.name, cell=old.job.cell, request=request

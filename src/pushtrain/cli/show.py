@@ -7,6 +7,7 @@ from pushtrain.cli.find import find_anywhere
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.ps import not_sent, standing
 from pushtrain.core.model import Attempt, Run, RunView
+from pushtrain.core.queries import shown_view
 from pushtrain.wiring.history import Unsent
 
 
@@ -37,7 +38,7 @@ def show(which: str = "", /, *, json: Json = False, state: State = None) -> None
 def _unsent(one: Unsent, *, as_json: bool) -> None:
     """Tell of a command that is no run yet, or never will be."""
     if as_json:
-        render.emit_json({**RunView(run=one.run).model_dump(mode="json"), "run": one.document()})
+        render.emit_json({**shown_view(RunView(run=one.run)).model_dump(mode="json"), "run": one.document()})
         return
     _facts(one.run, not_sent(one))
     if one.executor:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
-from urllib.parse import quote, quote_plus, urlsplit, urlunsplit
+from urllib.parse import quote, quote_plus
 
 LEAST: Final = 8
 """Characters of a value, or of one of its lines, below which it cannot be told from ordinary words."""
@@ -40,12 +40,6 @@ _JAVASCRIPT: Final = "!~*'()"
 """What `encodeURIComponent` leaves as it is, letters, digits, `-`, `_` and `.` aside."""
 
 Span = tuple[int, int]
-
-
-def public_url(url: str) -> str:
-    """A URL without user, query and fragment: those may hold credentials."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 @dataclass(frozen=True, slots=True)

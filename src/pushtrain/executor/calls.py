@@ -26,6 +26,7 @@ from pushtrain.core.model import (
     Value,
     run_id,
 )
+from pushtrain.core.queries import shown_run
 from pushtrain.core.signing import IDEMPOTENCY, KEPT, MAX_SKEW, Message, Signed
 from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, RunList
 from pushtrain.executor.events import Listening
@@ -358,8 +359,8 @@ def _json(value: Value, *, status: int = 200) -> Reply:
 
 
 def _shown(run: Run) -> Run:
-    """The run without its claim's token, which is nobody's business."""
-    return run.model_copy(update={"token": ""})
+    """The run without its claim's token and its data's queries, which are nobody's business."""
+    return shown_run(run).model_copy(update={"token": ""})
 
 
 def _number(query: Mapping[str, str], name: str, most: int) -> int:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pushtrain.core import queries
 from pushtrain.core.errors import Cancelled, DataError, PushtrainError, fit
 from pushtrain.core.forms import script_of
 from pushtrain.core.model import (
@@ -314,7 +315,8 @@ class Preparation:
         vault = self._shop.vault
         try:
             self._secrets = vault.of(self._run.command, stop=self._stop)
-            vault.note(self._folder, self._secrets)
+            signatures = {name: Given(text, "") for name, text in queries.values(self._run.command).items()}
+            vault.note(self._folder, signatures | self._secrets)
         except Cancelled:
             raise
         except PushtrainError as error:

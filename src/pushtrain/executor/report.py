@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pushtrain.core.model import Artifact, Attempt, Outcome, Run, RunEvent, Value
-from pushtrain.core.redact import NOTHING, Mask, public_url
+from pushtrain.core.queries import shown_command, shown_run
+from pushtrain.core.redact import NOTHING, Mask
+from pushtrain.core.weburl import shown
 from pushtrain.executor import markdown as md
 from pushtrain.executor import plot
 from pushtrain.executor.metrics import Metric
@@ -73,7 +75,8 @@ class Story:
     @property
     def signed(self) -> bytes:
         """The signed body, if it may be shown: hiding anything in it would break its signature."""
-        return b"" if self.mask.found(self.command) else self.command
+        hides = self.mask.found(self.command) or shown_command(self.run.command) != self.run.command
+        return b"" if hides else self.command
 
     @property
     def attempt(self) -> Attempt | None:
@@ -115,7 +118,7 @@ def log_file(log: LogEnds) -> bytes:
 
 
 def _record(story: Story) -> dict[str, Any]:
-    run = story.run.model_dump(
+    run = shown_run(story.run).model_dump(
         mode="json", exclude={"token", "result_commit", "result_path", "publish_tries"}
     )
     return {
@@ -288,9 +291,7 @@ def _data(attempt: Attempt | None) -> str:
         return ""
     rows = []
     for one in attempt.data:
-        source = (
-            md.code(public_url(one.source.url)) if one.source.url else f"mount {md.code(one.source.mount)}"
-        )
+        source = md.code(shown(one.source.url)) if one.source.url else f"mount {md.code(one.source.mount)}"
         pinned = f"`{one.sha256[:16]}…`" if one.pinned else f"⚠️ not pinned; was `{one.sha256[:16]}…`"
         if not one.sha256:
             pinned = "lent by the owner"
@@ -354,7 +355,7 @@ def _log(story: Story, *, opened: bool) -> str:
 def _footer(story: Story) -> str:
     signed = f" · [signed command](command.json) by `{story.run.sender}`" if story.signed else ""
     if story.command and not story.signed:
-        signed = " · the signed command is left out: it holds a secret"
+        signed = " · the signed command is left out: it holds a secret or a signed URL"
     version = f" by pushtrain {md.text(story.version)}" if story.version else ""
     return f"---\n\n<sub>Run `{story.run.id}`{version} · [run.json](run.json){signed}</sub>\n"
 

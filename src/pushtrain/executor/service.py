@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
+from pushtrain.core import queries
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError
 from pushtrain.core.grants import Word
 from pushtrain.core.invitation import TRIES, Invitation
@@ -352,7 +353,8 @@ class ExecutorService:
             return LogChunk(attempt=number, offset=offset, data=b"", next_offset=offset, complete=over)
         ended = over or number < run.attempt
         folder = self._folder(run, number)
-        mask = self._mask(folder) if run.command.job.secrets else NOTHING
+        hides = bool(run.command.job.secrets or queries.values(run.command))
+        mask = self._mask(folder) if hides else NOTHING
         return read_clean(folder.log, number, offset, limit, ended=ended, mask=mask)
 
     def artifact_path(self, run_id: str, path: str) -> Path:

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from pushtrain.core.errors import DataError, StorageError
 from pushtrain.core.model import DataSource, Fetched
+from pushtrain.core.queries import without_query
 from pushtrain.core.weburl import shown
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.doors import Doors
@@ -272,7 +273,7 @@ def _mounted(source: DataSource, mounts: Mapping[str, str]) -> tuple[Path, Fetch
 
 def _fetched(source: DataSource, got: Got, *, cached: bool) -> Fetched:
     return Fetched(
-        source=source,
+        source=without_query(source),
         sha256=got.sha256,
         size=got.size,
         etag=got.version.etag,

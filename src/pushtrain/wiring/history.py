@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from pushtrain.core.errors import NotFound, StorageError
 from pushtrain.core.model import LogChunk, Outcome, Run, RunView, State, TrainCommand
+from pushtrain.core.queries import shown_run
 from pushtrain.core.redact import NOTHING
 from pushtrain.plumbing.cleanlog import read_clean
 from pushtrain.plumbing.given import mask_of
@@ -80,7 +81,7 @@ class Unsent:
 
     def document(self) -> dict[str, Any]:
         """For scripts: the run, with its state here in place of a run's."""
-        return {**self.run.model_dump(mode="json"), "state": self.state, "executor": self.executor}
+        return {**shown_run(self.run).model_dump(mode="json"), "state": self.state, "executor": self.executor}
 
 
 class History:
