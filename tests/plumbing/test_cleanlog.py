@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from pushtrain.core.errors import StorageError
 from pushtrain.core.redact import NOTHING, Mask
-from pushtrain.executor.shim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, _libc
 from pushtrain.plumbing import cleanlog
 from pushtrain.plumbing.cleanlog import clean_log, read_clean
 from pushtrain.plumbing.rundir import hole, read_ends
+from pushtrain.plumbing.tape import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, _libc
 
 TOKEN = b"wk-9f+/Zq?8=_Lm4"
 MASK = Mask({"KEY": TOKEN.decode()})

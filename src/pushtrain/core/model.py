@@ -390,6 +390,7 @@ class Reason(StrEnum):
     ISOLATION = "isolation"
     OOM = "oom"
     DISK = "disk"
+    PROCESSES = "processes"
     LOST = "lost"
     PREEMPTED = "preempted"
     CHECKPOINTED = "checkpointed"

@@ -1,15 +1,39 @@
 """What an attempt may see and use: its own folders, what was fetched and built for it, and nothing else."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pushtrain.core.model import Gpu
-from pushtrain.core.rules import Rules
+from pushtrain.core.rules import GIB, Limits, Rules
+from pushtrain.plumbing.cgroups import of_attempt
 from pushtrain.plumbing.interpreters import needed
-from pushtrain.plumbing.rundir import RunDir
+from pushtrain.plumbing.rundir import Limited, RunDir
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.ports import Activation, Cage
+
+
+def limited(
+    folder: RunDir, limits: Limits, *, caches: Path, mark: str, cgroups: Mapping[str, Path], memory: int
+) -> Limited:
+    """What the shim keeps a job to.
+
+    Args:
+        folder: The attempt's.
+        limits: The owner's.
+        caches: The repository's own.
+        mark: No other attempt has it.
+        cgroups: Where control groups can be made.
+        memory: Bytes that the machine has.
+    """
+    return Limited(
+        memory=limits.memory or max(GIB, memory - max(memory // 10, GIB)),
+        processes=limits.processes,
+        disk=limits.disk,
+        folders=(str(folder.job), str(folder.checkpoint)),
+        growing=(str(caches),),
+        cgroups=of_attempt(cgroups, mark),
+    )
 
 
 def job_cage(

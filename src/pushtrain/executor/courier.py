@@ -22,6 +22,7 @@ from pushtrain.core.lifecycle import PublishFailed
 from pushtrain.core.model import Run
 from pushtrain.executor.harvest import harvested
 from pushtrain.executor.publish import Publishable, Published
+from pushtrain.plumbing import shortcut
 from pushtrain.plumbing.rundir import RunDir
 from pushtrain.plumbing.store import Store
 from pushtrain.plumbing.trees import remove_tree
@@ -214,6 +215,7 @@ def clear(run_folder: Path) -> None:
     for attempt in run_folder.glob("[0-9]*"):
         folder = RunDir(attempt)
         folder.given.unlink(missing_ok=True)  # its log is clean, and its results are published
+        shortcut.remove(folder.tmp)
         remove_tree(folder.job)
     remove_tree(run_folder / RunDir(run_folder / "0").checkpoint.name)
 

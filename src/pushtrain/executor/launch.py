@@ -19,7 +19,7 @@ from typing import Final
 
 from pushtrain.core.errors import StorageError
 from pushtrain.executor import shim as shim_module
-from pushtrain.plumbing import confine, process
+from pushtrain.plumbing import cgroups, confine, guard, process, tape
 from pushtrain.plumbing.rundir import Orders, RunDir, Started, StopOrder, take_lock, write_record
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def compile_shim(into: Path) -> Path:
     folder = into / "shim"
     try:
         folder.mkdir(exist_ok=True)
-        for module in (shim_module, confine):
+        for module in (shim_module, confine, guard, tape):
             source = Path(str(module.__file__))
             py_compile.compile(str(source), str(folder / f"{source.stem}.pyc"), doraise=True)
     except OSError as error:
@@ -150,4 +150,6 @@ def clear_up(folder: RunDir, mark: str) -> int:
             killed += 1
         elif process.start_time(started.command_pid) is None:
             process.kill_tree(started.command_pid)  # its session may live on without it
-    return killed + process.sweep(mark)
+    killed += process.sweep(mark)
+    orders = folder.read_orders()
+    return killed + (cgroups.end(orders.limits.cgroups) if orders is not None else 0)

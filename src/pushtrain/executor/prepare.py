@@ -38,10 +38,10 @@ from pushtrain.core.model import (
 from pushtrain.core.rules import Limits, Rules
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor.bytecode import Compiler
-from pushtrain.executor.cages import job_cage
+from pushtrain.executor.cages import job_cage, limited
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.executor.rulebook import Against, Rulebook
-from pushtrain.executor.variables import job_environment
+from pushtrain.executor.variables import attempt_mark, job_environment
 from pushtrain.executor.vault import Given, Vault
 from pushtrain.plumbing import data
 from pushtrain.plumbing.cache import Cache, evict
@@ -96,6 +96,8 @@ class Workshop:
     """What jobs are kept in."""
     vault: Vault
     """Knows the secrets that jobs name."""
+    cgroups: Mapping[str, Path] = field(default_factory=dict)
+    """Where control groups can be made; see `plumbing/cgroups.py`."""
     gpus: tuple[Gpu, ...] = ()
     compiler: Compiler = field(default_factory=Compiler)
     seeing: set[tuple[Path, str]] = field(default_factory=set)
@@ -219,6 +221,14 @@ class Preparation:
             timeout=time_limit(job, limits),
             setup_timeout=limits.time,
             grace=self._shop.settings.grace,
+            limits=limited(
+                folder,
+                limits,
+                caches=caches,
+                mark=attempt_mark(self._run),
+                cgroups=self._shop.cgroups,
+                memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            ),
         )
 
     def _check_isolation(self) -> None:

@@ -43,6 +43,7 @@ from pushtrain.executor.prepare import Workshop
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
 from pushtrain.executor.vault import Reader, Vault
 from pushtrain.executor.warden import Warden
+from pushtrain.plumbing import cgroups
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.cleanlog import read_clean
@@ -141,6 +142,7 @@ class ExecutorService:
                 clock=clock,
             ),
             sandbox=sandbox,
+            cgroups=cgroups.find(),
             gpus=self.gpus,
         )
         self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)

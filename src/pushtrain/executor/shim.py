@@ -2,21 +2,21 @@
 
 Started as `python -I -S shim.pyc SPEC LOCK` with the log as its standard output and error, in a session of
 its own, its signals blocked from birth. It holds the lock for life; the job gets neither that descriptor nor
-any other. It writes `started.json` durably before each command's first instruction, and `exit.json` durably
-when the whole tree is dead. As a subreaper it becomes the parent of whatever the job leaves behind, so a
-double fork does not escape it; should it be killed itself, the kernel kills the command. SIGTERM, with the
-reason in `stop.json`, means: end the job politely, and after `grace` seconds by force.
-
-The job's secrets come by standard input, so that they are in no argument list and on no disk; the training
-command alone gets them, as variables.
+the log's: it writes into a pipe, and the shim takes it down. It writes `started.json` durably before each
+command's first instruction, and `exit.json` durably when the whole tree is dead. As a subreaper it becomes
+the parent of whatever the job leaves behind, so a double fork does not escape it; should it be killed itself,
+the kernel kills the command. SIGTERM, with the reason in `stop.json`, means: end the job politely, and after
+`grace` seconds by force.
 
 Every import delays the job's first statement: `_json` and `_signal` are the C halves of modules whose Python
-halves cost 8 ms. Nothing of pushtrain is imported: the spec has the shape of `Orders`, the records those of
-`Started` and `Verdict` in `plumbing/rundir.py`, and a test holds them together.
+halves cost 8 ms. Of pushtrain it knows only what is compiled to lie beside it (`launch.compile_shim`): how a
+child confines itself, the guard of its limits, the tape of its log. The spec has the shape of `Orders`, the
+records those of `Started` and `Verdict` in `plumbing/rundir.py`, and a test holds them together.
 """
 
 import ctypes
 import os
+import select
 import sys
 import time
 from _json import encode_basestring_ascii, make_scanner
@@ -29,23 +29,24 @@ else:
     import _signal as signal
 
 if TYPE_CHECKING or __name__ != "__main__":
-    from pushtrain.plumbing import confine
+    from pushtrain.plumbing import confine, guard, tape
 else:
     sys.path.insert(0, os.path.dirname(__file__))  # -I leaves it out: our other halves lie beside us
     import confine
+    import guard
+    import tape
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
-FALLOC_FL_KEEP_SIZE = 1
-FALLOC_FL_PUNCH_HOLE = 2
-
-LOG = 1  # standard output
-BLOCK = 65536  # holes begin and end at a multiple of any file system's block
+SFD_CLOEXEC = 0o2000000
 FIRST_TO_GO = 500  # when memory runs out the kernel takes the job, not the shim, the executor or the owner's
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+NO_LIMITS = {"memory": 0, "processes": 0, "disk": 0, "folders": (), "growing": (), "cgroups": {}}
+MANY = 65536  # bytes at once that tell of a busy writer
+A_MOMENT = 10  # milliseconds in which a slow writer may say more
 RESERVE = 16384  # bytes kept free for the verdict, should the disk fill up
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -145,9 +146,17 @@ def write_whole(path: str, text: str, reserved: str = "") -> None:
     os.close(folder)
 
 
-def say(text: str) -> None:
-    """Write a line of our own to the log."""
-    os.write(LOG, f"pushtrain: {text}\n".encode("utf-8", "replace"))
+def signals() -> int:
+    """A descriptor that is readable when one of our signals has come."""
+    mask = ctypes.create_string_buffer(128)
+    for number in SIGNALS:
+        mask[(number - 1) // 8] = bytes([mask[(number - 1) // 8][0] | 1 << (number - 1) % 8])
+    return confine.did(_libc.signalfd(-1, mask, SFD_CLOEXEC), "signalfd")
+
+
+def complain(text: str) -> None:
+    """In the child: say why there is no command."""
+    os.write(2, f"pushtrain: {text}\n".encode("utf-8", "replace"))
 
 
 class Ended:
@@ -169,7 +178,7 @@ class Ended:
         """The signal that ended it."""
         return os.WTERMSIG(self.status) if self.status is not None and os.WIFSIGNALED(self.status) else None
 
-    def seen_through(self, inside: bool) -> None:
+    def seen_through(self, *, inside: bool) -> None:
         """Take the sandbox's own process for the command's.
 
         Its exit code tells a command's signal as a shell does. Where it never came to run the command, the
@@ -198,10 +207,13 @@ class Shim:
         self.gone: dict[int, int] = {}
         self.cpu = 0.0
         self.rss = 0
-        self.elided: tuple[int, int] | None = None
+        self.tape = tape.Tape()
+        self.poll = select.poll()
+        self.poll.register(signals(), select.POLLIN)
         self.stages: list[dict[str, object]] = []
         self.phase = "setup"
         self.began: float | None = None
+        self.guard = guard.Guard(NO_LIMITS)
 
     # --- the attempt --------------------------------------------------------------------------------------
 
@@ -214,23 +226,28 @@ class Shim:
             ended = Ended()
             ended.reason, ended.detail = "internal", f"The shim failed: {type(error).__name__}: {error}"
             with Quietly(OSError):
-                say(ended.detail)
+                self.tape.say(ended.detail)
         self.end_all()
+        self.guard.close()
         killed = ended.signal == signal.SIGKILL or ended.code == 128 + signal.SIGKILL
         ended.oom = ended.reason == "exited" and killed and memory_kills() > kills
         with Quietly(Exception):  # a log that is too long is better than no verdict
-            self.trim(exact=True)
+            self.tape.copy()
+            self.tape.trim(exact=True)
         self.verdict(ended)
 
     def commands(self) -> Ended:
         """Run every command in turn, up to the first that fails."""
         orders = self.orders = read_json(self.spec)
         setup = orders.get("setup", ())
+        self.tape.limit = orders["log_limit"]
+        self.guard = guard.Guard(orders["limits"])
+        self.guard.open()
         self.reserve_verdict()
         begin = time.monotonic()
         deadline = begin + orders["setup_timeout"]
         for number, step in enumerate(setup, 1):
-            say(f"setup {number} of {len(setup)}: {step['title']}")
+            self.tape.say(f"setup {number} of {len(setup)}: {step['title']}")
             ended = self.command(step["argv"], deadline, wrapped=True)
             if ended.reason != "exited" or ended.status:
                 self.stage("setup", begin)
@@ -240,7 +257,7 @@ class Shim:
                 return ended
         if setup:
             self.stage("setup", begin)
-            say("training")
+            self.tape.say("training")
         self.phase, begin, self.began = "train", time.monotonic(), time.time()
         try:
             return self.command(orders["argv"], begin + orders["timeout"], wrapped=orders.get("shell", False))
@@ -267,24 +284,33 @@ class Shim:
         os.close(wait)
         os.close(tell)
         try:
+            self.guard.enter(pid)
             self.write_started(pid)
             os.write(go, b"\n")
         finally:
             os.close(go)
         ended = Ended()
+        kills = self.guard.kills()
         while self.reap() and pid not in self.gone:
             if time.monotonic() >= deadline:
                 ended.reason = "timeout"
             elif self.stop_wanted(deadline):
                 ended.reason, ended.detail = self.why()
+            elif over := self.guard.look(lambda: below(self.pid)):
+                ended.reason, ended.detail = over
+                self.end_all()
+                break
             if ended.reason != "exited":
                 self.end_politely(pid, wrapped=wrapped)
                 break
         self.end_all()
         ended.status = self.gone.get(pid)
-        if self.around:
-            ended.seen_through(b"exit-code" in os.read(told, 65536))
+        inside = not self.around or b"exit-code" in os.read(told, 65536)
         os.close(told)
+        if self.guard.kills() > kills and ended.reason == "exited" and ended.status:
+            ended.reason, ended.detail = "oom", self.guard.said_of_memory()
+        if self.around:
+            ended.seen_through(inside=inside)
         return ended
 
     @property
@@ -308,6 +334,8 @@ class Shim:
             return
         os.setsid()
         os.umask(0o022)
+        for number in (1, 2):
+            os.dup2(self.tape.given, number)
         with Quietly(OSError), open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
             file.write(b"%d" % FIRST_TO_GO)
         for number in range(1, signal.NSIG):
@@ -319,13 +347,13 @@ class Shim:
         try:
             os.chdir(self.orders["cwd"])
         except OSError as error:
-            say(f"the work folder {self.orders['cwd']} cannot be entered: {error.strerror}")
+            complain(f"the work folder {self.orders['cwd']} cannot be entered: {error.strerror}")
             return
         enclosure = self.orders["enclosure"]
         try:
             confine.apply(enclosure["confinement"], lock=self.lock, status=tell)
         except OSError as error:
-            say(f"the sandbox could not be made: {error}")
+            complain(f"the sandbox could not be made: {error}")
             return
         argv = [*enclosure["prefix"], *argv]
         name = argv[0]
@@ -334,12 +362,12 @@ class Shim:
             os.execvpe(name, argv, {**self.orders["env"], **secrets, **enclosure["env"]})  # noqa: S606  no shell
         except (FileNotFoundError, NotADirectoryError):
             if os.path.exists(name):
-                say(f"{name} names an interpreter that does not exist")
+                complain(f"{name} names an interpreter that does not exist")
             else:
-                say(f"command not found: {name}")
+                complain(f"command not found: {name}")
             os._exit(NOT_FOUND)
         except OSError as error:
-            say(f"{name} cannot be executed: {error.strerror}")
+            complain(f"{name} cannot be executed: {error.strerror}")
 
     def end_politely(self, pid: int, *, wrapped: bool) -> None:
         """Ask the command to end, and give it `grace` seconds.
@@ -369,11 +397,18 @@ class Shim:
         return int(text[text.rindex(b")") + 2 :].split()[1]) if text else 0
 
     def stop_wanted(self, until: float) -> bool:
-        """Sleep until a child ends, a signal comes, or there is something to look after; whether to stop."""
-        self.trim()
-        big = os.fstat(LOG).st_size > self.orders["log_limit"] // 2
-        wait = max(0.0, min(until - time.monotonic(), 0.2 if big else 1.0))
-        found = signal.sigtimedwait(SIGNALS, wait)
+        """Take down what is said until a child ends, a signal comes or time is over; whether to stop.
+
+        Whoever says little gets a moment to say more: else each line of it would wake us.
+        """
+        wait = int(1000 * max(0.0, min(until - time.monotonic(), 1.0)))
+        heard = self.tape.heard
+        self.poll.register(heard, select.POLLIN)
+        ready = [number for number, _ in self.poll.poll(wait)]
+        self.poll.unregister(heard)
+        if heard in ready and self.tape.copy() < MANY and len(ready) == 1:
+            self.poll.poll(min(wait, A_MOMENT))
+        found = signal.sigtimedwait(SIGNALS, 0)
         return found is not None and found.si_signo == signal.SIGTERM
 
     def why(self) -> tuple[str, str]:
@@ -406,23 +441,6 @@ class Shim:
                 with Quietly(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             signal.sigtimedwait({signal.SIGCHLD}, 0.05)
-
-    # --- the log ------------------------------------------------------------------------------------------
-
-    def trim(self, *, exact: bool = False) -> None:
-        """Let go what lies between the log's head and tail, once that is worth it."""
-        half = self.orders["log_limit"] // 2
-        size = os.fstat(LOG).st_size
-        if size <= self.orders["log_limit"]:
-            return
-        begin = -(-half // BLOCK) * BLOCK
-        end = (size - half) // BLOCK * BLOCK
-        kept = self.elided[1] if self.elided else begin
-        if end - kept < (BLOCK if exact else max(half // 4, BLOCK)):
-            return
-        _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
-        if _libc.fallocate(LOG, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, begin, end - begin) == 0:
-            self.elided = (begin, end)
 
     # --- the records --------------------------------------------------------------------------------------
 
@@ -458,8 +476,8 @@ class Shim:
             "oom": ended.oom,
             "started_at": self.began,
             "ended_at": time.time(),
-            "log_size": os.fstat(LOG).st_size,
-            "elided": self.elided,
+            "log_size": self.tape.size(),
+            "elided": self.tape.elided,
             "cpu_seconds": round(self.cpu, 6),
             "max_rss": self.rss,
             "stages": self.stages,
@@ -470,7 +488,7 @@ class Shim:
 def handed_over() -> "dict[str, str]":
     """Read the secrets from standard input, which nobody else can; most attempts have none."""
     text = b""
-    while piece := os.read(0, BLOCK):
+    while piece := os.read(0, MANY):
         text += piece
     if not text:
         return {}

@@ -2,12 +2,18 @@
 
 import math
 import signal
+from typing import Final
 
 from pushtrain.core.lifecycle import Event, Exited, Lost
 from pushtrain.core.model import Attempt, Reason
 from pushtrain.core.ruling import TIME, spoken
 from pushtrain.plumbing.rundir import Verdict
 
+_LIMITS: Final = {
+    Reason.OOM: "rules.limits.memory",
+    Reason.DISK: "rules.limits.disk",
+    Reason.PROCESSES: "rules.limits.processes",
+}
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 
 
@@ -33,6 +39,8 @@ def sentence(verdict: Verdict, *, limit: float, most: float = math.inf) -> str:
             return f"The training ran longer than the {spoken(limit)}{owner}, and was ended."
         case Reason.TIMEOUT:
             return f"The training ran longer than its {spoken(limit)} and was ended."
+        case Reason.OOM | Reason.DISK | Reason.PROCESSES:
+            return f"It was ended by the owner's rule `{_LIMITS[verdict.reason]}`. {verdict.detail}"
         case Reason.SETUP:
             return f"The setup command `{verdict.detail}` {_ending(verdict)}."
         case Reason.EXITED | Reason.SIGNALLED if verdict.code != 0:

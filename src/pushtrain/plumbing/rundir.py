@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from pushtrain.core.errors import StorageError
 from pushtrain.core.model import LogChunk, Reason, StageTime, Value
@@ -37,6 +37,22 @@ class SetupStep(Value):
     argv: tuple[str, ...]
 
 
+class Limited(Value):
+    """What the shim keeps a job to; see `plumbing/guard.py`. 0 is no limit."""
+
+    memory: int = 0
+    """Bytes, all processes together."""
+    processes: int = 0
+    """Processes and threads."""
+    disk: int = 0
+    """Bytes below `folders`, and in deleted files that are still open."""
+    folders: tuple[str, ...] = ()
+    growing: tuple[str, ...] = ()
+    """Folders of which only what is added counts: they were there before."""
+    cgroups: dict[str, str] = Field(default_factory=dict)
+    """Control groups to make for it, by controller."""
+
+
 class Orders(Value):
     """What a shim is to do; `spec.json`."""
 
@@ -53,6 +69,7 @@ class Orders(Value):
     """Seconds from the training's start."""
     setup_timeout: float
     grace: float
+    limits: Limited = Limited()
 
 
 class Started(Value):
@@ -209,6 +226,10 @@ class RunDir:
     def checkpoint(self) -> Path:
         """Checkpoints, shared by all attempts of the run."""
         return self.root.parent / "checkpoint"
+
+    def read_orders(self) -> Orders | None:
+        """What the shim was told to do, or None before that."""
+        return _read(self.spec, Orders)
 
     def read_started(self) -> Started | None:
         """The shim's first record, or None before it is written."""

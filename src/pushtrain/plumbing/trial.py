@@ -57,7 +57,6 @@ def try_level(sandbox: Sandbox, machine: Machine, network: JobNetwork) -> Findin
         cage = Cage(
             writable=(trial.own,),
             readable=(trial.program, *needed((python.parent,), never=(machine.home, machine.state))),
-            tmp=trial.own / "tmp",
             network=network,
         )
         try:

@@ -2,6 +2,7 @@
 
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.core.model import Isolation
+from pushtrain.plumbing import shortcut
 from pushtrain.ports import Cage, Enclosure
 
 
@@ -22,5 +23,5 @@ class Unconfined:
         return complaint, ""
 
     def enclose(self, cage: Cage) -> Enclosure:
-        """The command as it is."""
-        return Enclosure()
+        """The command as it is; only its folder for temporary files gets a name short enough for sockets."""
+        return Enclosure(env={"TMPDIR": str(shortcut.to(cage.tmp))} if cage.tmp else {})

@@ -1,0 +1,87 @@
+"""Take down what a job says: the shim's other half, so standard library only and few imports.
+
+The job writes into a pipe and never has the log itself: with that it could truncate it, or write over what it
+said before. Here it is copied to the end of the log, to the byte. Past head and tail the middle is let go by
+punching a hole, so offsets and sizes stay those of everything that was said, at any speed: a writer that is
+quicker than the disk waits. On a full disk what cannot be kept becomes a part of the hole, and counts.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+
+FALLOC_FL_KEEP_SIZE = 1
+FALLOC_FL_PUNCH_HOLE = 2
+F_SETPIPE_SZ = 1031
+
+LOG = 1  # standard output of the shim
+ROOM = 1 << 20  # the largest pipe that everybody may have
+BLOCK = 65536  # holes begin and end at a multiple of any file system's block
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
+
+
+class Tape:
+    """A job's output on its way to the log."""
+
+    def __init__(self) -> None:
+        self.heard, self.given = os.pipe()
+        """What we read from, and what the job writes into."""
+        self.limit = 0
+        """Bytes of the log that are kept; 0: all."""
+        self.elided: tuple[int, int] | None = None
+        os.set_blocking(self.heard, False)
+        try:
+            fcntl.fcntl(self.given, F_SETPIPE_SZ, ROOM)
+        except OSError:
+            return  # this user has many pipes already; 64 KiB do
+
+    def copy(self) -> int:
+        """Write down what has been said so far; how many bytes that were."""
+        copied = 0
+        while copied < 64 * ROOM:  # whoever never stops must not keep us from everything else
+            try:
+                data = os.read(self.heard, ROOM)
+            except BlockingIOError:
+                break
+            copied += len(data)
+            self.append(data)
+            self.trim()
+        return copied
+
+    def append(self, data: bytes) -> None:
+        """Write to the end of the log."""
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(LOG, rest) :]
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+                    raise
+                os.ftruncate(LOG, self.size() + len(rest))
+                return
+
+    def say(self, text: str) -> None:
+        """Write a line of our own, behind everything that the job has said."""
+        self.copy()
+        self.append(f"pushtrain: {text}\n".encode("utf-8", "replace"))
+
+    @staticmethod
+    def size() -> int:
+        """Bytes that were said, those let go included."""
+        return os.fstat(LOG).st_size
+
+    def trim(self, *, exact: bool = False) -> None:
+        """Let go what lies between the log's head and tail, once that is worth it."""
+        half, size = self.limit // 2, self.size()
+        if not self.limit or size <= self.limit:
+            return
+        begin = -(-half // BLOCK) * BLOCK
+        end = (size - half) // BLOCK * BLOCK
+        kept = self.elided[1] if self.elided else begin
+        if end - kept < (BLOCK if exact else max(half // 4, BLOCK)):
+            return
+        if _libc.fallocate(LOG, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, begin, end - begin) == 0:
+            self.elided = (begin, end)
