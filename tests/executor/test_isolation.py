@@ -20,6 +20,7 @@ from pushtrain.executor import launch
 from pushtrain.executor.variables import attempt_mark
 from pushtrain.plumbing import process
 from pushtrain.plumbing.rundir import RunDir, held
+from pushtrain.testing import eventually
 from pushtrain.wiring.parts import adapter
 
 LEVELS = ("sandbox", "confined")
@@ -326,8 +327,7 @@ async def test_the_tree_ends_with_its_shim_and_only_then_is_the_lock_free(house:
         shim = launch.find(folder)
         assert shim is not None
         assert held(folder.lock)
-        below = process.descendants(shim.pid)
-        assert len(below) >= 3
+        below = await eventually(lambda: found if len(found := process.descendants(shim.pid)) >= 3 else None)
         process.send(shim.pid, shim.start, signal.SIGKILL)
         run = await done(service, run)
         assert run.outcome is Outcome.LOST
