@@ -409,9 +409,14 @@ class Preparation:
             report = self._report(Stage.ENVIRONMENT)
             root, cached = overlay, False
             if recipe.key:
+
+                def make(into: Path) -> None:
+                    with self._shop.downloads.building(into):
+                        adapter.build(tree, spec, into, report, self._stop_all)
+
                 root, cached = self._shop.built.build(
                     f"{kind}-{recipe.key}".lower(),
-                    lambda into: adapter.build(tree, spec, into, report, self._stop_all),
+                    make,
                     holder=tree,
                     stop=self._stop_all,
                 )

@@ -8,6 +8,7 @@ folder); within it any thread may.
 import contextlib
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -125,6 +126,25 @@ class Ledger:
 
         return opened
 
+    @contextlib.contextmanager
+    def building(self, folder: Path) -> Iterator[None]:
+        """Count an environment that the block builds in a folder, by what it comes to on the disk.
+
+        What its tools really fetch is theirs alone to know; packages are packed on their way and may lie in a
+        cache already, so this is rather too much than too little.
+
+        Raises:
+            Exhausted: Today is used up.
+        """
+        if self.limit and self.today() >= self.limit:
+            raise Exhausted(self.limit, self.tomorrow())
+        try:
+            yield
+        finally:
+            if self.limit:
+                self.add(size_of(folder))
+                self.settle()
+
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             self.take(len(chunk))
@@ -148,6 +168,19 @@ class Ledger:
             replace(self._path, json.dumps({"day": self._day, "bytes": count}).encode(), durable=False)
         except OSError as error:
             log.warning("today's downloads could not be written down: %s", error)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder, links not followed; what vanishes meanwhile is passed over."""
+    count, folders = 0, [str(folder)]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    count += entry.stat(follow_symlinks=False).st_size
+    return count
 
 
 def read_today(path: Path, *, clock: Callable[[], float] = time.time) -> int:
