@@ -21,6 +21,7 @@ from typing import Final
 
 from pushtrain.core.errors import GitError, StorageError
 from pushtrain.plumbing import lfs as lfs_store
+from pushtrain.plumbing.complaint import UnsafeContent
 from pushtrain.plumbing.gitcommand import GUARDED, LONGEST, Git
 from pushtrain.plumbing.survey import Bounds, check_room, survey
 from pushtrain.ports import Stop
@@ -114,11 +115,11 @@ class PristineTree:
         (self.folder / "changing").unlink(missing_ok=True)
 
     def _copy(self, commit: str, into: Path, *, lfs: bool, stop: Stop | None) -> Checkout:
-        copier = _Copier(self.folder / "work", into, stop)
+        copier = _Copier(self.folder / "work", into, self._bounds.files, stop)
         copier.all()
         resolved = 0
         if lfs and copier.pointers:
-            contents = lfs_store.fetch(self._git, commit, copier.pointers, stop=stop)
+            contents = lfs_store.fetch(self._git, commit, copier.pointers, stop=stop, most=self._bounds.lfs)
             for path, content in contents.items():
                 target = into / path
                 mode = target.stat().st_mode
@@ -138,12 +139,13 @@ class PristineTree:
 class _Copier:
     """Copy a tree that only we write."""
 
-    def __init__(self, source: Path, target: Path, stop: Stop | None) -> None:
+    def __init__(self, source: Path, target: Path, most: int, stop: Stop | None) -> None:
         self.files = 0
         self.size = 0
         self.pointers: dict[str, lfs_store.Pointer] = {}
         self._source = str(source)
         self._target = str(target)
+        self._most = most
         self._stop = stop
 
     def all(self) -> None:
@@ -154,6 +156,11 @@ class _Copier:
                 self._stop()
             self._one(name)
             self.files += 1
+            if self.files > self._most:
+                raise UnsafeContent(
+                    f"There are more than {self._most:,} files, submodules included.",
+                    mend="Bring data by `data`; the owner's limit is `rules.limits.files`.",
+                )
 
     def _walk(self, below: str) -> Iterator[str]:
         with os.scandir(f"{self._source}/{below}") as entries:

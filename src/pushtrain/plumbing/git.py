@@ -20,6 +20,7 @@ from typing import Final
 
 from pushtrain.core.errors import ConfigError, GitError, NotFound, PushtrainError
 from pushtrain.core.model import NO_COMMIT
+from pushtrain.core.outward import Outward
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing import process
 from pushtrain.plumbing.checkout import Checkout, PristineTree
@@ -35,6 +36,7 @@ _ATTRIBUTES: Final = b"* -filter\n"
 _MANY_PACKS: Final = 60
 """Each fetch leaves one pack; past this many they are joined."""
 _BOUNDS: Final = Bounds()
+_OUTWARD: Final = Outward()
 _LARGEST_READ: Final = 8 * 1024 * 1024
 
 
@@ -63,7 +65,9 @@ class Mirror:
         remote: The repository's key and remote.
         token: For https remotes; empty: the user's own credential helpers or SSH.
         bounds: How much is taken of it.
-        stranger: Whether the remote is asked without anything of the owner's.
+        lent: Whether a submodule's repository, by its key, may be asked for with the owner's credentials.
+        outward: Which addresses a stranger may reach.
+        stranger: Whether the remote is asked without anything of the owner's; git's settings for that.
     """
 
     def __init__(
@@ -73,19 +77,23 @@ class Mirror:
         *,
         token: str = "",
         bounds: Bounds = _BOUNDS,
-        stranger: bool = False,
+        lent: Callable[[str], bool] = lambda _: False,
+        outward: Outward = _OUTWARD,
+        stranger: tuple[str, ...] | None = None,
     ) -> None:
         self.remote = Repository(key=remote.key, remote=validate_remote(remote.remote))
         name = remote.key.replace("/", "+")
         if len(name) > 180:  # noqa: PLR2004  a file name holds 255 bytes, and we add endings
             name = f"{name[:140]}+{hashlib.sha256(name.encode()).hexdigest()[:32]}"
-        if stranger:
-            name = f"{name}+public"
+        if stranger is not None:
+            name = f"{name}+public"  # what a stranger gets need not be what the owner gets
         self.home = folder
         self.token = token
         self.bounds = bounds
         self.folder = folder / f"{name}.git"
-        self.git = Git(self.folder, self.remote.remote, token, stranger)
+        self.lent = lent
+        self.outward = outward
+        self.git = Git(self.folder, self.remote.remote, token, stranger is not None, stranger or ())
         self.pristine = PristineTree(folder / f"{name}.tree", self.git, bounds)
         self._lock = folder / f"{name}.lock"
         self._seen = Seen(folder / f"{name}.seen")
@@ -378,7 +386,7 @@ class Mirror:
         if submodules:
             from pushtrain.plumbing.submodules import place  # lazy: most runs have none
 
-            result += place(self, commit, into, lfs=lfs, stop=stop)
+            result += place(self, commit, into, lfs=lfs, stop=stop, there=result)
         return result
 
     # --- keeping it whole ---

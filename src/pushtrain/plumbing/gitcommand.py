@@ -112,6 +112,8 @@ class Git:
     token: str = field(default="", repr=False)
     stranger: bool = False
     """Whether the remote is asked without anything of the owner's."""
+    fixed: tuple[str, ...] = ()
+    """More `key=value` settings of every call."""
 
     def run(
         self,
@@ -156,7 +158,7 @@ class Git:
         argv: list[str | Path] = ["git"]
         if self.folder is not None:
             argv.append(f"--git-dir={self.folder}")
-        for setting in (*SAFE, *self._credentials(), *config):
+        for setting in (*SAFE, *self._credentials(), *self.fixed, *config):
             argv += ["-c", setting]
         try:
             done = process.run(

@@ -1,19 +1,25 @@
 """Git LFS by explicit calls: recognise pointers, fetch what they name, push what we add. No filter ever runs.
 
+Contents come from the remote's own LFS server. One that a commit's `.lfsconfig` names is asked as a stranger
+would ask; pushes never go there. No other key of that file counts.
+
 The pointer format is https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md. Contents live in the mirror's
 own `lfs/objects`, named by their SHA-256, so that each is fetched once.
 """
 
 import re
+import resource
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import GitError
-from pushtrain.plumbing.gitcommand import Git
-from pushtrain.plumbing.remotes import is_local, validate_remote
+from pushtrain.core.errors import GitError, UsageError
+from pushtrain.plumbing.complaint import UnsafeContent
+from pushtrain.plumbing.gitcommand import LONGEST, Git
+from pushtrain.plumbing.remotes import key_of, validate_remote
+from pushtrain.plumbing.strangers import approach
 from pushtrain.ports import Stop
 
 _POINTER: Final = re.compile(
@@ -21,6 +27,8 @@ _POINTER: Final = re.compile(
     rb"oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n"
 )
 _POINTER_LIMIT: Final = 1024
+_SPARE: Final = 1024 * 1024
+"""Bytes beyond the largest file that git-lfs may write into one, such as its own log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,13 @@ def content_path(git: Git, oid: str) -> Path:
 
 
 def fetch(
-    git: Git, commit: str, pointers: Mapping[str, Pointer], *, stop: Stop | None, below: str = ""
+    git: Git,
+    commit: str,
+    pointers: Mapping[str, Pointer],
+    *,
+    stop: Stop | None,
+    below: str = "",
+    most: int = 1 << 50,
 ) -> dict[str, Path]:
     """The contents of these pointers, fetched as far as they are missing: path → file to copy from.
 
@@ -69,6 +83,7 @@ def fetch(
         pointers: The ones that are wanted, by path.
         stop: Called now and then; what it raises ends the work.
         below: Only what lies in this folder of the commit is fetched; empty: everything.
+        most: Bytes that all of them may come to.
 
     Raises:
         GitError: git-lfs is not installed, or some content is not to be had; names the first files.
@@ -79,10 +94,25 @@ def fetch(
                 f"{_some(pointers)} Git LFS pointers, and git-lfs is not installed on the executor.",
                 mend="Install it there (`apt install git-lfs`), or set `lfs = false` to train without them.",
             )
+        largest, total = 0, 0
+        for pointer in pointers.values():
+            largest, total = max(largest, pointer.size), total + pointer.size
+        if total > most:
+            raise UnsafeContent(
+                f"The Git LFS files of commit {commit[:12]} come to {total:,} bytes; {most:,} are allowed.",
+                mend="Bring data by `data`, set `lfs = false`, or ask the owner for a higher limit.",
+            )
         url = _lfs_url(git, commit)
+        if url and not _is_own(url, git.remote):
+            url, fixed = approach(url, what="The Git LFS server that .lfsconfig names")
+            git = replace(git, token="", stranger=True, fixed=fixed)
         config = [f"remote.origin.url={git.remote}", *([f"lfs.url={url}"] if url else [])]
         only = ("-I", f"{below}/**") if below else ()
-        git.run("lfs", "fetch", *only, "origin", commit, config=config, stop=stop, doing="fetch LFS files")
+        git.run(
+            "lfs", "fetch", *only, "origin", commit,
+            config=config, stop=stop, doing="fetch LFS files", timeout=LONGEST,
+            caps={resource.RLIMIT_FSIZE: largest + _SPARE},
+        )  # fmt: skip
     absent = _missing(git, pointers)
     if absent:
         raise GitError(
@@ -116,9 +146,12 @@ def _lfs_url(git: Git, commit: str) -> str:
     url = done.text if done.code == 0 else ""
     if not url:
         return ""
-    validate_remote(url)
-    if is_local(url) and not is_local(git.remote):
-        raise GitError(
-            f".lfsconfig names {url!r}, a folder of the executor.", mend="Name an https URL there."
-        )
-    return url
+    return validate_remote(url)
+
+
+def _is_own(url: str, remote: str) -> bool:
+    """Whether an LFS server is the remote's own, where git-lfs would have looked anyway."""
+    try:
+        return key_of(url.rstrip("/").removesuffix("/info/lfs")) == key_of(remote)
+    except UsageError:
+        return False

@@ -1,21 +1,25 @@
 """Place submodules, each at exactly the commit that its parent records, from mirrors of their own.
 
-Only https, http and ssh URLs are followed, and folders of this machine only when the parent is one itself: a
-repository on a host must not read other repositories of the executor's disk. Nothing is configured or run;
-`.gitmodules` is read as text at the commit.
+Only repositories that the owner lends (`rules.submodules`) are asked for with the owner's credentials, over
+https, http or ssh, and in folders of this machine where the parent is in one, too. All others are asked for
+as a stranger would (`strangers`). Nothing is configured or run: `.gitmodules` is read as text at the commit.
 """
 
 import os
 import posixpath
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from pushtrain.core.errors import GitError, UsageError
+from pushtrain.core.errors import CredentialError, GitError, NotFound, UsageError
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.checkout import Checkout
+from pushtrain.plumbing.complaint import UnsafeContent
 from pushtrain.plumbing.remotes import is_local, key_of, validate_remote
+from pushtrain.plumbing.strangers import approach, not_lent
 from pushtrain.ports import Stop
 
 if TYPE_CHECKING:
@@ -27,36 +31,81 @@ _ENTRY: Final = re.compile(r"submodule\.(?P<name>.*)\.(?P<field>path|url)", re.D
 
 
 def place(
-    parent: "Mirror", commit: str, into: Path, *, lfs: bool, stop: Stop | None, depth: int = 0
+    parent: "Mirror", commit: str, into: Path, *, lfs: bool, stop: Stop | None, there: Checkout
 ) -> Checkout:
     """Check out all submodules of a commit below `into`, and theirs.
 
+    Args:
+        parent: Where the commit is.
+        commit: Whose submodules they are.
+        into: The folder with the commit's files.
+        lfs: Whether LFS pointers must be replaced by their content.
+        stop: Called now and then; what it raises ends the work.
+        there: What lies in the tree already; it counts towards the parent's bounds.
+
     Raises:
         GitError: A submodule has no usable URL, or cannot be fetched.
+        UnsafeContent: All of it together is beyond the bounds.
     """
-    links = _links(parent, commit)
-    if not links:
-        return Checkout()
-    if depth >= _DEEPEST or len(links) > _MOST:
-        raise GitError(
-            f"Submodules of {parent.remote.key} are nested deeper than {_DEEPEST}, or over {_MOST}."
-        )
-    urls = _urls(parent, commit)
-    total = Checkout()
-    for path, child in links.items():
-        if path not in urls:
+    placing = _Placing(parent, there, lfs=lfs, stop=stop)
+    placing.below(parent, commit, into, 0)
+    return placing.total
+
+
+class _Placing:
+    """One tree's submodules on their way."""
+
+    def __init__(self, parent: "Mirror", there: Checkout, *, lfs: bool, stop: Stop | None) -> None:
+        self.total = Checkout()
+        self._top = parent
+        self._there = there
+        self._lfs = lfs
+        self._stop = stop
+        self._count = 0
+
+    def below(self, parent: "Mirror", commit: str, into: Path, depth: int) -> None:
+        """Place the submodules of one repository's commit."""
+        links = _links(parent, commit)
+        self._count += len(links)
+        if links and (depth >= _DEEPEST or self._count > _MOST):
             raise GitError(
-                f"Submodule {path} of {parent.remote.key} has no URL.",
-                mend="Mend .gitmodules, or set `submodules = false`.",
+                f"Submodules of {self._top.remote.key} are nested deeper than {_DEEPEST}, or over {_MOST}."
             )
-        remote = resolve(parent.remote.remote, urls[path])
-        token = parent.token if _origin(remote) == _origin(parent.remote.remote) else ""
-        mirror = type(parent)(parent.home, Repository(key=key_of(remote), remote=remote), token=token)
-        mirror.fetch_commit(child, stop=stop)
-        target = into / path
-        total += mirror.pristine.copy(child, target, lfs=lfs, stop=stop)
-        total += place(mirror, child, target, lfs=lfs, stop=stop, depth=depth + 1)
-    return total
+        urls = _urls(parent, commit) if links else {}
+        for path, child in links.items():
+            if path not in urls:
+                raise GitError(
+                    f"Submodule {path} of {parent.remote.key} has no URL.",
+                    mend="Mend .gitmodules, or set `submodules = false`.",
+                )
+            remote = resolve(parent.remote.remote, urls[path])
+            mirror = self._mirror(remote)
+            try:
+                mirror.fetch_commit(child, stop=self._stop)
+            except (CredentialError, NotFound) as error:
+                if not mirror.git.stranger:
+                    raise
+                raise not_lent(error, remote) from error
+            self.total += mirror.pristine.copy(child, into / path, lfs=self._lfs, stop=self._stop)
+            self.below(mirror, child, into / path, depth + 1)
+
+    def _mirror(self, remote: str) -> "Mirror":
+        """The mirror of a submodule's repository; as much may come as is left."""
+        top, so_far = self._top, self._there + self.total
+        files, size = top.bounds.files - so_far.files, top.bounds.size - so_far.size
+        if files <= 0 or size <= 0:
+            raise UnsafeContent(
+                f"{top.remote.key} and its submodules come to more files or bytes than are taken here.",
+                mend="Set `submodules = false`, or ask the owner for higher `rules.limits`.",
+            )
+        bounds = replace(top.bounds, files=files, size=size)
+        make = partial(type(top), top.home, bounds=bounds, lent=top.lent, outward=top.outward)
+        key = key_of(remote)
+        if top.lent(key):
+            token = top.token if _origin(remote) == _origin(top.remote.remote) else ""
+            return make(Repository(key=key, remote=remote), token=token)
+        url, fixed = approach(remote, top.outward)
+        return make(Repository(key=key, remote=url), stranger=fixed)
 
 
 def resolve(parent: str, url: str) -> str:

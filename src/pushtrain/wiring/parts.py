@@ -4,7 +4,7 @@ import importlib
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from pushtrain.core.errors import Forbidden
 from pushtrain.core.model import ExecutorCard
+from pushtrain.core.outward import Outward
+from pushtrain.core.patterns import selects
 from pushtrain.core.rules import Rules
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
 from pushtrain.core.signing import fingerprint, parse_public
@@ -33,9 +35,19 @@ def mirror(
     rules: Rules | None = None,
 ) -> Mirror:
     """The repository's mirror in this state folder; `PUSHTRAIN_GIT_TOKEN` is its token where it is set."""
-    limits = (rules or Rules()).limits
-    bounds = Bounds(files=limits.files, size=limits.repository, lfs=limits.disk)
-    return Mirror(state.repositories, repository, token=environ.get("PUSHTRAIN_GIT_TOKEN", ""), bounds=bounds)
+    rules = rules or Rules()
+    return Mirror(
+        state.repositories,
+        repository,
+        token=environ.get("PUSHTRAIN_GIT_TOKEN", ""),
+        bounds=Bounds(
+            files=rules.limits.files,
+            size=rules.limits.repository,
+            lfs=rules.limits.disk or rules.limits.repository,
+        ),
+        lent=partial(selects, rules.submodules),
+        outward=Outward(rules.allow_data_hosts),
+    )
 
 
 def mirrors(state: StateFolder, settings: Settings) -> Callable[[str], Mirror]:
