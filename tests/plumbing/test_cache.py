@@ -1,8 +1,10 @@
+import os
 import signal
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -328,3 +330,79 @@ import shutil; shutil.rmtree(root)
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd="/"
     )
     assert done.stdout == "read-only\nTrue []\n", done.stderr
+
+
+# --- watched ----------------------------------------------------------------------------------------------
+
+
+def plant(path: Path) -> None:
+    """Other bytes of the same length, with all times put back that one can put back."""
+    before = path.stat()
+    path.parent.chmod(0o700)
+    path.chmod(0o600)
+    path.write_bytes(b"evil!"[: before.st_size])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.chmod(before.st_mode)
+    path.parent.chmod(0o500)
+
+
+def add_file(path: Path) -> None:
+    path.parent.chmod(0o700)
+    (path.parent / "more").write_text("x")
+    path.parent.chmod(0o500)
+
+
+def take_file(path: Path) -> None:
+    path.parent.chmod(0o700)
+    path.unlink()
+    path.parent.chmod(0o500)
+
+
+def swap_for_link(path: Path) -> None:
+    take_file(path)
+    path.parent.chmod(0o700)
+    path.symlink_to("/etc/hostname")
+    path.parent.chmod(0o500)
+
+
+@pytest.mark.parametrize("attack", [plant, add_file, take_file, swap_for_link])
+@pytest.mark.parametrize("how", ["get", "build"])
+def test_watched_entry_that_was_changed_is_made_anew(
+    tmp_path: Path, attack: Callable[[Path], None], how: str
+) -> None:
+    cache = Cache(tmp_path / "c", watched=True)
+
+    def make(into: Path) -> None:
+        (into / "folder").mkdir()
+        (into / "folder" / "data").write_bytes(b"right")
+
+    path, _ = cache.build("k", make)
+    assert cache.get("k") == path
+    assert cache.build("k", make) == (path, True)
+    attack(path / "folder" / "data")
+    if how == "get":
+        assert cache.get("k") is None
+    assert cache.build("k", make) == (path, False)
+    assert (path / "folder" / "data").read_bytes() == b"right"
+    assert [item.name for item in (path / "folder").iterdir()] == ["data"]
+    assert Cache(tmp_path / "c", watched=True).get("k") == path
+
+
+def test_watched_entry_stays_one_while_it_is_read_held_and_left_by_its_scratch(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c", watched=True)
+
+    def make(into: Path) -> None:
+        (cache.scratch("k") / "part").write_bytes(b"right")
+        (into / "data").hardlink_to(cache.scratch("k") / "part")
+
+    path, _ = cache.build("k", make, holder=tmp_path)
+    assert (path / "data").read_bytes() == b"right"
+    assert cache.get("k", holder=tmp_path / "other") == path
+    cache.go_first("k")
+    assert cache.get("k") == path
+
+
+def test_entry_of_a_cache_that_was_not_watched_is_made_anew_by_one_that_is(tmp_path: Path) -> None:
+    path, _ = Cache(tmp_path / "c").build("k", lambda into: (into / "a").touch())
+    assert Cache(tmp_path / "c").get("k") == path
+    assert Cache(tmp_path / "c", watched=True).build("k", lambda into: (into / "b").touch()) == (path, False)

@@ -86,7 +86,7 @@ def add(
     source = DataSource(url=url, path=path, unpack=unpack, manifest=manifest)
     changed = _with_entry(text, name, source.model_copy(update={"sha256": "0" * 64}))
     parse(changed, source=FILE)  # before anything large is fetched
-    fetched = _measure(source, Cache(open_state(state).data), show=not json)
+    fetched = _measure(source, Cache(open_state(state).data, watched=True), show=not json)
     pinned = source.model_copy(update={"sha256": fetched.sha256})
     changed = _with_entry(text, name, pinned)
     replace(place, changed.encode(), mode=place.stat().st_mode & 0o777)

@@ -131,7 +131,7 @@ class ExecutorService:
             downloads=Ledger(state.downloads, settings.rules.limits.downloads_per_day, clock=clock),
             mirrors=mirrors,
             environments=environments,
-            data=Cache(state.data),
+            data=Cache(state.data, watched=True),
             built=Cache(state.environments, shed=shed),
             vault=Vault(
                 sealing_key(state.sealing_key),

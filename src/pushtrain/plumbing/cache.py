@@ -8,7 +8,8 @@ at any line, also of the machine, leaves either a whole entry or none.
 
 Locks are flocks: they hold between threads and between processes, and die with their holder. Entries are
 made read-only by their mode. That keeps mistakes out, not malice: a job of the same user without a sandbox
-could undo it; a sandbox binds them read-only.
+could undo it; a sandbox binds them read-only. A watched cache notices: an entry that was written to since it
+was made, which its files' change times tell, is none any more and is built anew.
 
 Beside the entries stand `.entries` (records, locks, holders), `.scratch` (work that survives a failed build,
 such as half a download) and `.trash`.
@@ -18,6 +19,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -30,8 +32,10 @@ from typing import Final
 
 from pushtrain.core.errors import StorageError
 from pushtrain.plumbing.files import replace
-from pushtrain.plumbing.trees import flush, remove_tree, seal
+from pushtrain.plumbing.trees import flush, imprint, remove_tree, seal
 from pushtrain.ports import Stop
+
+_log = logging.getLogger(__name__)
 
 _KEY: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _FIRST_WAIT: Final = 0.002
@@ -58,6 +62,7 @@ class Cache:
         clock: Seconds since the epoch.
         free: How many bytes the disk of a folder has free.
         shed: Gives back space that costs nothing but time to get again; called before an entry is evicted.
+        watched: Whether an entry that was changed behind our back is noticed whenever it is asked for.
     """
 
     def __init__(
@@ -67,9 +72,11 @@ class Cache:
         clock: Callable[[], float] = time.time,
         free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
         shed: Callable[[], None] = lambda: None,
+        watched: bool = False,
     ) -> None:
         self.root = root
         self.shed = shed
+        self._watched = watched
         self._clock = clock
         self._free = free
         self._entries = root / ".entries"
@@ -86,6 +93,8 @@ class Cache:
             holder: While this path exists, the entry is not evicted: an attempt's folder, for instance.
         """
         record = self._record(key)
+        if not self._untouched(key):
+            return None
         if holder is None:
             return self.root / key if self._touch(record) else None
         if not record.exists():
@@ -124,8 +133,9 @@ class Cache:
 
     def _build_locked(self, key: str, make: Callable[[Path], None], holder: Path | None) -> tuple[Path, bool]:
         path, record = self.root / key, self._record(key)
-        cached = self._touch(record)
+        cached = self._untouched(key) and self._touch(record)
         if not cached:
+            record.unlink(missing_ok=True)
             self._discard(path)
             with _storage(path):
                 path.mkdir()
@@ -134,11 +144,15 @@ class Cache:
                 with _storage(path):
                     size = seal(path)
                     flush(path)
-                    self._write_record(record, {"version": 1, "size": size, "made": self._clock()})
+                    # Its files may have names there, too; a name less is a change.
+                    self._discard(self._scratch / key)
+                    facts: dict[str, object] = {"version": 1, "size": size, "made": self._clock()}
+                    if self._watched:
+                        facts["imprint"] = imprint(path)
+                    self._write_record(record, facts)
             except BaseException:
                 self._discard(path)
                 raise
-            self._discard(self._scratch / key)
         if holder is not None:
             self._hold(key, holder)
         return path, cached
@@ -232,6 +246,20 @@ class Cache:
 
     def _record(self, key: str) -> Path:
         return self._entries / f"{_check(key)}.json"
+
+    def _untouched(self, key: str) -> bool:
+        """Whether an entry is as it was made; of one that is not there, or not watched, nothing is said."""
+        record = self._record(key)
+        if not self._watched or not record.exists():
+            return True
+        try:
+            made = json.loads(record.read_bytes())["imprint"]
+            same = bool(made == imprint(self.root / key))
+        except (OSError, ValueError, KeyError, TypeError):
+            same = False
+        if not same:
+            _log.warning("the cached %s has been changed since it was made: it is made anew", key)
+        return same
 
     def _lock_path(self, key: str) -> Path:
         return self._entries / f"{_check(key)}.lock"

@@ -5,6 +5,7 @@ Symlinks are never followed.
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import shutil
 import stat
@@ -33,6 +34,27 @@ def seal(folder: Path) -> int:
 def _without_write(path: Path, mode: int) -> None:
     if mode & _WRITE_BITS:
         path.chmod(stat.S_IMODE(mode) & ~_WRITE_BITS)
+
+
+def imprint(folder: Path) -> str:
+    """A digest of what the file system says of everything in a folder: names, sizes, inodes and times.
+
+    Nobody but root, with another clock, writes to a file without its change time (`ctime`) telling. Nothing
+    is read, so that it costs some microseconds a file.
+    """
+    told = hashlib.blake2b(digest_size=16)
+    _imprint(folder, told)
+    return told.hexdigest()
+
+
+def _imprint(folder: Path, told: "hashlib.blake2b") -> None:
+    for item in sorted(os.scandir(folder), key=lambda one: one.name):
+        found = item.stat(follow_symlinks=False)
+        facts = (found.st_mode, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        told.update(f"{item.name}\0{facts}\n".encode("utf-8", "surrogateescape"))
+        if item.is_dir(follow_symlinks=False):
+            _imprint(Path(item.path), told)
+            told.update(b"\0")
 
 
 def flush(folder: Path) -> None:
