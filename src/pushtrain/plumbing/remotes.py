@@ -23,6 +23,7 @@ _REF: Final = re.compile(
 _LONGEST: Final = 1000
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+@")
+_BEFORE_HOST: Final = re.compile(r"(?<=://).*@", re.DOTALL)
 _KEY: Final[TypeAdapter[str]] = TypeAdapter(RepositoryKey)
 
 
@@ -62,7 +63,7 @@ def validate_remote(url: str) -> str:
 
 
 def _bad_remote(url: str, why: str) -> UsageError:
-    shown = masked(url)[:120]
+    shown = _BEFORE_HOST.sub("***@", url)[:120]  # a password may hold any character, slashes too
     why = "holds a space or a control character" if _CONTROL.search(url) else why
     return UsageError(
         f"The remote {shown!r} {why}.",
@@ -99,7 +100,7 @@ def key_of(url: str) -> str:
         return _KEY.validate_python("" if set(path.split("/")) & {".", ".."} else key)
     except ValidationError as error:
         raise UsageError(
-            f"No repository key follows from {masked(url)!r}.",
+            f"No repository key follows from {_BEFORE_HOST.sub('***@', url)!r}.",
             mend="Name one beside the remote: `key` in settings.toml, as host/path.",
         ) from error
 

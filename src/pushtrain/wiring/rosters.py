@@ -10,7 +10,7 @@ from pushtrain.core.place import Place, beside, named, secrets_path
 from pushtrain.core.settings import Repository, Settings
 from pushtrain.plumbing.cards import CardNotes
 from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.remotes import is_local, key_of, masked, validate_remote
+from pushtrain.plumbing.remotes import is_local, key_of, validate_remote
 from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.ports import Stop
@@ -62,7 +62,8 @@ def _home(text: str, repository: Repository, settings: Settings) -> Repository:
     try:
         key = key_of(validate_remote(remote))
     except UsageError as error:
-        raise ConfigError(f"`roster` is {masked(text)!r}: {error.message}", mend=error.mend) from error
+        shown = text if "@" not in text else "an address"  # it may hold a password
+        raise ConfigError(f"`roster` is {shown!r}: {error.message}", mend=error.mend) from error
     return known.get(key) or Repository(key=key, remote=remote)
 
 
