@@ -132,7 +132,11 @@ async def test_a_secret_of_somebody_who_may_not_send_is_not_given(house: House) 
     house.state.create()
     Authorized(house.state.authorized).add(reader.public_key(), scopes=(Scope.READ,))
     house.write_sealed("API_TOKEN", TOKEN, key=reader)
-    await refused(house, "may not send commands for this repository")
+    await refused(house, "may not send commands for this repository and branch")
+    elsewhere = Ed25519PrivateKey.generate()
+    Authorized(house.state.authorized).add(elsewhere.public_key(), branches=("dev",))
+    house.write_sealed("API_TOKEN", TOKEN, key=elsewhere)
+    await refused(house, "may not send commands for this repository and branch")
 
 
 @story

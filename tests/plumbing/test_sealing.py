@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hmac import HMAC
@@ -12,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.errors import ConfigError, UsageError
-from pushtrain.plumbing.sealing import NotOurs, parse_sealing, seal, sealing_key, sealing_text, unseal
+from pushtrain.core.signing import public_text
+from pushtrain.plumbing.sealing import (
+    NotOurs,
+    open_secret,
+    parse_sealing,
+    seal,
+    seal_secret,
+    sealing_key,
+    sealing_text,
+    unseal,
+)
 
 KEY = X25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 OTHER = X25519PrivateKey.from_private_bytes(bytes(range(2, 34)))
@@ -99,3 +110,29 @@ def test_the_sealing_key_is_made_once_and_is_its_users_alone(tmp_path: Path) -> 
         sealing_key(path)
     with pytest.raises(UsageError, match="sealing key"):
         parse_sealing("x25519:short")
+
+
+def test_a_secret_that_is_bound_to_something_else_does_not_open() -> None:
+    sealer = Ed25519PrivateKey.generate()
+    entry = seal_secret(
+        "KEY",
+        "hunter22",
+        to=TO,
+        key=sealer,
+        repository="github.com/a/b",
+        job="train",
+        branch="main",
+        sealed_at=1,
+    )
+    assert open_secret(entry, KEY) == "hunter22"
+    for change in (
+        {"branch": "**"},
+        {"job": "*"},
+        {"name": "OTHER"},
+        {"repository": "github.com/e/e"},
+        {"expires": 2},
+        {"sealed_at": 2},
+        {"sealer": public_text(Ed25519PrivateKey.generate().public_key())},
+    ):
+        with pytest.raises(NotOurs):
+            open_secret(entry.model_copy(update=change), KEY)

@@ -197,8 +197,9 @@ class Vault:
         grant = self._grants(sealer) if sealer else None
         if grant is None:
             return "its key is not authorised here (any more)"
-        if not grant.allows(Scope.SEND, wanted.repository):
-            return "its key may not send commands for this repository"
+        allowed = grant.allows(Scope.SEND, wanted.repository) and (not wanted.ref or grant.sends(wanted.ref))
+        if not allowed:
+            return "its key may not send commands for this repository and branch"
         return ""
 
     def _remember(self, believed: Sequence[Sealed]) -> dict[str, int]:
