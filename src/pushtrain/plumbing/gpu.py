@@ -63,6 +63,33 @@ def inventory() -> tuple[Gpu, ...]:
             return ()
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Where a MIG slice is: its card's place on the bus, and the instances that it is made of."""
+
+    bus: str
+    instance: int
+    compute: int
+
+
+def slice_of(uuid: str) -> Slice | None:
+    """The MIG slice with this UUID; None when the driver knows of none."""
+    with _library() as there:
+        if not there:
+            return None
+        try:
+            for _, number, handle in _devices():
+                if number is not None and pynvml.nvmlDeviceGetUUID(handle) == uuid:
+                    return Slice(
+                        bus=str(pynvml.nvmlDeviceGetPciInfo(_whole(handle)).busId),
+                        instance=pynvml.nvmlDeviceGetGpuInstanceId(handle),
+                        compute=pynvml.nvmlDeviceGetComputeInstanceId(handle),
+                    )
+        except pynvml.NVMLError as error:
+            _log.warning("The MIG slice %s could not be looked up: %s.", uuid, error)
+        return None
+
+
 class Sampler:
     """Looks at the cards again and again; belongs to one thread. Close it, or a driver's update has to wait.
 

@@ -152,6 +152,12 @@ class FakeNvml:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         return _Handle(handle.whole, handle.whole)
 
+    def nvmlDeviceGetGpuInstanceId(self, handle: _Handle) -> int:
+        return 7 + handle.whole.slices.index(handle.card)
+
+    def nvmlDeviceGetComputeInstanceId(self, _handle: _Handle) -> int:
+        return 0
+
     # --- what a card tells --------------------------------------------------------------------------------
 
     def nvmlDeviceGetUUID(self, handle: _Handle) -> str:

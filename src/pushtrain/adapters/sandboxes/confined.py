@@ -17,7 +17,7 @@ from pushtrain.adapters.sandboxes.system import PROGRAMS, RESOLVERS
 from pushtrain.core.canaries import KNOWN
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation
-from pushtrain.plumbing import etc, landlock, nearby, seccomp, shortcut
+from pushtrain.plumbing import etc, gpudevices, landlock, nearby, seccomp, shortcut
 from pushtrain.ports import Cage, Confinement, Enclosure, Landlock
 
 _ETC: Final = (*etc.COPIED, "group", "hostname", "hosts", "nsswitch.conf", "passwd", etc.RESOLV)
@@ -66,6 +66,8 @@ class Confined:
             *((Path("/dev", name), landlock.DEVICE | landlock.READ) for name in _DEVICES),
             (Path("/dev/shm"), landlock.WRITE & ~landlock.EXECUTE),  # noqa: S108  shared memory is there
             *((path, landlock.WRITE) for path in cage.writable),
+            *((node, landlock.DEVICE) for node in gpudevices.devices(cage.gpus)),
+            *((Path(name), landlock.READ) for name in (gpudevices.SYSTEM if cage.gpus else ())),
         ]
         confinement = Confinement(
             drop=True,

@@ -15,7 +15,7 @@ from typing import Final
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.system import PROGRAMS
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import etc, landlock, namespaces, seccomp
+from pushtrain.plumbing import etc, gpudevices, landlock, namespaces, seccomp
 from pushtrain.ports import Cage, Confinement, Enclosure, Landlock
 
 _LOCK: Final = 20
@@ -73,6 +73,7 @@ class Bubblewrap:
             *("--sync-fd", str(_LOCK), "--json-status-fd", str(_STATUS), "--seccomp", str(_FILTER)),
             *self._system(),
             *_tmp(cage),
+            *_gpus(cage),
             *_shown(cage),
             "--",
             *("/bin/sh", "-c", LAUNCH, "pushtrain"),
@@ -105,6 +106,17 @@ class Bubblewrap:
 def _tmp(cage: Cage) -> Iterator[str]:
     where = "/tmp"  # noqa: S108  the job's own
     yield from ("--tmpfs", where) if cage.tmp is None else ("--bind", str(cage.tmp), where)
+
+
+def _gpus(cage: Cage) -> Iterator[str]:
+    """The devices of its GPUs alone, and how they are connected."""
+    for node in gpudevices.devices(cage.gpus):
+        yield from ("--dev-bind", str(node), str(node))
+    if cage.gpus:
+        for name in gpudevices.SYSTEM:
+            yield from ("--ro-bind-try", name, name)
+        if Path(gpudevices.HIDDEN).is_dir():
+            yield from ("--tmpfs", gpudevices.HIDDEN)
 
 
 def _shown(cage: Cage) -> Iterator[str]:
