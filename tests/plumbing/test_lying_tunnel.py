@@ -454,6 +454,7 @@ def test_the_number_of_the_newest_card_is_part_of_what_the_executor_proves(
 
 
 def test_a_proof_is_good_for_seconds_only(executor: Served, tunnel: Liar) -> None:
+    assert PROOF <= 10
     ticks = Clock()
     client = a_client(tunnel.url, executor, ticks=ticks)
     client.send(SECRETS)

@@ -291,9 +291,6 @@ class _Connection(H11Protocol):
         self._told()
         super().resume_writing()
 
-    def _should_upgrade(self) -> bool:
-        return False
-
     def _in_time(self) -> asyncio.TimerHandle:
         return self.loop.call_later(self._limits.request, self.transport.abort)
 
