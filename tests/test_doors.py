@@ -20,8 +20,10 @@ from asking import SENDER, STRANGER
 from pushtrain.adapters.hosts.github import GitHub
 from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.signing import Message, fingerprint, sign_request
+from pushtrain.core.succession import HEADER as SUCCESSION
 from pushtrain.executor.calls import ROUTES
 from pushtrain.executor.web import create_app as executor_app
+from pushtrain.plumbing.identity import Identity
 from pushtrain.sender.web import create_app as sender_app
 from pushtrain.testing import NOON
 from pushtrain.wiring.rooms import _side_by_side
@@ -40,6 +42,7 @@ OWN_DOOR = {"/webhook": "the host's HMAC", JOIN: "an invitation's secret"}
 """Routes that something else than a signature opens. Every other route of the executor asks for one."""
 SERVERS = {
     "src/pushtrain/wiring/rooms.py": "the executor, the sender, and `up` with both",
+    "src/pushtrain/plumbing/trial.py": "sockets that a sandbox keeps its canaries from; they accept nobody",
     "src/pushtrain/demo/host.py": "the demo's Git host: on loopback, for its own repositories, with a token",
 }
 """Where anything is served."""
@@ -49,12 +52,16 @@ class Untouched:
     """A house in which nothing may be touched but what a door needs to look at who stands before it."""
 
     key = EXECUTOR
+    identity = Identity(EXECUTOR)
 
     def __init__(self) -> None:
         self.touched: list[str] = []
 
     def grant(self, _key_id: str) -> None:
         """Nobody is known."""
+
+    def heir(self, _key_id: str, _shown: object) -> None:
+        """Nor is anybody who follows somebody."""
 
     def invitation(self, _name: str) -> None:
         """Nobody is invited."""
@@ -160,6 +167,7 @@ def _attempts(method: str, path: str) -> Iterator[tuple[dict[str, str], bytes]]:
     )
     yield _signed(method, path, body, forged=False), body
     yield _signed(method, path, body, forged=True), body
+    yield _signed(method, path, body, forged=False) | {SUCCESSION: "A" * 200}, body
 
 
 def test_no_route_of_any_server_is_open(door: Door) -> None:
