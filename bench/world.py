@@ -73,7 +73,11 @@ class World:
         load_or_create(folder / "identity.key")
         process = subprocess.Popen(
             (PUSHTRAIN, verb, "--json", "--state", str(folder), "--port", "0", *flags),
-            env=environment(PUSHTRAIN_GIT_TOKEN=self.host.token, PUSHTRAIN_SENDER_PORT="0"),
+            env=environment(
+                PUSHTRAIN_GIT_TOKEN=self.host.token,
+                PUSHTRAIN_SENDER_PORT="0",
+                PUSHTRAIN_RULES_MIN_ISOLATION="none",  # the best level that there is, whichever that is
+            ),
             stdout=subprocess.PIPE,
             stderr=(self.folder / f"{verb}.log").open("a"),
             text=True,

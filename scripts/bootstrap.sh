@@ -45,6 +45,9 @@ if [ "$(.venv/bin/uv --version 2>/dev/null | cut -d' ' -f2)" != "$wanted" ]; the
 fi
 UV_PROJECT_ENVIRONMENT="$PWD/.venv" .venv/bin/uv sync --frozen --quiet
 
+# Jobs are kept apart by it. The demo runs without it, too, and says so; the tests of that level need it.
+command -v bwrap >/dev/null || (debian bubblewrap) ||
+  echo 'bootstrap: bubblewrap is missing, so jobs are less isolated: sudo apt-get install bubblewrap' >&2
 if [ "${1:-}" = test ]; then
   command -v git-lfs >/dev/null || debian git-lfs
   [ -x /usr/sbin/sshd ] || command -v sshd >/dev/null || debian openssh-server   # the ssh tunnel is tried against a real one

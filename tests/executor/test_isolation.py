@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from executor_house import House, done, logged, story
+from executor_house import Bare, House, done, logged, story
 
 from pushtrain.adapters.sandboxes import Ground, registry
 from pushtrain.core.errors import ConfigError
@@ -20,6 +20,7 @@ from pushtrain.executor import launch
 from pushtrain.executor.variables import attempt_mark
 from pushtrain.plumbing import process
 from pushtrain.plumbing.rundir import RunDir, held
+from pushtrain.ports import Activation
 from pushtrain.testing import eventually
 from pushtrain.wiring.parts import adapter
 
@@ -396,3 +397,17 @@ async def test_a_job_that_asks_for_more_than_the_level_is_refused_at_the_door(tm
     async with house.running() as service:
         with pytest.raises(ConfigError, match="isolates jobs by `confined`; the job asks for `sandbox`"):
             house.send(service, "true", min_isolation=Isolation.SANDBOX)
+
+
+@story
+async def test_a_program_of_the_system_is_found_though_our_own_python_is_out_of_reach(house: House) -> None:
+    house.environments = {"system": Nothing()}
+    run, log = await ran(house, ("echo", "found"), env={"PATH": "/usr/bin:/bin"})
+    assert (run.outcome, log) == (Outcome.SUCCEEDED, "found\n"), log
+
+
+class Nothing(Bare):
+    """No environment at all: only what the system has."""
+
+    def activate(self, tree: Path, spec: object, root: Path, overlay: Path, **_: object) -> Activation:
+        return Activation()

@@ -73,6 +73,29 @@ def apply(wanted: "Mapping[str, Any]", *, lock: int, status: int) -> None:
         put_on(program)
 
 
+def execute(argv: "list[str]", env: "Mapping[str, str]") -> None:
+    """Become a program, looked for in the `PATH` it will have.
+
+    What `os.execvpe` does, which imports a module first: from inside our own library may be out of reach.
+
+    Raises:
+        OSError: It cannot be executed.
+    """
+    name = argv[0]
+    refused: OSError | None = None
+    folders = env.get("PATH", os.defpath).split(":") if "/" not in name else [""]
+    for folder in folders:
+        path = name if "/" in name else f"{folder or '.'}/{name}"
+        try:
+            os.execve(path, argv, env)  # noqa: S606  no shell is the point
+        except (FileNotFoundError, NotADirectoryError) as error:
+            refused = refused or error
+        except PermissionError as error:
+            refused = error
+    if refused is not None:
+        raise refused
+
+
 def read(path: str) -> bytes:
     """A whole file."""
     with open(path, "rb", buffering=0) as file:
@@ -128,7 +151,7 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         apply(json.loads(sys.argv[1]), lock=nothing, status=nothing)
-        os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606  no shell is the point
+        execute(sys.argv[2:], os.environ)
     except OSError as error:
         sys.stderr.write(f"pushtrain: the sandbox could not be made: {error}\n")
         sys.exit(126)
