@@ -268,6 +268,35 @@ def commanded(text: str) -> list[str]:
     return str(found[-1]).split()
 
 
+def test_both_sides_get_new_keys_while_they_run_and_nobody_is_told_by_hand(
+    world: World, cable: Cable
+) -> None:
+    laptop = world.machine("laptop")
+    world.pushed(laptop, {"README.md": "Nothing to train yet"})
+    box = lent(world, cable, to=laptop)
+    laptop.start("sender", "--port", "0", "--poll-seconds", "0.3")
+    watching(laptop)
+    before = {laptop.key, box.key}
+    for number, machine in enumerate((laptop, box, box, laptop)):
+        fresh = machine.json("key", "rotate")["public_key"]
+        if machine is box:
+            world.wait_card("lab-3", public_key=fresh, online=True)
+        commit = world.pushed(laptop, {"pushtrain.toml": JOB, "n": str(number)}, f"After rotation {number}")
+        assert laptop.say("logs", "-f", laptop.run_of(commit)).stdout == "trained\n"
+        wait_until(lambda: box.key in trusted(laptop), 30, what="the executor's new key to be pinned")
+        assert laptop.key in {each["public_key"] for each in box.json("key", "list")["authorized"]}
+    assert len(world.cards()) == 1
+    assert not before & {laptop.key, box.key}
+
+    box.say("key", "revoke", "ada")
+    assert "does not know this machine's key" in laptop.say("ps", code=4).stderr
+
+
+def trusted(machine: Machine) -> set[str]:
+    """The keys that it trusts as executors."""
+    return {each["public_key"] for each in machine.json("key", "list")["trusted"]}
+
+
 # --- tunnels that move and break --------------------------------------------------------------------------
 
 

@@ -180,6 +180,16 @@ def test_with_one_key_its_whole_succession_is_revoked(executor: Served, sender: 
         refused(sender.client(Identity(heir, (*old.chain, said))))
 
 
+def test_a_name_means_a_machine_whatever_its_key(executor: Served, sender: Sender) -> None:
+    for _ in range(2):
+        sender.rotate()
+        sender.client().challenge()
+    meant = executor.authorized.revoke("ada")[0]
+    assert meant.public_key == public_text(sender.identity.key.public_key())
+    assert all(each.revoked for each in executor.authorized.grants())
+    refused(sender.client())
+
+
 def test_a_key_that_was_revoked_before_it_was_replaced_has_no_heir(executor: Served, sender: Sender) -> None:
     executor.authorized.revoke("ada")
     sender.rotate()

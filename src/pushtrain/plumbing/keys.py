@@ -283,6 +283,8 @@ def chosen(entries: Mapping[str, EntryT], who: str) -> EntryT | None:
             f"No key here is called {who[:60]!r}, nor begins its fingerprint so.",
             mend="`pushtrain key list` shows names and fingerprints.",
         )
+    if len(found) > 1 and found <= kin(entries, {min(found)}):  # keys of one machine: its newest
+        return entries[max(found, key=lambda name: len(entries[name].was))]
     if len(found) > 1:
         raise UsageError(
             f"Several keys are meant by {who[:60]!r}: {', '.join(sorted(found))}.",
