@@ -326,7 +326,7 @@ def value_problem(value: str) -> str:
     if size > MAX_VALUE:
         return f"has {size} bytes; at most {MAX_VALUE}"
     if len(value.strip()) < LEAST:
-        return f"has fewer than {LEAST} characters, and so short a word cannot be hidden in logs"
+        return f"has fewer than {LEAST} characters, too few to be hidden in logs"
     if len(set(value.strip())) < _FEWEST_KINDS:
         return "is made of three characters at most, and could not be told from a ruler line in logs"
     return ""
