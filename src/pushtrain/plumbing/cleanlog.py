@@ -41,13 +41,9 @@ def _clean_piece(descriptor: int, chunk: LogChunk, *, ended: bool, mask: Mask) -
     around = os.pread(descriptor, high - low, low)
     if _stretch(descriptor, size, low) != (start, end):
         return None  # the hole grew while we read
-    clean = mask.hide(around)
+    clean = _hidden(around, mask, after_gap=low == start > 0, before_gap=high == end < size)
     until = chunk.next_offset
-    if low == start > 0:
-        clean = _starred_start(clean, mask.ended(around))
-    if high == end < size:
-        clean = _starred_end(clean, mask.begun(around))
-    elif high == size and not ended:
+    if high == end == size and not ended:
         until = max(chunk.offset, min(until, high - mask.begun(around)))
     data = clean[chunk.offset - low : until - low]
     whole = chunk.complete and until == chunk.next_offset
@@ -100,11 +96,7 @@ def _cleaned(descriptor: int, size: int, mask: Mask) -> Iterator[tuple[int, byte
             until = min(at + _STEP, end)
             low, high = max(start, at - mask.reach), min(end, until + mask.reach)
             around = os.pread(descriptor, high - low, low)
-            clean = mask.hide(around)
-            if low == start > 0:
-                clean = _starred_start(clean, mask.ended(around))
-            if high == end < size:
-                clean = _starred_end(clean, mask.begun(around))
+            clean = _hidden(around, mask, after_gap=low == start > 0, before_gap=high == end < size)
             yield at, around[at - low : until - low], clean[at - low : until - low]
         start = end
 
@@ -115,12 +107,12 @@ def _stretch(descriptor: int, size: int, at: int) -> tuple[int, int]:
     return (0, begin) if at < begin else (end, size)
 
 
-def _starred_start(data: bytes, count: int) -> bytes:
-    return _stars(data[:count]) + data[count:]
-
-
-def _starred_end(data: bytes, count: int) -> bytes:
-    return data[: len(data) - count] + _stars(data[len(data) - count :])
+def _hidden(data: bytes, mask: Mask, *, after_gap: bool, before_gap: bool) -> bytes:
+    """A stretch with what is hidden hidden; next to the hole also what may be half of a secret."""
+    first = mask.ended(data) if after_gap else 0
+    last = len(data) - (mask.begun(data) if before_gap else 0)
+    clean = mask.hide(data)
+    return _stars(clean[:first]) + clean[first:last] + _stars(clean[last:]) if first < last else _stars(clean)
 
 
 def _stars(data: bytes) -> bytes:
