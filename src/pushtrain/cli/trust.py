@@ -12,7 +12,8 @@ from pushtrain.core.grants import Trust
 from pushtrain.core.roster import Standing
 from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.plumbing.connection import pool
-from pushtrain.plumbing.keys import Trusted, chosen
+from pushtrain.plumbing.keyline import chosen
+from pushtrain.plumbing.keys import Trusted
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.directory import look_up
 from pushtrain.wiring.settings import load_settings, open_state

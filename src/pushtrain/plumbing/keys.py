@@ -1,14 +1,13 @@
-"""The keys that may command this executor, and the executors that this sender trusts, in two key files."""
+"""The keys that may command this executor, in a key file that people may edit."""
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from pushtrain.core.errors import NotFound, UsageError
+from pushtrain.core.errors import UsageError
 from pushtrain.core.grants import (
     Grant,
     Scope,
@@ -16,22 +15,17 @@ from pushtrain.core.grants import (
     Trust,
     Word,
     check_branches,
-    date,
-    kin,
     moment,
     word,
-    written,
 )
-from pushtrain.core.signing import fingerprint, parse_public, public_text
-from pushtrain.core.succession import LONGEST_OVERLAP, Succession, chain, known_from, read
+from pushtrain.core.signing import parse_public, public_text
+from pushtrain.core.succession import LONGEST_OVERLAP, chain, known_from, read
 from pushtrain.plumbing.identity import Identity, load_or_create
 from pushtrain.plumbing.keyfile import KeyFile
+from pushtrain.plumbing.keyline import chosen, date_of, listed, only, when, with_kin
+from pushtrain.plumbing.trusted import Trusted
 
 __all__ = ["Authorized", "Grant", "Scope", "Trust", "Trusted", "load_or_create"]
-
-_ENOUGH: Final = len("SHA256:") + 6
-"""Characters of a fingerprint that may stand for the whole."""
-EntryT = TypeVar("EntryT", Grant, Trust)
 
 
 class Authorized:
@@ -238,172 +232,28 @@ class Authorized:
                         "cancel_running": cancel_running or each.cancel_running,
                     }
                 )
-                for each in _with_kin(entries, meant)
+                for each in with_kin(entries, meant)
             ]
 
         return list(self._file.change(decide))
-
-
-def _with_kin(entries: Mapping[str, EntryT], meant: EntryT) -> list[EntryT]:
-    """An entry, and those of all keys that took each other's place."""
-    first = fingerprint(parse_public(meant.public_key))
-    found = [meant]
-    found += [
-        entries[name]
-        for name in sorted(kin(entries, {first, *meant.was}))
-        if name in entries.keys() - {first}
-    ]
-    return found
-
-
-def chosen(entries: Mapping[str, EntryT], who: str) -> EntryT | None:
-    """The entry that somebody means by a key, a fingerprint or its beginning, or a name.
-
-    Args:
-        entries: By fingerprint.
-        who: What was said.
-
-    Returns:
-        The entry; None when it is a whole public key that is not among them.
-
-    Raises:
-        NotFound: None is meant.
-        UsageError: Several are; it names their fingerprints.
-    """
-    if who.startswith("ed25519:"):
-        return entries.get(fingerprint(parse_public(who)))
-    start = who if who.startswith("SHA256:") else f"SHA256:{who}"
-    found = {name for name, entry in entries.items() if who and entry.name == who}
-    if not found and len(start) >= _ENOUGH:
-        found = {name for name in entries if name.startswith(start)}
-    if len(found) > 1:
-        found = {name for name in found if entries[name].revoked is None} or found
-    if not found:
-        raise NotFound(
-            f"No key here is called {who[:60]!r}, nor begins its fingerprint so.",
-            mend="`pushtrain key list` shows names and fingerprints.",
-        )
-    if len(found) > 1 and found <= kin(entries, {min(found)}):  # keys of one machine: its newest
-        return entries[max(found, key=lambda name: len(entries[name].was))]
-    if len(found) > 1:
-        raise UsageError(
-            f"Several keys are meant by {who[:60]!r}: {', '.join(sorted(found))}.",
-            mend="Say which fingerprint.",
-        )
-    return entries[found.pop()]
-
-
-class Trusted:
-    """`trusted_keys`: the executors that this sender believes.
-
-    Args:
-        path: The file.
-        clock: Seconds since the epoch.
-    """
-
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._file = KeyFile(path, _trust, _trust_options)
-        self._clock = clock
-
-    def entries(self) -> list[Trust]:
-        """Every executor in the file that is trusted now."""
-        return list(self.live().values())
-
-    def live(self) -> dict[str, Trust]:
-        """The same, by fingerprint."""
-        now = self._clock()
-        return {name: each for name, each in self._file.entries().items() if each.live(now)}
-
-    def revoked(self) -> set[str]:
-        """Fingerprints of the keys in the file that are not to be believed any more."""
-        return {name for name, each in self._file.entries().items() if each.revoked is not None}
-
-    def all(self) -> Mapping[str, Trust]:
-        """Every line, by fingerprint."""
-        return self._file.entries()
-
-    def succeed(self, old_id: str, new: Succession, between: Sequence[str], *, name: str, url: str) -> bool:
-        """Pin the key that has taken a trusted one's place, durably; the old one ends with the overlap.
-
-        Args:
-            old_id: Fingerprint of the key that is trusted now.
-            new: The statement that names the new key.
-            between: Fingerprints of all keys from the old one on that came before the new one.
-            name: What the executor is called, where the old key has no name.
-            url: Where it is, where no roster tells; empty: as it was.
-
-        Returns:
-            Whether it was; False: the old key is not trusted here, or another one has taken its place.
-
-        Raises:
-            StorageError: The file cannot be written.
-        """
-
-        def decide(entries: Mapping[str, Trust]) -> list[Trust]:
-            old, now = entries.get(old_id), self._clock()
-            taken = any(set(between) & set(other.was) for other in entries.values())
-            if old is None or not old.live(now) or taken or new.new_id in entries:
-                return []
-            heir = Trust(
-                public_key=new.new,
-                name=old.name or name,
-                url=url or old.url,
-                was=(*old.was, *between),
-            )
-            return [old.model_copy(update={"until": float(new.until)}), heir]
-
-        return bool(self._file.change(decide))
-
-    def revoke(self, meant: Trust) -> list[Trust]:
-        """Believe a key no more, nor any that it took the place of or that took its.
-
-        Args:
-            meant: Which; it need not be in the file.
-
-        Returns:
-            Every key that is not believed from now on, the one that was meant first.
-
-        Raises:
-            StorageError: The file cannot be written.
-        """
-
-        def decide(entries: Mapping[str, Trust]) -> list[Trust]:
-            since = self._clock()
-            return [
-                each.model_copy(update={"revoked": since if each.revoked is None else each.revoked})
-                for each in _with_kin(entries, meant)
-            ]
-
-        return list(self._file.change(decide))
-
-    def add(self, key: Ed25519PublicKey, *, url: str = "", name: str = "") -> Trust:
-        """Trust an executor's key, or change its address; one that was revoked is so no more.
-
-        Raises:
-            UsageError: The address or the name cannot stand in the file.
-            StorageError: The file cannot be written.
-        """
-        trust = Trust(public_key=public_text(key), url=url, name=name)
-        self._file.change(lambda _: [trust])
-        return trust
 
 
 def _grant(key: Ed25519PublicKey, options: Mapping[str, str]) -> Grant:
-    _only(options, "scopes", "repo", "branch", "name", "expires", "was", "revoked", "running")
+    only(options, "scopes", "repo", "branch", "name", "expires", "was", "revoked", "running")
     scopes = options.get("scopes")
-    branches = _listed(options, "branch")
+    branches = listed(options, "branch")
     check_branches(branches)
     if options.get("running", "cancel") != "cancel":
         raise ValueError("`running` can only be `cancel`")
     return Grant(
         public_key=public_text(key),
         scopes=tuple(Scope) if scopes is None else tuple(Scope(word) for word in scopes.split(",")),
-        repositories=_listed(options, "repo"),
+        repositories=listed(options, "repo"),
         branches=branches,
         name=options.get("name", ""),
-        expires=_date(options, "expires"),
-        was=_listed(options, "was"),
-        revoked=_date(options, "revoked"),
+        expires=date_of(options, "expires"),
+        was=listed(options, "was"),
+        revoked=date_of(options, "revoked"),
         cancel_running="running" in options,
     )
 
@@ -414,48 +264,8 @@ def _grant_options(grant: Grant) -> dict[str, str]:
         "repo": ",".join(grant.repositories),
         "branch": ",".join(grant.branches),
         "name": grant.name,
-        "expires": _when(grant.expires),
+        "expires": when(grant.expires),
         "was": ",".join(grant.was),
-        "revoked": _when(grant.revoked),
+        "revoked": when(grant.revoked),
         "running": "cancel" if grant.cancel_running else "",
     }
-
-
-def _trust(key: Ed25519PublicKey, options: Mapping[str, str]) -> Trust:
-    _only(options, "url", "name", "was", "until", "revoked")
-    return Trust(
-        public_key=public_text(key),
-        url=options.get("url", ""),
-        name=options.get("name", ""),
-        was=_listed(options, "was"),
-        until=_date(options, "until"),
-        revoked=_date(options, "revoked"),
-    )
-
-
-def _trust_options(trust: Trust) -> dict[str, str]:
-    return {
-        "url": trust.url,
-        "name": trust.name,
-        "was": ",".join(trust.was),
-        "until": _when(trust.until),
-        "revoked": _when(trust.revoked),
-    }
-
-
-def _only(options: Mapping[str, str], *known: str) -> None:
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ValueError(f"there is no `{unknown[0][:40]}`, only {', '.join(known)}")
-
-
-def _listed(options: Mapping[str, str], name: str) -> tuple[str, ...]:
-    return tuple(options[name].split(",")) if name in options else ()
-
-
-def _date(options: Mapping[str, str], name: str) -> float | None:
-    return date(options[name]) if name in options else None
-
-
-def _when(moment: float | None) -> str:
-    return "" if moment is None else written(moment)
