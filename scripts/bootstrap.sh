@@ -45,10 +45,14 @@ if [ "$(.venv/bin/uv --version 2>/dev/null | cut -d' ' -f2)" != "$wanted" ]; the
 fi
 UV_PROJECT_ENVIRONMENT="$PWD/.venv" .venv/bin/uv sync --frozen --quiet
 
-# Jobs are kept apart by it. The demo runs without it, too, and says so; the tests of that level need it.
-command -v bwrap >/dev/null || (debian bubblewrap) ||
-  echo 'bootstrap: bubblewrap is missing, so jobs are less isolated: sudo apt-get install bubblewrap' >&2
+# Jobs are kept apart by the one and reach public addresses alone by the other. The demo runs without them, too, and
+# says so; the tests of that level need them.
+for program in bwrap:bubblewrap slirp4netns:slirp4netns; do
+  command -v "${program%:*}" >/dev/null || (debian "${program#*:}") ||
+    echo "bootstrap: ${program#*:} is missing, so jobs are less isolated: sudo apt-get install ${program#*:}" >&2
+done
 if [ "${1:-}" = test ]; then
+  command -v ip >/dev/null || debian iproute2   # the networks that tests are attacked in
   command -v git-lfs >/dev/null || debian git-lfs
   [ -x /usr/sbin/sshd ] || command -v sshd >/dev/null || debian openssh-server   # the ssh tunnel is tried against a real one
   command -v systemd-analyze >/dev/null || debian systemd   # reads and rates the units; it does not start them

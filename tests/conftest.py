@@ -1,5 +1,6 @@
 """What every test stands on: a home of its own, real repositories, and a look for processes left behind."""
 
+import contextlib
 import os
 import signal
 import uuid
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from owners_network import OwnersNetwork, open_folder, owners_network
 from pushtrain.demo.host import Host, hosting
+from pushtrain.plumbing.uplink import Uplinks
 from pushtrain.testing import WorkRepository, wait_until
 
 MARK = "PUSHTRAIN_TEST_SESSION"
@@ -48,9 +51,34 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("LANG", "C.UTF-8")
         # Executors that tests start run at the best level that the machine offers, whichever that is.
         patch.setenv("PUSHTRAIN_RULES_MIN_ISOLATION", "none")
+        patch.setenv("PUSHTRAIN_RULES_NETWORK", "full")
         # Downloads are content, not settings: without the cache each session would fetch its wheels anew.
         patch.setenv("UV_CACHE_DIR", os.environ.get("UV_CACHE_DIR", str(before / ".cache" / "uv")))
         yield
+
+
+@pytest.fixture(scope="session")
+def no_uplinks(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Why no uplink can be made on this machine, in the product's own words; or nothing."""
+    uplinks = Uplinks(tmp_path_factory.mktemp("probe"))
+    why, mend = uplinks.missing()
+    uplinks.close()
+    return f"{why} {mend}".strip()
+
+
+@pytest.fixture(scope="session")
+def network(no_uplinks: str) -> Iterator[OwnersNetwork]:
+    """A machine, its owner's network and a small internet, in namespaces of the session."""
+    if no_uplinks:
+        pytest.skip(no_uplinks)
+    if os.geteuid() != 0:
+        pytest.skip("the owner's network is made of namespaces, which takes root here")
+    with open_folder() as folder, contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(owners_network(folder))
+        except RuntimeError as error:
+            pytest.skip(str(error))
+        yield found
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,15 @@ from typing import Final
 PUBLIC: Final = "93.184.216.34"
 CAMPUS: Final = "141.20.1.5"
 """A public address that the machine is in one network with, once it has an address there."""
-HIDDEN: Final = ("10.9.9.9", "172.16.3.3", "100.64.1.1", "169.254.169.254", "198.18.0.9", "192.168.178.1")
+HIDDEN: Final = (
+    "10.9.9.9",
+    "172.16.3.3",
+    "100.64.1.1",
+    "169.254.169.254",
+    "168.63.129.16",
+    "198.18.0.9",
+    "192.168.178.1",
+)
 """What a router of the owner's leads to."""
 NEIGHBOURS: Final = ("192.168.77.1", "192.168.77.5")
 PORTS: Final = (22, 53, 80, 1900)
@@ -77,6 +86,14 @@ def owners_network(folder: Path) -> Iterator[OwnersNetwork]:
         finally:
             process.stdin.close()
             process.wait(timeout=20)
+
+
+@contextlib.contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder that an ordinary user can use, too; pytest keeps its own to whoever started it."""
+    with tempfile.TemporaryDirectory(prefix="pushtrain-test-") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
 
 
 # --- inside -----------------------------------------------------------------------------------------------

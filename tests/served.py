@@ -12,8 +12,9 @@ from starlette.types import ASGIApp
 
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
-from pushtrain.core.model import Gpu, Run
+from pushtrain.core.model import Gpu, JobNetwork, Run
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
+from pushtrain.executor.access import Access
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.web import create_app
 from pushtrain.plumbing.identity import Ring
@@ -115,6 +116,7 @@ def served(
         environments={},
         publisher=None,  # type: ignore[arg-type]
         sandbox=Unconfined(Ground(state.isolation)),
+        access=Access(JobNetwork.FULL, frozenset({JobNetwork.FULL})),
         gpus=gpus,
         clock=clock,
     )

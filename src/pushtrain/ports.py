@@ -168,6 +168,8 @@ class Confinement(Value):
     status: int | None = None
     """Where the prefix, a process of its own around the command, tells that it got inside, in the way of
     bubblewrap's `--json-status-fd`; the command has pid 2 there. None: the prefix becomes the command."""
+    uplink: bool = False
+    """Whether it enters the attempt's uplink (`plumbing/uplink.py`); without one it must not start."""
     drop: bool = False
     """Whether all capabilities go, and none can be gained."""
     user: tuple[int, int] | None = None

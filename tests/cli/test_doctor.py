@@ -29,6 +29,7 @@ from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.systemd import Manager
 from pushtrain.testing import WorkRepository, a_gpu
 from pushtrain.wiring.isolation import choose
+from pushtrain.wiring.network import WayOut
 from status_host import TOKEN, Scripted, StatusApi, serving_statuses
 
 
@@ -146,7 +147,7 @@ def test_a_machine_without_bubblewrap_is_told_the_command_that_mends_it(
     found = patient.finding("isolation")
     assert (found["verdict"], found["mend"]) == ("wrong", "`sudo apt install bubblewrap`")
     with pytest.raises(ConfigError, match="bubblewrap is not installed") as refused:
-        choose(patient.folder, Rules())
+        choose(patient.folder, Rules(), WayOut(None))
     assert "`sudo apt install bubblewrap`" in str(refused.value)
 
 

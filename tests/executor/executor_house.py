@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
-from pushtrain.core.model import EnvironmentSpec, Gpu, Run, State, TrainCommand
+from pushtrain.core.model import EnvironmentSpec, Gpu, JobNetwork, Run, State, TrainCommand
 from pushtrain.core.place import Place
 from pushtrain.core.secrets import Sealed, with_entry
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.core.signing import parse_public
+from pushtrain.executor.access import Access
 from pushtrain.executor.publish import Publisher
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing import process
@@ -90,6 +91,7 @@ class House:
         self.environments: Mapping[str, Environment] = {"system": Bare()}
         self.gpus: Sequence[Gpu] = ()
         self.sandbox: Sandbox = Unconfined(Ground(self.state.isolation))
+        self.access = Access(JobNetwork.FULL, frozenset({JobNetwork.FULL}))
         self.sealer = Ed25519PrivateKey.generate()
         self.settings = Settings(
             repositories=(Repository(key=REPOSITORY, remote=str(self.origin)),),
@@ -134,6 +136,7 @@ class House:
             ),
             sealed=sealed_secrets(self.settings, mirrors),
             sandbox=self.sandbox,
+            access=self.access,
             gpus=self.gpus,
         )
 

@@ -77,6 +77,7 @@ class Bench:
         self.shop = Workshop(
             rulebook=Rulebook(Rules()),
             downloads=Ledger(self.house.state.downloads, 0),
+            access=self.house.access,
             state=self.house.state,
             settings=self.house.settings.executor,
             mirrors=lambda _: Mirror(self.house.state.repositories, remote),

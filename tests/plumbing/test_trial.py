@@ -309,5 +309,6 @@ def test_loopback_counts_only_where_jobs_have_no_business_there() -> None:
     reached = dict.fromkeys(Act, Result.DENIED) | {Act.LOOPBACK: Result.DONE}
     findings = Findings(level=Isolation.SANDBOX, results=reached)
     assert findings.through(JobNetwork.NONE) == (Act.LOOPBACK,)
+    assert findings.through(JobNetwork.INTERNET) == (Act.LOOPBACK,)
     assert findings.through(JobNetwork.FULL) == ()
     assert Confined.level is Isolation.CONFINED

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from pushtrain.cli import render
 from pushtrain.cli.connect import absences, ask_all, askable, everyone
-from pushtrain.cli.options import Json, MinIsolation, Repo, State, TunnelName
+from pushtrain.cli.options import Json, MinIsolation, Network, Repo, State, TunnelName
 from pushtrain.cli.room import run_until_stopped, served
 from pushtrain.cli.roster import gpus
 from pushtrain.wiring.rooms import serve_executor
@@ -39,6 +39,7 @@ def executor(
     poll: bool | None = None,
     poll_seconds: float | None = None,
     min_isolation: MinIsolation = None,
+    network: Network = None,
     json: Json = False,
     state: State = None,
 ) -> None:
@@ -66,13 +67,14 @@ def executor(
         poll: Be the repositories' sender, too: watch their branches and train what is pushed.
         poll_seconds: How often they are looked at.
         min_isolation: The weakest level that jobs may run at; `sandbox` without a word (docs/isolation.md).
+        network: What jobs may reach; `internet` without a word (docs/network.md).
     """
     folder = open_state(state)
     flags = {"name": name, "slots": slots, "labels": label or None, "host": host, "port": port}
     flags |= {"tunnel": tunnel, "domain": domain, "public_url": public_url}
     flags |= {"ssh_target": ssh_target, "ssh_remote": ssh_remote, "poll": poll}
     sender = {"poll_seconds": poll_seconds}
-    rules = {"min_isolation": min_isolation}
+    rules = {"min_isolation": min_isolation, "network": network}
     settings = served(folder, repo, executor=flags, sender=sender, rules=rules)
     asyncio.run(run_until_stopped(serve_executor(folder, settings), "executor", as_json=json))
 
@@ -138,6 +140,7 @@ def card(*, json: Json = False, state: State = None) -> None:
         "folders": ", ".join(found.mounts) or "none",
         "repositories": ", ".join(found.repositories) or "none",
         "isolation": found.isolation,
+        "network": found.network or "what the owner allows cannot be enforced (`pushtrain doctor`)",
         "online": "yes" if found.online else "no",
     }
     for name, value in told.items():

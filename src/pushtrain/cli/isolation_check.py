@@ -10,6 +10,7 @@ from pushtrain.core.model import Isolation
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.isolation import Rung, ladder
+from pushtrain.wiring.network import way_out
 
 _MARKS: Final = {Result.DENIED: "[green]✓[/]", Result.ABSENT: "[dim]·[/]"}
 
@@ -17,7 +18,9 @@ _MARKS: Final = {Result.DENIED: "[green]✓[/]", Result.ABSENT: "[dim]·[/]"}
 def isolation(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
     """Try every level, and say which of them jobs run at."""
     least = settings.rules.min_isolation
-    rungs = list(ladder(folder, settings.rules))
+    way = way_out(folder)
+    rungs = list(ladder(folder, settings.rules, way))
+    way.close()
     best = next((rung for rung in rungs if not rung.why), None)
     if best is not None and best.level.reaches(least):
         told = Finding("isolation", "ok", f"jobs run at level `{best.level}`; the least allowed is `{least}`")

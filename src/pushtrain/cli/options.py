@@ -23,5 +23,8 @@ Repo = Annotated[
 MinIsolation = Literal["container", "sandbox", "confined", "user", "none"] | None
 """`min_isolation: MinIsolation = None` — the levels of the rule of this name."""
 
+Network = Literal["internet", "full", "fetch-only", "none"] | None
+"""`network: Network = None` — what the rule of this name takes."""
+
 TunnelName = Literal["auto", "none", "ngrok", "ssh", "static"] | None
 """`tunnel: TunnelName = None` — the names that the setting `tunnel` takes."""

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from pushtrain.cli.options import Json, MinIsolation, Repo, State, TunnelName
+from pushtrain.cli.options import Json, MinIsolation, Network, Repo, State, TunnelName
 from pushtrain.cli.room import run_until_stopped, served
 from pushtrain.wiring.rooms import serve_both
 from pushtrain.wiring.settings import open_state
@@ -19,6 +19,7 @@ def up(
     ssh_target: str | None = None,
     poll_seconds: float | None = None,
     min_isolation: MinIsolation = None,
+    network: Network = None,
     json: Json = False,
     state: State = None,
 ) -> None:
@@ -37,11 +38,12 @@ def up(
         ssh_target: The server to go through, as `ssh` takes it.
         poll_seconds: How often branches are compared.
         min_isolation: The weakest level that jobs may run at; `sandbox` without a word (docs/isolation.md).
+        network: What jobs may reach; `internet` without a word (docs/network.md).
     """
     folder = open_state(state)
     flags = {"slots": slots, "port": port, "tunnel": tunnel, "domain": domain}
     flags |= {"public_url": public_url, "ssh_target": ssh_target}
     sender = {"poll_seconds": poll_seconds}
-    rules = {"min_isolation": min_isolation}
+    rules = {"min_isolation": min_isolation, "network": network}
     settings = served(folder, repo, executor=flags, sender=sender, rules=rules)
     asyncio.run(run_until_stopped(serve_both(folder, settings), "up", as_json=json))

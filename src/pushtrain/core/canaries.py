@@ -73,10 +73,10 @@ class Findings(Value):
         """The acts that were done although the level claims to stop them.
 
         Args:
-            network: The owner's rule. Where the machine's own network is shared, its loopback and its
+            network: What it was tried with. Where the machine's own network is shared, its loopback and its
                 abstract sockets are a part of it; those of displays and buses are acts of their own.
         """
-        meant = set() if network is JobNetwork.NONE else {Act.LOOPBACK, Act.ABSTRACT}
+        meant = {Act.LOOPBACK, Act.ABSTRACT} if network is JobNetwork.FULL else set()
         accepted = KNOWN[self.level] | meant
         return tuple(
             act for act, result in self.results.items() if result is Result.DONE and act not in accepted

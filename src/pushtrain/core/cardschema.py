@@ -69,6 +69,10 @@ def _card() -> Schema:
             "gpus": {"description": "Its GPUs.", "type": "array", "items": _gpu()},
             "repositories": _texts("Repositories that it serves and whose roster this is."),
             "isolation": _text("The level that its jobs run at."),
+            "network": _text(
+                "What its jobs reach: `full`, `internet`, `fetch-only` or `none`. Empty: what its owner "
+                "allows cannot be enforced."
+            ),
             "online": {"description": "False after it was stopped.", "type": "boolean", "default": True},
             "sequence": _number(
                 "Grows with each card of this executor; an older one is never believed again.", whole=True

@@ -187,6 +187,7 @@ def _job(name: str, table: Table, target: ResultsTarget) -> Job | None:
         "environment": needs.environment(table),
         "env": _env(table),
         "secrets": _secrets(table),
+        "network": needs.network(table),
         "resources": needs.resources(table),
         "timeout": table.read("timeout", duration, None),
         "results": _globs(table),

@@ -87,6 +87,19 @@ class Isolation(StrEnum):
         return cls(word) if word in set(cls) else cls.NONE
 
 
+class JobNetwork(StrEnum):
+    """What a job may reach over the network (docs/network.md)."""
+
+    INTERNET = "internet"
+    """Public addresses only: neither the owner's network nor this machine."""
+    FULL = "full"
+    """Whatever the machine reaches."""
+    FETCH_ONLY = "fetch-only"
+    """As `internet` while the environment is built and `setup` runs; nothing while the command runs."""
+    NONE = "none"
+    """Nothing, not even while the environment is built."""
+
+
 # --- what arrives -----------------------------------------------------------------------------------------
 
 
@@ -209,6 +222,8 @@ class JobSpec(Value):
     env: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[SecretName, ...] = Field(default=(), max_length=MAX_SECRETS)
     """Names of the secrets that its command gets as environment variables; nothing else of the job does."""
+    network: JobNetwork | None = None
+    """What it reaches at most; None: whatever the executor's owner allows."""
     resources: Resources = Resources()
     timeout: float | None = Field(default=None, gt=0, le=_MOST)
     """Seconds from the training's start; None: the executor's limit."""
@@ -268,19 +283,6 @@ def run_id(*, repository: str, commit: str, job: str, cell: Mapping[str, Scalar]
 # --- what an executor knows -------------------------------------------------------------------------------
 
 
-class JobNetwork(StrEnum):
-    """What a job may reach over the network (docs/rules.md)."""
-
-    INTERNET = "internet"
-    """Public addresses only: neither the owner's network nor this machine."""
-    FULL = "full"
-    """Whatever the machine reaches."""
-    FETCH_ONLY = "fetch-only"
-    """As `internet` while the environment is built and `setup` runs; nothing while the command runs."""
-    NONE = "none"
-    """Nothing, not even while the environment is built."""
-
-
 class Gpu(Value):
     """One GPU of this machine."""
 
@@ -320,6 +322,9 @@ class ExecutorCard(Value):
     repositories: tuple[str, ...] = ()
     isolation: str = "none"
     """The level that its jobs run at."""
+    network: str = "full"
+    """What its jobs reach over the network. Empty: the level cannot enforce what the owner allows, and no job
+    runs but one that asks for less (docs/network.md)."""
     online: bool = True
     """False after a clean stop."""
     sequence: int = 0
@@ -471,6 +476,8 @@ class Attempt(Value):
     secrets: tuple[str, ...] = ()
     """For people: which secrets its command got, and from whom."""
     isolation: str = "none"
+    network: str = ""
+    """What it reached; empty: it never got so far."""
     cpu_seconds: float = 0
     max_rss: int = 0
     """Bytes; the largest process of the tree."""

@@ -5,7 +5,14 @@ from collections.abc import Callable
 from typing import Final
 
 from pushtrain.core.forms import Wrong, inside, kind, listed, size
-from pushtrain.core.model import DataSource, EnvironmentKind, EnvironmentSpec, Isolation, Resources
+from pushtrain.core.model import (
+    DataSource,
+    EnvironmentKind,
+    EnvironmentSpec,
+    Isolation,
+    JobNetwork,
+    Resources,
+)
 from pushtrain.core.reading import Table
 
 WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -53,6 +60,15 @@ def isolation(table: Table) -> Isolation | None:
         return Isolation(value)
     mend = f"Write one of {listed(list(Isolation))}."
     table.wrong("min_isolation", value, "is not a level of isolation", mend)
+    return None
+
+
+def network(table: Table) -> JobNetwork | None:
+    """`network`."""
+    value = table.take("network")
+    if value is None or value in set(JobNetwork):
+        return None if value is None else JobNetwork(str(value))
+    table.wrong("network", value, "is no network", f"Write one of {listed(list(JobNetwork))}.")
     return None
 
 

@@ -6,13 +6,17 @@ A job may ask for less than the owner allows, never for more. What cannot be enf
 from collections.abc import Collection
 from typing import Final
 
-from pushtrain.core.addresses import NOT_PUBLIC
+from pushtrain.core.addresses import METADATA, NOT_PUBLIC
 from pushtrain.core.errors import Forbidden
 from pushtrain.core.model import Isolation, JobNetwork
 
-PRIVATE: Final = tuple(str(network) for network, _ in NOT_PUBLIC if network.version == 4)  # noqa: PLR2004  IPv4
-"""What is not the public internet, whatever a machine's routes say."""
+PRIVATE: Final = (
+    *(str(network) for network, _ in NOT_PUBLIC if network.version == 4),  # noqa: PLR2004  IPv4
+    *(f"{address}/32" for address in sorted(METADATA, key=str) if address.version == 4),  # noqa: PLR2004  IPv4
+)
+"""The IPv4 networks that are not the public internet, whatever a machine's routes say."""
 
+RULE: Final = "rules.network"
 _MOST_FIRST: Final = (JobNetwork.FULL, JobNetwork.INTERNET, JobNetwork.FETCH_ONLY, JobNetwork.NONE)
 
 
@@ -36,9 +40,18 @@ def enforceable(level: Isolation, *, uplinks: bool) -> frozenset[JobNetwork]:
     return frozenset({JobNetwork.FULL})
 
 
-def offered(rule: JobNetwork, can: Collection[JobNetwork]) -> JobNetwork | None:
-    """The most that a job gets here: the rule, or what is less and can be enforced; None: no job may run."""
-    return next((one for one in _MOST_FIRST if allows(rule, one) and one in can), None)
+def unfit(told: str, wish: JobNetwork | None) -> str:
+    """Why an executor cannot run a job, for its network; empty when it can, or when only it knows.
+
+    Args:
+        told: What its card says.
+        wish: What the job asks for.
+    """
+    if not told and wish is not JobNetwork.NONE:
+        return "cannot hold jobs to the network that its owner allows them"
+    if wish is not None and told in set(JobNetwork) and not allows(JobNetwork(told), wish):
+        return f"lets jobs reach `{told}` at most; the job asks for `{wish}`"
+    return ""
 
 
 def settle(rule: JobNetwork, wish: JobNetwork | None, can: Collection[JobNetwork]) -> JobNetwork:
@@ -53,15 +66,16 @@ def settle(rule: JobNetwork, wish: JobNetwork | None, can: Collection[JobNetwork
         Forbidden: The job asks for more than the owner allows, or this machine cannot enforce it.
     """
     if wish is not None and not allows(rule, wish):
+        why = f"the job asks for `{wish}`, and `{rule}` is allowed at most"
         raise Forbidden(
-            f"The job asks for the network {wish.value!r}; the rule `network` allows {rule.value!r} at most.",
-            mend="Ask for less in pushtrain.toml, or ask the executor's owner.",
+            f"Refused by the owner's rule `{RULE}`: {why}.",
+            mend="Ask for less with `network` in pushtrain.toml, or ask the executor's owner.",
         )
     wanted = rule if wish is None else wish
     if wanted not in can:
-        raise Forbidden(
-            f"This executor cannot hold a job to {wanted.value!r}, which the rule `network` allows it.",
-            mend="`pushtrain doctor` tells its owner why."
-            + (' A job with `network = "none"` can run meanwhile.' if JobNetwork.NONE in can else ""),
-        )
+        mend = "`pushtrain doctor` tells its owner why."
+        if JobNetwork.NONE in can:
+            mend += ' A job with `network = "none"` can run meanwhile.'
+        why = f"the job may reach `{wanted}`, and this executor cannot hold it to that"
+        raise Forbidden(f"Refused by the owner's rule `{RULE}`: {why}.", mend=mend)
     return wanted

@@ -8,6 +8,7 @@ person's commit that forges our trailers still runs.
 from collections.abc import Sequence
 from typing import Final
 
+from pushtrain.core import network
 from pushtrain.core.forms import clean, listed
 from pushtrain.core.jobfile import Job, JobFile, expand
 from pushtrain.core.model import (
@@ -162,6 +163,8 @@ def fits(card: ExecutorCard, spec: JobSpec, repository: str = "") -> str:
     least = spec.min_isolation
     if least is not None and not Isolation.told(card.isolation).reaches(least):
         return f"{card.name} isolates jobs by `{clean(card.isolation)}`; the job asks for `{least}` at least"
+    if problem := network.unfit(card.network, spec.network):
+        return f"{card.name} {problem}"
     mounts = [source.mount for source in spec.data if source.mount and source.mount not in card.mounts]
     if mounts:
         return f"{card.name} lends no folder {listed(mounts)}"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pushtrain.core import jobfile, matrix, names, needs, secretname
 from pushtrain.core.forms import MAX_DURATION, MAX_INTEGER
-from pushtrain.core.model import MAX_SECRETS, Isolation
+from pushtrain.core.model import MAX_SECRETS, Isolation, JobNetwork
 
 URL: Final = "https://raw.githubusercontent.com/pushtrain/pushtrain/main/docs/pushtrain.schema.json"
 
@@ -72,6 +72,10 @@ def _job() -> Schema:
                 ),
                 "examples": [["WANDB_API_KEY"]],
                 "maxItems": MAX_SECRETS,
+            },
+            "network": {
+                "description": "What it reaches at most (docs/network.md); the owner may allow less.",
+                "enum": [network.value for network in JobNetwork],
             },
             "gpus": _number("GPUs that the run gets for itself.", 0, 64, default=0, whole=True),
             "gpu_memory": _size("Memory of each GPU at least."),

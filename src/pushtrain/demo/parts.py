@@ -16,7 +16,10 @@ from typing import Any, Final
 import tomlkit
 import urllib3
 
-from pushtrain.core.model import ExecutorCard
+from pushtrain.core.errors import ConfigError
+from pushtrain.core.model import ExecutorCard, Isolation, JobNetwork
+from pushtrain.core.network import enforceable
+from pushtrain.core.rules import Rules
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.demo.children import Children, Stumbled
 from pushtrain.demo.host import Host
@@ -24,6 +27,8 @@ from pushtrain.demo.work import WorkRepository
 from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.keys import Authorized, Trusted, load_or_create
 from pushtrain.plumbing.state import StateFolder
+from pushtrain.wiring.isolation import choose
+from pushtrain.wiring.network import way_out
 
 NAME: Final = "ada/digits"
 POLL_SECONDS: Final = 10
@@ -84,9 +89,21 @@ class Parts:
         _write_private(self.executor.settings, tomlkit.dumps({"rules": rules}))
         where = ("--state", self.executor.root, "--repo", self.remote, "--name", "demo", "--port", "0")
         # The code is ours: whatever the machine offers is good enough.
-        least = ("--min-isolation", "none")
+        least = ("--min-isolation", "none", "--network", self._network())
         self.children.start("executor", "-m", "pushtrain", "executor", *where, *least)
         self._card = self.children.wait_for("the executor", self._read_card)
+
+    def _network(self) -> JobNetwork:
+        """The least that this machine can hold jobs to and they need; their code is ours."""
+        way = way_out(self.executor)
+        try:
+            level = choose(self.executor, Rules(min_isolation=Isolation.NONE), way).level
+        except ConfigError:
+            return JobNetwork.FULL
+        finally:
+            way.close()
+        can = enforceable(level, uplinks=way.uplinks is not None)
+        return JobNetwork.INTERNET if JobNetwork.INTERNET in can else JobNetwork.FULL
 
     def start_sender(self) -> None:
         """Start the sender, which trusts the executor's key, and have the host tell it of pushes."""

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pushtrain.core.model import Gpu
-from pushtrain.core.rules import GIB, Limits, Rules
+from pushtrain.core.model import Gpu, JobNetwork
+from pushtrain.core.rules import GIB, Limits
 from pushtrain.plumbing.cgroups import of_attempt
 from pushtrain.plumbing.interpreters import needed
 from pushtrain.plumbing.rundir import Limited, RunDir
@@ -39,8 +39,9 @@ def limited(
 def job_cage(
     folder: RunDir,
     state: StateFolder,
-    rules: Rules,
+    limits: Limits,
     *,
+    network: JobNetwork,
     activation: Activation,
     root: Path,
     caches: Path,
@@ -52,7 +53,8 @@ def job_cage(
     Args:
         folder: The attempt's.
         state: This executor's state folder.
-        rules: The owner's.
+        limits: The owner's.
+        network: What it reaches.
         activation: How it runs in its environment.
         root: Where that is.
         caches: The repository's own.
@@ -71,7 +73,7 @@ def job_cage(
             state.caches / "python",
         ),
         tmp=folder.tmp,
-        network=rules.network,
+        network=network,
         gpus=tuple(gpus),
-        limits=rules.limits,
+        limits=limits,
     )

@@ -291,7 +291,9 @@ class Dispatch:
             reserve.keep(self._shop.state.reserve)
             folder.create()
             orders = preparation.orders()
-            shim = launch.start(folder, orders, self._compiled, secrets=preparation.secrets)
+            shim = launch.start(
+                folder, orders, self._compiled, secrets=preparation.secrets, uplink=preparation.uplink
+            )
         except Cancelled:
             return CancelledEvent(active.why) if active.cancelled else None
         except PreparationError as error:
@@ -306,6 +308,7 @@ class Dispatch:
             _log.exception("run %s could not be prepared", run.short)
             return PrepareFailed(Reason.INTERNAL, f"The preparation failed: {type(error).__name__}: {error}.")
         finally:
+            preparation.close()
             active.attempt = preparation.told(active.attempt)
         active.attempt = active.attempt.model_copy(update={"started_at": self._clock()})
         active.started(shim)

@@ -6,6 +6,7 @@ here but `start` works the same for both.
 """
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -21,11 +22,15 @@ from pushtrain.core.errors import StorageError
 from pushtrain.executor import shim as shim_module
 from pushtrain.plumbing import cgroups, confine, guard, process, tape
 from pushtrain.plumbing.rundir import Orders, RunDir, Started, StopOrder, take_lock, write_record
+from pushtrain.plumbing.uplink import Uplink
 
 _log = logging.getLogger(__name__)
 
 _LOCK: Final = 3
 """The descriptor that a shim finds its lock at."""
+_UPLINK: Final = (4, 5, 6)
+"""The descriptors that it finds an uplink's control at, and its namespaces."""
+_OUT_OF_THE_WAY: Final = 64
 _BLOCKED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -55,15 +60,21 @@ def compile_shim(into: Path) -> Path:
 
 
 def start(
-    folder: RunDir, orders: Orders, compiled: Path, *, secrets: Mapping[str, str] | None = None
+    folder: RunDir,
+    orders: Orders,
+    compiled: Path,
+    *,
+    secrets: Mapping[str, str] | None = None,
+    uplink: Uplink | None = None,
 ) -> Process:
-    """Start the shim of an attempt; when this returns it holds the attempt's lock.
+    """Start the shim of an attempt; when this returns it holds the attempt's lock, and its uplink.
 
     Args:
         folder: The attempt's.
         orders: What the shim is to do; they lie on the disk.
         compiled: What `compile_shim` gave.
         secrets: Variables of the training command that never do: they are handed over in memory.
+        uplink: The attempt's, where it has one; the shim has copies of its descriptors afterwards.
 
     Raises:
         StorageError: The orders could not be written, or another shim holds the lock.
@@ -73,14 +84,21 @@ def start(
     if lock is None:
         raise StorageError(f"The attempt in {folder.root} is already running.")
     handed = _in_memory(json.dumps(dict(secrets)).encode()) if secrets else None
+    given = (lock, *((uplink.control, *uplink.descriptors) if uplink else ()))
+    numbers = (_LOCK, *_UPLINK)[: len(given)]
+    # A source that has the number of another one's target would be overwritten.
+    sources = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for one in given]
     nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     try:
         pid = os.posix_spawn(
             sys.executable,
-            (sys.executable, "-I", "-S", "-X", "utf8", str(compiled), str(folder.spec), str(_LOCK)),
+            (
+                *(sys.executable, "-I", "-S", "-X", "utf8"),
+                *(str(compiled), str(folder.spec), *map(str, numbers)),
+            ),
             {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
             file_actions=(
-                (os.POSIX_SPAWN_DUP2, lock, _LOCK),
+                *((os.POSIX_SPAWN_DUP2, *pair) for pair in zip(sources, numbers, strict=True)),
                 nothing if handed is None else (os.POSIX_SPAWN_DUP2, handed, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(folder.log), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
@@ -91,7 +109,8 @@ def start(
     except OSError as error:
         raise StorageError(f"No process could be started: {error.strerror}.") from error
     finally:
-        os.close(lock)
+        for one in (lock, *sources):
+            os.close(one)
         if handed is not None:
             os.close(handed)
     return Process(pid, process.start_time(pid) or 0)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core import queries
-from pushtrain.core.errors import Cancelled, DataError, PushtrainError, fit
+from pushtrain.core.errors import Cancelled, DataError, Forbidden, PushtrainError, fit
 from pushtrain.core.forms import script_of
 from pushtrain.core.model import (
     Attempt,
@@ -28,6 +28,7 @@ from pushtrain.core.model import (
     EnvironmentSpec,
     Fetched,
     Gpu,
+    JobNetwork,
     JobSpec,
     Progress,
     Reason,
@@ -37,6 +38,7 @@ from pushtrain.core.model import (
 )
 from pushtrain.core.rules import Limits, Rules
 from pushtrain.core.settings import ExecutorSettings
+from pushtrain.executor.access import Access
 from pushtrain.executor.bytecode import Compiler
 from pushtrain.executor.cages import job_cage, limited
 from pushtrain.executor.preflight import ask_torch
@@ -50,6 +52,7 @@ from pushtrain.plumbing.ledger import Exhausted, Ledger
 from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.terms import of_rules
+from pushtrain.plumbing.uplink import Uplink
 from pushtrain.ports import Activation, Enclosure, Environment, Recipe, Report, Sandbox, Stop
 
 SHELL: Final = ("bash", "-eo", "pipefail", "-c")
@@ -94,6 +97,8 @@ class Workshop:
     built: Cache
     sandbox: Sandbox
     """What jobs are kept in."""
+    access: Access
+    """What they reach over the network."""
     vault: Vault
     """Knows the secrets that jobs name."""
     cgroups: Mapping[str, Path] = field(default_factory=dict)
@@ -127,6 +132,11 @@ class Workshop:
             (folder / part).mkdir(parents=True, exist_ok=True)
         return folder
 
+    def close(self) -> None:
+        """End what goes on behind attempts."""
+        self.compiler.close()
+        self.access.close()
+
     def make_room(self) -> None:
         """Evict cached data and environments, least used first, when the disk is nearly full."""
         floor = self.settings.disk_floor
@@ -159,6 +169,8 @@ class Preparation:
         self._data: list[Fetched] = []
         self._environment = ""
         self._shown: list[Path] = []
+        self._uplink: Uplink | None = None
+        self._reached = ""
         self._secrets: dict[str, Given] = {}
 
     def orders(self) -> Orders:
@@ -175,6 +187,17 @@ class Preparation:
                 log.write(f"pushtrain: {error.reason}: {error.detail}\n")
             raise
 
+    @property
+    def uplink(self) -> Uplink | None:
+        """The way to the internet that the attempt has; whoever starts it hands it to the shim."""
+        return self._uplink
+
+    def close(self) -> None:
+        """Let go of the uplink, which goes on only where a shim holds it."""
+        if self._uplink is not None:
+            self._uplink.close()
+            self._uplink = None
+
     def told(self, attempt: Attempt) -> Attempt:
         """The attempt with what is known of its preparation, also of one that failed."""
         if attempt.number == 1:
@@ -186,6 +209,7 @@ class Preparation:
                 "data": tuple(self._data),
                 "environment": self._environment,
                 "isolation": self._shop.sandbox.level,
+                "network": self._reached,
                 "secrets": tuple(f"{name}, {one.origin}" for name, one in self._secrets.items()),
             }
         )
@@ -193,6 +217,7 @@ class Preparation:
     def _orders(self) -> Orders:
         job, folder, limits = self._job, self._folder, self._shop.rules.limits
         self._check_isolation()
+        network = self._reached = self._network()
         self._check_out()
         self._take_secrets()
         cwd = self._work_folder()
@@ -210,11 +235,19 @@ class Preparation:
         )
         if self._run.gpus:
             self._check_torch(env, root)
+        during, then = (network, network)
+        if network is JobNetwork.FETCH_ONLY:
+            during, then = JobNetwork.INTERNET, JobNetwork.NONE
+
+        def enclosure(reached: JobNetwork) -> Enclosure:
+            return self._enclosure(reached, activation, root, caches)
+
         return Orders(
             setup=tuple(SetupStep(title=line, argv=(*SHELL, line)) for line in job.setup),
             argv=(*SHELL, job.command) if isinstance(job.command, str) else job.command,
             shell=isinstance(job.command, str),
-            enclosure=self._enclosure(activation, root, caches),
+            enclosure=enclosure(then),
+            setup_enclosure=enclosure(during) if job.setup else Enclosure(),
             env=env,
             cwd=str(cwd),
             log_limit=limits.log,
@@ -238,12 +271,20 @@ class Preparation:
             problem = f"The job asks for isolation `{least}` at least, and this executor offers `{level}`."
             raise PreparationError(Reason.ISOLATION, f"{problem} Send it to another one.")
 
-    def _enclosure(self, activation: Activation, root: Path, caches: Path) -> Enclosure:
+    def _network(self) -> JobNetwork:
+        """What the job reaches; rules may have changed since it was accepted."""
+        try:
+            return self._shop.access.settle(self._job.network)
+        except Forbidden as error:
+            raise PreparationError(Reason.REFUSED, str(error)) from error
+
+    def _enclosure(self, network: JobNetwork, activation: Activation, root: Path, caches: Path) -> Enclosure:
         shop = self._shop
         cage = job_cage(
             self._folder,
             shop.state,
-            shop.rules,
+            shop.rules.limits,
+            network=network,
             activation=activation,
             root=root,
             caches=caches,
@@ -251,9 +292,12 @@ class Preparation:
             gpus=[gpu for gpu in shop.gpus if gpu.uuid in self._run.gpus],
         )
         try:
-            return shop.sandbox.enclose(cage)
+            enclosure = shop.sandbox.enclose(cage)
+            if enclosure.confinement.uplink and self._uplink is None and shop.access.uplinks is not None:
+                self._uplink = shop.access.uplinks.take()
         except (PushtrainError, OSError) as error:
             raise PreparationError(Reason.ISOLATION, f"The job could not be isolated: {error}") from error
+        return enclosure
 
     # --- the stages ---------------------------------------------------------------------------------------
 

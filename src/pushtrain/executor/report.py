@@ -198,7 +198,8 @@ def _facts(story: Story) -> str:
         "Result": _how(run, attempt),
         "Started": moment(attempt.claimed_at if attempt else run.accepted_at),
         "Executor": md.text(story.executor)
-        + (f", isolation {md.text(attempt.isolation)}" if attempt else ""),
+        + (f", isolation {md.text(attempt.isolation)}" if attempt else "")
+        + (f", network {md.text(attempt.network)}" if attempt and attempt.network else ""),
         "Machine": _machine(machine),
         "GPU": gpus + (f" (driver {md.text(machine.driver)})" if gpus and machine.driver else ""),
         "Used": _used(attempt),

@@ -37,6 +37,7 @@ from pushtrain.core.policy import fits
 from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public, public_text
+from pushtrain.executor.access import Access
 from pushtrain.executor.courier import Courier, Publisher, clear_expired, clear_left
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.prepare import Workshop
@@ -78,6 +79,7 @@ class ExecutorService:
         environments: Ways to build environments, by kind, in the order in which `auto` asks them.
         publisher: Brings results to their branch.
         sandbox: What jobs are kept in.
+        access: What they reach over the network.
         gpus: This machine's GPUs.
         sealed: Where the sealed secrets of a repository are, by its key.
         shed: Gives back disk space that costs only time, before environments are evicted.
@@ -98,6 +100,7 @@ class ExecutorService:
         environments: Mapping[str, Environment],
         publisher: Publisher,
         sandbox: Sandbox,
+        access: Access,
         gpus: Sequence[Gpu] = (),
         sealed: Mapping[str, Reader] | None = None,
         shed: Callable[[], None] = lambda: None,
@@ -143,6 +146,7 @@ class ExecutorService:
             ),
             sandbox=sandbox,
             cgroups=cgroups.find(),
+            access=access,
             gpus=self.gpus,
         )
         self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)
@@ -172,7 +176,7 @@ class ExecutorService:
                 group.create_task(self._warden.run())
                 group.create_task(self._keep_house())
         finally:
-            await asyncio.to_thread(self._shop.compiler.close)
+            await asyncio.to_thread(self._shop.close)
 
     def wake(self) -> None:
         """Look for work: something was accepted by other means than `accept`."""
@@ -205,6 +209,11 @@ class ExecutorService:
     def isolation(self) -> Isolation:
         """The level that its jobs run at."""
         return self._shop.sandbox.level
+
+    @property
+    def access(self) -> Access:
+        """What its jobs reach over the network."""
+        return self._shop.access
 
     def grant(self, key_id: str) -> Grant | None:
         """What the key with this fingerprint may do; None when it is not authorised."""
@@ -270,6 +279,7 @@ class ExecutorService:
                     mend="Its owner adds it with `--repo` or in settings.toml.",
                 )
         self.rulebook.admit(command, sender)
+        self.access.settle(command.job.network)
         if problem := fits(self.card(), command.job, command.repository):
             raise ConfigError(
                 f"Executor {self.settings.executor.name} can never run the job {command.job.name}: {problem}",
@@ -390,6 +400,7 @@ class ExecutorService:
             repositories=tuple(repository.key for repository in self.settings.repositories),
             sequence=card_number(self._state.card_number),
             isolation=self.isolation,
+            network=self.access.told,
         )
 
     def capacity(self) -> Capacity:

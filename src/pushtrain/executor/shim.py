@@ -1,12 +1,13 @@
 """The shim: one small process per attempt, which outlives the executor and always leaves a verdict.
 
-Started as `python -I -S shim.pyc SPEC LOCK` with the log as its standard output and error, in a session of
-its own, its signals blocked from birth. It holds the lock for life; the job gets neither that descriptor nor
-the log's: it writes into a pipe, and the shim takes it down. It writes `started.json` durably before each
-command's first instruction, and `exit.json` durably when the whole tree is dead. As a subreaper it becomes
-the parent of whatever the job leaves behind, so a double fork does not escape it; should it be killed itself,
-the kernel kills the command. SIGTERM, with the reason in `stop.json`, means: end the job politely, and after
-`grace` seconds by force.
+Started as `python -I -S shim.pyc SPEC LOCK [CONTROL NET [USER]]` with the log as its standard output and
+error, in a session of its own, its signals blocked from birth. It holds the lock for life, and the
+attempt's uplink where there is one; the job gets none of these descriptors, nor the log's: it writes into a
+pipe, and the shim takes it down. It writes `started.json` durably before each command's first instruction,
+and `exit.json` durably when the whole tree is dead. As a subreaper it becomes the parent of whatever the
+job leaves behind, so a double fork does not escape it; should it be killed itself, the kernel kills the
+command. SIGTERM, with the reason in `stop.json`, means: end the job politely, and after `grace` seconds by
+force.
 
 Every import delays the job's first statement: `_json` and `_signal` are the C halves of modules whose Python
 halves cost 8 ms. Of pushtrain it knows only what is compiled to lie beside it (`launch.compile_shim`): how a
@@ -194,8 +195,11 @@ class Ended:
 class Shim:
     """One attempt, from its orders to its verdict."""
 
-    def __init__(self, spec: str, lock: int, secrets: "dict[str, str]") -> None:
+    def __init__(
+        self, spec: str, lock: int, secrets: "dict[str, str]", uplink: "tuple[int, ...]" = ()
+    ) -> None:
         self.secrets = secrets
+        self.uplink = uplink
         self.folder = os.path.dirname(spec)
         self.lock = lock
         self.spec = spec
@@ -316,7 +320,13 @@ class Shim:
     @property
     def around(self) -> bool:
         """Whether a process of the sandbox's own stands around each command."""
-        return self.orders["enclosure"]["confinement"]["status"] is not None
+        return self.enclosure["confinement"]["status"] is not None
+
+    @property
+    def enclosure(self) -> "dict[str, Any]":
+        """What is put around the commands of this phase."""
+        found: dict[str, Any] = self.orders["setup_enclosure" if self.phase == "setup" else "enclosure"]
+        return found
 
     def inner(self, pid: int) -> int:
         """The command's own process: the second one in a sandbox, if there is one."""
@@ -349,9 +359,9 @@ class Shim:
         except OSError as error:
             complain(f"the work folder {self.orders['cwd']} cannot be entered: {error.strerror}")
             return
-        enclosure = self.orders["enclosure"]
+        enclosure = self.enclosure
         try:
-            confine.apply(enclosure["confinement"], lock=self.lock, status=tell)
+            confine.apply(enclosure["confinement"], lock=self.lock, status=tell, uplink=self.uplink)
         except OSError as error:
             complain(f"the sandbox could not be made: {error}")
             return
@@ -501,16 +511,17 @@ def main() -> None:
     """Take over the descriptors, then run the attempt."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     secrets = handed_over()
-    lock = int(sys.argv[2])
-    os.set_inheritable(lock, False)
+    kept = tuple(map(int, sys.argv[2:]))
+    for one in kept:
+        os.set_inheritable(one, False)
     for name in os.listdir("/proc/self/fd"):
-        if int(name) not in {0, 1, 2, lock}:
+        if int(name) not in {0, 1, 2, *kept}:
             with Quietly(OSError):  # the descriptor of this very listing
                 os.close(int(name))
     os.chdir("/")
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _libc.prctl(PR_SET_NAME, b"pushtrain-shim", 0, 0, 0)
-    Shim(sys.argv[1], lock, secrets).run()
+    Shim(sys.argv[1], kept[0], secrets, kept[2:]).run()
     os._exit(0)  # tidying up the interpreter would only hold up the news
 
 

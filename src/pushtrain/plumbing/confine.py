@@ -1,11 +1,11 @@
 """What a child does to itself before it becomes a command: the fields of `ports.Confinement`, applied.
 
 The shim uses it, which has neither pydantic nor pathlib: only the standard library's cheap half is imported,
-and what comes in is the JSON form. For everybody else it is a program, `python -I -S confine.py JSON WORDS…`
-(`plumbing/inside.py`), because a process with threads must not do all this between fork and exec.
+and what comes in is the JSON form. For everybody else it is a program, `python -I -S confine.py JSON UPLINK
+WORDS…` (`plumbing/inside.py`), because a process with threads must not do all this between fork and exec.
 
-The order counts: files are opened and folders named while they still can be, another user is become while
-capabilities allow it, and the filter comes last, because it refuses what the rest needs.
+The order counts: files are opened and folders named while they still can be, an uplink is entered and another
+user is become while capabilities allow it, and the filter comes last, because it refuses what the rest needs.
 """
 
 import ctypes
@@ -15,9 +15,11 @@ from _struct import pack
 
 TYPE_CHECKING = False  # typing's own costs 10 ms
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
 PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
 PR_SET_SECUREBITS = 28
@@ -42,13 +44,14 @@ def did(result: int, what: str) -> int:
     return result
 
 
-def apply(wanted: "Mapping[str, Any]", *, lock: int, status: int) -> None:
+def apply(wanted: "Mapping[str, Any]", *, lock: int, status: int, uplink: "Sequence[int]" = ()) -> None:
     """Confine this process and everything that it becomes or starts.
 
     Args:
         wanted: A `Confinement` as JSON.
         lock: The attempt's lock, for the prefix.
         status: Where the prefix tells that it got inside.
+        uplink: The attempt's: its network namespace, and the user namespace to enter before, if there is one.
 
     Raises:
         OSError: A part of it cannot be done; the command must not be started then.
@@ -61,6 +64,8 @@ def apply(wanted: "Mapping[str, Any]", *, lock: int, status: int) -> None:
         os.dup2(found, int(number))
     program = read(wanted["filter"]) if wanted["filter"] else b""
     ruleset = make_ruleset(wanted["landlock"]) if wanted["landlock"] else None
+    if wanted["uplink"]:
+        enter(uplink)
     if wanted["user"]:
         become(*wanted["user"])
     if wanted["drop"]:
@@ -100,6 +105,15 @@ def read(path: str) -> bytes:
     """A whole file."""
     with open(path, "rb", buffering=0) as file:
         return file.read() or b""
+
+
+def enter(uplink: "Sequence[int]") -> None:
+    """Enter an uplink's namespaces."""
+    if not uplink:
+        raise OSError(0, "the attempt has no uplink")
+    kinds = (CLONE_NEWUSER, CLONE_NEWNET)[-len(uplink) :]
+    for descriptor, kind in zip(reversed(uplink), kinds, strict=True):
+        did(_libc.setns(descriptor, kind), "the uplink")
 
 
 def become(user: int, group: int) -> None:
@@ -149,9 +163,13 @@ def main() -> None:
     import json
 
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    wanted, given, *words = sys.argv[1:]
+    uplink = tuple(map(int, given.split(","))) if given else ()
+    for one in uplink:
+        os.set_inheritable(one, False)
     try:
-        apply(json.loads(sys.argv[1]), lock=nothing, status=nothing)
-        execute(sys.argv[2:], os.environ)
+        apply(json.loads(wanted), lock=nothing, status=nothing, uplink=uplink)
+        execute(words, os.environ)
     except OSError as error:
         sys.stderr.write(f"pushtrain: the sandbox could not be made: {error}\n")
         sys.exit(126)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from pushtrain.plumbing.keeper import RESOLVER
 from pushtrain.plumbing.trees import remove_tree
 
 HOST: Final = "pushtrain"
@@ -71,10 +72,10 @@ COPIED: Final = (
 """What is copied where there is such a thing: paths of libraries, certificates, locales, names of ports."""
 
 RESOLV: Final = "resolv.conf"
-"""There, and empty: what names are looked up by is decided with the network."""
+"""Names are looked up by the uplink; a sandbox on the machine's own network shows the machine's."""
 
 _WRITTEN: Final = {
-    RESOLV: "",
+    RESOLV: f"nameserver {RESOLVER}\n",
     "hostname": f"{HOST}\n",
     "hosts": f"127.0.0.1\tlocalhost {HOST}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\nprotocols: files\n",

@@ -1,7 +1,7 @@
 """The keeper of an uplink: one small process that makes a job's own way to the internet, and guards it.
 
-Started by `plumbing/uplink.py` as `python -I -S keeper.pyc SLIRP4NETNS NETWORK…`, with one end of a socket as
-descriptor 3. When the other end is closed by the last who holds it, keeper and uplink are gone.
+Started by `plumbing/uplink.py` as `python -I -S keeper.pyc SLIRP4NETNS UID:GID NETWORK…`, with one end of a
+socket as descriptor 3. When the other end is closed by the last who holds it, keeper and uplink are gone.
 
     job's namespace ── veth ── router's namespace ── tap ── slirp4netns, in the machine's own namespace
 
@@ -14,8 +14,8 @@ the router forwards. A second namespace is needed: routes beside the job's own s
 (docs/decisions/0014-uplinks.md). New addresses and routes of the machine are refused as the kernel tells of
 them, within milliseconds; private ranges are refused whether it has them or not.
 
-As an ordinary user the router belongs to a user namespace, and the job's to another one inside it, in which
-user and group are what they were. There is no IPv6 beyond ::1.
+An ordinary user's keeper is started in a user namespace, which the router belongs to. The job's belongs to
+another one inside that, in which user and group are UID and GID as outside. There is no IPv6 beyond ::1.
 
 Every import delays a job, and nothing of pushtrain is imported; `_socket` and `_struct` are the C halves.
 """
@@ -51,8 +51,6 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
-CAP_NET_ADMIN = 12
-CAP_SYS_ADMIN = 21
 TUNSETIFF = 0x400454CA
 TUNSETPERSIST = 0x400454CB
 IFF_TAP_NO_PI = 0x1002
@@ -206,31 +204,30 @@ def write(path: str, text: str) -> None:
         file.write(text)
 
 
-def own_user_namespace(flags: int, inside: tuple[int, int], outside: tuple[int, int]) -> None:
-    """Enter a user namespace of our own, and others with it, in which one user and group are known."""
-    did(_libc.unshare(CLONE_NEWUSER | flags), "a user namespace")
+def enter_own(user: str) -> None:
+    """Enter a user namespace of our own, and a network namespace with it, in which root is `UID:GID`."""
+    did(_libc.unshare(CLONE_NEWUSER | CLONE_NEWNET), "a user namespace in another one")
+    uid, _, gid = user.partition(":")
     write("/proc/self/setgroups", "deny")
-    write("/proc/self/uid_map", f"{inside[0]} {outside[0]} 1")
-    write("/proc/self/gid_map", f"{inside[1]} {outside[1]} 1")
-
-
-def privileged() -> bool:
-    """Whether we may make network namespaces without a user namespace of our own."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        held = next((int(line.split()[1], 16) for line in file if line.startswith("CapEff")), 0)
-    return bool(held >> CAP_NET_ADMIN & held >> CAP_SYS_ADMIN & 1)
+    write("/proc/self/uid_map", f"{uid} 0 1")
+    write("/proc/self/gid_map", f"{gid} 0 1")
 
 
 class Keeper:
-    """One uplink, from its making to its end."""
+    """One uplink, from its making to its end.
 
-    def __init__(self, slirp: str, networks: "tuple[str, ...]") -> None:
+    Args:
+        slirp: The program.
+        user: Who a job is in a user namespace of its own; empty: it gets none.
+        networks: What is refused in any case.
+    """
+
+    def __init__(self, slirp: str, user: str, networks: "tuple[str, ...]") -> None:
         self.control = Socket(AF_UNIX, SOCK_STREAM, 0, CONTROL)
         self.slirp = slirp
         self.refused = set(networks)
         self.pid = os.getpid()
-        self.user = (os.geteuid(), os.getegid())
-        self.privileged = privileged()
+        self.user = user
         self.machine = Netlink()
         self.changes = Netlink(IPV4_CHANGES)
 
@@ -295,10 +292,7 @@ class Keeper:
 
     def make(self) -> "tuple[int, tuple[int, ...]]":
         """Make both namespaces; descriptors of the job's, and of its user namespace where it has one."""
-        if self.privileged:
-            did(_libc.unshare(CLONE_NEWNET), "a network namespace")
-        else:
-            own_user_namespace(CLONE_NEWNET, (0, 0), self.user)
+        did(_libc.unshare(CLONE_NEWNET), "a network namespace")
         self.router_net = os.open("/proc/self/ns/net", os.O_RDONLY)
         self.router = Netlink()
         tap = self.make_tap()
@@ -348,8 +342,8 @@ class Keeper:
         return if_nametoindex("tap0")
 
     def job_namespace(self) -> "tuple[int, tuple[int, ...]]":
-        """Make the job's network namespace, and as an ordinary user its user namespace."""
-        if self.privileged:
+        """Make the job's network namespace, and its user namespace where it is to have one."""
+        if not self.user:
             did(_libc.unshare(CLONE_NEWNET), "a network namespace")
             net = os.open("/proc/self/ns/net", os.O_RDONLY)
             did(_libc.setns(self.router_net, CLONE_NEWNET), "the router's network")
@@ -360,7 +354,7 @@ class Keeper:
         if pid == 0:
             try:
                 os.close(go)
-                own_user_namespace(CLONE_NEWNET, self.user, (0, 0))
+                enter_own(self.user)
                 os.write(tell, b"1")
                 os.read(wait, 1)
             finally:
@@ -420,7 +414,7 @@ def main() -> None:
     os.set_inheritable(CONTROL, False)
     os.chdir("/")
     try:
-        Keeper(sys.argv[1], tuple(sys.argv[2:])).run()
+        Keeper(sys.argv[1], sys.argv[2], tuple(sys.argv[3:])).run()
     except BaseException as error:  # noqa: BLE001  whoever waits for the uplink is told why there is none
         try:
             os.write(CONTROL, f"!{getattr(error, 'errno', 0) or 0} {error}".encode("utf-8", "replace"))

@@ -77,6 +77,7 @@ def run(
     take: Callable[[bytes], None] | None = None,
     caps: Mapping[int, int] | None = None,
     patience: float = _PATIENCE,
+    pass_fds: tuple[int, ...] = (),
 ) -> Completed:
     """Run a program to its end.
 
@@ -93,6 +94,7 @@ def run(
         take: Gets each piece of standard output, which is then not kept; what it raises ends the program.
         caps: Resource limits of the program and all below it, by their `RLIMIT_` number.
         patience: Seconds between interrupt, terminate and kill.
+        pass_fds: Descriptors that it inherits.
 
     Raises:
         TimeoutError: It ran past `timeout`.
@@ -108,6 +110,7 @@ def run(
         stderr=subprocess.PIPE,
         bufsize=0,
         start_new_session=True,
+        pass_fds=pass_fds,
     ) as child:
         try:
             for number, most in (caps or {}).items():

@@ -61,7 +61,9 @@ class Orders(Value):
     shell: bool = False
     """Whether `argv` is a shell around the real command; a polite stop then reaches what it started, too."""
     enclosure: Enclosure = Enclosure()
-    """What is put around each command."""
+    """What is put around the command."""
+    setup_enclosure: Enclosure = Enclosure()
+    """What is put around each command of `setup`."""
     env: dict[str, str]
     cwd: str
     log_limit: int

@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
@@ -29,6 +29,7 @@ from pushtrain.plumbing.inside import command
 from pushtrain.plumbing.interpreters import needed
 from pushtrain.plumbing.nearby import Machine
 from pushtrain.plumbing.trees import remove_tree
+from pushtrain.plumbing.uplink import Uplink, Uplinks
 from pushtrain.ports import Cage, Sandbox
 
 _SECONDS: Final = 30.0
@@ -40,13 +41,16 @@ class TrialError(Exception):
     """The canary could not be run inside; what was said then."""
 
 
-def try_level(sandbox: Sandbox, machine: Machine, network: JobNetwork) -> Findings:
+def try_level(
+    sandbox: Sandbox, machine: Machine, network: JobNetwork, uplinks: Uplinks | None = None
+) -> Findings:
     """Let the canary try everything inside a level.
 
     Args:
         sandbox: The level.
         machine: What is to be protected.
         network: What jobs may reach; their network is as it will be.
+        uplinks: Where an uplink comes from, for a network that takes one.
 
     Raises:
         TrialError: Nothing could be run inside.
@@ -63,7 +67,14 @@ def try_level(sandbox: Sandbox, machine: Machine, network: JobNetwork) -> Findin
             enclosure = sandbox.enclose(cage)
             words = (python, "-I", "-S", trial.program, json.dumps(trial.targets))
             env = {"PATH": _PATH, **enclosure.env}
-            done = process.run(command(enclosure, words), cwd=trial.own, env=env, timeout=_SECONDS)
+            with _uplink(uplinks if enclosure.confinement.uplink else None) as uplink:
+                done = process.run(
+                    command(enclosure, words, uplink),
+                    cwd=trial.own,
+                    env=env,
+                    timeout=_SECONDS,
+                    pass_fds=uplink.descriptors if uplink else (),
+                )
         except (OSError, PushtrainError) as error:
             raise TrialError(str(error)) from error
         try:
@@ -71,6 +82,16 @@ def try_level(sandbox: Sandbox, machine: Machine, network: JobNetwork) -> Findin
         except ValueError:
             raise TrialError(done.complaint or f"the canary ended with {done.code}") from None
         return Findings(level=sandbox.level, results=trial.judge(told))
+
+
+@contextlib.contextmanager
+def _uplink(uplinks: Uplinks | None) -> Iterator[Uplink | None]:
+    found = uplinks.take() if uplinks else None
+    try:
+        yield found
+    finally:
+        if found is not None:
+            found.close()
 
 
 class _Trial:

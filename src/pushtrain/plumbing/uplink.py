@@ -15,7 +15,6 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +22,7 @@ from typing import Final
 from pushtrain.core.errors import ConfigError, StorageError
 from pushtrain.core.network import PRIVATE
 from pushtrain.plumbing import keeper as keeper_module
+from pushtrain.plumbing import namespaces
 
 RESOLVER: Final = keeper_module.RESOLVER
 """Where a job asks for names; slirp4netns asks this machine's own resolver on its behalf."""
@@ -32,6 +32,8 @@ _PATIENCE: Final = 10.0
 _LATER: Final = 0.5
 """Seconds until the next one is made: what took the last one is starting a job meanwhile."""
 _TUN: Final = Path("/dev/net/tun")
+_CAP_NET_ADMIN: Final = 12
+_CAP_SYS_ADMIN: Final = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Uplink:
     """One uplink that is ready. Whoever has it closes it."""
 
     pid: int
-    """The keeper's."""
+    """The keeper's, or that of bubblewrap around it."""
     control: int
     """Descriptor; the uplink ends when the last copy of it is closed."""
     net: int
@@ -156,21 +158,20 @@ class Uplinks:
                 "slirp4netns is not installed.", mend="Install it: `sudo apt install slirp4netns`."
             )
         ours, theirs = socket.socketpair()
+        complaints = os.memfd_create("complaints")
         try:
-            pid = _start(self._bytecode(), program, PRIVATE, theirs.fileno())
+            words = (*around(), *_keeper(self._bytecode(), program))
+            pid = _start(words, theirs.fileno(), complaints)
+            theirs.close()
+            with self._lock:
+                self._keepers.add(pid)
+            return _received(pid, ours, complaints)
         except OSError as error:
-            ours.close()
             raise ConfigError(f"No process could be started: {error.strerror}.") from error
         finally:
             theirs.close()
-        with self._lock:
-            self._keepers.add(pid)
-        try:
-            found = _received(pid, ours)
-        except ConfigError:
             ours.close()
-            raise
-        return found
+            os.close(complaints)
 
     def _bytecode(self) -> str:
         if not self._compiled:
@@ -192,25 +193,55 @@ class Uplinks:
                 self._keepers.discard(pid)
 
 
-def _start(compiled: str, program: str, networks: Sequence[str], control: int) -> int:
-    wanted = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+def around() -> tuple[str, ...]:
+    """Words before a keeper's own: as an ordinary user it is root of a user namespace, by bubblewrap.
+
+    Not by ourselves: where AppArmor lets only some programs make user namespaces, bubblewrap is the one that
+    the owner has allowed.
+
+    Raises:
+        ConfigError: There is no bubblewrap, and it takes one.
+    """
+    if _privileged():
+        return ()
+    program = shutil.which("bwrap")
+    if program is None:
+        raise ConfigError("bubblewrap is not installed.", mend="Install it: `sudo apt install bubblewrap`.")
+    user = ("--unshare-user", "--uid", "0", "--gid", "0", "--cap-add", "ALL")
+    return (program, *user, "--dev-bind", "/", "/", "--")
+
+
+def _privileged() -> bool:
+    """Whether we may make network namespaces without a user namespace of our own."""
+    needed = 1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN
+    status = Path("/proc/self/status").read_text()
+    held = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff")), 0)
+    return held & needed == needed
+
+
+def _keeper(compiled: str, program: str) -> tuple[str, ...]:
+    user = "" if _privileged() else f"{os.getuid()}:{os.getgid()}"
+    return (sys.executable, "-I", "-S", "-X", "utf8", compiled, program, user, *PRIVATE)
+
+
+def _start(words: tuple[str, ...], control: int, complaints: int) -> int:
     return os.posix_spawn(
-        sys.executable,
-        (sys.executable, "-I", "-S", "-X", "utf8", compiled, program, *networks),
+        words[0],
+        words,
         {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
         file_actions=(
+            (os.POSIX_SPAWN_DUP2, complaints, 2),
             (os.POSIX_SPAWN_DUP2, control, keeper_module.CONTROL),
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
             (os.POSIX_SPAWN_DUP2, 0, 1),
-            (os.POSIX_SPAWN_DUP2, 0, 2),
         ),
         setsid=True,
         setsigmask=(),
-        setsigdef=wanted,
+        setsigdef={signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP},
     )
 
 
-def _received(pid: int, ours: socket.socket) -> Uplink:
+def _received(pid: int, ours: socket.socket, complaints: int) -> Uplink:
     """Wait for what a keeper says."""
     ours.settimeout(_PATIENCE)
     try:
@@ -218,21 +249,18 @@ def _received(pid: int, ours: socket.socket) -> Uplink:
     except OSError:
         said, rights = b"!0 it did not answer", []
     if said != b"1" or not rights:
+        if not said:  # it was never started
+            raise _refused(errno.EPERM, os.pread(complaints, 4096, 0).decode("utf-8", "replace"))
         number, _, text = said.decode("utf-8", "replace").removeprefix("!").partition(" ")
-        raise _refused(int(number) if number.isdigit() else 0, text or "its keeper ended")
+        raise _refused(int(number) if number.isdigit() else 0, text)
     for one in rights:
         os.set_inheritable(one, False)
     ours.setblocking(True)
-    return Uplink(pid, ours.detach(), rights[0], rights[1] if len(rights) > 1 else None)
+    return Uplink(pid, os.dup(ours.fileno()), rights[0], rights[1] if len(rights) > 1 else None)
 
 
 def _refused(number: int, text: str) -> ConfigError:
     """What a keeper could not do, and the command that mends it."""
-    if "user namespace" in text:
-        mend = "Allow them: `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu)."
-        if not Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
-            mend = "Allow them: `sudo sysctl -w user.max_user_namespaces=15000`."
-        return ConfigError(f"This user may not make network namespaces: {text}.", mend=mend)
     if str(_TUN) in text:
         if number == errno.EACCES:
             return ConfigError(f"{_TUN} may not be opened.", mend=f"Allow it: `sudo chmod 0666 {_TUN}`.")
@@ -240,4 +268,7 @@ def _refused(number: int, text: str) -> ConfigError:
     if number in {errno.EOPNOTSUPP, errno.ENOTSUP}:
         mend = "Load the modules that it takes: `sudo modprobe -a veth tun`."
         return ConfigError(f"The kernel cannot make what an uplink takes: {text}.", mend=mend)
-    return ConfigError(f"An uplink could not be made: {text}.", mend="`pushtrain doctor` tells more.")
+    if number in {errno.EPERM, errno.ENOSPC}:
+        why, mend = namespaces.explain(text)
+        return ConfigError(f"An uplink could not be made: {why}.", mend=mend)
+    return ConfigError(f"An uplink could not be made: {text}.")

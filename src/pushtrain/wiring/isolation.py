@@ -2,7 +2,8 @@
 
 A level is not believed by a version or a package, but by a canary that goes in and tries what a job must not
 do (`plumbing/trial.py`). Strongest first; the first that lets nothing through is taken, and it must reach the
-owner's rule `min_isolation`.
+owner's rule `min_isolation`. A level that can hold jobs neither to the rule `network` nor to `none` is not
+offered.
 """
 
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from dataclasses import dataclass
 from pushtrain.adapters.sandboxes import Ground, registry
 from pushtrain.core.canaries import Act, Findings
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.model import Isolation
+from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.core.network import enforceable
 from pushtrain.core.rules import Rules
 from pushtrain.plumbing.nearby import Machine
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.trial import TrialError, try_level
 from pushtrain.ports import Sandbox
+from pushtrain.wiring.network import FULL, WayOut
 from pushtrain.wiring.parts import adapter
 
 
@@ -37,24 +40,29 @@ class Rung:
         return self.sandbox.level
 
 
-def ladder(state: StateFolder, rules: Rules) -> Iterator[Rung]:
+def ladder(state: StateFolder, rules: Rules, way: WayOut) -> Iterator[Rung]:
     """Every level, strongest first, each tried when it is asked for."""
     ground = Ground(state.isolation)
     private = (state.key, state.store, state.authorized, state.webhook_secret, state.settings)
     machine = Machine(state.isolation / "trials", state.root, private)
     for target in registry.values():
-        yield _tried(adapter(target, ground), machine, rules)
+        yield _tried(adapter(target, ground), machine, rules, way)
 
 
-def _tried(sandbox: Sandbox, machine: Machine, rules: Rules) -> Rung:
+def _tried(sandbox: Sandbox, machine: Machine, rules: Rules, way: WayOut) -> Rung:
     why, mend = sandbox.missing()
     if why:
         return Rung(sandbox, why, mend)
+    can = enforceable(sandbox.level, uplinks=way.uplinks is not None)
+    network = rules.network if rules.network in can else JobNetwork.NONE
+    if network not in can:
+        why = f"it cannot hold jobs to the network `{rules.network}` that the rule `network` allows"
+        return Rung(sandbox, why, FULL)
     try:
-        findings = try_level(sandbox, machine, rules.network)
+        findings = try_level(sandbox, machine, network, way.uplinks)
     except TrialError as error:
         return Rung(sandbox, *sandbox.explain(str(error)))
-    through = findings.through(rules.network)
+    through = findings.through(network)
     why = f"a job could {listed_acts(through)}" if through else ""
     return Rung(sandbox, why, findings=findings)
 
@@ -64,14 +72,14 @@ def listed_acts(acts: tuple[Act, ...]) -> str:
     return ", ".join(act.value for act in acts)
 
 
-def choose(state: StateFolder, rules: Rules) -> Sandbox:
+def choose(state: StateFolder, rules: Rules, way: WayOut) -> Sandbox:
     """The strongest level that holds here.
 
     Raises:
         ConfigError: It is weaker than the owner's rule `min_isolation` demands; the mend is named.
     """
     lacking = []
-    for rung in ladder(state, rules):
+    for rung in ladder(state, rules, way):
         if not rung.level.reaches(rules.min_isolation):
             break
         if not rung.why:

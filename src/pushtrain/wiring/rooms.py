@@ -35,6 +35,7 @@ from pushtrain.sender.poll import Reconciler
 from pushtrain.sender.service import SenderService
 from pushtrain.sender.web import create_app as create_sender_app
 from pushtrain.wiring.isolation import choose
+from pushtrain.wiring.network import granted, way_out
 from pushtrain.wiring.parts import (
     adapter,
     client_maker,
@@ -155,7 +156,9 @@ def _facts(
     served = [repository.key for repository in settings.repositories]
     key = public_text(identity(state).public_key())
     told: dict[str, str | list[str]] = {"key": key, "state": str(state.root), "repositories": served}
-    return told if executor is None else {**told, "isolation": executor.isolation}
+    if executor is None:
+        return told
+    return {**told, "isolation": executor.isolation, "network": executor.access.shown}
 
 
 def _address(host: str, port: int) -> str:
@@ -178,6 +181,8 @@ def _executor(
     state: StateFolder, settings: Settings, store: Store, served: "Callable[[str], Mirror]"
 ) -> ExecutorService:
     ring, gpus = Ring(state.key), inventory()
+    way = way_out(state)
+    sandbox = choose(state, settings.rules, way)
     site = Site(state.caches, built=state.environments, offered=settings.executor.environments)
     publisher = Publisher(
         served,
@@ -199,7 +204,8 @@ def _executor(
         environments={kind: adapter(target, site) for kind, target in environments.items()},
         publisher=publisher,
         sealed=sealed_secrets(settings, partial(mirror, state)),
-        sandbox=choose(state, settings.rules),
+        sandbox=sandbox,
+        access=granted(settings.rules, sandbox.level, way),
         gpus=gpus,
         shed=partial(clean, site),
         number_of=numbers,

@@ -16,7 +16,7 @@ from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.system import PROGRAMS, RESOLVERS
 from pushtrain.core.canaries import KNOWN
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.model import Isolation
+from pushtrain.core.model import Isolation, JobNetwork
 from pushtrain.plumbing import etc, gpudevices, landlock, nearby, seccomp, shortcut
 from pushtrain.ports import Cage, Confinement, Enclosure, Landlock
 
@@ -54,8 +54,14 @@ class Confined:
         """What the command may open.
 
         Raises:
-            ConfigError: A socket has come within reach by which a job could leave it.
+            ConfigError: A socket has come within reach by which a job could leave it; or the cage restricts
+                the network.
         """
+        if cage.network is not JobNetwork.FULL:
+            raise ConfigError(
+                f"At the level `{self.level}` a job cannot be held to the network `{cage.network}`.",
+                mend='The owner may allow `network = "full"`.',
+            )
         self._look_around()
         tmp = shortcut.to(cage.tmp) if cage.tmp else None
         version = landlock.abi()

@@ -1,7 +1,8 @@
 """No isolation: a job is an ordinary child of the executor and may do what its user may."""
 
 from pushtrain.adapters.sandboxes import Ground
-from pushtrain.core.model import Isolation
+from pushtrain.core.errors import ConfigError
+from pushtrain.core.model import Isolation, JobNetwork
 from pushtrain.plumbing import shortcut
 from pushtrain.ports import Cage, Enclosure
 
@@ -23,5 +24,14 @@ class Unconfined:
         return complaint, ""
 
     def enclose(self, cage: Cage) -> Enclosure:
-        """The command as it is; only its folder for temporary files gets a name short enough for sockets."""
+        """The command as it is; only its folder for temporary files gets a name short enough for sockets.
+
+        Raises:
+            ConfigError: The cage restricts the network.
+        """
+        if cage.network is not JobNetwork.FULL:
+            raise ConfigError(
+                f"Without isolation a job cannot be held to the network `{cage.network}`.",
+                mend='The owner may allow `network = "full"`.',
+            )
         return Enclosure(env={"TMPDIR": str(shortcut.to(cage.tmp))} if cage.tmp else {})

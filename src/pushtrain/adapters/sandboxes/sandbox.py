@@ -74,16 +74,18 @@ class Bubblewrap:
             *self._system(),
             *_tmp(cage),
             *_gpus(cage),
+            *_names(cage.network),
             *_shown(cage),
             "--",
             *("/bin/sh", "-c", LAUNCH, "pushtrain"),
         )
         env = {"TMPDIR": "/tmp"} if cage.tmp else {}  # noqa: S108  its own, and sockets' names must be short
-        shared = cage.network is not JobNetwork.NONE and landlock.abi() >= landlock.SCOPED
+        shared = cage.network is JobNetwork.FULL and landlock.abi() >= landlock.SCOPED
         confinement = Confinement(
             opened={_FILTER: str(self._ground.filter(alone=True))},
             lock=_LOCK,
             status=_STATUS,
+            uplink=cage.network in {JobNetwork.INTERNET, JobNetwork.FETCH_ONLY},
             # Abstract sockets belong to the network, and so they do not go away where it is shared.
             landlock=Landlock(scoped=landlock.ABSTRACT_SOCKETS) if shared else None,
         )
@@ -117,6 +119,12 @@ def _gpus(cage: Cage) -> Iterator[str]:
             yield from ("--ro-bind-try", name, name)
         if Path(gpudevices.HIDDEN).is_dir():
             yield from ("--tmpfs", gpudevices.HIDDEN)
+
+
+def _names(network: JobNetwork) -> Iterator[str]:
+    """How names are looked up on the machine's own network; its file may be a link into `/run`."""
+    if network is JobNetwork.FULL:
+        yield from ("--ro-bind-try", str(Path("/etc", etc.RESOLV).resolve()), f"/etc/{etc.RESOLV}")
 
 
 def _shown(cage: Cage) -> Iterator[str]:
