@@ -277,3 +277,15 @@ def test_a_pull_request_of_a_fork_runs_where_forks_are_listed(tmp_path: Path) ->
     with lab.open():
         view = lab.done(lab.send(lab.command(ref="refs/pull/2/head", commit=fork)))
     assert view.run.outcome is Outcome.SUCCEEDED
+
+
+def test_a_key_whose_rights_narrowed_while_its_run_waited_does_not_start_it(tmp_path: Path) -> None:
+    with Lab(tmp_path, more={"slots": 1}).open() as lab:
+        first = lab.send(lab.command("exec sleep 600"), by="bob")
+        lab.until(first, lambda view: view.run.started_at is not None, by="bob")
+        waiting = lab.send()
+        lab.sender("ada", branches=("release",))
+        lab.client("bob").cancel(first.id)
+        view = lab.done(waiting, by="bob")
+    assert (view.run.reason, ran(lab, view)) == (Reason.REFUSED, False)
+    assert "`authorized_keys`" in view.run.detail
