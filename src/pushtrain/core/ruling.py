@@ -102,7 +102,8 @@ class Refusal:
     @property
     def sentence(self) -> str:
         """All of it, for people."""
-        told = f"Refused by the owner's rule `{self.rule}`: {self.why}."
+        verb = "Refused by" if self.again_at is None else "Waits because of"
+        told = f"{verb} the owner's rule `{self.rule}`: {self.why}."
         return f"{told} {self.mend}" if self.mend else told
 
 
