@@ -99,12 +99,15 @@ def test_files_that_others_can_read_or_write_are_wrong(patient: Patient, tmp_pat
     patient.folder.authorized.chmod(0o620)
     patient.folder.webhook_secret.write_text("secret")
     patient.folder.webhook_secret.chmod(0o640)
+    patient.folder.sealing_key.write_text("key")
+    patient.folder.sealing_key.chmod(0o644)
     tokens = tmp_path / "config/pushtrain/pushtrain-executor.env"
     tokens.parent.mkdir(parents=True)
     tokens.touch(0o644)
     for what, path in (
         ("authorized", patient.folder.authorized),
         ("webhook secret", patient.folder.webhook_secret),
+        ("sealing key", patient.folder.sealing_key),
         ("service tokens", tokens),
     ):
         assert patient.finding(what)["verdict"] == "wrong"

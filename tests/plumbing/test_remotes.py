@@ -15,7 +15,7 @@ from pushtrain.core.errors import (
     StorageError,
     UsageError,
 )
-from pushtrain.plumbing.complaint import BrokenRepository, explain
+from pushtrain.plumbing.complaint import BrokenRepository, PushDeclined, explain
 from pushtrain.plumbing.gitcommand import Git
 from pushtrain.plumbing.process import Completed
 from pushtrain.plumbing.remotes import check_commit, check_ref, key_of, masked, validate_remote
@@ -152,9 +152,9 @@ def test_only_full_commit_ids_are_commits(commit: str) -> None:
         (" ! [rejected]        a -> b (fetch first)\nerror: failed to push some refs", PushRejected),
         (" ! [remote rejected] a -> b (cannot lock ref 'b': is at 1 but expected 2)", PushRejected),
         (" ! [remote rejected] a -> b (failed to update ref)", PushRejected),
-        (" ! [remote rejected] a -> b (pre-receive hook declined)", GitError),
-        (" ! [remote rejected] a -> b (protected branch hook declined)", GitError),
-        ("remote: error: GH001: Large files detected.\n ! [remote rejected] a -> b (x)", GitError),
+        (" ! [remote rejected] a -> b (pre-receive hook declined)", PushDeclined),
+        (" ! [remote rejected] a -> b (protected branch hook declined)", PushDeclined),
+        ("remote: error: GH001: Large files detected.\n ! [remote rejected] a -> b (x)", PushDeclined),
         ("error: object file objects/ab/cd is empty\nfatal: loose object is corrupt", BrokenRepository),
         ("fatal: something new", GitError),
     ],
@@ -207,6 +207,22 @@ def test_a_token_answers_for_its_own_host_only_and_is_in_no_argument(
         "credential", "approve", input=b"protocol=https\nhost=host.example\nusername=u\npassword=s3cret\n\n"
     )
     assert not (tmp_path / ".git-credentials").exists()
+
+
+def test_git_and_what_it_starts_get_none_of_our_other_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = (
+        "PUSHTRAIN_KEY",
+        "PUSHTRAIN_HOST_TOKEN",
+        "PUSHTRAIN_WEBHOOK_SECRET",
+        "PUSHTRAIN_GIT_TOKEN",
+        "NGROK_AUTHTOKEN",
+        "HF_TOKEN",
+    )
+    for name in others:
+        monkeypatch.setenv(name, "canary")
+    shown = Git(None, "https://host.example/o/r").run("-c", "alias.tell-env=!env", "tell-env").text
+    assert "PATH=" in shown
+    assert "canary" not in shown
 
 
 def test_more_output_than_wanted_is_an_error_and_never_cut_in_silence() -> None:

@@ -97,6 +97,8 @@ def _private_files(folder: StateFolder) -> Iterator[Finding]:
             yield Finding(what, "note", f"none yet at {path}; it is made when first needed")
         else:
             yield _mode(what, path, _READ, "others can read it")
+    if folder.sealing_key.exists():
+        yield _mode("sealing key", folder.sealing_key, _READ, "others can read it")
     for what, path in (("authorized", folder.authorized), ("trusted", folder.trusted)):
         if path.exists():
             yield _mode(what, path, _WRITE, "others can write it, so it is ignored")

@@ -200,7 +200,7 @@ class Git:
             for name, value in os.environ.items()
             if not name.startswith("GIT_") or _KEPT.fullmatch(name)
         }
-        for name in ("PUSHTRAIN_GIT_TOKEN", "SSH_ASKPASS", "LANGUAGE"):
+        for name in (*_NOT_GITS, "SSH_ASKPASS", "LANGUAGE"):
             kept.pop(name, None)
         if self.stranger:
             return _as_a_stranger(kept) | _ALWAYS
@@ -212,6 +212,15 @@ class Git:
         return {**kept, "GIT_ALLOW_PROTOCOL": "https:http:ssh:file"} | _ALWAYS
 
 
+_NOT_GITS: Final = (
+    "PUSHTRAIN_GIT_TOKEN",
+    "PUSHTRAIN_HOST_TOKEN",
+    "PUSHTRAIN_WEBHOOK_SECRET",
+    "PUSHTRAIN_KEY",
+    "NGROK_AUTHTOKEN",
+    "HF_TOKEN",
+)
+"""Credentials in our environment that git and its helpers have no use for; its own token comes from `Git`."""
 _SSH: Final = "ssh -a -x -oBatchMode=yes -oConnectTimeout=20 -oServerAliveInterval=20"
 _ALWAYS: Final = {
     "LC_ALL": "C",
