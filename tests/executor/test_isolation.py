@@ -6,6 +6,7 @@ from a command to its run: folders, records, log, the shim's promises.
 
 import json
 import signal
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import DataSource, Isolation, JobNetwork, Outcome, Reason, Run
 from pushtrain.core.rules import Limits, Rules
 from pushtrain.executor import launch
+from pushtrain.executor.bytecode import MARK, Compiler
+from pushtrain.executor.cages import compiling_cage
 from pushtrain.executor.variables import attempt_mark
 from pushtrain.plumbing import process
 from pushtrain.plumbing.rundir import RunDir, held
@@ -411,3 +414,23 @@ class Nothing(Bare):
 
     def activate(self, tree: Path, spec: object, root: Path, overlay: Path, **_: object) -> Activation:
         return Activation()
+
+
+@pytest.mark.slow
+@story
+async def test_what_packages_have_run_at_every_start_runs_inside_while_bytecode_is_made(
+    tmp_path: Path,
+) -> None:
+    house = at(House(tmp_path), "sandbox")
+    root, stolen = tmp_path / "state" / "environments" / "env", tmp_path / "stolen"
+    venv.create(root, symlinks=True)
+    packages = next(root.glob("lib/python3.*/site-packages"))
+    (packages / "evil.pth").write_text(f"import os; open({str(stolen)!r}, 'w')\n")
+    (packages / "module.py").write_text("x = 1\n")
+    cage = compiling_cage(root, root / "bin/python", house.state, network=JobNetwork.NONE)
+    compiler = Compiler()
+    compiler.want(root, root / "bin/python", house.sandbox.enclose(cage))
+    await eventually(lambda: (root / MARK).exists() or None, 30)
+    compiler.close()
+    assert list(packages.glob("__pycache__/module.*.pyc"))
+    assert not stolen.exists()

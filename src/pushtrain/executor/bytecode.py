@@ -15,6 +15,8 @@ from typing import Final
 
 from pushtrain.core.errors import Cancelled
 from pushtrain.plumbing import process
+from pushtrain.plumbing.inside import command
+from pushtrain.ports import Enclosure
 
 _log = logging.getLogger(__name__)
 
@@ -49,19 +51,25 @@ class Compiler:
     """A queue of environments to compile, and the thread that does it while there are any."""
 
     def __init__(self) -> None:
-        self._waiting: queue.SimpleQueue[tuple[Path, Path]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Path, Path, Enclosure]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._known: set[Path] = set()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
-    def want(self, root: Path, python: Path) -> None:
-        """Compile the environment at `root` some time soon, unless that was done; returns at once."""
+    def want(self, root: Path, python: Path, enclosure: Enclosure | None = None) -> None:
+        """Compile the environment at `root` some time soon, unless that was done; returns at once.
+
+        Args:
+            root: The environment.
+            python: Its interpreter, which runs whatever its packages have it run at every start.
+            enclosure: What it is therefore kept in.
+        """
         with self._lock:
             if self._closed.is_set() or root in self._known or (root / MARK).exists():
                 return
             self._known.add(root)
-            self._waiting.put((root, python))
+            self._waiting.put((root, python, enclosure or Enclosure()))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="pushtrain-bytecode", daemon=True)
                 self._thread.start()
@@ -80,17 +88,17 @@ class Compiler:
                 if self._closed.is_set() or self._waiting.empty():
                     self._thread = None
                     return
-                root, python = self._waiting.get()
-            self._compile(root, python)
+                root, python, enclosure = self._waiting.get()
+            self._compile(root, python, enclosure)
             with self._lock:
                 self._known.discard(root)
 
-    def _compile(self, root: Path, python: Path) -> None:
+    def _compile(self, root: Path, python: Path, enclosure: Enclosure) -> None:
         def stop() -> None:
             if self._closed.is_set():
                 raise Cancelled("the executor stops")
 
-        argv = ("nice", "-n", "19", python, "-I", "-c", _SCRIPT, root, MARK)
+        argv = ("nice", "-n", "19", *command(enclosure, (python, "-I", "-c", _SCRIPT, root, MARK)))
         try:
             done = process.run(argv, env={"PATH": os.defpath}, stop=stop, patience=0.2)
         except Cancelled:

@@ -36,6 +36,19 @@ def limited(
     )
 
 
+def compiling_cage(root: Path, python: Path, state: StateFolder, *, network: JobNetwork) -> Cage:
+    """The cage in which an environment's Python compiles it: packages may have code run at each start."""
+    return Cage(
+        writable=(root,),
+        readable=(*needed((python.parent,), never=_private(state)), state.caches / "python"),
+        network=network,
+    )
+
+
+def _private(state: StateFolder) -> tuple[Path, ...]:
+    return Path(os.path.expanduser("~")), state.root  # noqa: PTH111  a home that is not there is no error
+
+
 def job_cage(
     folder: RunDir,
     state: StateFolder,
@@ -61,7 +74,6 @@ def job_cage(
         data: What was fetched for it, and the folders lent to it.
         gpus: Those that the run was given.
     """
-    private = (Path(os.path.expanduser("~")), state.root)  # noqa: PTH111  a home that is not there is no error
     environment = () if root.is_relative_to(folder.root) else (root,)
     return Cage(
         writable=(folder.job, folder.checkpoint, caches),
@@ -69,7 +81,7 @@ def job_cage(
             *data,
             *environment,
             *activation.readable,
-            *needed(activation.path, never=private),
+            *needed(activation.path, never=_private(state)),
             state.caches / "python",
         ),
         tmp=folder.tmp,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.plumbing import process
-from pushtrain.ports import Stop
+from pushtrain.plumbing.inside import command
+from pushtrain.ports import Enclosure, Stop
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,13 @@ _SECONDS: Final = 300.0
 
 
 def ask_torch(
-    env: Mapping[str, str], cwd: Path, *, gpus: int, driver: str, stop: Stop | None = None
+    env: Mapping[str, str],
+    cwd: Path,
+    *,
+    gpus: int,
+    driver: str,
+    enclosure: Enclosure | None = None,
+    stop: Stop | None = None,
 ) -> str | None:
     """Why training on these GPUs cannot work, in a sentence; empty when it can; None when nobody can tell.
 
@@ -37,13 +44,16 @@ def ask_torch(
         cwd: A folder in which nothing can be imported by accident.
         gpus: How many the run has.
         driver: The driver's version, for the sentence.
+        enclosure: What jobs are kept in: what is imported here may be the repository's own code.
         stop: Called now and then.
     """
     python = shutil.which("python", path=env["PATH"]) or shutil.which("python3", path=env["PATH"])
     if python is None:
         return None
+    enclosure = enclosure or Enclosure()
+    argv = command(enclosure, (python, "-c", _QUESTION))
     try:
-        done = process.run((python, "-c", _QUESTION), env=env, cwd=cwd, stop=stop, timeout=_SECONDS)
+        done = process.run(argv, env={**env, **enclosure.env}, cwd=cwd, stop=stop, timeout=_SECONDS)
     except TimeoutError:
         return None
     if done.code:

@@ -28,6 +28,7 @@ from pushtrain.core.model import (
     EnvironmentSpec,
     Fetched,
     Gpu,
+    Isolation,
     JobNetwork,
     JobSpec,
     Progress,
@@ -40,7 +41,7 @@ from pushtrain.core.rules import Limits, Rules
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor.access import Access
 from pushtrain.executor.bytecode import Compiler
-from pushtrain.executor.cages import job_cage, limited
+from pushtrain.executor.cages import compiling_cage, job_cage, limited
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.executor.rulebook import Against, Rulebook
 from pushtrain.executor.variables import attempt_mark, job_environment
@@ -234,7 +235,7 @@ class Preparation:
             inherited=self._shop.inherited,
         )
         if self._run.gpus:
-            self._check_torch(env, root)
+            self._check_torch(env, root, self._enclosure(self._quiet, activation, root, caches))
         during, then = (network, network)
         if network is JobNetwork.FETCH_ONLY:
             during, then = JobNetwork.INTERNET, JobNetwork.NONE
@@ -270,6 +271,11 @@ class Preparation:
         if least is not None and not level.reaches(least):
             problem = f"The job asks for isolation `{least}` at least, and this executor offers `{level}`."
             raise PreparationError(Reason.ISOLATION, f"{problem} Send it to another one.")
+
+    @property
+    def _quiet(self) -> JobNetwork:
+        """No network, for what needs none, where the level can keep it away."""
+        return JobNetwork.NONE if self._shop.sandbox.level.reaches(Isolation.SANDBOX) else JobNetwork.FULL
 
     def _network(self) -> JobNetwork:
         """What the job reaches; rules may have changed since it was accepted."""
@@ -469,7 +475,8 @@ class Preparation:
             self._environment = ", ".join([recipe.title, *notes, *(() if recipe.locked else ("not pinned",))])
         python = next((one / "python" for one in activation.path if (one / "python").exists()), None)
         if recipe.key and python is not None:
-            self._shop.compiler.want(root, python)
+            cage = compiling_cage(root, python, self._shop.state, network=self._quiet)
+            self._shop.compiler.want(root, python, self._shop.sandbox.enclose(cage))
         return activation, root
 
     def _wanted(self) -> EnvironmentSpec:
@@ -487,12 +494,19 @@ class Preparation:
                 return kind, offered[kind], recipe
         raise PreparationError(Reason.ENVIRONMENT, _unfit(spec, offered=bool(kinds)))
 
-    def _check_torch(self, env: Mapping[str, str], root: Path) -> None:
+    def _check_torch(self, env: Mapping[str, str], root: Path, enclosure: Enclosure) -> None:
         driver = next((gpu.driver for gpu in self._shop.gpus), "")
         if (root, driver) in self._shop.seeing:
             return
         self._progress(Progress(stage=Stage.ENVIRONMENT, text="asking torch for its GPUs"))
-        problem = ask_torch(env, self._folder.tmp, gpus=len(self._run.gpus), driver=driver, stop=self._stop)
+        problem = ask_torch(
+            env,
+            self._folder.tmp,
+            gpus=len(self._run.gpus),
+            driver=driver,
+            enclosure=enclosure,
+            stop=self._stop,
+        )
         if problem:
             raise PreparationError(Reason.NO_GPU, problem)
         if problem is not None:
