@@ -128,7 +128,8 @@ def test_with_a_tunnel_the_short_form_is_told(executor: Served, capsys: Out) -> 
         (["--expires", "soon"], "is no date"),
         (["--name", "two words"], "cannot stand in a key file"),
         (["--repo", "hello"], "is no repository"),
-        (["--branch", "["], "is no pattern of branches"),
+        (["--branch", "["], "is no pattern"),
+        (["--repo", "github.com/["], "is no pattern"),
         (["--branch", "a b"], "cannot stand in a key file"),
     ],
 )

@@ -313,3 +313,16 @@ def test_a_line_for_the_other_file_is_not_trusted(tmp_path: Path) -> None:
     path = tmp_path / "trusted_keys"
     path.write_text(f"{TEXT} scopes=send\n")
     assert Trusted(path).entries() == []
+
+
+def test_patterns_of_repositories_are_those_of_the_owners_rules(tmp_path: Path) -> None:
+    authorized = Authorized(tmp_path / "authorized_keys")
+    grant = authorized.add(KEY, repositories=("github.com/octo/*", "!github.com/octo/secret"))
+    allowed = {
+        name: grant.allows(Scope.SEND, f"github.com/octo/{name}") for name in ("hello", "a/b", "secret")
+    }
+    assert allowed == {"hello": True, "a/b": False, "secret": False}
+    with pytest.raises(UsageError, match="is no pattern"):
+        authorized.add(KEY, repositories=("github.com/[",))
+    (tmp_path / "authorized_keys").write_text(f"{TEXT} repo=github.com/[\n")
+    assert authorized.lookup(ID) is None

@@ -51,7 +51,9 @@ def pattern(repo: str) -> str:
         from pushtrain.plumbing.remotes import key_of
 
         return key_of(repo)
-    if "/" not in repo and repo != "*":
+    if repo in {"*", "**"}:
+        return "**"
+    if "/" not in repo:
         raise UsageError(
             f"`{repo}` is no repository.", mend="Write it like github.com/octo/hello or github.com/octo/*."
         )

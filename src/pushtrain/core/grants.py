@@ -1,9 +1,8 @@
 """What a key may do at an executor, and which executors' keys a sender believes. No I/O."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from typing import Final
 
 from pushtrain.core.forms import Wrong, duration
@@ -26,7 +25,8 @@ class Terms(Value):
 
     scopes: tuple[Scope, ...] = tuple(Scope)
     repositories: tuple[str, ...] = ()
-    """Patterns of repository keys such as `github.com/octo/*`; empty: every repository served here."""
+    """Patterns of repository keys such as `github.com/octo/*`, as in `on.push.branches`; empty: every
+    repository served here."""
     branches: tuple[str, ...] = ()
     """Patterns of branches that may be sent, as in `on.push.branches`; empty: every branch and tag."""
     name: str = ""
@@ -38,7 +38,7 @@ class Terms(Value):
             return False
         if not self.repositories or not repository:
             return True
-        return any(fnmatchcase(repository, pattern) for pattern in self.repositories)
+        return selects(self.repositories, repository)
 
     def sends(self, ref: str) -> bool:
         """Whether it may send commits of this ref; where branches are named, a tag is none of them."""
@@ -120,8 +120,8 @@ def kin(entries: Mapping[str, Grant] | Mapping[str, Trust], start: Collection[st
     return found
 
 
-def check_branches(patterns: Sequence[str]) -> None:
-    """See that branch patterns can be understood.
+def check_patterns(*patterns: str) -> None:
+    """See that patterns of repositories or branches can be understood.
 
     Raises:
         ValueError: One cannot; the text says why.
@@ -130,7 +130,7 @@ def check_branches(patterns: Sequence[str]) -> None:
         try:
             compiled(pattern)
         except PatternError as error:
-            raise ValueError(f"`{pattern[:40]}` is no pattern of branches: {error}") from None
+            raise ValueError(f"`{pattern[:40]}` is no pattern: {error}") from None
 
 
 def moment(text: str, now: float) -> float:

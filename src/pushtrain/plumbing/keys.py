@@ -14,7 +14,7 @@ from pushtrain.core.grants import (
     Terms,
     Trust,
     Word,
-    check_branches,
+    check_patterns,
     moment,
     word,
 )
@@ -176,7 +176,7 @@ class Authorized:
             StorageError: The file cannot be written.
         """
         try:
-            check_branches(branches)
+            check_patterns(*repositories, *branches)
             until = moment(expires, self._clock()) if expires else None
         except ValueError as error:
             raise UsageError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
@@ -241,14 +241,14 @@ class Authorized:
 def _grant(key: Ed25519PublicKey, options: Mapping[str, str]) -> Grant:
     only(options, "scopes", "repo", "branch", "name", "expires", "was", "revoked", "running")
     scopes = options.get("scopes")
-    branches = listed(options, "branch")
-    check_branches(branches)
+    repositories, branches = listed(options, "repo"), listed(options, "branch")
+    check_patterns(*repositories, *branches)
     if options.get("running", "cancel") != "cancel":
         raise ValueError("`running` can only be `cancel`")
     return Grant(
         public_key=public_text(key),
         scopes=tuple(Scope) if scopes is None else tuple(Scope(word) for word in scopes.split(",")),
-        repositories=listed(options, "repo"),
+        repositories=repositories,
         branches=branches,
         name=options.get("name", ""),
         expires=date_of(options, "expires"),
