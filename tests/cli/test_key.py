@@ -82,7 +82,7 @@ def test_authorising_again_replaces_what_the_key_might_do(
         ("https://github.com/octo/hello.git", "github.com/octo/hello"),
         ("git@github.com:octo/hello.git", "github.com/octo/hello"),
         ("github.com/octo/*", "github.com/octo/*"),
-        ("*", "*"),
+        ("*", "**"),
     ],
 )
 def test_a_repository_is_named_as_people_name_it(

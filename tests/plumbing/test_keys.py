@@ -154,7 +154,7 @@ def test_a_key_without_options_may_do_everything_everywhere(path: Path) -> None:
     ("scope", "repository", "allowed"),
     [
         (Scope.SEND, "github.com/octo/hello", True),
-        (Scope.SEND, "github.com/octo/deep/er", True),
+        (Scope.SEND, "github.com/octo/deep/er", False),
         (Scope.SEND, "github.com/evil/octo/hello", False),
         (Scope.SEND, "gitlab.com/lab/one", True),
         (Scope.SEND, "gitlab.com/lab/one2", False),
