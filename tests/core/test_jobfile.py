@@ -3,6 +3,8 @@
 import contextlib
 import json
 import re
+import resource
+import time
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +12,7 @@ from unittest.mock import patch
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -616,6 +618,60 @@ def test_any_document_is_a_job_or_a_config_error(fields: dict[str, Any]) -> None
 def test_any_text_is_a_file_or_a_config_error(text: str) -> None:
     with pytest.raises(ConfigError):
         parse(text)
+
+
+PIECES = [
+    b"[job.train]\n", b"command = ", b'"python train.py"', b"\n", b"[", b"]", b"{", b"}", b"=", b".", b",",
+    b'"', b"'''", b'"""', b"\\u", b"\\ud800", b"1979-05-27T07:32:00Z", b"9" * 5000, b"1e999", b"-nan",
+    b"0x" + b"f" * 3000, b"true", b"#", b"\x00", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"matrix",
+    b"[job.train.matrix]\n", b"lr = [0.1]\n", b"env = {A='1'}\n", b"[results]\n", b"branch='x'\n",
+    b"${{ matrix.lr }}", b"a." * 2000, b"[" * 3000, b"{a=" * 500, b"timeout='9d'\n",
+    b"resources={gpus=1e3}\n",
+    b"setup=['x']\n", b"\r\n", b" ", b"\t",
+]  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.booleans(), st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=8)), max_size=24))
+def test_any_bytes_are_a_file_or_a_config_error_that_can_be_shown(honest: bool, pieces: list[bytes]) -> None:
+    raw = (b"[job.train]\ncommand = 'x'\n" if honest else b"") + b"".join(pieces)
+    try:
+        for job in parse(raw).jobs:
+            expand(job)
+    except ConfigError as error:
+        told = error.message
+    else:
+        told = "pushtrain.toml"
+    assert told.startswith("pushtrain.toml")
+    told.encode()
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "a." * 100_000 + "a=1",
+        '"a".' * 50_000 + "a=1",
+        "'a' . " * 40_000 + "a=1",
+        "x=" + "[" * 200_000,
+        "x=" + "{a=" * 60_000,
+        "x=" + "9" * 250_000,
+        "[job." + "x" * 200_000 + ']\ncommand="x"',
+        '[job.t]\ncommand="x"\nresults=[' + ",".join(f"'a{n}'" for n in range(20_000)) + "]",
+        '[job.t]\ncommand="x"\n[job.t.matrix]\n' + "\n".join(f"a{n}=[1,2]" for n in range(5000)),
+    ],
+    ids=range(9),
+)
+def test_a_bomb_in_a_small_file_is_a_config_error_at_once(bomb: str) -> None:
+    """A key of 100,000 parts, 200 kB of text, took tomllib 40 GB of memory."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, hard[1]))
+    begin = time.monotonic()
+    try:
+        with pytest.raises(ConfigError):
+            parse(bomb)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, hard)
+    assert time.monotonic() - begin < 10
 
 
 # --- the reference ----------------------------------------------------------------------------------------

@@ -138,3 +138,21 @@ async def test_the_log_of_a_hostile_job_does_not_steer_the_readers_terminal(
         assert sequence not in shown
     raw = str(pexpect.run(" ".join([sys.executable, *words, "--raw"]), encoding="utf-8", timeout=60))
     assert "\x1b]0;owned\x07" in raw
+
+
+@story
+async def test_a_name_that_is_no_text_in_an_error_is_told_and_ends_the_run(tmp_path: Path) -> None:
+    """A submodule without URL whose name is not UTF-8: its error is logged, stored, published and sent."""
+    house = House(tmp_path / "house")
+    work = house.work
+    name = os.fsdecode(b"lib-\xff-\x1b]0;owned\x07")
+    work.git("update-index", "--add", "--cacheinfo", f"160000,{work.head()},{name}")
+    work.git("commit", "-qm", "a link to nowhere")
+    work.push()
+    async with house.running() as service:
+        run = await done(service, house.send(service, ("true",), submodules=True), 60)
+    assert run.outcome is Outcome.FAILED
+    assert "lib-" in run.detail
+    run.model_dump_json().encode()
+    assert "\x1b" not in run.detail
+    assert "\x1b" not in house.result(run, "README.md")

@@ -5,11 +5,12 @@ Looks at names first and reads a few small files. Each guess comes with its reas
 
 import json
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
+
+from pushtrain.core import toml
 
 _SCRIPTS = (
     "train.py",
@@ -168,8 +169,8 @@ def _entries(root: Path, files: Sequence[str]) -> list[str]:
 
 def _pyproject(root: Path, files: Sequence[str]) -> dict[str, object]:
     try:
-        return tomllib.loads(_read(root, "pyproject.toml")) if "pyproject.toml" in files else {}
-    except (tomllib.TOMLDecodeError, RecursionError):
+        return toml.loads(_read(root, "pyproject.toml")) if "pyproject.toml" in files else {}
+    except (ValueError, RecursionError):
         return {}
 
 

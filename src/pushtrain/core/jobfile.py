@@ -6,14 +6,13 @@ docs/pushtrain-toml.md is the reference for people, docs/pushtrain.schema.json t
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import Final
 
 from pydantic import ValidationError
 
 from pushtrain.core import matrix as matrices
-from pushtrain.core import needs, secretname, triggers
+from pushtrain.core import needs, secretname, toml, triggers
 from pushtrain.core.errors import ConfigError, NotFound
 from pushtrain.core.forms import (
     Wrong,
@@ -142,7 +141,7 @@ def _decoded(text: str | bytes, source: str) -> str:
 
 def _loaded(text: str, source: str) -> dict[str, object]:
     try:
-        return tomllib.loads(text)
+        return toml.loads(text)
     except RecursionError as error:
         raise ConfigError(
             f"{source} is nested too deeply.", mend="Three levels are enough for any job."

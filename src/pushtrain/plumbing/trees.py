@@ -7,13 +7,13 @@ import contextlib
 import ctypes
 import hashlib
 import os
-import shutil
 import stat
 from pathlib import Path
 from typing import Final
 
 from pushtrain.plumbing.files import sync_folder
 
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE_BITS: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -69,8 +69,53 @@ def flush(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder whose folders may be read-only; what resists stays for the next sweep."""
+    """Remove a folder that a job may have written; what resists stays for the next sweep.
+
+    However deep it is nested, deeper than a path can be long, and whatever its folders' modes are: each
+    folder is moved to the top before its content is looked at, so that nothing recurses.
+    """
     with contextlib.suppress(OSError):
-        for path, _, _ in os.walk(folder):
-            Path(path).chmod(0o700)
-        shutil.rmtree(folder, ignore_errors=True)
+        _open_up(str(folder), None)
+        top = os.open(folder, _FOLDER)
+        try:
+            waiting = _emptied(top, top, 0)
+            number = len(waiting)
+            while waiting:
+                name = waiting.pop()
+                with contextlib.suppress(OSError):
+                    below = os.open(name, _FOLDER, dir_fd=top)
+                    try:
+                        found = _emptied(below, top, number)
+                    finally:
+                        os.close(below)
+                    number += len(found)
+                    waiting += found
+                    os.rmdir(name, dir_fd=top)
+        finally:
+            os.close(top)
+        folder.rmdir()
+
+
+def _emptied(at: int, top: int, number: int) -> list[str]:
+    """Remove a folder's files, and move its folders to the top under names of their own; those names."""
+    moved: list[str] = []
+    with os.scandir(at) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.name, dir_fd=at)
+                    continue
+                name = f".going-{number + len(moved)}"
+                _open_up(entry.name, at)
+                os.rename(entry.name, name, src_dir_fd=at, dst_dir_fd=top)
+                moved.append(name)
+    return moved
+
+
+def _open_up(name: str, at: int | None) -> None:
+    """Give ourselves every right on a folder; a link in its place is not followed."""
+    descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        Path(f"/proc/self/fd/{descriptor}").chmod(0o700)
+    finally:
+        os.close(descriptor)

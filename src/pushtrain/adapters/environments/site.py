@@ -8,7 +8,6 @@ import hashlib
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,10 @@ import rfc8785
 
 from pushtrain.core.errors import BuildError
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.toml import loads
 
+_LARGEST: Final = 64 * 1024 * 1024
+"""Bytes of one file that an environment is described in."""
 _DRIVER: Final = Path("/sys/module/nvidia/version")
 
 
@@ -76,11 +78,15 @@ def read(tree: Path, relative: str | Path) -> bytes | None:
     """
     path = inside(tree, relative)
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except OSError as error:
         raise BuildError(f"{relative} cannot be read: {error.strerror}.") from error
+    if len(content) > _LARGEST:
+        raise BuildError(f"{relative} is larger than {_LARGEST} bytes.", mend="No environment needs that.")
+    return content
 
 
 def toml(content: bytes, name: str) -> dict[str, Any]:
@@ -90,7 +96,9 @@ def toml(content: bytes, name: str) -> dict[str, Any]:
         BuildError: It is not TOML.
     """
     try:
-        return tomllib.loads(content.decode())
+        return loads(content.decode())
+    except RecursionError as error:
+        raise BuildError(f"{name} is nested too deeply.", mend="Correct it, and push again.") from error
     except ValueError as error:
         raise BuildError(f"{name} is not valid TOML: {error}.", mend="Correct it, and push again.") from error
 
