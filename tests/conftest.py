@@ -8,11 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from owners_network import OwnersNetwork, open_folder, owners_network
 from pushtrain.demo.host import Host, hosting
 from pushtrain.plumbing.uplink import Uplinks
 from pushtrain.testing import WorkRepository, wait_until
+
+# A busy machine is slow, not wrong: examples have no deadline, each test has its timeout.
+settings.register_profile("pushtrain", deadline=None)
+settings.load_profile("pushtrain")
 
 MARK = "PUSHTRAIN_TEST_SESSION"
 

@@ -96,6 +96,18 @@ def test_a_new_key_is_obeyed_with_its_first_request_and_has_the_same_rights(
     sender.client(old).challenge()
 
 
+def test_a_key_that_is_forestalled_while_it_is_being_written_down_is_refused(
+    executor: Served, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the pen another key may take the place."""
+    sender.rotate()
+    with monkeypatch.context() as forestalled:
+        forestalled.setattr(executor.service, "succeed", lambda *_: None)
+        with pytest.raises(Unauthorized):
+            sender.client().challenge()
+    sender.client().challenge()
+
+
 def test_after_the_overlap_only_the_new_key_counts(executor: Served, sender: Sender) -> None:
     old = sender.identity
     sender.rotate()
