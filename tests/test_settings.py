@@ -222,6 +222,8 @@ def test_programs_are_one_list_or_several(folder: StateFolder) -> None:
             ["rules.allow.2.branch", "Did you mean `branches`?"],
         ),
         ('[[rules.allow]]\nbranches = ["[0-9"]\n', ["rules.allow.1.branches.1", "never closed"]),
+        ("[[rules.allow]]\nbranches = [3]\n", ["rules.allow.1.branches.1", "valid string"]),
+        ('[rules]\nartifact_urls = ["http://x/y"]\n', ["rules.artifact_urls.1", "no place for large files"]),
         ("[[rules.allow]]\nforks = true\n", ["rules.allow.1", "pull_requests = true"]),
         ("[[rules.allow]]\nid = true\n", ["rules.allow.1.id"]),
         ("[rules]\nrequire_signed_commits = true\n", ["rules", "lists no signer", "allowed_signers"]),

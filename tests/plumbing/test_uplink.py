@@ -21,7 +21,9 @@ from network_attacks import FORBIDDEN
 from owners_network import CAMPUS, NEIGHBOURS, PUBLIC, OwnersNetwork, open_folder
 from pushtrain.core.errors import ConfigError
 from pushtrain.plumbing import process
+from pushtrain.plumbing.inside import command as inside_of
 from pushtrain.plumbing.uplink import RESOLVER, Uplink, Uplinks
+from pushtrain.ports import Confinement, Enclosure
 from pushtrain.testing import wait_until
 
 HERE = Path(__file__).parent.parent
@@ -237,6 +239,15 @@ def test_an_uplink_ends_with_the_last_who_holds_it(uplinks: Uplinks) -> None:
     assert not gone(pids)
     os.close(held)
     wait_until(lambda: gone(pids))
+
+
+def test_an_uplink_is_entered_whatever_numbers_its_descriptors_have(uplinks: Uplinks) -> None:
+    with contextlib.closing(uplinks.take()) as one:
+        taken = Confinement(uplink=True, opened={one.net: "/etc/hostname"}, status=one.descriptors[-1])
+        words = inside_of(Enclosure(confinement=taken), ("readlink", "/proc/self/ns/net"), one)
+        done = process.run(words, pass_fds=one.descriptors)
+        assert (done.complaint, done.code) == ("", 0)
+        assert done.text == str(Path(f"/proc/self/fd/{one.net}").readlink())
 
 
 def test_an_uplink_does_not_outlive_an_executor_that_is_killed(inside: Attempt) -> None:

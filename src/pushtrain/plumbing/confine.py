@@ -32,6 +32,8 @@ LANDLOCK_ADD_RULE = 445
 LANDLOCK_RESTRICT_SELF = 446
 LANDLOCK_RULE_PATH_BENEATH = 1
 O_PATH = 0o10000000
+APART = 200
+"""Descriptors from here on are nobody's but ours."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,6 +58,8 @@ def apply(wanted: "Mapping[str, Any]", *, lock: int, status: int, uplink: "Seque
     Raises:
         OSError: A part of it cannot be done; the command must not be started then.
     """
+    # Whatever number it came by: those below are given out to others.
+    uplink = [os.dup2(one, APART + at, inheritable=False) for at, one in enumerate(uplink)]
     for given, number in ((lock, wanted["lock"]), (status, wanted["status"])):
         if number is not None:
             os.dup2(given, number)
