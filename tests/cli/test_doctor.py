@@ -369,3 +369,38 @@ def test_a_clock_that_does_not_tell_is_no_finding(patient: Patient) -> None:
         assert ahead(url) is None
     assert ahead(url) is None
     assert ahead("http://[") is None
+
+
+# --- the owner's rules -------------------------------------------------------------------------------------
+
+
+def test_rules_that_need_nothing_are_well(patient: Patient) -> None:
+    assert "executor rules" in patient.finding("rules")["text"]
+
+
+def test_a_list_of_signers_that_is_not_there_is_wrong(patient: Patient) -> None:
+    patient.settings({"rules": {"require_signed_commits": True, "allowed_signers": "/nowhere/signers"}})
+    found = patient.finding("rules")
+    assert found["verdict"] == "wrong"
+    assert "/nowhere/signers" in found["text"]
+
+
+@pytest.mark.parametrize(("number", "verdict"), [("1296269", "ok"), ("7", "wrong")])
+def test_the_number_of_a_repository_is_compared_with_its_hosts(
+    patient: Patient, api: StatusApi, monkeypatch: pytest.MonkeyPatch, number: str, verdict: str
+) -> None:
+    monkeypatch.setenv("PUSHTRAIN_HOST_TOKEN", TOKEN)
+    document = tomlkit.parse(patient.folder.settings.read_text()).unwrap()
+    key = f"{api.host}/octo/hello"
+    patient.settings({**document, "rules": {"allow": [{"repository": key, "id": number}]}})
+    told = patient.findings("rules")
+    assert [one["verdict"] for one in told] == ["ok", verdict]
+    assert ("number 1296269 at its host" in told[1]["text"]) == (verdict == "wrong")
+
+
+def test_a_host_that_cannot_be_asked_for_a_number_is_wrong(patient: Patient) -> None:
+    allow = [{"repository": "git.example.org/**", "id": "7"}]
+    patient.settings({"repositories": ["https://git.example.org/octo/hello"], "rules": {"allow": allow}})
+    found = patient.findings("rules")[-1]
+    assert found["verdict"] == "wrong"
+    assert "status_api" in found["mend"]

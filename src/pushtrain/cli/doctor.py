@@ -11,6 +11,7 @@ from pushtrain.cli import (
     remote_checks,
     render,
     roster_check,
+    rules_check,
     tunnel_check,
 )
 from pushtrain.cli.connect import here
@@ -25,6 +26,7 @@ _MARKS: Final = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]
 
 _CHECKS: Final[tuple[Callable[[StateFolder, Settings], Iterator[Finding]], ...]] = (
     checks.hardware,
+    rules_check.rules,
     isolation_check.isolation,
     network_check.network,
     remote_checks.repositories,
@@ -41,10 +43,10 @@ _CHECKS: Final[tuple[Callable[[StateFolder, Settings], Iterator[Finding]], ...]]
 def doctor(*, json: Json = False, state: State = None) -> None:
     """Check this machine, and everything elsewhere that it needs; say the mend for what is wrong.
 
-    Programs, private files, disk, GPUs; how well jobs are kept apart, tried inside each level; what they
-    reach over the network; for each repository whether it can be read and pushed; the token for commit
-    statuses; executors, tunnel and clocks; the service. Exits with 14 when something must be mended.
-    Changes nothing but the state folder, which it makes when there is none.
+    Programs, private files, disk, GPUs; what your rules need; how well jobs are kept apart, tried inside each
+    level; what they reach over the network; for each repository whether it can be read and pushed; the token
+    for commit statuses; executors, tunnel and clocks; the service. Exits with 14 when something must be
+    mended. Changes nothing but the state folder, which it makes when there is none.
     """
     found: list[Finding] = []
     for finding in _examine(open_state(state)):
