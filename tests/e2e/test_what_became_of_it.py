@@ -63,6 +63,23 @@ def test_a_push_that_starts_nothing_tells_why(house: House) -> None:
     assert "[skip train]" in " ".join(house.cli("sender", "status").stdout.split())
 
 
+def test_a_push_that_the_owners_rules_refuse_says_which_at_the_sender(house: House) -> None:
+    house.executor_state.settings.write_text('[[rules.allow]]\nbranches = ["release"]\n')
+    house.start_executor()
+    house.start_sender()
+    work = house.work(f'[job.train]\ncommand = "echo never"\n{SYSTEM}')
+    work.pushed()
+    (run,) = house.wait(
+        lambda: [one for one in house.json("ps") if one["state"] == "refused"], "it to be refused"
+    )
+    assert "rule `rules.allow`: the branches `release` are allowed, not `main`" in run["detail"]
+    for words in (("show", "train"), ("ps",)):
+        told = " ".join(house.cli(*words).stdout.split())
+        assert "refused" in told
+        assert "`rules.allow`" in told
+    assert house.jobs() == []
+
+
 def test_the_history_stays_when_everything_is_stopped(house: House) -> None:
     state = house.sender_state
     watch = ("--repo", house.remotes[0], "--poll-seconds", "0.3")
