@@ -146,6 +146,7 @@ AWKWARD = st.text(st.sampled_from("ab1.:@/\\[]%?#0x7f-_ \t\n\r\0\uff11\u3002\u00
 
 @given(AWKWARD | st.text(max_size=12))
 @example("a:80#@b")
+@example("good:80@host.example")
 @example("a?@b")
 @example("[::ffff:7f00:1]")
 def test_two_parsers_agree_on_every_url_that_is_taken(authority: str) -> None:

@@ -222,15 +222,19 @@ def test_name_is_looked_up_once_and_exactly_that_address_is_connected_to(
         victim.serve("/x", b"the owner's")
         # 127.0.0.2 plays the public address; the victim answers at 127.0.0.1 of the same port.
         listening = socket.create_server(("127.0.0.2", port_of(victim)))
+        listening.settimeout(10)
         heard: list[bytes] = []
 
         def answer() -> None:
-            connection, _ = listening.accept()
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
             with connection:
                 heard.append(connection.recv(4096))
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         with (
             listening,
@@ -623,7 +627,7 @@ def test_dribbling_handshake_is_hung_up_on(cache: Cache, monkeypatch: pytest.Mon
                 except OSError:
                     pass
 
-        thread = threading.Thread(target=dribble)
+        thread = threading.Thread(target=dribble, daemon=True)
         thread.start()
         port = listening.getsockname()[1]
         begun = time.monotonic()
