@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
 
+from pushtrain.core.forms import Wrong
+
 STORES: Final = frozenset({"s3", "gs", "az"})
 _KINDS: Final = STORES | {"hf"}
 _PART: Final = re.compile(r"[A-Za-z0-9._=+@!,$ -]+")
@@ -21,7 +23,7 @@ def check_entry(entry: str) -> str:
     """The entry without a slash at its end.
 
     Raises:
-        ValueError: It is none.
+        Wrong: It is none.
     """
     scheme, mark, rest = entry.partition("://")
     parts = rest.rstrip("/").split("/") if rest else []
@@ -30,9 +32,7 @@ def check_entry(entry: str) -> str:
         or scheme not in _KINDS
         or not all(_PART.fullmatch(p) and p not in {".", ".."} for p in parts)
     ):
-        raise ValueError(
-            f"{entry!r} is no place that credentials may go to: write `s3://lab-data` or `hf://datasets/lab`"
-        )
+        raise Wrong("is no place that credentials may go to", "Write `s3://lab-data` or `hf://datasets/lab`.")
     return entry.rstrip("/") if parts else f"{scheme}://"
 
 

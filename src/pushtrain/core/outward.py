@@ -13,6 +13,7 @@ from ipaddress import ip_network
 from typing import Final
 
 from pushtrain.core.addresses import METADATA, Address, Network, why_not_public
+from pushtrain.core.forms import Wrong
 from pushtrain.core.weburl import WebAddress, read
 
 _INSIDE: Final = frozenset(
@@ -47,7 +48,7 @@ def listed(entry: str) -> Listed:
     `nas.lan:9000`, `10.0.0.5:9000`, `10.0.0.0/24:9000`, `[fd00::5]:9000`, `[fd00::/64]:9000`.
 
     Raises:
-        ValueError: It is none of these.
+        Wrong: It is none of these.
     """
     found = _ENTRY.fullmatch(entry.strip())
     port = int(found["port"] or 0) if found else 0
@@ -63,9 +64,9 @@ def listed(entry: str) -> Listed:
                 return Listed(port, name=read(f"http://{found['plain']}/").host)
             except ValueError:
                 pass
-    raise ValueError(
-        f"{entry!r} is no host with a port: write `nas.lan:9000`, `10.0.0.5:9000`, `10.0.0.0/24:9000` or "
-        "`[fd00::5]:9000`"
+    raise Wrong(
+        "is no host with a port",
+        "Write `nas.lan:9000`, `10.0.0.5:9000`, `10.0.0.0/24:9000` or `[fd00::5]:9000`.",
     )
 
 
