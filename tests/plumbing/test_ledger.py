@@ -133,18 +133,29 @@ def test_an_environment_counts_by_what_it_comes_to_and_none_is_built_when_the_da
 ) -> None:
     ledger = Ledger(path, 1000, clock=Clock())
     built = tmp_path / "built"
-    with ledger.building(built):
+    with ledger.building(built, lambda: None):
         (built / "lib").mkdir(parents=True)
         (built / "lib" / "a").write_bytes(b"x" * 900)
         (built / "b").write_bytes(b"x" * 300)
         (built / "link").symlink_to(built / "b")
     assert ledger.today() == 1200
-    with pytest.raises(Exhausted), ledger.building(built):
+    with pytest.raises(Exhausted), ledger.building(built, lambda: None):
         raise AssertionError("it was begun")
 
 
 def test_without_a_limit_an_environment_is_not_measured(tmp_path: Path, path: Path) -> None:
     ledger = Ledger(path, 0, clock=Clock())
-    with ledger.building(tmp_path / "not-there"):
+    with ledger.building(tmp_path / "not-there", lambda: None):
         pass
     assert ledger.today() == 0
+
+
+def test_what_a_build_brings_in_counts_by_the_kernels_word_where_there_is_one(
+    tmp_path: Path, path: Path
+) -> None:
+    ledger = Ledger(path, 1000, clock=Clock())
+    said: Iterator[int | None] = iter([None, 300, 300, 450])
+    for _ in range(2):
+        with ledger.building(tmp_path, lambda: next(said)):
+            (tmp_path / "large").write_bytes(b"x" * 5000)
+    assert ledger.today() == 450

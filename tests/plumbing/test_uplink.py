@@ -132,6 +132,17 @@ def test_a_job_reaches_public_addresses_and_names(inside: Attempt, network: Owne
     assert {f"tcp {PUBLIC}:80"} <= network.reached()
 
 
+def test_what_comes_in_through_an_uplink_is_counted(inside: Attempt) -> None:
+    uplink = Uplink(inside.about["keeper"], -1, -1, None)
+    before = uplink.received()
+    assert before is not None
+    inside.get(PUBLIC)
+    first = uplink.received()
+    assert first is not None
+    assert before + 5 < first < before + 10_000
+    assert Uplink(2**22, -1, -1, None).received() is None
+
+
 @pytest.mark.slow
 def test_a_job_reaches_nothing_of_the_owners_in_any_way(inside: Attempt, network: OwnersNetwork) -> None:
     done = inside.run(python(), ATTACKS)

@@ -461,7 +461,7 @@ class Preparation:
             if recipe.key:
 
                 def make(into: Path) -> None:
-                    with self._shop.downloads.building(into):
+                    with self._shop.downloads.building(into, self._received):
                         adapter.build(tree, spec, into, report, self._stop_all)
 
                 root, cached = self._shop.built.build(
@@ -478,6 +478,10 @@ class Preparation:
             cage = compiling_cage(root, python, self._shop.state, network=self._quiet)
             self._shop.compiler.want(root, python, self._shop.sandbox.enclose(cage))
         return activation, root
+
+    def _received(self) -> int | None:
+        """Bytes that came in through the attempt's uplink; None: it has none."""
+        return None if self._uplink is None else self._uplink.received()
 
     def _wanted(self) -> EnvironmentSpec:
         """What the job asks for; where it leaves the choice to us, with the script that it runs as a hint."""

@@ -49,6 +49,8 @@ else:
 CONTROL = 3
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+TAP = "tap0"
+"""Where all comes in that comes from outside."""
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 TUNSETIFF = 0x400454CA
@@ -284,7 +286,7 @@ class Keeper:
             f"--exit-fd={end}",
             f"--ready-fd={tell}",
             str(self.pid),
-            "tap0",
+            TAP,
         ]
         os.execv(self.slirp, words)  # noqa: S606  no shell is the point
 
@@ -336,10 +338,10 @@ class Keeper:
     def make_tap(self) -> int:
         """Make the device that slirp4netns will take; its index."""
         tun = os.open("/dev/net/tun", os.O_RDWR)
-        fcntl.ioctl(tun, TUNSETIFF, pack("16sH22x", b"tap0", IFF_TAP_NO_PI))
+        fcntl.ioctl(tun, TUNSETIFF, pack("16sH22x", TAP.encode(), IFF_TAP_NO_PI))
         fcntl.ioctl(tun, TUNSETPERSIST, 1)
         os.close(tun)
-        return if_nametoindex("tap0")
+        return if_nametoindex(TAP)
 
     def job_namespace(self) -> "tuple[int, tuple[int, ...]]":
         """Make the job's network namespace, and its user namespace where it is to have one."""

@@ -127,23 +127,29 @@ class Ledger:
         return opened
 
     @contextlib.contextmanager
-    def building(self, folder: Path) -> Iterator[None]:
-        """Count an environment that the block builds in a folder, by what it comes to on the disk.
+    def building(self, folder: Path, received: Callable[[], int | None]) -> Iterator[None]:
+        """Count what an environment brings in that the block builds in a folder.
 
-        What its tools really fetch is theirs alone to know; packages are packed on their way and may lie in a
-        cache already, so this is rather too much than too little.
+        Args:
+            folder: Where it is built.
+            received: Bytes that its builds have brought in so far, by the kernel's count; None: nobody knows.
+                Then it counts as what it comes to on the disk, which is rather too much than too little.
 
         Raises:
             Exhausted: Today is used up.
         """
         if self.limit and self.today() >= self.limit:
             raise Exhausted(self.limit, self.tomorrow())
+        before = received()
         try:
             yield
         finally:
-            if self.limit:
+            after = received()
+            if after is not None:
+                self.add(max(0, after - (before or 0)))
+            elif self.limit:
                 self.add(size_of(folder))
-                self.settle()
+            self.settle()
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:

@@ -22,7 +22,7 @@ from typing import Final
 from pushtrain.core.errors import ConfigError, StorageError
 from pushtrain.core.network import PRIVATE
 from pushtrain.plumbing import keeper as keeper_module
-from pushtrain.plumbing import namespaces
+from pushtrain.plumbing import namespaces, process
 
 RESOLVER: Final = keeper_module.RESOLVER
 """Where a job asks for names; slirp4netns asks this machine's own resolver on its behalf."""
@@ -63,6 +63,19 @@ class Uplink:
     def alive(self) -> bool:
         """Whether it has not ended by itself: its keeper says nothing more until then."""
         return not select.select([self.control], [], [], 0)[0]
+
+    def received(self) -> int | None:
+        """Bytes that have come in through it, by the kernel's own count; None: nobody tells."""
+        own = Path("/proc/self/ns/net").readlink()
+        for pid in (self.pid, *process.descendants(self.pid)):  # an ordinary user's is below bubblewrap
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                if Path(f"/proc/{pid}/ns/net").readlink() == own:
+                    continue  # a tap of the machine's is somebody else's
+                for line in Path(f"/proc/{pid}/net/dev").read_text().splitlines():
+                    name, _, counts = line.partition(":")
+                    if name.strip() == keeper_module.TAP:
+                        return int(counts.split()[0])
+        return None
 
     def close(self) -> None:
         """Let go of it; it ends unless a shim holds it, too."""
