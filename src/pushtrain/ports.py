@@ -175,6 +175,12 @@ class Confinement(Value):
     user: tuple[int, int] | None = None
     """User and group to become; needs root."""
     landlock: Landlock | None = None
+    variables: tuple[int, str] | None = None
+    """Where the prefix reads the command's variables, a descriptor, and in which form: `args` as bubblewrap's
+    `--args`, `lines` as an engine's `--env-file`. The prefix itself then runs with none of them: what a job
+    sets must not steer the loader of a program outside. None: the prefix becomes the command."""
+    held: bool = False
+    """Whether standard input is a pipe that only this process holds open; else it is empty."""
     filter: str = ""
     """The file of a system call filter that is put on before the prefix; see `plumbing/seccomp.py`."""
 
@@ -183,7 +189,11 @@ class Enclosure(Value):
     """How to start a command inside a cage."""
 
     prefix: tuple[str, ...] = ()
-    """Words before the command's own."""
+    """Words before the command's own; `{cwd}` stands for the folder that it starts in."""
+    outside: dict[str, str] = Field(default_factory=dict)
+    """Variables of the prefix itself, where it does not become the command."""
+    ends: tuple[str, ...] = ()
+    """A program that ends whatever was started in it, for a prefix that outlives its process; empty: none."""
     env: dict[str, str] = Field(default_factory=dict)
     """Variables that are other inside."""
     confinement: Confinement = Confinement()

@@ -434,3 +434,13 @@ async def test_what_packages_have_run_at_every_start_runs_inside_while_bytecode_
     compiler.close()
     assert list(packages.glob("__pycache__/module.*.pyc"))
     assert not stolen.exists()
+
+
+@story
+async def test_a_jobs_variables_reach_nothing_that_runs_outside(house: House, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    traced = {"LD_DEBUG": "all", "LD_DEBUG_OUTPUT": str(outside / "trace"), "LD_PRELOAD": "./evil.so"}
+    run, log = await ran(house, ("true",), env=traced)
+    assert run.outcome is Outcome.SUCCEEDED, log
+    assert list(outside.iterdir()) == [], "the loader of a program outside obeyed the job"

@@ -56,7 +56,7 @@ KNOWN: Final[dict[Isolation, frozenset[Act]]] = {
     Isolation.SANDBOX: frozenset(),
     Isolation.CONFINED: frozenset({Act.COMMAND_LINES, Act.MODES, Act.SYSTEM_BUS, Act.SHARED_MEMORY}),
     Isolation.USER: frozenset(
-        {Act.HOME, Act.COMMAND_LINES, Act.SYSTEM_BUS, Act.ABSTRACT, Act.LOOPBACK, Act.DEVICES}
+        {Act.HOME, Act.COMMAND_LINES, Act.WRITE, Act.SYSTEM_BUS, Act.ABSTRACT, Act.LOOPBACK, Act.DEVICES}
     ),
     Isolation.NONE: frozenset(Act),
 }

@@ -98,9 +98,10 @@ class Compiler:
             if self._closed.is_set():
                 raise Cancelled("the executor stops")
 
-        argv = ("nice", "-n", "19", *command(enclosure, (python, "-I", "-c", _SCRIPT, root, MARK)))
+        words = (python, "-I", "-c", _SCRIPT, root, MARK)
+        argv, env = command(enclosure, words, {"PATH": os.defpath})
         try:
-            done = process.run(argv, env={"PATH": os.defpath}, stop=stop, patience=0.2)
+            done = process.run(("nice", "-n", "19", *argv), env=env, stop=stop, patience=0.2)
         except Cancelled:
             return
         except OSError as error:

@@ -31,6 +31,8 @@ _LOCK: Final = 3
 _UPLINK: Final = (4, 5, 6)
 """The descriptors that it finds an uplink's control at, and its namespaces."""
 _OUT_OF_THE_WAY: Final = 64
+_ELSEWHERE: Final = 30.0
+"""Seconds that an engine gets to end a container."""
 _BLOCKED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -171,4 +173,10 @@ def clear_up(folder: RunDir, mark: str) -> int:
             process.kill_tree(started.command_pid)  # its session may live on without it
     killed += process.sweep(mark)
     orders = folder.read_orders()
-    return killed + (cgroups.end(orders.limits.cgroups) if orders is not None else 0)
+    if orders is None:
+        return killed
+    for enclosure in (orders.enclosure, orders.setup_enclosure):
+        if enclosure.ends:
+            with contextlib.suppress(OSError, TimeoutError):
+                process.run(enclosure.ends, env=enclosure.outside, timeout=_ELSEWHERE)
+    return killed + cgroups.end(orders.limits.cgroups)

@@ -51,9 +51,9 @@ def ask_torch(
     if python is None:
         return None
     enclosure = enclosure or Enclosure()
-    argv = command(enclosure, (python, "-c", _QUESTION))
+    argv, given = command(enclosure, (python, "-c", _QUESTION), env)
     try:
-        done = process.run(argv, env={**env, **enclosure.env}, cwd=cwd, stop=stop, timeout=_SECONDS)
+        done = process.run(argv, env=given, cwd=cwd, stop=stop, timeout=_SECONDS)
     except TimeoutError:
         return None
     if done.code:

@@ -48,6 +48,7 @@ SIGNALS = frozenset({signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHU
 NO_LIMITS = {"memory": 0, "processes": 0, "disk": 0, "folders": (), "growing": (), "cgroups": {}}
 MANY = 65536  # bytes at once that tell of a busy writer
 A_MOMENT = 10  # milliseconds in which a slow writer may say more
+ELSEWHERE = 30.0  # seconds that an engine gets to end a container
 RESERVE = 16384  # bytes kept free for the verdict, should the disk fill up
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -308,6 +309,8 @@ class Shim:
                 self.end_politely(pid, wrapped=wrapped)
                 break
         self.end_all()
+        if self.enclosure["ends"]:
+            self.end_elsewhere(self.enclosure["ends"], self.enclosure["outside"])
         ended.status = self.gone.get(pid)
         inside = not self.around or b"exit-code" in os.read(told, 65536)
         os.close(told)
@@ -359,17 +362,12 @@ class Shim:
         except OSError as error:
             complain(f"the work folder {self.orders['cwd']} cannot be entered: {error.strerror}")
             return
-        enclosure = self.enclosure
+        name = (self.enclosure["prefix"] or argv)[0]
+        variables = {**self.orders["env"], **(self.secrets if self.phase == "train" else {})}
         try:
-            confine.apply(enclosure["confinement"], lock=self.lock, status=tell, uplink=self.uplink)
-        except OSError as error:
+            confine.enclosed(self.enclosure, argv, variables, lock=self.lock, status=tell, uplink=self.uplink)
+        except confine.Unconfined as error:
             complain(f"the sandbox could not be made: {error}")
-            return
-        argv = [*enclosure["prefix"], *argv]
-        name = argv[0]
-        secrets = self.secrets if self.phase == "train" else {}
-        try:
-            confine.execute(argv, {**self.orders["env"], **secrets, **enclosure["env"]})
         except (FileNotFoundError, NotADirectoryError):
             if os.path.exists(name):
                 complain(f"{name} names an interpreter that does not exist")
@@ -451,6 +449,23 @@ class Shim:
                 with Quietly(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+
+    def end_elsewhere(self, argv: list[str], env: dict[str, str]) -> None:
+        """Have somebody else end what is not below us: an engine its container."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                nothing = os.open(os.devnull, os.O_RDWR)
+                for number in (0, 1, 2):
+                    os.dup2(nothing, number)
+                signal.pthread_sigmask(signal.SIG_SETMASK, ())
+                confine.execute(argv, env)
+            finally:
+                os._exit(NOT_EXECUTABLE)
+        patience = time.monotonic() + ELSEWHERE
+        while self.reap() and pid not in self.gone and time.monotonic() < patience:
+            signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+        self.end_all()
 
     # --- the records --------------------------------------------------------------------------------------
 

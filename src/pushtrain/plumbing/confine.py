@@ -35,7 +35,16 @@ O_PATH = 0o10000000
 APART = 200
 """Descriptors from here on are nobody's but ours."""
 
+MARKS = ("PUSHTRAIN_ATTEMPT_ID", "PUSHTRAIN_PARENT")
+"""By which processes of ours are found again (`plumbing/process.py`)."""
+GIVEN = "PUSHTRAIN_INSIDE"
+"""The variable that holds all variables of a command which is not started by a shim."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Unconfined(Exception):
+    """A part of an enclosure cannot be made; the command must not run."""
 
 
 def did(result: int, what: str) -> int:
@@ -66,6 +75,8 @@ def apply(wanted: "Mapping[str, Any]", *, lock: int, status: int, uplink: "Seque
     for number, path in wanted["opened"].items():
         found = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(found, int(number))
+    if wanted["held"]:
+        hold_input()
     program = read(wanted["filter"]) if wanted["filter"] else b""
     ruleset = make_ruleset(wanted["landlock"]) if wanted["landlock"] else None
     if wanted["uplink"]:
@@ -74,12 +85,80 @@ def apply(wanted: "Mapping[str, Any]", *, lock: int, status: int, uplink: "Seque
         become(*wanted["user"])
     if wanted["drop"]:
         drop_capabilities()
-    if wanted["drop"] or program or ruleset is not None:
+    refuse(ruleset, program, privileges=wanted["drop"])
+
+
+def refuse(ruleset: "int | None", program: bytes, *, privileges: bool) -> None:
+    """Have the kernel refuse us things, from now on and in all that we become."""
+    if privileges or program or ruleset is not None:
         did(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if ruleset is not None:
         did(_libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "Landlock")
     if program:
         put_on(program)
+
+
+def hold_input() -> None:
+    """Make standard input a pipe that ends when this process does: its other end stays open in it."""
+    heard, held = os.pipe()
+    os.dup2(heard, 0)
+    os.set_inheritable(held, True)
+
+
+def told(variables: "Mapping[str, str]", form: str) -> bytes:
+    """A command's variables in the form that a prefix reads.
+
+    Raises:
+        OSError: A value cannot be told in it.
+    """
+    if form == "args":
+        words = [word for name, value in variables.items() for word in ("--setenv", name, value)]
+        return b"".join(os.fsencode(word) + b"\0" for word in words)
+    broken = [name for name, value in variables.items() if "\n" in value]
+    if broken:
+        raise OSError(0, f"the variable {broken[0]} has more than one line, which no engine can be given")
+    return b"".join(os.fsencode(f"{name}={value}\n") for name, value in variables.items())
+
+
+def enclosed(
+    enclosure: "Mapping[str, Any]",
+    argv: "list[str]",
+    variables: "Mapping[str, str]",
+    *,
+    lock: int,
+    status: int,
+    uplink: "Sequence[int]" = (),
+) -> None:
+    """Become a command inside its enclosure.
+
+    Args:
+        enclosure: An `Enclosure` as JSON.
+        argv: The command.
+        variables: All its variables.
+        lock: As for `apply`.
+        status: Likewise.
+        uplink: Likewise.
+
+    Raises:
+        OSError: It cannot be executed.
+        Unconfined: A part of the enclosure cannot be made.
+    """
+    wanted = enclosure["confinement"]
+    variables = {**variables, **enclosure["env"]}
+    try:
+        if wanted["variables"]:
+            number, form = wanted["variables"]
+            written = os.memfd_create("variables")
+            os.write(written, told(variables, form))
+            os.lseek(written, 0, os.SEEK_SET)
+            os.dup2(written, number)
+            marks = {name: variables[name] for name in MARKS if name in variables}
+            variables = {**enclosure["outside"], **marks}
+        apply(wanted, lock=lock, status=status, uplink=uplink)
+    except OSError as error:
+        raise Unconfined(str(error)) from None
+    prefix = [os.getcwd() if word == "{cwd}" else word for word in enclosure["prefix"]]
+    execute([*prefix, *argv], variables)
 
 
 def execute(argv: "list[str]", env: "Mapping[str, str]") -> None:
@@ -121,7 +200,9 @@ def enter(uplink: "Sequence[int]") -> None:
 
 
 def become(user: int, group: int) -> None:
-    """Become somebody else, for good."""
+    """Become somebody else, for good; who may still open what the output goes to, as `/dev/stderr`."""
+    for number in (1, 2):
+        os.fchown(number, user, group)
     os.setgroups([])
     os.setresgid(group, group, group)
     os.setresuid(user, user, user)
@@ -163,20 +244,23 @@ def put_on(program: bytes) -> None:
 
 
 def main() -> None:
-    """Confine ourselves and become the command; there is no lock, and nobody asks how it goes inside."""
+    """Become a command inside its enclosure; there is no lock, and nobody asks how it goes inside."""
     import json
 
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    wanted, given, *words = sys.argv[1:]
+    enclosure, given, *words = sys.argv[1:]
     uplink = tuple(map(int, given.split(","))) if given else ()
     for one in uplink:
         os.set_inheritable(one, False)
+    variables = json.loads(os.environ.pop(GIVEN))
+    variables |= {name: os.environ[name] for name in MARKS if name in os.environ}
     try:
-        apply(json.loads(wanted), lock=nothing, status=nothing, uplink=uplink)
-        execute(words, os.environ)
-    except OSError as error:
+        enclosed(json.loads(enclosure), words, variables, lock=nothing, status=nothing, uplink=uplink)
+    except Unconfined as error:
         sys.stderr.write(f"pushtrain: the sandbox could not be made: {error}\n")
-        sys.exit(126)
+    except OSError as error:
+        sys.stderr.write(f"pushtrain: {words[0]} cannot be executed: {error}\n")
+    sys.exit(126)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Run programs inside an enclosure from anywhere but the shim: builds, questions to torch, canaries."""
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pushtrain.plumbing import confine
@@ -10,21 +11,25 @@ from pushtrain.ports import Enclosure
 
 
 def command(
-    enclosure: Enclosure, argv: Sequence[str | Path], uplink: Uplink | None = None
-) -> tuple[str, ...]:
-    """The words that run a program inside an enclosure; the variables in `enclosure.env` are the caller's.
+    enclosure: Enclosure,
+    argv: Sequence[str | Path],
+    env: Mapping[str, str],
+    uplink: Uplink | None = None,
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The words that run a program inside an enclosure, and the variables to start them with.
 
-    Kill the tree to end it: a sandbox ends with its outermost process.
+    Those hold the program's own in one of ours: what a repository sets must not steer what runs outside. Kill
+    the tree to end it: a sandbox ends with its outermost process.
 
     Args:
         enclosure: What is put around it.
         argv: The program and its arguments.
+        env: All its variables.
         uplink: The attempt's, for an enclosure that needs one; its `descriptors` must be inherited.
     """
     words = tuple(map(str, argv))
-    confinement = enclosure.confinement
-    if not enclosure.prefix and confinement == type(confinement)():
-        return words
-    wanted = confinement.model_dump_json()
+    if enclosure == Enclosure():
+        return words, dict(env)
     given = ",".join(map(str, uplink.descriptors)) if uplink else ""
-    return (sys.executable, "-I", "-S", str(confine.__file__), wanted, given, *enclosure.prefix, *words)
+    started = (sys.executable, "-I", "-S", str(confine.__file__), enclosure.model_dump_json(), given, *words)
+    return started, {confine.GIVEN: json.dumps(dict(env))}

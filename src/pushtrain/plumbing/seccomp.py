@@ -11,7 +11,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 _ALLOW: Final = 0x7FFF0000
 _ERRNO: Final = 0x00050000
@@ -102,6 +102,8 @@ _NEW_NAMESPACES: Final = 0x7E020000
 _NEW_TIME: Final = 0x80
 """CLONE_NEWTIME; for clone(2) these bits are a signal's number."""
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_FAMILIES: Final = 64
+"""More than the kernel has."""
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
 
@@ -122,6 +124,30 @@ def program(machine: str | None = None, *, alone: bool) -> bytes:
     """
     column, arch = _MACHINES[machine or os.uname().machine]
     return b"".join(struct.pack("=HBBI", *one) for one in _instructions(column, arch, alone=alone))
+
+
+def profile() -> dict[str, Any]:
+    """The same list in the form that Docker and Podman read, which knows calls by their names."""
+    eperm, enosys = errno.EPERM, errno.ENOSYS
+    rules: list[dict[str, Any]] = [_rule([*_REFUSED], eperm), _rule([*_ABSENT], enosys)]
+    bits = [1 << number for number in range(32) if _NEW_NAMESPACES & 1 << number]
+    for call, more in (("clone", []), ("unshare", [_NEW_TIME])):
+        rules += [_rule([call], eperm, 0, "SCMP_CMP_MASKED_EQ", bit, bit) for bit in (*bits, *more)]
+    rules += [_rule(["ioctl"], eperm, 1, "SCMP_CMP_EQ", request) for request in (_TIOCSTI, _TIOCLINUX)]
+    known = {_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK}
+    families = [family for family in range(_FAMILIES) if family not in known]
+    rules += [_rule(["socket"], errno.EAFNOSUPPORT, 0, "SCMP_CMP_EQ", family) for family in families]
+    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}
+
+
+def _rule(names: list[str], error: int, *test: Any) -> dict[str, Any]:
+    rule: dict[str, Any] = {"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": error}
+    if test:
+        index, operator, value, *second = test
+        rule["args"] = [
+            {"index": index, "value": value, "valueTwo": second[0] if second else 0, "op": operator}
+        ]
+    return rule
 
 
 _Instruction = tuple[int, int, int, int]

@@ -66,10 +66,10 @@ def try_level(
         try:
             enclosure = sandbox.enclose(cage)
             words = (python, "-I", "-S", trial.program, json.dumps(trial.targets))
-            env = {"PATH": _PATH, **enclosure.env}
             with _uplink(uplinks if enclosure.confinement.uplink else None) as uplink:
+                argv, env = command(enclosure, words, {"PATH": _PATH}, uplink)
                 done = process.run(
-                    command(enclosure, words, uplink),
+                    argv,
                     cwd=trial.own,
                     env=env,
                     timeout=_SECONDS,
@@ -125,6 +125,8 @@ class _Trial:
             folder.mkdir(parents=True)
         shutil.copyfile(canary.__file__, self.program)
         other = self._root / "other" / "secret"
+        other.parent.chmod(0o700)
+        other.touch(0o600)
         other.write_text(self._nonce)
         self._decoy = subprocess.Popen(
             ("cat",),

@@ -12,8 +12,10 @@ from pushtrain.plumbing import seccomp
 from pushtrain.plumbing.files import replace
 
 registry: Final[dict[str, str]] = {
+    "container": "pushtrain.adapters.sandboxes.container:Container",
     "sandbox": "pushtrain.adapters.sandboxes.sandbox:Bubblewrap",
     "confined": "pushtrain.adapters.sandboxes.confined:Confined",
+    "user": "pushtrain.adapters.sandboxes.user:OwnUser",
     "none": "pushtrain.adapters.sandboxes.none:Unconfined",
 }
 """`Isolation` → `module:Class`."""

@@ -21,6 +21,7 @@ from pushtrain.ports import Cage, Confinement, Enclosure, Landlock
 _LOCK: Final = 20
 _STATUS: Final = 21
 _FILTER: Final = 22
+_VARIABLES: Final = 23
 
 LAUNCH: Final = """\
 case $1 in
@@ -71,6 +72,7 @@ class Bubblewrap:
             *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
             *("--uid", str(etc.USER), "--gid", str(etc.USER), "--hostname", etc.HOST),
             *("--sync-fd", str(_LOCK), "--json-status-fd", str(_STATUS), "--seccomp", str(_FILTER)),
+            *("--args", str(_VARIABLES)),
             *self._system(),
             *_tmp(cage),
             *_gpus(cage),
@@ -85,6 +87,7 @@ class Bubblewrap:
             opened={_FILTER: str(self._ground.filter(alone=True))},
             lock=_LOCK,
             status=_STATUS,
+            variables=(_VARIABLES, "args"),
             uplink=cage.network in {JobNetwork.INTERNET, JobNetwork.FETCH_ONLY},
             # Abstract sockets belong to the network, and so they do not go away where it is shared.
             landlock=Landlock(scoped=landlock.ABSTRACT_SOCKETS) if shared else None,

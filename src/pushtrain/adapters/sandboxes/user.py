@@ -1,0 +1,113 @@
+"""`user`: a uid of its own for each repository's jobs; for an executor of root's where nothing better works.
+
+The kernel then keeps a job from what others may not read, signal or trace, and a filter of system calls from
+the rest of what a job has no use for. What everybody may read it can read, other processes it can see, and it
+has the machine's network. Its folders are given to that uid before each command; whatever lies on the way to
+them must let others pass, and the state folder is made so, its private files stay root's alone.
+"""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from pushtrain.adapters.sandboxes import Ground
+from pushtrain.core.errors import ConfigError
+from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.plumbing import seccomp, shortcut
+from pushtrain.ports import Cage, Confinement, Enclosure
+
+_FIRST: Final = 0x7A000000
+"""The first of 2^24 uids that no distribution, directory service or container uses by custom."""
+_HARD_LINKS: Final = Path("/proc/sys/fs/protected_hardlinks")
+_MEND: Final = "`sudo sysctl -w fs.protected_hardlinks=1`"
+
+
+class OwnUser:
+    """Another uid.
+
+    Args:
+        ground: What may be known of the machine.
+    """
+
+    level = Isolation.USER
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+
+    def missing(self) -> tuple[str, str]:
+        """Whether we may become somebody else."""
+        if os.geteuid():
+            return "only an executor that root runs can give its jobs another user", ""
+        if _HARD_LINKS.read_text().strip() != "1":
+            return "a job could have others' files given to it by hard links", _MEND
+        if not seccomp.supported():
+            return f"there is no filter of system calls for {os.uname().machine}", ""
+        return "", ""
+
+    def explain(self, complaint: str) -> tuple[str, str]:
+        """Usually the job's Python lies where only root passes."""
+        return f"nothing can be started in it: {complaint.strip()}", ""
+
+    def enclose(self, cage: Cage) -> Enclosure:
+        """Give the cage's folders to the job's uid.
+
+        Raises:
+            ConfigError: That uid cannot get there; or the cage restricts the network.
+            OSError: A folder cannot be given away.
+        """
+        if cage.network is not JobNetwork.FULL:
+            raise ConfigError(
+                f"At the level `{self.level}` a job cannot be held to the network `{cage.network}`.",
+                mend='The owner may allow `network = "full"`.',
+            )
+        uid = _FIRST + int.from_bytes(hashlib.sha256(str(cage.writable[-1:]).encode()).digest()[:3], "big")
+        for path in cage.writable:
+            self._open_way(path)
+            _give(path, uid)
+        for path in cage.readable:
+            if path.exists():
+                self._open_way(path)
+        tmp = shortcut.to(cage.tmp) if cage.tmp else None
+        name = {"USER": "job", "LOGNAME": "job"}  # who has no entry in /etc/passwd is asked for these
+        confinement = Confinement(user=(uid, uid), drop=True, filter=str(self._ground.filter(alone=False)))
+        return Enclosure(env=name | ({"TMPDIR": str(tmp)} if tmp else {}), confinement=confinement)
+
+    def _open_way(self, path: Path) -> None:
+        """Let others pass on the way to a path; what is not ours must do so already."""
+        state = self._ground.folder.parent
+        for folder in reversed(path.resolve().parents):
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            if mode & stat.S_IXOTH:
+                continue
+            if not folder.is_relative_to(state):
+                raise ConfigError(
+                    f"A job's own user cannot pass through {folder} to {path}.",
+                    mend="Keep the state folder elsewhere, for example `--state /var/lib/pushtrain`.",
+                )
+            if folder == state:
+                self._keep_private(state)
+            folder.chmod(mode | stat.S_IXOTH)
+
+    @staticmethod
+    def _keep_private(state: Path) -> None:
+        """Before others may pass through the state folder, take from them what lies in it."""
+        for entry in state.iterdir():
+            if not entry.is_symlink():
+                entry.chmod(stat.S_IMODE(entry.stat().st_mode) & ~stat.S_IRWXO)
+
+
+def _give(path: Path, uid: int) -> None:
+    """Give a folder and everything below it to a uid, and to nobody else.
+
+    Folders are held open on the way: another job of the same uid may put links in the place of anything.
+    A file with several names may be somebody else's, too, and stays.
+    """
+    for _, folders, files, at in os.fwalk(path, follow_symlinks=False):
+        os.fchown(at, uid, uid)
+        for name in (*folders, *files):
+            found = os.stat(name, dir_fd=at, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:
+                os.chown(name, uid, uid, dir_fd=at, follow_symlinks=False)
+    path.chmod(0o700)
