@@ -255,8 +255,9 @@ def test_an_uplink_ends_with_the_last_who_holds_it(uplinks: Uplinks) -> None:
 def test_an_uplink_is_entered_whatever_numbers_its_descriptors_have(uplinks: Uplinks) -> None:
     with contextlib.closing(uplinks.take()) as one:
         taken = Confinement(uplink=True, opened={one.net: "/etc/hostname"}, status=one.descriptors[-1])
-        words = inside_of(Enclosure(confinement=taken), ("readlink", "/proc/self/ns/net"), one)
-        done = process.run(words, pass_fds=one.descriptors)
+        words = ("readlink", "/proc/self/ns/net")
+        argv, env = inside_of(Enclosure(confinement=taken), words, {"PATH": os.environ["PATH"]}, one)
+        done = process.run(argv, env=env, pass_fds=one.descriptors)
         assert (done.complaint, done.code) == ("", 0)
         assert done.text == str(Path(f"/proc/self/fd/{one.net}").readlink())
 

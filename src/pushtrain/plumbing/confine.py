@@ -55,7 +55,14 @@ def did(result: int, what: str) -> int:
     return result
 
 
-def apply(wanted: "Mapping[str, Any]", *, lock: int, status: int, uplink: "Sequence[int]" = ()) -> None:
+def apply(
+    wanted: "Mapping[str, Any]",
+    *,
+    lock: int,
+    status: int,
+    uplink: "Sequence[int]" = (),
+    variables: bytes = b"",
+) -> None:
     """Confine this process and everything that it becomes or starts.
 
     Args:
@@ -63,6 +70,7 @@ def apply(wanted: "Mapping[str, Any]", *, lock: int, status: int, uplink: "Seque
         lock: The attempt's lock, for the prefix.
         status: Where the prefix tells that it got inside.
         uplink: The attempt's: its network namespace, and the user namespace to enter before, if there is one.
+        variables: The command's, for a prefix that reads them.
 
     Raises:
         OSError: A part of it cannot be done; the command must not be started then.
@@ -72,6 +80,11 @@ def apply(wanted: "Mapping[str, Any]", *, lock: int, status: int, uplink: "Seque
     for given, number in ((lock, wanted["lock"]), (status, wanted["status"])):
         if number is not None:
             os.dup2(given, number)
+    if wanted["variables"]:
+        written = os.memfd_create("variables")
+        os.write(written, variables)
+        os.lseek(written, 0, os.SEEK_SET)
+        os.dup2(written, wanted["variables"][0])
     for number, path in wanted["opened"].items():
         found = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         os.dup2(found, int(number))
@@ -146,17 +159,13 @@ def enclosed(
     wanted = enclosure["confinement"]
     variables = {**variables, **enclosure["env"]}
     try:
-        if wanted["variables"]:
-            number, form = wanted["variables"]
-            written = os.memfd_create("variables")
-            os.write(written, told(variables, form))
-            os.lseek(written, 0, os.SEEK_SET)
-            os.dup2(written, number)
-            marks = {name: variables[name] for name in MARKS if name in variables}
-            variables = {**enclosure["outside"], **marks}
-        apply(wanted, lock=lock, status=status, uplink=uplink)
+        given = told(variables, wanted["variables"][1]) if wanted["variables"] else b""
+        apply(wanted, lock=lock, status=status, uplink=uplink, variables=given)
     except OSError as error:
         raise Unconfined(str(error)) from None
+    if wanted["variables"]:
+        marks = {name: variables[name] for name in MARKS if name in variables}
+        variables = {**enclosure["outside"], **marks}
     prefix = [os.getcwd() if word == "{cwd}" else word for word in enclosure["prefix"]]
     execute([*prefix, *argv], variables)
 
