@@ -68,6 +68,7 @@ def test_the_story_is_told_in_plain_lines_and_leaves_nothing_behind(environment:
         "publish",
     ):
         assert len(re.findall(rf"✓ {station} {{2,}}", told)) == 2, station
+    assert re.search(r"jobs run at the level \w+, network [\w-]+", told)
     assert told.count("│ epoch 36/36") == 2
     assert told.count("test digits are read rightly") == 1
     assert told.count("accuracy: ") == 2

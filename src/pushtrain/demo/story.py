@@ -105,6 +105,9 @@ def _tell(screen: Screen, parts: Parts) -> Told:
         screen.working("starting the executor")
         parts.start_executor()
         screen.fact("executor", f"{parts.card.public_url}   key {parts.fingerprint[:19]}…")
+        screen.fact(
+            "", f"jobs run at the level {parts.card.isolation}, network {parts.card.network or 'none'}"
+        )
         screen.working("starting the sender")
         parts.start_sender()
         screen.fact("sender", f"{parts.webhook_url}   webhook, and a look every {POLL_SECONDS} s")
