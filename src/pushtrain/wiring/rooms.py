@@ -182,35 +182,38 @@ def _executor(
 ) -> ExecutorService:
     ring, gpus = Ring(state.key), inventory()
     way = way_out(state)
-    sandbox = choose(state, settings.rules, way)
-    site = Site(state.caches, built=state.environments, offered=settings.executor.environments)
-    publisher = Publisher(
-        served,
-        settings.executor,
-        fingerprint=ring().id,
-        formats=[adapter(target) for target in FORMATS.values()],
-        gpus=gpus,
-        masks=partial(mask_of, key=sealing_key(state.sealing_key)),
-    )
-    asks = any(entry.id for entry in settings.rules.allow)
-    numbers = repositories(settings).number_of if asks else unasked
-    service = ExecutorService(
-        settings,
-        state,
-        store,
-        identity=ring,
-        authorized=Authorized(state.authorized, owner=ring),
-        mirrors=served,
-        environments={kind: adapter(target, site) for kind, target in environments.items()},
-        publisher=publisher,
-        sealed=sealed_secrets(settings, partial(mirror, state)),
-        sandbox=sandbox,
-        access=granted(settings.rules, sandbox.level, way),
-        gpus=gpus,
-        shed=partial(clean, site),
-        number_of=numbers,
-    )
-    service.rulebook.check()
+    with contextlib.ExitStack() as failed:
+        failed.callback(way.close)
+        sandbox = choose(state, settings.rules, way)
+        site = Site(state.caches, built=state.environments, offered=settings.executor.environments)
+        publisher = Publisher(
+            served,
+            settings.executor,
+            fingerprint=ring().id,
+            formats=[adapter(target) for target in FORMATS.values()],
+            gpus=gpus,
+            masks=partial(mask_of, key=sealing_key(state.sealing_key)),
+        )
+        asks = any(entry.id for entry in settings.rules.allow)
+        numbers = repositories(settings).number_of if asks else unasked
+        service = ExecutorService(
+            settings,
+            state,
+            store,
+            identity=ring,
+            authorized=Authorized(state.authorized, owner=ring),
+            mirrors=served,
+            environments={kind: adapter(target, site) for kind, target in environments.items()},
+            publisher=publisher,
+            sealed=sealed_secrets(settings, partial(mirror, state)),
+            sandbox=sandbox,
+            access=granted(settings.rules, sandbox.level, way),
+            gpus=gpus,
+            shed=partial(clean, site),
+            number_of=numbers,
+        )
+        service.rulebook.check()
+        failed.pop_all()
     return service
 
 
