@@ -59,7 +59,9 @@ def lines(unit: Unit, name: str) -> list[str]:
 def test_systemd_has_nothing_to_say_against_it(tmp_path: Path, unit: Unit) -> None:
     manager = "--system" if unit.system else "--user"
     done = analyze(tmp_path, unit, "verify", "--man=no", manager)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    older = "Unknown key 'DelegateSubgroup'"  # before systemd 254, which goes on without it
+    said = [line for line in (done.stdout + done.stderr).splitlines() if older not in line]
+    assert (done.returncode, said) == (0, [])
 
 
 def test_verify_would_notice_a_mistake(tmp_path: Path) -> None:

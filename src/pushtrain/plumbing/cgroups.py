@@ -9,6 +9,7 @@ from 254 on). We move nobody. What may be used is tried, not assumed.
 import contextlib
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,8 @@ from pushtrain.plumbing import guard
 
 _CONTROLLERS: Final = ("memory", "pids")
 _PROBE: Final = 64 * 1024**2
+_OLD: Final = 3600.0
+"""Seconds; a younger one may be about to be used."""
 
 
 def find(root: Path = Path("/")) -> Mapping[str, Path]:
@@ -32,9 +35,12 @@ def find(root: Path = Path("/")) -> Mapping[str, Path]:
             if name in own and (base := _below(root, mount, top, own[name])) is not None:
                 found[name] = base
     usable = {name: base for name, base in found.items() if name in _CONTROLLERS and _works(name, base)}
+    for base in usable.values():
+        _sweep(base)
     if "unified" in found and not usable:
         for base in (found["unified"], found["unified"].parent):
             if _delegated(base) and _works("unified", base):
+                _sweep(base)
                 return {"unified": base}
     return usable
 
@@ -103,6 +109,14 @@ def _works(name: str, base: Path) -> bool:
     with contextlib.suppress(OSError):
         folder.rmdir()
     return works
+
+
+def _sweep(base: Path) -> None:
+    """Remove what attempts left whose shim was killed; a group with a process in it stays by itself."""
+    for folder in base.glob("pushtrain-*"):
+        with contextlib.suppress(OSError):
+            if folder.stat().st_mtime < time.time() - _OLD:
+                folder.rmdir()
 
 
 def _delegated(base: Path) -> bool:

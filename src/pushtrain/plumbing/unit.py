@@ -28,6 +28,10 @@ TimeoutStopSec=30
 # A job that runs out of memory ends alone.
 OOMPolicy=continue
 TasksMax=infinity
+# The executor may limit jobs by control groups beside its own. systemd before 254 does not know the second of
+# these and says so once; the executor then looks at each job every second instead.
+Delegate=memory pids
+DelegateSubgroup=executor
 # The machine's owner comes first.
 Nice=5
 UMask=0077
@@ -45,7 +49,6 @@ AmbientCapabilities=
 SystemCallFilter=~@clock @cpu-emulation @module @obsolete @raw-io @reboot @swap
 SystemCallErrorNumber=EPERM
 ProtectSystem=strict
-ProtectControlGroups=yes
 ProtectKernelModules=yes
 # Trainings go on while the unit is stopped: their files and their shared memory must stay.
 PrivateTmp=no
