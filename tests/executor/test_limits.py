@@ -129,10 +129,10 @@ BOMB = (
     "import os, time\nmade = 0\n"
     "try:\n"
     "  while made < 300:\n"
-    "    if os.fork() == 0: time.sleep(50)\n"
+    "    if os.fork() == 0: time.sleep(20); os._exit(0)\n"
     "    made += 1\n"
     "except BlockingIOError: print('refused at', made, flush=True)\n"
-    "os._exit(9 if made < 300 else 0) if made < 300 else time.sleep(50)"
+    "os._exit(9 if made < 300 else 0) if made < 300 else time.sleep(20)"
 )
 
 
