@@ -57,6 +57,7 @@ def seen(defence: Defence) -> bool:
             env={**os.environ, "PYTHONPATH": str(folder / "src"), "HYPOTHESIS_STORAGE_DIRECTORY": name},
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
             timeout=300,
         )

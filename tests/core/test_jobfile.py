@@ -655,11 +655,12 @@ def test_any_bytes_are_a_file_or_a_config_error_that_can_be_shown(honest: bool, 
         "x=" + "[" * 200_000,
         "x=" + "{a=" * 60_000,
         "x=" + "9" * 250_000,
+        '[job.t]\ncommand="x"\ntimeout=0x' + "f" * 5000,
         "[job." + "x" * 200_000 + ']\ncommand="x"',
         '[job.t]\ncommand="x"\nresults=[' + ",".join(f"'a{n}'" for n in range(20_000)) + "]",
         '[job.t]\ncommand="x"\n[job.t.matrix]\n' + "\n".join(f"a{n}=[1,2]" for n in range(5000)),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_a_bomb_in_a_small_file_is_a_config_error_at_once(bomb: str) -> None:
     """A key of 100,000 parts, 200 kB of text, took tomllib 40 GB of memory."""
