@@ -1,9 +1,9 @@
 """Choose the isolation of this executor's jobs: the strongest level that holds when it is tried.
 
 A level is not believed by a version or a package, but by a canary that goes in and tries what a job must not
-do (`plumbing/trial.py`). Strongest first; the first that lets nothing through is taken, and it must reach the
-owner's rule `min_isolation`. A level that can hold jobs neither to the rule `network` nor to `none` is not
-offered.
+do (`plumbing/trial.py`). The first, in order of preference, that lets nothing through is taken, and it must
+reach the owner's rule `min_isolation`. A level that can hold jobs neither to the rule `network` nor to `none`
+is not offered.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ class Rung:
 
 
 def ladder(state: StateFolder, rules: Rules, way: WayOut) -> Iterator[Rung]:
-    """Every level, strongest first, each tried when it is asked for."""
+    """Every level in order of preference, each tried when it is asked for."""
     ground = Ground(state.isolation)
     private = (state.key, state.store, state.authorized, state.webhook_secret, state.settings)
     machine = Machine(state.isolation / "trials", state.root, private)
@@ -73,7 +73,7 @@ def listed_acts(acts: tuple[Act, ...]) -> str:
 
 
 def choose(state: StateFolder, rules: Rules, way: WayOut) -> Sandbox:
-    """The strongest level that holds here.
+    """The best level that holds here.
 
     Raises:
         ConfigError: It is weaker than the owner's rule `min_isolation` demands; the mend is named.
@@ -81,7 +81,7 @@ def choose(state: StateFolder, rules: Rules, way: WayOut) -> Sandbox:
     lacking = []
     for rung in ladder(state, rules, way):
         if not rung.level.reaches(rules.min_isolation):
-            break
+            continue
         if not rung.why:
             return rung.sandbox
         lacking.append(rung)

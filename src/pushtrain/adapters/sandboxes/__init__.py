@@ -1,6 +1,7 @@
 """The isolation ladder: how well a job is kept away from the machine that it runs on (docs/isolation.md).
 
-`registry` names the levels strongest first. Each class is made with one `Ground`.
+`registry` names the levels in the order in which they are preferred: `sandbox` before `container`, which
+protects as well and starts more slowly. Each class is made with one `Ground`.
 """
 
 import hashlib
@@ -12,8 +13,8 @@ from pushtrain.plumbing import seccomp
 from pushtrain.plumbing.files import replace
 
 registry: Final[dict[str, str]] = {
-    "container": "pushtrain.adapters.sandboxes.container:Container",
     "sandbox": "pushtrain.adapters.sandboxes.sandbox:Bubblewrap",
+    "container": "pushtrain.adapters.sandboxes.container:Container",
     "confined": "pushtrain.adapters.sandboxes.confined:Confined",
     "user": "pushtrain.adapters.sandboxes.user:OwnUser",
     "none": "pushtrain.adapters.sandboxes.none:Unconfined",

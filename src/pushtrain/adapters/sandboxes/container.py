@@ -32,7 +32,7 @@ from pushtrain.ports import Cage, Confinement, Enclosure
 ENGINES: Final = ("podman", "docker")
 IMAGE: Final = "localhost/pushtrain-empty:1"
 _EMPTY_ARCHIVE: Final = bytes(10240)
-_SECONDS: Final = 60.0
+_SECONDS: Final = 20.0
 _VARIABLES: Final = 23
 _OWN: Final = (
     "CONTAINER_HOST",
