@@ -3,7 +3,7 @@
 A port exists where there are two real implementations. Adapters are named in `wiring` and imported when used.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -44,21 +44,71 @@ class Activation:
     """What of the machine the command must be able to read for that, beside environment and Python."""
 
 
+class Ended(Protocol):
+    """How a tool ended."""
+
+    @property
+    def code(self) -> int:
+        """Its exit code."""
+
+    @property
+    def text(self) -> str:
+        """What it printed."""
+
+    @property
+    def complaint(self) -> str:
+        """What it complained of."""
+
+
+class Builder(Protocol):
+    """Runs the tools that build one attempt's environment, each in a cage; see `plumbing/building.py`."""
+
+    code: bool
+    """Whether they may run code that is not theirs; else they only fetch and unpack."""
+    cache: Path
+    """What they keep: shared by all repositories, or with `code` the repository's own."""
+    offline: bool
+    """Whether they reach nothing."""
+    caged: bool
+    """Whether they are kept away from the owner's home."""
+    report: Report
+    stop: Stop
+
+    def run(
+        self,
+        words: Sequence[str | Path],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        writable: Sequence[Path] = (),
+        readable: Sequence[Path] = (),
+        line: Callable[[str], None] | None = None,
+        timeout: float | None = None,
+    ) -> Ended:
+        """Run one to its end.
+
+        Raises:
+            BuildError: It could not be isolated.
+            TimeoutError, OSError: It took too long, or could not be started.
+        """
+
+
 class Environment(Protocol):
     """One way to build what a command runs in."""
 
     def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:
         """What would be built for this tree; None when this way does not apply. Reads files only; ≤ 20 ms."""
 
-    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
         """Build it in the empty folder `into`, final path included in what is written.
 
         Raises:
+            NeedsCode: It takes code that the builder may not run.
             BuildError: It could not be built; the message holds the tool's last words.
         """
 
     def activate(
-        self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path, *, report: Report, stop: Stop
+        self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path, builder: Builder
     ) -> Activation:
         """How to run a command in the environment at `root`; the project itself may be built into `overlay`.
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,15 @@ from pushtrain.adapters.environments.script import InlineScript, metadata
 from pushtrain.adapters.environments.site import Site, driver, lines_tail
 from pushtrain.adapters.environments.tool import Uv, clean, torch_backend
 from pushtrain.adapters.environments.uv import UvProject
-from pushtrain.core.errors import BuildError, Cancelled
+from pushtrain.adapters.sandboxes import Ground
+from pushtrain.adapters.sandboxes.none import Unconfined
+from pushtrain.core.errors import BuildError, Cancelled, NeedsCode
 from pushtrain.core.forms import script_of
-from pushtrain.core.model import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.model import EnvironmentKind, EnvironmentSpec, JobNetwork
+from pushtrain.core.rules import Limits
+from pushtrain.plumbing.building import CagedBuilder
 from pushtrain.plumbing.cache import Cache
-from pushtrain.ports import Activation, Environment
+from pushtrain.ports import Activation, Environment, Report, Stop
 from wheel_index import serve_index, wheel
 
 AUTO = EnvironmentSpec()
@@ -106,20 +111,43 @@ HATCH = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.bu
 
 
 def lock(site: Site, folder: Path) -> None:
-    env = Uv(site).environment()
+    env = Uv(site).environment(a_builder(site))
     argv = [str(tool.uv_binary()), "lock", "--quiet", "--python", own().request]
     subprocess.run(argv, cwd=folder, env=env, check=True)
 
 
+def a_builder(
+    site: Site, *, code: bool = True, report: Report = lambda *_: None, stop: Stop = lambda: None
+) -> CagedBuilder:
+    """A builder without a cage; tests/executor/test_builds.py has those with one."""
+    return CagedBuilder(
+        Unconfined(Ground(site.caches)),
+        shared=site.built.parent,
+        tools=site.caches,
+        own=site.caches.parent / "own",
+        network=JobNetwork.FULL,
+        uplink=lambda: None,
+        limits=Limits(),
+        report=report,
+        stop=stop,
+        code=code,
+        environ=site.environ,
+    )
+
+
 def made(environment: Environment, tree: Path, site: Site, spec: EnvironmentSpec = AUTO) -> Path:
-    """As the executor does it: plan, then build in the cache."""
+    """As the executor does it: plan, then build in the cache, with code where it takes some."""
     recipe = environment.plan(tree, spec)
     assert recipe is not None
     cache = Cache(site.built)
-    path, _ = cache.build(
-        recipe.key, lambda into: environment.build(tree, spec, into, lambda *_: None, lambda: None)
-    )
-    return path
+
+    def make(into: Path, *, code: bool) -> None:
+        environment.build(tree, spec, into, a_builder(site, code=code))
+
+    try:
+        return cache.build(recipe.key, partial(make, code=False))[0]
+    except NeedsCode:
+        return cache.build(recipe.key, partial(make, code=True))[0]
 
 
 def run(activation: Activation, tree: Path, *argv: str) -> str:
@@ -215,7 +243,7 @@ def test_commit_two_runs_the_code_of_commit_two(site: Site, tmp_path: Path) -> N
         write(tree, files)
         lock(site, tree)
         root = made(environment, tree, site)
-        activation = environment.activate(tree, AUTO, root, tmp_path / f"overlay-{commit}")
+        activation = environment.activate(tree, AUTO, root, tmp_path / f"overlay-{commit}", a_builder(site))
         roots.add(root)
         said.append(run(activation, tree, "python", "-c", "import mine; print(mine.COMMIT)"))
         said.append(run(activation, tree, "mine"))
@@ -233,7 +261,7 @@ def test_metadata_and_entry_points_of_the_own_package_work(site: Site, tree: Pat
     write(tree, {"pyproject.toml": project(dependencies='"alpha>=1"', more=more), "mine/__init__.py": code})
     environment = UvProject(site)
     root = made(environment, tree, site)
-    activation = environment.activate(tree, AUTO, root, tmp_path / "over lay")
+    activation = environment.activate(tree, AUTO, root, tmp_path / "over lay", a_builder(site))
     probe = (
         "import importlib.metadata as m, json; d = m.distribution('mine');"
         "print(json.dumps([d.version, d.metadata['Summary'], d.requires,"
@@ -264,7 +292,7 @@ def test_package_that_must_be_built_is_built_from_this_tree(site: Site, tmp_path
         }
         write(tree, files)
         root = made(environment, tree, site)
-        activation = environment.activate(tree, AUTO, root, tmp_path / f"overlay-{commit}")
+        activation = environment.activate(tree, AUTO, root, tmp_path / f"overlay-{commit}", a_builder(site))
         said.append(run(activation, tmp_path, "built-here"))
     assert said == ["one True", "two True"]
 
@@ -322,7 +350,7 @@ def test_only_usual_pure_layouts_are_used_as_they_are(  # noqa: PLR0917  fixture
     built: list[object] = []
     monkeypatch.setattr(Uv, "run", lambda _, words, *__, **___: built.append(words))
     write(tree, {"pyproject.toml": project(more=tables), **files})
-    UvProject(site).activate(tree, AUTO, tmp_path / "root", tmp_path / "overlay")
+    UvProject(site).activate(tree, AUTO, tmp_path / "root", tmp_path / "overlay", a_builder(site))
     assert (not built) is as_it_is
 
 
@@ -339,10 +367,10 @@ def test_version_in_a_file_is_read_and_a_computed_one_built(
             "src/mine/__init__.py": '__version__ = "7.1"\n',
         },
     )
-    UvProject(site).activate(tree, AUTO, tmp_path / "root", tmp_path / "overlay")
+    UvProject(site).activate(tree, AUTO, tmp_path / "root", tmp_path / "overlay", a_builder(site))
     assert (tmp_path / "overlay/lib/mine-7.1.dist-info/METADATA").exists()
     write(tree, {"pyproject.toml": start + '[tool.hatch.version]\nsource = "vcs"\n'})
-    UvProject(site).activate(tree, AUTO, tmp_path / "root", tmp_path / "overlay")
+    UvProject(site).activate(tree, AUTO, tmp_path / "root", tmp_path / "overlay", a_builder(site))
     assert len(built) == 1
 
 
@@ -353,7 +381,7 @@ def test_project_that_is_no_package_has_no_overlay(site: Site, tree: Path, tmp_p
     assert recipe is not None
     assert (recipe.locked, recipe.title) == (False, f"pyproject.toml, Python {PYTHON}")
     root = made(environment, tree, site)
-    activation = environment.activate(tree, AUTO, root, tmp_path / "overlay")
+    activation = environment.activate(tree, AUTO, root, tmp_path / "overlay", a_builder(site))
     assert dict(activation.env) == {"VIRTUAL_ENV": str(root)}
     assert run(activation, tree, "python", "-c", "import alpha; print(alpha.VERSION)") == "1.0"
 
@@ -398,14 +426,14 @@ def test_workspace_members_go_into_the_overlay(site: Site, tree: Path, tmp_path:
     lock(site, tree)
     environment = UvProject(site)
     root = made(environment, tree, site)
-    activation = environment.activate(tree, AUTO, root, tmp_path / "overlay")
+    activation = environment.activate(tree, AUTO, root, tmp_path / "overlay", a_builder(site))
     assert run(activation, tree, "python", "-c", "import mine; print(mine.SAID)") == "2.0"
     assert not list(root.glob("lib/*/site-packages/helper*"))
     assert "packages/other" not in activation.env["PYTHONPATH"]
     member = EnvironmentSpec(kind=EnvironmentKind.UV, file="packages/other")
     assert key(environment, tree, member) != key(environment, tree)
     root = made(environment, tree, site, member)
-    activation = environment.activate(tree, member, root, tmp_path / "overlay2")
+    activation = environment.activate(tree, member, root, tmp_path / "overlay2", a_builder(site))
     assert run(activation, tree, "python", "-c", "import gamma, other; print('ok')") == "ok"
 
 
@@ -507,22 +535,24 @@ def test_building_stops_when_asked_and_takes_no_longer_than_allowed(site: Site, 
 
     into = site.built / "x"
     with pytest.raises(Cancelled):
-        UvProject(site).build(tree, AUTO, into, lambda *_: None, stop)
+        UvProject(site).build(tree, AUTO, into, a_builder(site, stop=stop))
     hasty = Site(site.caches, site.built, environ=site.environ, timeout=0.0)
     with pytest.raises(BuildError, match="not built within 0 s"):
-        UvProject(hasty).build(tree, AUTO, into, lambda *_: None, lambda: None)
+        UvProject(hasty).build(tree, AUTO, into, a_builder(hasty))
 
 
 def test_progress_is_what_uv_says(site: Site, tree: Path) -> None:
     write(tree, {"pyproject.toml": project(dependencies='"alpha"')})
     said: list[str] = []
-    UvProject(site).build(tree, AUTO, site.built / "x", lambda text, *_: said.append(text), lambda: None)
+    UvProject(site).build(
+        tree, AUTO, site.built / "x", a_builder(site, report=lambda text, *_: said.append(text))
+    )
     assert any(re.match("Resolved 1 package", line) for line in said)
     assert any(re.match("Installed 1 package", line) for line in said)
 
 
 def test_uv_inherits_a_named_list_only(site: Site) -> None:
-    env = Uv(site).environment()
+    env = Uv(site).environment(a_builder(site, code=False))
     assert "SECRET" not in env
     assert env["UV_DEFAULT_INDEX"] == site.environ["UV_DEFAULT_INDEX"]
     assert env["UV_CACHE_DIR"] == str(site.caches / "uv")
@@ -531,7 +561,7 @@ def test_uv_inherits_a_named_list_only(site: Site) -> None:
         site.built,
         environ={"UV_INDEX_LAB_PASSWORD": "x", "UV_CACHE_DIR": "/other", "PATH": "/a/shims:/b"},
     )
-    env = Uv(named).environment()
+    env = Uv(named).environment(a_builder(named, code=False))
     assert (env["UV_INDEX_LAB_PASSWORD"], env["UV_CACHE_DIR"], env["PATH"]) == (
         "x",
         str(site.caches / "uv"),
@@ -555,7 +585,7 @@ def test_torch_builds_fit_the_driver_unless_the_owner_says_otherwise(
     assert key(RequirementsFile(plain), tree) != before
     words: list[tuple[object, ...]] = []
     monkeypatch.setattr(Uv, "run", lambda _, given, *__, **___: words.append(given))
-    RequirementsFile(plain).build(tree, AUTO, tmp_path / "into", lambda *_: None, lambda: None)
+    RequirementsFile(plain).build(tree, AUTO, tmp_path / "into", a_builder(plain))
     assert words[1][4:6] == ("--torch-backend", "auto")
 
 
@@ -572,7 +602,7 @@ def test_unchanged_environment_is_reused_without_uv(
         assert recipe is not None
         root = cache.get(recipe.key)
         assert root is not None
-        environment.activate(tree, AUTO, root, tmp_path / f"overlay{number}")
+        environment.activate(tree, AUTO, root, tmp_path / f"overlay{number}", a_builder(site))
 
 
 def test_space_of_uvs_own_cache_can_be_given_back_and_environments_stand(site: Site, tree: Path) -> None:
@@ -611,7 +641,7 @@ def test_requirements_with_includes_constraints_and_own_package(
     assert recipe is not None
     assert not recipe.locked
     root = made(environment, tree, site, REQUIREMENTS)
-    activation = environment.activate(tree, REQUIREMENTS, root, tmp_path / "overlay")
+    activation = environment.activate(tree, REQUIREMENTS, root, tmp_path / "overlay", a_builder(site))
     probe = "import alpha, beta, gamma, delta, mine; print(alpha.VERSION, delta.VERSION, mine.SAID)"
     assert run(activation, tree, "python", "-c", probe) == "1.0 3.0 mine"
     assert not list(root.glob("lib/*/site-packages/mine*"))
@@ -662,7 +692,7 @@ def test_script_gets_what_its_metadata_asks_for(site: Site, tree: Path, tmp_path
     spec = EnvironmentSpec(kind=EnvironmentKind.SCRIPT, file="train.py")
     environment = InlineScript(site)
     root = made(environment, tree, site, spec)
-    activation = environment.activate(tree, spec, root, tmp_path / "overlay")
+    activation = environment.activate(tree, spec, root, tmp_path / "overlay", a_builder(site))
     assert run(activation, tree, "python", "-c", "import alpha; print(alpha.VERSION)") == "1.0"
     before = key(environment, tree, spec)
     write(tree, {"train.py": SCRIPT.format("'two'")})
@@ -683,7 +713,7 @@ def test_locked_script_gets_what_is_locked(site: Site, tree: Path) -> None:
         "--upgrade-package",
         "alpha==1.0",
     ]
-    subprocess.run(argv, cwd=tree, env=Uv(site).environment(), check=True)
+    subprocess.run(argv, cwd=tree, env=Uv(site).environment(a_builder(site)), check=True)
     environment = InlineScript(site)
     recipe = environment.plan(tree, AUTO)
     assert recipe is not None
@@ -761,7 +791,9 @@ def test_conda_environment_is_made_by_the_tool_that_is_there(
     cache = Cache(site.built)
     root, _ = cache.build(
         recipe.key,
-        lambda into: environment.build(tree, AUTO, into, lambda text, *_: said.append(text), lambda: None),
+        lambda into: environment.build(
+            tree, AUTO, into, a_builder(site, report=lambda text, *_: said.append(text))
+        ),
     )
     calls = [json.loads(line) for line in (tmp_path / "called").read_text().splitlines()]
     words = calls[-1][0]
@@ -775,7 +807,7 @@ def test_conda_environment_is_made_by_the_tool_that_is_there(
     assert "SECRET" not in calls[-1][1]
     assert calls[-1][1]["CONDARC"] == "/c"
     assert "Linking numpy" in said
-    activation = environment.activate(tree, AUTO, root, tmp_path / "overlay")
+    activation = environment.activate(tree, AUTO, root, tmp_path / "overlay", a_builder(site))
     assert (activation.path[0] / "python").exists()
     assert activation.env["CONDA_PREFIX"] == str(activation.path[0].parent)
 
@@ -808,7 +840,11 @@ def test_named_environment_is_the_owners_folder(tree: Path, tmp_path: Path) -> N
     assert recipe is not None
     assert recipe.key == ""
     variables = {
-        kind: set(environment.activate(tree, named(kind), tree, tree).env)
+        kind: set(
+            environment.activate(
+                tree, named(kind), tree, tree, a_builder(Site(tmp_path, tmp_path / "built"))
+            ).env
+        )
         for kind in offered
         if kind != "gone"
     }
@@ -827,7 +863,9 @@ def test_machines_python_is_found_under_both_names_and_is_not_ours(tree: Path, t
     recipe = environment.plan(tree, AUTO)
     assert recipe is not None
     assert recipe.key == ""
-    activation = environment.activate(tree, AUTO, tmp_path, tmp_path / "overlay")
+    activation = environment.activate(
+        tree, AUTO, tmp_path, tmp_path / "overlay", a_builder(Site(tmp_path, tmp_path / "built"))
+    )
     for name in ("python", "python3"):
         prefix = run(activation, tree, name, "-c", "import sys; print(sys.prefix)")
         assert prefix != sys.prefix
@@ -838,7 +876,9 @@ def test_python_of_another_version_is_called_python_too(tree: Path, tmp_path: Pa
     (tmp_path / "bin" / "python3.99").symlink_to(own().request)
     environment = System(Site(tmp_path, tmp_path, environ={"PATH": str(tmp_path / "bin")}))
     spec = EnvironmentSpec(kind=EnvironmentKind.SYSTEM, python="3.99")
-    activation = environment.activate(tree, spec, tmp_path, tmp_path / "overlay")
+    activation = environment.activate(
+        tree, spec, tmp_path, tmp_path / "overlay", a_builder(Site(tmp_path, tmp_path / "built"))
+    )
     assert run(activation, tree, "python", "-c", "print('ok')") == "ok"
 
 
@@ -846,7 +886,9 @@ def test_shims_of_pyenv_are_replaced_by_the_real_interpreter(tree: Path, tmp_pat
     (tmp_path / "shims").mkdir()
     (tmp_path / "shims" / "python3").symlink_to("/bin/false")
     environment = System(Site(tmp_path, tmp_path, environ={"PATH": str(tmp_path / "shims")}))
-    activation = environment.activate(tree, AUTO, tmp_path, tmp_path / "overlay")
+    activation = environment.activate(
+        tree, AUTO, tmp_path, tmp_path / "overlay", a_builder(Site(tmp_path, tmp_path / "built"))
+    )
     assert run(activation, tree, "python3", "-c", "print('ok')") == "ok"
 
 

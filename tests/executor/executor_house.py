@@ -35,7 +35,7 @@ from pushtrain.plumbing.rosterfile import RosterFile
 from pushtrain.plumbing.sealing import seal_secret, sealing_key
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
-from pushtrain.ports import Activation, Environment, Recipe, Report, Sandbox, Stop
+from pushtrain.ports import Activation, Builder, Environment, Recipe, Sandbox
 from pushtrain.testing import (
     REPOSITORY,
     SENDER,
@@ -67,8 +67,8 @@ class Bare:
     def plan(self, tree: Path, spec: EnvironmentSpec) -> Recipe | None:
         return Recipe(key="", title="system", locked=True)
 
-    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
-        raise AssertionError(f"nothing to build: {tree} {spec} {into} {report} {stop}")
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
+        raise AssertionError(f"nothing to build: {tree} {spec} {into} {builder}")
 
     def activate(
         self,
@@ -76,7 +76,7 @@ class Bare:
         spec: EnvironmentSpec,
         root: Path,
         overlay: Path,
-        **_: object,
+        builder: Builder,
     ) -> Activation:
         return Activation(path=(Path(sys.executable).parent,))
 
@@ -268,11 +268,11 @@ class Stuck(Bare):
         del spec
         return Recipe(key="ab12" if _flag(tree).exists() else "", title="stuck")
 
-    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
         del spec
-        report("building", 1, 2)
+        builder.report("building", 1, 2)
         argv = ("bash", "-c", f"echo $$ > {_flag(tree)}.pid; exec sleep 600")
-        process.run(argv, cwd=into, stop=stop, patience=0.1)
+        process.run(argv, cwd=into, stop=builder.stop, patience=0.1)
 
 
 def _flag(tree: Path) -> Path:

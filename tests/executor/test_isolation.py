@@ -412,7 +412,7 @@ async def test_a_program_of_the_system_is_found_though_our_own_python_is_out_of_
 class Nothing(Bare):
     """No environment at all: only what the system has."""
 
-    def activate(self, tree: Path, spec: object, root: Path, overlay: Path, **_: object) -> Activation:
+    def activate(self, tree: Path, spec: object, root: Path, overlay: Path, builder: object) -> Activation:
         return Activation()
 
 

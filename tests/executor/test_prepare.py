@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from executor_house import Bare, House
 
-from pushtrain.core.errors import BuildError, Cancelled, Forbidden
+from pushtrain.core.errors import BuildError, Cancelled, Forbidden, NeedsCode
 from pushtrain.core.model import EnvironmentSpec, Isolation, Progress, Reason, Run, Stage
 from pushtrain.core.rules import Rules
 from pushtrain.executor.bytecode import MARK, Compiler
@@ -26,8 +26,8 @@ from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.ledger import Ledger
 from pushtrain.plumbing.rundir import Orders, RunDir
 from pushtrain.plumbing.sealing import sealing_key
-from pushtrain.ports import Activation, Environment, Recipe, Report, Stop
-from pushtrain.testing import a_command, a_gpu, a_run, a_spec, an_attempt, wait_until
+from pushtrain.ports import Activation, Builder, Enclosure, Environment, Recipe
+from pushtrain.testing import REPOSITORY, a_command, a_gpu, a_run, a_spec, an_attempt, wait_until
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -47,11 +47,11 @@ class Kind:
         assert (tree.is_dir(), spec.python) == (True, "")
         return Recipe(self.key, "kind 1.0", locked=self.locked) if self.applies else None
 
-    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
         assert (tree.is_dir(), spec.python) == (True, "")
-        report("half way", 1, 2)
+        builder.report("half way", 1, 2)
         while self.waits_for is not None and not self.waits_for.wait(0.01):
-            stop()
+            builder.stop()
         if self.fails:
             raise BuildError(self.fails, mend="Mend it.")
         self.built.append(into)
@@ -59,7 +59,7 @@ class Kind:
         (into / "bin" / "tool").write_text("tool")
 
     def activate(
-        self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path, **_: object
+        self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path, builder: Builder
     ) -> Activation:
         assert (tree.is_dir(), overlay.is_dir(), spec.python) == (True, True, "")
         return Activation({"KIND": str(root)}, (root / "bin",))
@@ -92,10 +92,11 @@ class Bench:
 
     def prepare(self, **changes: Any) -> tuple[Orders, Preparation, RunDir]:
         gpus = changes.pop("held", ())
+        other = {"repository": changes.pop("repository")} if "repository" in changes else {}
         commit = changes.pop("commit", self.house.work.head())
         spec = a_spec(**{"command": "python train.py", **changes})
         self.number += 1
-        command = a_command(commit=commit, job=spec)
+        command = a_command(commit=commit, job=spec, **other)
         run = a_run(command, attempt=self.number, token="t" * 32, gpus=gpus)
         folder = RunDir.of(self.house.state.runs, run.id, self.number).create()
         preparation = Preparation(run, folder, self.shop, progress=self.progress.append, stop=self.stop)
@@ -113,6 +114,47 @@ class Bench:
         logs = list(self.house.state.runs.glob(f"*/{self.number}/log.txt"))
         assert caught.value.detail in logs[0].read_text()
         return caught.value.detail
+
+
+class Built(Kind):
+    """An environment that takes somebody's code."""
+
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
+        if not builder.code:
+            raise NeedsCode("It has no wheel.")
+        super().build(tree, spec, into, builder)
+        (into / "cache").write_text(str(builder.cache))
+
+
+def test_what_code_has_built_is_its_repositorys_own(tmp_path: Path) -> None:
+    """Code could leave something in an environment, and in what it is built from, for another repository."""
+    kind = Built()
+    bench = Bench(tmp_path, {"uv": kind})
+    for repository in (REPOSITORY, REPOSITORY, "github.com/octo/other"):
+        bench.prepare(repository=repository)
+    assert len(kind.built) == 2
+    assert kind.built[0] != kind.built[1]
+    assert len({(into / "cache").read_text() for into in kind.built}) == 2
+    bench.prepare(repository="github.com/octo/other")
+    assert len(kind.built) == 2, "the second time it is there"
+
+
+def test_jobs_with_secrets_share_no_build_with_other_branches(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    builds = {
+        bench.shop.builds(REPOSITORY),
+        bench.shop.builds(REPOSITORY, apart="refs/heads/main"),
+        bench.shop.builds(REPOSITORY, apart="refs/heads/else"),
+    }
+    assert len(builds) == 3
+
+
+def test_what_took_no_code_is_everybodys(tmp_path: Path) -> None:
+    kind = Kind()
+    bench = Bench(tmp_path, {"uv": kind})
+    for repository in (REPOSITORY, "github.com/octo/other"):
+        bench.prepare(repository=repository)
+    assert len(kind.built) == 1
 
 
 def test_orders_hold_everything_that_the_shim_needs(tmp_path: Path) -> None:
@@ -369,7 +411,7 @@ def ask(tmp_path: Path, site: Path | None, gpus: int = 2) -> str | None:
     env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin"}
     if site is not None:
         env["PYTHONPATH"] = str(site)
-    return ask_torch(env, tmp_path, gpus=gpus, driver="580.10")
+    return ask_torch(env, tmp_path, enclosure=Enclosure(), gpus=gpus, driver="580.10")
 
 
 def test_torch_that_sees_all_gpus_is_fine(tmp_path: Path) -> None:
@@ -395,7 +437,7 @@ def test_torch_that_cannot_be_imported_is_left_to_the_training(tmp_path: Path) -
     site = fake_torch(tmp_path, 2)
     (site / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.12: not found')")
     assert ask(tmp_path, site) is None
-    assert ask_torch({"PATH": "/nowhere"}, tmp_path, gpus=1, driver="") is None
+    assert ask_torch({"PATH": "/nowhere"}, tmp_path, enclosure=Enclosure(), gpus=1, driver="") is None
 
 
 def test_a_run_whose_torch_sees_no_gpu_fails_before_training(tmp_path: Path) -> None:
@@ -459,8 +501,8 @@ def test_closing_ends_a_compilation_and_the_next_use_begins_it_again(tmp_path: P
 
 def test_a_build_is_compiled_in_the_background(tmp_path: Path) -> None:
     class Real(Kind):
-        def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
-            super().build(tree, spec, into, report, stop)
+        def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
+            super().build(tree, spec, into, builder)
             (into / "bin" / "python").symlink_to(sys.executable)
             (into / "module.py").write_text("x = 1\n")
 

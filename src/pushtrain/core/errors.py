@@ -198,6 +198,12 @@ class SecretError(PushtrainError):
     status = 422
 
 
+class NeedsCode(BuildError):
+    """An environment needs something built from source: code of others would run."""
+
+    code = "needs-code"
+
+
 class RunFailed(PushtrainError):
     """The run that we waited for did not succeed."""
 

@@ -40,7 +40,7 @@ def compiling_cage(root: Path, python: Path, state: StateFolder, *, network: Job
     """The cage in which an environment's Python compiles it: packages may have code run at each start."""
     return Cage(
         writable=(root,),
-        readable=(*needed((python.parent,), never=_private(state)), state.caches / "python"),
+        readable=(*needed((python.parent,), never=_private(state)), state.tools / "python"),
         network=network,
     )
 
@@ -82,7 +82,7 @@ def job_cage(
             *environment,
             *activation.readable,
             *needed(activation.path, never=_private(state)),
-            state.caches / "python",
+            state.tools / "python",
         ),
         tmp=folder.tmp,
         network=network,

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pushtrain.core import queries
-from pushtrain.core.errors import Cancelled, DataError, Forbidden, PushtrainError, fit
+from pushtrain.core.errors import Cancelled, DataError, Forbidden, NeedsCode, PushtrainError, fit
 from pushtrain.core.forms import script_of
 from pushtrain.core.model import (
     Attempt,
@@ -47,6 +48,7 @@ from pushtrain.executor.rulebook import Against, Rulebook
 from pushtrain.executor.variables import attempt_mark, job_environment
 from pushtrain.executor.vault import Given, Vault
 from pushtrain.plumbing import data
+from pushtrain.plumbing.building import CagedBuilder
 from pushtrain.plumbing.cache import Cache, evict
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.ledger import Exhausted, Ledger
@@ -123,15 +125,14 @@ class Workshop:
             apart: The branch to which it belongs alone: jobs with secrets share nothing with other branches,
                 whose code could leave something in it for them, or read what their tools wrote down.
         """
-        name = repository.replace("/", "+")
-        if apart:
-            name += f"+{hashlib.sha256(apart.encode()).hexdigest()[:16]}"
-        if len(name) > _LONGEST_NAME:
-            name = hashlib.sha256(name.encode()).hexdigest()
-        folder = self.state.caches / name
+        folder = self.state.caches / _named(repository, apart)
         for part in ("home", "huggingface", "torch", "cache"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         return folder
+
+    def builds(self, repository: str, *, apart: str = "") -> Path:
+        """What a repository's own code was built with, likewise; nothing but builds can write there."""
+        return self.state.builds / _named(repository, apart)
 
     def close(self) -> None:
         """End what goes on behind attempts."""
@@ -143,6 +144,14 @@ class Workshop:
         floor = self.settings.disk_floor
         if shutil.disk_usage(self.state.root).free < floor:
             evict((self.data, self.built), floor)
+
+
+def _named(repository: str, apart: str) -> str:
+    """The name of a folder that belongs to a repository, or to one of its branches alone."""
+    name = repository.replace("/", "+")
+    if apart:
+        name += f"+{hashlib.sha256(apart.encode()).hexdigest()[:16]}"
+    return name if len(name) <= _LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
 
 
 class Preparation:
@@ -224,8 +233,7 @@ class Preparation:
         cwd = self._work_folder()
         self._shop.make_room()
         activation, root = self._data_and_environment()
-        command = self._run.command
-        caches = self._shop.caches(command.repository, apart=command.ref if job.secrets else "")
+        caches = self._shop.caches(self._run.command.repository, apart=self._apart)
         env = job_environment(
             self._run,
             folder,
@@ -299,11 +307,17 @@ class Preparation:
         )
         try:
             enclosure = shop.sandbox.enclose(cage)
-            if enclosure.confinement.uplink and self._uplink is None and shop.access.uplinks is not None:
-                self._uplink = shop.access.uplinks.take()
+            if enclosure.confinement.uplink:
+                self._take_uplink()
         except (PushtrainError, OSError) as error:
             raise PreparationError(Reason.ISOLATION, f"The job could not be isolated: {error}") from error
         return enclosure
+
+    def _take_uplink(self) -> Uplink | None:
+        """The attempt's uplink; the builds of its environment and its commands share it."""
+        if self._uplink is None and self._shop.access.uplinks is not None:
+            self._uplink = self._shop.access.uplinks.take()
+        return self._uplink
 
     # --- the stages ---------------------------------------------------------------------------------------
 
@@ -456,22 +470,11 @@ class Preparation:
         tree, spec, overlay = self._folder.tree, self._wanted(), self._folder.overlay
         with self._stage(Stage.ENVIRONMENT) as notes:
             kind, adapter, recipe = self._choose()
-            report = self._report(Stage.ENVIRONMENT)
-            root, cached = overlay, False
+            root = overlay
             if recipe.key:
-
-                def make(into: Path) -> None:
-                    with self._shop.downloads.building(into, self._received):
-                        adapter.build(tree, spec, into, report, self._stop_all)
-
-                root, cached = self._shop.built.build(
-                    f"{kind}-{recipe.key}".lower(),
-                    make,
-                    holder=tree,
-                    stop=self._stop_all,
-                )
+                root, cached = self._made(adapter, spec, f"{kind}-{recipe.key}".lower())
                 notes.append("cached" if cached else "built")
-            activation = adapter.activate(tree, spec, root, overlay, report=report, stop=self._stop_all)
+            activation = adapter.activate(tree, spec, root, overlay, self._builder(code=True))
             self._environment = ", ".join([recipe.title, *notes, *(() if recipe.locked else ("not pinned",))])
         python = next((one / "python" for one in activation.path if (one / "python").exists()), None)
         if recipe.key and python is not None:
@@ -482,6 +485,54 @@ class Preparation:
     def _received(self) -> int | None:
         """Bytes that came in through the attempt's uplink; None: it has none."""
         return None if self._uplink is None else self._uplink.received()
+
+    def _made(self, adapter: Environment, spec: EnvironmentSpec, key: str) -> tuple[Path, bool]:
+        """The environment of a key, and whether it was there.
+
+        One that took nobody's code is everybody's. What code has had its hands in is the repository's own: by
+        what it leaves behind it could else be in another repository's runs.
+        """
+        built, tree = self._shop.built, self._folder.tree
+        own = f"{key}-{hashlib.sha256(self._own.name.encode()).hexdigest()[:16]}"
+        if not _stands(built.root / own):
+            built.remove(own)
+        found = built.get(own, holder=tree)
+        if found is not None:
+            return found, True
+
+        def make(into: Path, *, code: bool) -> None:
+            with self._shop.downloads.building(into, self._received):
+                adapter.build(tree, spec, into, self._builder(code=code))
+
+        try:
+            return built.build(key, partial(make, code=False), holder=tree, stop=self._stop_all)
+        except NeedsCode:
+            return built.build(own, partial(make, code=True), holder=tree, stop=self._stop_all)
+
+    @property
+    def _apart(self) -> str:
+        """The branch that the repository's caches are for alone; empty: they are for all."""
+        return self._run.command.ref if self._job.secrets else ""
+
+    @property
+    def _own(self) -> Path:
+        return self._shop.builds(self._run.command.repository, apart=self._apart)
+
+    def _builder(self, *, code: bool) -> CagedBuilder:
+        shop = self._shop
+        return CagedBuilder(
+            shop.sandbox,
+            shared=shop.state.environments,
+            tools=shop.state.tools,
+            own=self._own,
+            network=JobNetwork(self._reached),
+            uplink=self._take_uplink,
+            limits=shop.rules.limits,
+            report=self._report(Stage.ENVIRONMENT),
+            stop=self._stop_all,
+            code=code,
+            environ=shop.inherited,
+        )
 
     def _wanted(self) -> EnvironmentSpec:
         """What the job asks for; where it leaves the choice to us, with the script that it runs as a hint."""
@@ -515,6 +566,12 @@ class Preparation:
             raise PreparationError(Reason.NO_GPU, problem)
         if problem is not None:
             self._shop.seeing.add((root, driver))
+
+
+def _stands(root: Path) -> bool:
+    """Whether an environment's Python has not gone from the machine."""
+    python = root / "bin" / "python"
+    return python.exists() or not python.is_symlink()
 
 
 def time_limit(job: JobSpec, limits: Limits) -> float:

@@ -158,6 +158,16 @@ class StateFolder:
         return self.root / "environments"
 
     @property
+    def tools(self) -> Path:
+        """What uv shares between repositories: wheels, Pythons. Environments are hard links into it."""
+        return self.environments / ".tools"
+
+    @property
+    def builds(self) -> Path:
+        """What a repository's code was built with; one folder a repository, which only builds can write."""
+        return self.root / "builds"
+
+    @property
     def caches(self) -> Path:
         """HF_HOME and friends, one folder a repository."""
         return self.root / "caches"

@@ -185,7 +185,7 @@ def _executor(
     with contextlib.ExitStack() as failed:
         failed.callback(way.close)
         sandbox = choose(state, settings.rules, way)
-        site = Site(state.caches, built=state.environments, offered=settings.executor.environments)
+        site = Site(state.tools, built=state.environments, offered=settings.executor.environments)
         publisher = Publisher(
             served,
             settings.executor,
@@ -209,7 +209,7 @@ def _executor(
             sandbox=sandbox,
             access=granted(settings.rules, sandbox.level, way),
             gpus=gpus,
-            shed=partial(clean, site),
+            shed=lambda: clean(site, tuple(state.builds.glob("*"))),
             number_of=numbers,
         )
         service.rulebook.check()

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.adapters.environments.site import Site, chosen, key_of, lines_tail, read
-from pushtrain.adapters.environments.tool import INHERITED
-from pushtrain.core.errors import BuildError
+from pushtrain.adapters.environments.tool import INHERITED, without_credentials
+from pushtrain.core.errors import BuildError, NeedsCode
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec
-from pushtrain.plumbing import process
-from pushtrain.ports import Activation, Recipe, Report, Stop
+from pushtrain.ports import Activation, Builder, Recipe
 
 TOOLS: Final = ("micromamba", "mamba", "conda", "pixi")
 """In the order in which they are looked for."""
@@ -46,12 +45,15 @@ class CondaFile:
         key = key_of("conda", self._site, {"tool": tool.name, "settings": settings}, {name: content})
         return Recipe(key=key, title=f"{name}, {tool.name}", locked=False)
 
-    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
         """Create the environment in `into`.
 
         Raises:
+            NeedsCode: The builder may not run the hooks that packages bring.
             BuildError: The tool failed.
         """
+        if not builder.code:
+            raise NeedsCode("Packages of conda run code of their own when they are installed.")
         found = self._file(tree, spec)
         if found is None:
             raise BuildError("There is no environment.yml to build from.")
@@ -62,7 +64,13 @@ class CondaFile:
             file = Path(temporary) / "environment.yml"
             file.write_bytes(content)
             for words in commands(tool, file, into):
-                self._run(words, into if tool.name == "pixi" else Path(temporary), name, report, stop)
+                self._run(
+                    words,
+                    into if tool.name == "pixi" else Path(temporary),
+                    name,
+                    (file.parent, into),
+                    builder,
+                )
 
     def activate(
         self,
@@ -70,7 +78,7 @@ class CondaFile:
         spec: EnvironmentSpec,
         root: Path,
         overlay: Path,
-        **_: object,
+        builder: Builder,
     ) -> Activation:
         """The environment's programs come first."""
         prefix = root / ".pixi" / "envs" / "default"
@@ -78,11 +86,12 @@ class CondaFile:
         env = {"CONDA_PREFIX": str(prefix), "CONDA_DEFAULT_ENV": str(prefix)}
         return Activation(env=env, path=(prefix / "bin",))
 
-    def environment(self) -> Mapping[str, str]:
+    def environment(self, builder: Builder) -> Mapping[str, str]:
         """All variables that the tool's process has."""
-        given, caches = self._site.environ, self._site.caches / "conda"
+        given, caches = self._site.environ, builder.cache / "conda"
+        inherited = {name: given[name] for name in (*INHERITED, *SETTINGS, "PATH") if name in given}
         return {
-            **{name: given[name] for name in (*INHERITED, *SETTINGS, "PATH") if name in given},
+            **without_credentials(inherited),
             "MAMBA_ROOT_PREFIX": str(caches),
             "CONDA_PKGS_DIRS": str(caches / "pkgs"),
             "PIXI_CACHE_DIR": str(caches / "pixi"),
@@ -112,15 +121,25 @@ class CondaFile:
             mend="Ask its owner to install micromamba, or use `requirements` or `uv`.",
         )
 
-    def _run(self, words: tuple[str | Path, ...], cwd: Path, name: str, report: Report, stop: Stop) -> None:
+    def _run(
+        self,
+        words: tuple[str | Path, ...],
+        cwd: Path,
+        name: str,
+        writable: tuple[Path, ...],
+        builder: Builder,
+    ) -> None:
+        given = self._site.environ
+        files = [Path(given[one]) for one in ("CONDARC", "MAMBARC", "SSL_CERT_FILE") if given.get(one)]
         try:
-            done = process.run(
+            done = builder.run(
                 words,
                 cwd=cwd,
-                env=self.environment(),
-                stop=stop,
+                env=self.environment(builder),
+                writable=(cwd, *writable),
+                readable=(*_installation(Path(words[0])), *files),
                 timeout=self._site.timeout,
-                line=lambda line: report(line.strip()[:120], 0, 0),
+                line=lambda line: builder.report(line.strip()[:120], 0, 0),
             )
         except TimeoutError as error:
             raise BuildError(f"The environment of {name} was not built in time: {error}") from error
@@ -140,3 +159,10 @@ def commands(tool: Path, file: Path, into: Path) -> tuple[tuple[str | Path, ...]
     if tool.name == "pixi":
         return ((tool, "init", "--import", file, into), (tool, "install", "--manifest-path", into))
     return ((tool, "env", "create", "--yes", "--prefix", into, "--file", file),)
+
+
+def _installation(tool: Path) -> tuple[Path, ...]:
+    """What of the machine the tool itself needs: its prefix, where that is conda's, else its own file."""
+    real = tool.resolve()
+    prefix = real.parent.parent
+    return (tool, real, *((prefix,) if (prefix / "conda-meta").is_dir() else ()))

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pushtrain.adapters.environments.site import inside, read, table, texts, toml
 from pushtrain.adapters.environments.tool import Task, Uv
-from pushtrain.ports import Activation, Report, Stop
+from pushtrain.ports import Activation, Builder
 
 _LIBRARY: Final = "lib"
 _HATCH_VERSION: Final = re.compile(
@@ -49,8 +49,7 @@ def activate(
     root: Path,
     overlay: Path,
     *,
-    report: Report,
-    stop: Stop,
+    builder: Builder,
 ) -> Activation:
     """How to run in the environment at `root`, with the repository's own packages on top.
 
@@ -60,8 +59,7 @@ def activate(
         packages: Folders with a project, or wheels, in the tree.
         root: The environment.
         overlay: The attempt's own folder.
-        report: Told what is built.
-        stop: Called often.
+        builder: Runs their code.
 
     Raises:
         BuildError: A package could not be built.
@@ -82,7 +80,11 @@ def activate(
         uv.run(
             ("pip", "install", "--python", root, "--no-deps", "--target", library, *fresh, *building),
             Task(
-                tree, f"The repository's own package {names[0] if names else building[0].name}", report, stop
+                tree,
+                f"The repository's own package {names[0] if names else building[0].name}",
+                builder,
+                (overlay,),
+                (root,),
             ),
         )
     env = {"VIRTUAL_ENV": str(root)}

@@ -9,7 +9,7 @@ from pushtrain.adapters.environments.python import fits, own
 from pushtrain.adapters.environments.site import Site
 from pushtrain.core.errors import BuildError
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec
-from pushtrain.ports import Activation, Recipe, Report, Stop
+from pushtrain.ports import Activation, Builder, Recipe
 
 
 class Named:
@@ -29,7 +29,7 @@ class Named:
         self._folder(spec)
         return Recipe(key="", title=f"the owner's {spec.name}", locked=False)
 
-    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
         """Never called: `plan` names no key."""
 
     def activate(
@@ -38,7 +38,7 @@ class Named:
         spec: EnvironmentSpec,
         root: Path,
         overlay: Path,
-        **_: object,
+        builder: Builder,
     ) -> Activation:
         """The folder's programs come first."""
         folder = self._folder(spec)
@@ -83,7 +83,7 @@ class System:
             return None
         return Recipe(key="", title=f"the machine's {self._python(spec.python).name}", locked=False)
 
-    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
         """Never called: `plan` names no key."""
 
     def activate(
@@ -92,7 +92,7 @@ class System:
         spec: EnvironmentSpec,
         root: Path,
         overlay: Path,
-        **_: object,
+        builder: Builder,
     ) -> Activation:
         """The interpreter's folder comes first; `python` works also where there is only `python3`."""
         python = self._python(spec.python)

@@ -17,7 +17,7 @@ from pushtrain.adapters.environments.site import Site, chosen, inside, key_of, r
 from pushtrain.adapters.environments.tool import Task, Uv, settings, torch_part, uv_version
 from pushtrain.core.errors import BuildError
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec
-from pushtrain.ports import Activation, Recipe, Report, Stop
+from pushtrain.ports import Activation, Builder, Recipe
 
 _INCLUDE: Final = re.compile(r"(?:-r|-c|--requirement|--constraint)[ =]*(\S+)")
 _LOCAL: Final = re.compile(
@@ -76,7 +76,7 @@ class RequirementsFile:
         key = key_of("requirements", self._site, parts, files)
         return Recipe(key=key, title=f"{name}, {interpreter.title}", locked=found.locked)
 
-    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
         """Install what the file lists into `into`.
 
         Raises:
@@ -86,6 +86,7 @@ class RequirementsFile:
         if name is None:
             raise BuildError("There is no requirements file to build from.")
         found = collect(tree, name)
+        self._uv.check(found.files(), builder)
         self._site.caches.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="build-", dir=self._site.caches) as temporary:
             private = Path(temporary)
@@ -98,26 +99,19 @@ class RequirementsFile:
             )
             self._uv.pip_install(
                 ("-r", name, *local, *(word for extra in extras for word in ("--extra", extra))),
-                Task(private, f"The environment of {name}", report, stop),
+                Task(private, f"The environment of {name}", builder, (private, into)),
                 root=into,
                 python=self._python(tree, spec, name).request,
             )
 
     def activate(
-        self,
-        tree: Path,
-        spec: EnvironmentSpec,
-        root: Path,
-        overlay: Path,
-        *,
-        report: Report = lambda *_: None,
-        stop: Stop = lambda: None,
+        self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path, builder: Builder
     ) -> Activation:
         """The environment's programs come first, and before them the repository's own packages."""
         name = self._name(tree, spec)
         places = collect(tree, name).packages if name is not None else {}
         packages = [tree / place for place in places]
-        return overlays.activate(self._uv, tree, packages, root, overlay, report=report, stop=stop)
+        return overlays.activate(self._uv, tree, packages, root, overlay, builder=builder)
 
     def _name(self, tree: Path, spec: EnvironmentSpec) -> str | None:
         name = chosen(spec, EnvironmentKind.REQUIREMENTS, "requirements.txt")

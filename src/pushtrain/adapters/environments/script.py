@@ -16,7 +16,7 @@ from pushtrain.adapters.environments.site import Site, chosen, key_of, read, tom
 from pushtrain.adapters.environments.tool import Task, Uv, settings, torch_part, uv_version
 from pushtrain.core.errors import BuildError
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec
-from pushtrain.ports import Activation, Recipe, Report, Stop
+from pushtrain.ports import Activation, Builder, Recipe
 
 _BLOCK: Final = re.compile(r"(?m)^# /// script$\n(?P<content>(?:^#(?:| .*)$\n)+?)^# ///$")
 _SCRIPTS: Final = 50
@@ -63,7 +63,7 @@ class InlineScript:
         title = f"{script.name}, {script.interpreter.title}"
         return Recipe(key=key, title=title, locked=script.lock is not None)
 
-    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
         """Install what the script asks for into `into`.
 
         Raises:
@@ -72,12 +72,13 @@ class InlineScript:
         script = self._script(tree, spec)
         if script is None:
             raise BuildError("There is no script with inline metadata to build from.")
+        self._uv.check(script.files(), builder)
         self._site.caches.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="build-", dir=self._site.caches) as temporary:
             private = Path(temporary)
             for name, content in script.files().items():
                 (private / name).write_bytes(content)
-            task = Task(private, f"The environment of {script.name}", report, stop)
+            task = Task(private, f"The environment of {script.name}", builder, (private, into))
             listed = "script.py"
             if script.lock is not None:
                 listed = "requirements.txt"
@@ -86,17 +87,10 @@ class InlineScript:
             self._uv.pip_install(("-r", listed), task, root=into, python=script.interpreter.request)
 
     def activate(
-        self,
-        tree: Path,
-        spec: EnvironmentSpec,
-        root: Path,
-        overlay: Path,
-        *,
-        report: Report = lambda *_: None,
-        stop: Stop = lambda: None,
+        self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path, builder: Builder
     ) -> Activation:
         """The environment's programs come first."""
-        return overlays.activate(self._uv, tree, (), root, overlay, report=report, stop=stop)
+        return overlays.activate(self._uv, tree, (), root, overlay, builder=builder)
 
     def _script(self, tree: Path, spec: EnvironmentSpec) -> _Script | None:
         wanted = chosen(spec, EnvironmentKind.SCRIPT)

@@ -1,10 +1,17 @@
 """The `uv` program: how it is called, what it inherits, what it says while it works.
 
-Every call goes through `Uv.run`: the one place where a sandbox for builds will be put around it.
+Every call goes through `Uv.run`, and by a builder into a cage. A builder that may not run others' code has uv
+install wheels alone; what has none is told as `NeedsCode`, and built by another builder.
+
+`--no-build` does not do that by itself: a repository overrules it, by `--no-binary NAME` in a requirements
+file or by settings in its pyproject.toml. So files that speak of it are for the other builder
+(`demands_code`), and where uv would make the environment that a build runs in there is a file, which it
+cannot replace.
 """
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -13,10 +20,13 @@ from typing import Final
 
 from uv import find_uv_bin
 
-from pushtrain.adapters.environments.site import Site, driver, lines_tail
-from pushtrain.core.errors import BuildError
+from pushtrain.adapters.environments.python import own
+from pushtrain.adapters.environments.site import Site, driver, lines_tail, toml
+from pushtrain.core.errors import BuildError, NeedsCode
 from pushtrain.plumbing import process
-from pushtrain.ports import Report, Stop
+from pushtrain.plumbing.interpreters import needed
+from pushtrain.plumbing.trees import remove_tree
+from pushtrain.ports import Builder
 
 INHERITED: Final = (
     "ALL_PROXY",
@@ -71,9 +81,26 @@ _INDEXES: Final = (
     "UV_NO_INDEX",
 )
 _CREDENTIAL: Final = re.compile(r"UV_INDEX_\w+_(USERNAME|PASSWORD)")
+_PRIVATE: Final = ("NETRC", "UV_KEYRING_PROVIDER")
+_USER: Final = re.compile(r"(://)[^/@\s]+@")
+_NEEDS_CODE: Final = re.compile(
+    r"--no-build|[Bb]uilding (source distributions .*|from source )is disabled|/builds-v\d+`"
+)
+_OVERRULING: Final = re.compile(r"no[-_](binary|build[-_]isolation)")
+_BUILD_FOLDERS: Final = tuple(f"builds-v{number}" for number in range(10))
+"""Where uv, in its cache, makes the environments that builds run in; it is `builds-v0` today."""
 _TOLD: Final = re.compile(
     r"(Resolved|Prepared|Installed|Downloading|Downloaded|Building|Built|Creating|Using|Updating)\b"
 )
+_STRANGER: Final = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_ALLOW_PROTOCOL": "https",
+    "GIT_SSH_COMMAND": "false",
+}
+_AWAY: Final = "A server there lies in a network that jobs do not reach (docs/network.md)."
+_INSTALLING: Final = ("pip", "sync")
 _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -91,6 +118,53 @@ def uv_version() -> str:
 def settings(environ: Mapping[str, str]) -> dict[str, str]:
     """What its owner set for uv."""
     return {name: value for name, value in environ.items() if name in SETTINGS or _CREDENTIAL.fullmatch(name)}
+
+
+def without_credentials(given: Mapping[str, str]) -> dict[str, str]:
+    """Variables as code may see them that is not the owner's: no passwords, not in addresses either."""
+    return {
+        name: _USER.sub(r"\1", value)
+        for name, value in given.items()
+        if name not in _PRIVATE and not _CREDENTIAL.fullmatch(name)
+    }
+
+
+def demands_code(files: Mapping[str, bytes]) -> bool:
+    """Whether what decides about an environment would overrule that nothing is built.
+
+    Args:
+        files: By name; inline metadata of a script counts as its text.
+    """
+    for name, content in files.items():
+        text = content.decode("utf-8", "replace")
+        if name.endswith(".toml"):
+            if any(_OVERRULING.search(key) for key in _keys(toml(content, name))):
+                return True
+        elif _OVERRULING.search(text) or re.search(
+            r"(?m)^\s*(-r|-c|--requirement|--constraint)\b.*://", text
+        ):
+            return True
+    return False
+
+
+def _keys(value: object) -> Iterator[str]:
+    """All keys of a document, however they are written in it."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _keys(inner)
+
+
+def _keep_from_building(cache: Path) -> None:
+    """Put files where uv would make folders to build in."""
+    cache.mkdir(parents=True, exist_ok=True)
+    for name in _BUILD_FOLDERS:
+        if not (cache / name).is_file():
+            remove_tree(cache / name)
+            (cache / name).touch()
 
 
 def torch_backend(environ: Mapping[str, str]) -> str:
@@ -117,8 +191,10 @@ class Task:
     cwd: Path
     title: str
     """What is built, for an error."""
-    report: Report
-    stop: Stop
+    builder: Builder
+    writable: tuple[Path, ...] = ()
+    """What it writes beside the tools' cache."""
+    readable: tuple[Path, ...] = ()
 
 
 class Uv:
@@ -127,19 +203,24 @@ class Uv:
     def __init__(self, site: Site) -> None:
         self._site = site
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, builder: Builder) -> dict[str, str]:
         """All variables that uv's process has."""
         given = self._site.environ
+        inherited = {name: given[name] for name in INHERITED if name in given} | settings(given)
+        if builder.code:
+            inherited = without_credentials(inherited)
         # A pyenv shim in front of the real interpreters only answers that it has none.
         path = [one for one in given.get("PATH", _DEFAULT_PATH).split(":") if Path(one).name != "shims"]
         return {
-            **{name: given[name] for name in INHERITED if name in given},
-            **settings(given),
+            **inherited,
             "PATH": ":".join(path),
-            "UV_CACHE_DIR": str(self._site.caches / "uv"),
+            "UV_CACHE_DIR": str(builder.cache / "uv"),
             "UV_PYTHON_INSTALL_DIR": str(self._site.caches / "python"),
             "UV_LINK_MODE": "hardlink",
             "UV_NO_PROGRESS": "1",
+            **({"UV_OFFLINE": "1"} if builder.offline else {}),
+            # A repository must not have the owner's Git and SSH credentials used for what it names.
+            **(_STRANGER if builder.caged else {}),
             # A tree has no .git: build backends that ask it for a version get one.
             "SETUPTOOLS_SCM_PRETEND_VERSION": "0",
             "PDM_BUILD_SCM_VERSION": "0",
@@ -151,25 +232,33 @@ class Uv:
 
         Args:
             words: Its arguments.
-            task: Where, for what, and who is told.
+            task: Where, for what, and by which builder.
             env: Variables beside `environment()`.
 
         Raises:
+            NeedsCode: Something has no wheel, and the builder may not run others' code.
             BuildError: It failed; the message holds its last words.
         """
+        builder = task.builder
+        wheels_alone: tuple[str, ...] = ()
+        if not builder.code:
+            _keep_from_building(builder.cache / "uv")
+            # The flag, not UV_NO_BUILD, which `uv pip` does not know.
+            wheels_alone = ("--no-build",) if words[0] in _INSTALLING else ()
 
         def tell(line: str) -> None:
             if _TOLD.match(line):
-                task.report(line.strip(), 0, 0)
+                builder.report(line.strip(), 0, 0)
 
         try:
-            done = process.run(
-                (uv_binary(), *words),
+            done = builder.run(
+                (uv_binary(), *words, *wheels_alone),
                 cwd=task.cwd,
-                env={**self.environment(), **(env or {})},
-                stop=task.stop,
-                timeout=self._site.timeout,
+                env={**self.environment(builder), **(env or {})},
+                writable=(task.cwd, *task.writable),
+                readable=(uv_binary(), *self._readable(builder), *task.readable),
                 line=tell,
+                timeout=self._site.timeout,
             )
         except TimeoutError as error:
             raise BuildError(
@@ -181,7 +270,31 @@ class Uv:
                 f"uv could not be started: {error.strerror}.", mend="Reinstall pushtrain."
             ) from error
         if done.code:
-            raise BuildError(f"{task.title} could not be built. uv said:\n{lines_tail(done.complaint)}")
+            said = f"{task.title} could not be built. uv said:\n{lines_tail(done.complaint)}"
+            if not builder.code and _NEEDS_CODE.search(done.complaint):
+                raise NeedsCode(said)
+            raise BuildError(said, mend=_AWAY if "No route to host" in done.complaint else "")
+
+    def _readable(self, builder: Builder) -> Iterator[Path]:
+        """Our own Python, and files that the owner's settings name."""
+        yield from needed((Path(own().request).parent,), never=(Path.home(),))
+        given = self._site.environ
+        names = ("SSL_CERT_FILE", "SSL_CERT_DIR", *(() if builder.code else ("NETRC",)))
+        yield from (Path(given[name]) for name in names if given.get(name))
+        for name in _INDEXES:
+            for word in re.split(r"[\s,]+", given.get(name, "")):
+                place = word.rpartition("=")[2].removeprefix("file://")
+                if place.startswith("/"):
+                    yield Path(place)
+
+    def check(self, files: Mapping[str, bytes], builder: Builder) -> None:
+        """Leave to a builder that runs others' code what asks for it.
+
+        Raises:
+            NeedsCode: These files do, and this builder may not.
+        """
+        if not builder.code and demands_code(files):
+            raise NeedsCode("The repository demands that packages are built from source.")
 
     def pip_install(self, words: Sequence[str | Path], task: Task, *, root: Path, python: str) -> None:
         """Make an environment at `root` and install requirements into it.
@@ -195,11 +308,21 @@ class Uv:
         self.run(("pip", "install", "--python", root, *chosen, *words), task)
 
 
-def clean(site: Site) -> None:
-    """Give back the space of uv's own cache; environments that stand keep their files.
+def clean(site: Site, own: Sequence[Path] = ()) -> None:
+    """Give back the space of uv's own cache, and of the repositories' own; environments keep their files.
+
+    Args:
+        site: The machine.
+        own: The caches of repositories.
 
     Raises:
         BuildError: uv could not do it.
     """
-    if (site.caches / "uv").is_dir():
-        Uv(site).run(("cache", "clean"), Task(site.caches, "uv's cache", lambda *_: None, lambda: None))
+    for folder in own:
+        remove_tree(folder)
+    cache = site.caches / "uv"
+    if cache.is_dir():
+        env = {"PATH": _DEFAULT_PATH, "UV_CACHE_DIR": str(cache)}
+        done = process.run((uv_binary(), "cache", "clean"), cwd=site.caches, env=env, timeout=site.timeout)
+        if done.code:
+            raise BuildError(f"uv's cache could not be emptied. uv said:\n{lines_tail(done.complaint)}")

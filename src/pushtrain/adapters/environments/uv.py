@@ -19,7 +19,7 @@ from pushtrain.adapters.environments.site import Site, chosen, inside, key_of, r
 from pushtrain.adapters.environments.tool import Task, Uv, settings, torch_part, uv_version
 from pushtrain.core.errors import BuildError
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec
-from pushtrain.ports import Activation, Recipe, Report, Stop
+from pushtrain.ports import Activation, Builder, Recipe
 
 _LOCAL: Final = re.compile(rb'^source = \{ (editable|virtual|directory|path) = "([^"]*)" \}', re.MULTILINE)
 
@@ -73,7 +73,7 @@ class UvProject:
             locked=project.lock is not None,
         )
 
-    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, report: Report, stop: Stop) -> None:
+    def build(self, tree: Path, spec: EnvironmentSpec, into: Path, builder: Builder) -> None:
         """Install the dependencies into `into`.
 
         Raises:
@@ -82,6 +82,7 @@ class UvProject:
         project = self._project(tree, spec)
         if project is None:
             raise BuildError("There is no pyproject.toml to build from.")
+        self._uv.check(project.files, builder)
         self._site.caches.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="build-", dir=self._site.caches) as temporary:
             private = Path(temporary)
@@ -90,26 +91,19 @@ class UvProject:
                 (private / name).write_bytes(content)
             cwd = private / project.folder.relative_to(project.root)
             if project.lock is None:
-                task = Task(cwd, "The environment of pyproject.toml", report, stop)
+                task = Task(cwd, "The environment of pyproject.toml", builder, (private, into))
                 self._resolve(project, spec, into, task)
             else:
-                task = Task(cwd, "The environment of uv.lock", report, stop)
+                task = Task(cwd, "The environment of uv.lock", builder, (private, into))
                 self._sync(project, spec, into, task)
 
     def activate(
-        self,
-        tree: Path,
-        spec: EnvironmentSpec,
-        root: Path,
-        overlay: Path,
-        *,
-        report: Report = lambda *_: None,
-        stop: Stop = lambda: None,
+        self, tree: Path, spec: EnvironmentSpec, root: Path, overlay: Path, builder: Builder
     ) -> Activation:
         """The environment's programs come first, and before them the repository's own packages."""
         project = self._project(tree, spec)
         packages = _packages(project) if project is not None else ()
-        return overlays.activate(self._uv, tree, packages, root, overlay, report=report, stop=stop)
+        return overlays.activate(self._uv, tree, packages, root, overlay, builder=builder)
 
     def _sync(self, project: _Project, spec: EnvironmentSpec, into: Path, task: Task) -> None:
         self._uv.run(
