@@ -38,6 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StateFolder:
     state = StateFolder(tmp_path / "state").create()
     state.settings.write_text(SETTINGS)
     monkeypatch.setenv("PUSHTRAIN_STATE", str(state.root))
+    for name in ("MIN_ISOLATION", "NETWORK"):
+        monkeypatch.delenv(f"PUSHTRAIN_RULES_{name}", raising=False)  # the tests' own
     monkeypatch.setenv("COLUMNS", "80")
     Authorized(state.authorized).add(ADA, name="ada", branches=("main", "dev", "topic"))
     return state

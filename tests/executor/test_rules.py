@@ -121,6 +121,7 @@ def test_a_run_that_waited_while_the_rules_changed_is_refused_by_the_new_ones(tm
     lab.rules = Rules(allow=(Allow(branches=("release",)),))
     with lab.open():
         lab.client().cancel(first.id)
+        lab.done(first)
         view = lab.done(waiting)
     assert (view.run.outcome, view.run.reason) == (Outcome.FAILED, Reason.REFUSED)
     assert not ran(lab, view)
@@ -286,6 +287,7 @@ def test_a_key_whose_rights_narrowed_while_its_run_waited_does_not_start_it(tmp_
         waiting = lab.send()
         lab.sender("ada", branches=("release",))
         lab.client("bob").cancel(first.id)
+        lab.done(first, by="bob")
         view = lab.done(waiting, by="bob")
     assert (view.run.reason, ran(lab, view)) == (Reason.REFUSED, False)
     assert "`authorized_keys`" in view.run.detail
