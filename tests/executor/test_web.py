@@ -297,6 +297,25 @@ def test_a_key_for_one_repository_puts_no_results_into_another(executor: Served)
     assert send(executor, a_command(job=job)).status == 202
 
 
+@pytest.mark.parametrize(
+    "ref",
+    ["--upload-pack=touch x", "-x", "main", "refs/heads/../../x", "refs/heads/a\nb",
+     "refs/heads/a b", "refs/x:y",
+     "refs/heads/a\x1b]0;owned", "refs/heads/x.lock", "refs/heads/@{1}", "refs/heads/*",
+     "refs/heads//x", "refs/"],
+    ids=ascii,
+)  # fmt: skip
+def test_a_ref_that_is_an_option_a_pattern_or_leads_elsewhere_is_refused_at_the_door(
+    executor: Served, ref: str
+) -> None:
+    document = json.loads(a_command().model_dump_json())
+    document["ref"] = ref
+    body = json.dumps(document).encode()
+    answer = ask(executor, "POST", "/v1/runs", body=body, idempotency=a_command().run_id)
+    assert answer.status == 400, answer.body
+    assert executor.store.runs() == []
+
+
 def evil_target(**target: object) -> bytes:
     """A signed command as a patched sender makes it: our own would not."""
     document = json.loads(a_command().model_dump_json())
