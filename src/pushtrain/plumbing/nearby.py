@@ -5,6 +5,7 @@ said.
 """
 
 import contextlib
+import glob
 import os
 import re
 import socket
@@ -142,10 +143,8 @@ def interop() -> list[str]:
 
 
 def _matching(pattern: str, home: Path) -> list[Path]:
-    full = home / pattern.removeprefix("~/") if pattern.startswith("~/") else Path(pattern)
-    with contextlib.suppress(OSError):
-        return sorted(Path("/").glob(str(full.relative_to("/"))))
-    return []
+    full = str(home / pattern.removeprefix("~/")) if pattern.startswith("~/") else pattern
+    return [Path(path) for path in sorted(glob.glob(full))]  # noqa: PTH207  ten times as quick, before each job
 
 
 def _all_matching(patterns: Iterable[str], home: Path) -> list[Path]:
