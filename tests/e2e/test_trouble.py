@@ -7,6 +7,7 @@ import pytest
 from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
 from pushtrain.core.model import Outcome, State
+from pushtrain.plumbing.remotes import key_of
 from pushtrain.testing import wait_until
 
 pytestmark = pytest.mark.slow
@@ -91,7 +92,8 @@ def test_one_process_does_it_all_without_webhook_or_keys(house: House) -> None:
     assert [one["id"] for one in house.json("ps", state=state)] == [run.id]
 
 
-def test_submodules_come_along_when_asked_for(house: House) -> None:
+def test_submodules_come_along_when_asked_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUSHTRAIN_RULES_SUBMODULES", key_of(house.remotes[1]))  # private: the owner lends it
     house.start_executor()
     house.start_sender()
     library = house.work("", {"lib.txt": "from the library"}, number=1)

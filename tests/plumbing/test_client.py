@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pushtrain.core import errors
 from pushtrain.core.errors import (
+    BeyondLimits,
     Busy,
     ConfigError,
     Conflict,
@@ -23,6 +24,7 @@ from pushtrain.core.errors import (
     Forbidden,
     NotFound,
     PushtrainError,
+    Refused,
     StorageError,
     TooLarge,
     Unauthorized,
@@ -167,8 +169,8 @@ def test_the_protocols_page_tells_every_error_that_travels() -> None:
     page = (Path(__file__).parents[2] / "docs/wire-protocol.md").read_text()
     rows = re.findall(r"^\| `([a-z-]+)` \| ([0-9, ]+) \| ([0-9]+) \|", page, flags=re.MULTILINE)
     told = {code: (statuses.split(", ")[0], exit_code) for code, statuses, exit_code in rows}
-    known = (Unauthorized, UsageError, Forbidden, NotFound, Conflict, TooLarge, Busy, StorageError)
-    for kind in (*known, PushtrainError, ConfigError):
+    known = (Unauthorized, UsageError, Forbidden, Refused, NotFound, Conflict, TooLarge, Busy, StorageError)
+    for kind in (*known, PushtrainError, ConfigError, BeyondLimits):
         assert told.pop(kind.code) == (str(kind.status), str(kind.exit_code))
     assert told == {}
 
@@ -599,7 +601,7 @@ def test_a_reader_who_does_not_read_holds_up_nobody_but_himself(
         return real(name, attempt, offset, limit)
 
     monkeypatch.setattr(executor.service, "log_chunk", counted)
-    monkeypatch.setattr("pushtrain.plumbing.rundir._hole", lambda *_: None)
+    monkeypatch.setattr("pushtrain.plumbing.rundir.hole", lambda *_: None)
     slow = client.follow(run_id)
     next(slow)
     next(slow)

@@ -192,10 +192,12 @@ class Life(RuleBasedStateMachine):
         self.wrong: dict[str, int] = {}
         self.owner: dict[str, str] = {}
         self.authorized: list[tuple[str, str]] = []
+        self.made = 0
 
     @rule(target=names, number=st.integers(0, 3), lifetime=st.sampled_from([10.0, 600.0]))
     def invite(self, number: int, lifetime: float) -> str:
-        name = f"{len(self.ends):03d}{number}" + "A" * 18
+        self.made += 1  # codes are drawn at random: none comes twice
+        name = f"{self.made:03d}{number}" + "A" * 18
         self.invitations.keep(made(name, now=self.now, lifetime=lifetime), self.now)
         self.ends[name], self.wrong[name] = self.now + lifetime, 0
         return name
