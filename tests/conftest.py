@@ -41,6 +41,9 @@ KEPT = ("UV_CACHE_DIR", "UV_FIND_LINKS", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give the session a home, so that no test reads or writes the developer's files."""
+    # A suite that runs in the background has SIGINT ignored, and so would everything that it starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     home = tmp_path_factory.mktemp("home")
     before = Path(os.environ.get("HOME", "/"))
     with pytest.MonkeyPatch.context() as patch:
