@@ -52,15 +52,15 @@ def of_attempt(bases: Mapping[str, Path], mark: str) -> dict[str, str]:
 
 def end(groups: Mapping[str, str]) -> int:
     """Kill whatever is left in an attempt's groups, and remove them; how many processes that were."""
-    killed = 0
+    killed = set()
     for folder in groups.values():
         for pid in guard.read(f"{folder}/{guard.SETTLED}").split():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(pid), 9)
-                killed += 1
+                killed.add(pid)
         with contextlib.suppress(OSError):
             Path(folder).rmdir()
-    return killed
+    return len(killed)
 
 
 def _own_groups(root: Path) -> dict[str, str]:
