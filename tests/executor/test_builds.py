@@ -11,6 +11,7 @@ import socket
 import sys
 import tarfile
 import venv
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from pushtrain.core.errors import BuildError, NeedsCode
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec, JobNetwork
 from pushtrain.core.rules import Limits
 from pushtrain.executor.bytecode import MARK, Compiler
+from pushtrain.executor.cages import compiling_cage
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.plumbing.building import CagedBuilder
 from pushtrain.plumbing.state import StateFolder
@@ -88,6 +90,15 @@ def source_package(folder: Path, wanted: Mapping[str, Any]) -> None:
             entry = tarfile.TarInfo(f"evil-1.0/{name}")
             entry.size = len(text.encode())
             archive.addfile(entry, io.BytesIO(text.encode()))
+
+
+def packed(yard: "Yard", name: str, files: Mapping[str, str]) -> None:
+    """A wheel that brings files of its own choice."""
+    file, content = wheel(name, "1.0")
+    (yard.packages / file).write_bytes(content)
+    with zipfile.ZipFile(yard.packages / file, "a") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
 
 
 class Yard:
@@ -432,3 +443,73 @@ def test_only_a_tool_that_runs_nobodys_code_reaches_an_index_in_the_owners_netwo
     )
     assert builder._reached() is reached
     assert builder.offline is (network is JobNetwork.NONE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["tool.uv", "tool.uv.pip"])
+def test_a_projects_settings_have_nobodys_code_run_over_the_shared_files(yard: Yard, where: str) -> None:
+    """uv would start the environment's Python to compile it, and with it what a package has it do."""
+    (yard.packages / wheel("alpha", "1.0")[0]).write_bytes(wheel("alpha", "1.0")[1])
+    ran = yard.state.environments / "was-here"
+    packed(yard, "evil", {"evil.pth": f"import pathlib; pathlib.Path({str(ran)!r}).touch()\n"})
+    (yard.tree / "pyproject.toml").write_text(
+        '[project]\nname = "mine"\nversion = "1"\ndependencies = ["evil"]\n'
+        f"[{where}]\ncompile-bytecode = true\n"
+    )
+    into = yard.state.environments / "project"
+    into.mkdir()
+    with pytest.raises(NeedsCode):
+        UvProject(yard.site).build(yard.tree, EnvironmentSpec(), into, yard.builder(code=False))
+    assert not ran.exists()
+
+
+def test_settings_that_bring_a_python_along_are_for_whoever_may_run_code() -> None:
+    setting = b'python-downloads-json-url = "https://evil.example.org/pythons.json"\n'
+    script = b"# /// script\n# dependencies = []\n# [tool.uv]\n# " + setting + b"# ///\n"
+    for name, text in (
+        ("pyproject.toml", b"[tool.uv]\n" + setting),
+        ("uv.toml", setting),
+        ("script.py", script),
+        ("pyproject.toml", b'[tool.uv.pip]\nprefix = "/elsewhere"\n'),
+    ):
+        assert tool.demands_code({name: text}), name
+    usual = (
+        b'[tool.uv]\ndev-dependencies = []\n[[tool.uv.index]]\nname = "x"\nurl = "https://x.example.org"\n'
+    )
+    assert not tool.demands_code({"pyproject.toml": usual})
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "uv.toml"])
+def test_the_owners_keys_of_an_index_do_not_go_to_one_that_a_repository_calls_so(
+    yard: Yard, file: str
+) -> None:
+    table = "index" if file == "uv.toml" else "tool.uv.index"
+    files = {file: f'[[{table}]]\nname = "lab"\nurl = "https://evil.example.org/simple"\n'.encode()}
+    uv = tool.Uv(yard.site)
+    with pytest.raises(NeedsCode, match="index"):
+        uv.check(files, yard.builder(code=False))
+    uv.check(files, yard.builder(code=True))  # which has no keys
+    yard.environ["UV_INDEX"] = "lab=https://evil.example.org/simple"
+    uv.check(files, yard.builder(code=False))
+
+
+@pytest.mark.slow
+def test_no_package_decides_from_where_the_compiling_interpreter_starts(yard: Yard) -> None:
+    """`pyvenv.cfg` says where the standard library is, and a wheel may bring one; its files are shared."""
+    (yard.packages / wheel("alpha", "1.0")[0]).write_bytes(wheel("alpha", "1.0")[1])
+    root = yard.state.environments / "mine"
+    library = f"share/fake/lib/python{sys.version_info[0]}.{sys.version_info[1]}"
+    data = {
+        "pyvenv.cfg": f"home = {root}/share/fake/bin\n",
+        f"{library}/os.py": "",
+        f"{library}/encodings/__init__.py": f"import posix; posix.mkdir({str(root / 'was-here')!r})\n",
+    }
+    packed(yard, "evil", {f"evil-1.0.data/data/{name}": text for name, text in data.items()})
+    yard.build("evil", "mine", code=False)
+    python = root / "bin" / "python"
+    cage = compiling_cage(root, python, yard.state, network=JobNetwork.NONE)
+    compiler = Compiler()
+    compiler.want(root, python, yard.sandbox.enclose(cage))
+    wait_until((root / MARK).exists)
+    compiler.close()
+    assert not (root / "was-here").exists()

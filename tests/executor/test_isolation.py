@@ -99,6 +99,17 @@ async def test_the_sandbox_shows_the_system_the_jobs_folders_and_nothing_else(tm
     assert int(log.split()[-1]) < 8
 
 
+@story
+async def test_a_job_in_the_sandbox_fills_no_memory_that_nobody_counts(tmp_path: Path) -> None:
+    """What holds its mounts is memory: neither the disk's limit nor, without control groups, memory's."""
+    house = at(House(tmp_path), "sandbox")
+    _, log = await ran(
+        house, "for f in / /run /var; do (echo x > $f/hoard) 2>/dev/null && echo wrote $f; done; echo end"
+    )
+    assert "end" in log
+    assert "wrote" not in log
+
+
 # --- what training needs ----------------------------------------------------------------------------------
 
 POOL = """

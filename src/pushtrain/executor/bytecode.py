@@ -5,8 +5,9 @@ of the usual libraries takes seconds in every run. The environment's own interpr
 lowest priority, one environment at a time, while the first training already runs. A mark in it
 says that it is done; a compilation that was cut short is begun again at the next use.
 
-`-S` keeps the interpreter from what packages would have it do at its start (`.pth` files, `sitecustomize`):
-files here are hard links to those of other environments, and nobody's code may get at them.
+`-S` keeps the interpreter from what packages would have it do at its start (`.pth` files, `sitecustomize`).
+It is called by its own path, not by the environment's, whose `pyvenv.cfg` a package may have replaced. Files
+here are hard links to those of other environments, and nobody's code may get at them.
 """
 
 import logging
@@ -101,7 +102,7 @@ class Compiler:
             if self._closed.is_set():
                 raise Cancelled("the executor stops")
 
-        words = (python, "-I", "-S", "-c", _SCRIPT, root, MARK)
+        words = (python.resolve(), "-I", "-S", "-c", _SCRIPT, root, MARK)
         argv, env = command(enclosure, words, {"PATH": os.defpath})
         try:
             done = process.run(("nice", "-n", "19", *argv), env=env, stop=stop, patience=0.2)

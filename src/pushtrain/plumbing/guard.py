@@ -178,12 +178,15 @@ class Guard:
         for pid in pids:
             words = read(f"/proc/{pid}/statm").split()
             resident += int(words[1]) * PAGE if words else 0
-        if resident + self.shared(pids) <= self.memory:
+        files = self.shared(pids) + total(in_memory(pids))
+        if resident + files <= self.memory:
             return None
-        used = self.shared(pids)
+        used, mapped = 0, 0
         for pid in pids:
             text = read(f"/proc/{pid}/smaps_rollup")
             used += 1024 * (field(text, "Pss") - field(text, "Pss_Shmem"))
+            mapped += 1024 * field(text, "Pss_Shmem")
+        used += max(mapped, files)  # files that are mapped are in both; memory shared without a file is not
         if used <= self.memory:
             return None
         return (
@@ -257,6 +260,23 @@ def held_open(
 ) -> "Iterable[tuple[tuple[int, int], int, int]]":
     """Every file without a name that these processes have open, on the disks that the folders are on."""
     devices = {os.stat(folder).st_dev for folder in folders if os.path.isdir(folder)}
+    for one in nameless(pids):
+        if one.st_dev in devices:
+            yield (one.st_dev, one.st_ino), one.st_blocks * 512, 0
+
+
+def in_memory(pids: "Iterable[int]") -> "Iterable[tuple[tuple[int, int], int, int]]":
+    """Every file of memory alone (`memfd_create`) that these processes have open."""
+    mine = os.memfd_create("which device")
+    device = os.fstat(mine).st_dev
+    os.close(mine)
+    for one in nameless(pids):
+        if one.st_dev == device:
+            yield (one.st_dev, one.st_ino), one.st_blocks * 512, 0
+
+
+def nameless(pids: "Iterable[int]") -> "Iterable[os.stat_result]":
+    """Every open file without a name of these processes."""
     for pid in pids:
         try:
             descriptors = os.listdir(f"/proc/{pid}/fd")
@@ -267,5 +287,5 @@ def held_open(
                 one = os.stat(f"/proc/{pid}/fd/{name}")
             except OSError:
                 continue
-            if not one.st_nlink and one.st_dev in devices:
-                yield (one.st_dev, one.st_ino), one.st_blocks * 512, 0
+            if not one.st_nlink:
+                yield one

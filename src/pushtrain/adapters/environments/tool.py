@@ -4,9 +4,9 @@ Every call goes through `Uv.run`, and by a builder into a cage. A builder that m
 install wheels alone; what has none is told as `NeedsCode`, and built by another builder.
 
 `--no-build` does not do that by itself: a repository overrules it, by `--no-binary NAME` in a requirements
-file or by settings in its pyproject.toml. So files that speak of it are for the other builder
-(`demands_code`), and where uv would make the environment that a build runs in there is a file, which it
-cannot replace.
+file or by settings in its pyproject.toml; other settings have uv run what it has installed. So files that
+make any but harmless settings are for the other builder (`demands_code`), and where uv would make the
+environment that a build runs in there is a file, which it cannot replace.
 """
 
 import os
@@ -21,7 +21,7 @@ from typing import Final
 from uv import find_uv_bin
 
 from pushtrain.adapters.environments.python import own
-from pushtrain.adapters.environments.site import Site, driver, lines_tail, toml
+from pushtrain.adapters.environments.site import Site, driver, lines_tail, table, toml
 from pushtrain.core.errors import BuildError, NeedsCode
 from pushtrain.plumbing import process
 from pushtrain.plumbing.interpreters import needed
@@ -87,6 +87,51 @@ _NEEDS_CODE: Final = re.compile(
     r"--no-build|[Bb]uilding (source distributions .*|from source )is disabled|/builds-v\d+`"
 )
 _OVERRULING: Final = re.compile(r"no[-_](binary|build[-_]isolation)")
+_HARMLESS: Final = frozenset(
+    {
+        "build-backend",
+        "build-constraint-dependencies",
+        "cache-keys",
+        "concurrent-builds",
+        "concurrent-downloads",
+        "concurrent-installs",
+        "conflicts",
+        "constraint-dependencies",
+        "default-groups",
+        "dependency-groups",
+        "dependency-metadata",
+        "dev-dependencies",
+        "environments",
+        "exclude-dependencies",
+        "exclude-newer",
+        "exclude-newer-package",
+        "extra-index-url",
+        "find-links",
+        "fork-strategy",
+        "index",
+        "index-strategy",
+        "index-url",
+        "managed",
+        "no-build",
+        "no-build-package",
+        "no-index",
+        "no-sources",
+        "override-dependencies",
+        "package",
+        "pip",
+        "prerelease",
+        "required-environments",
+        "required-version",
+        "resolution",
+        "sources",
+        "torch-backend",
+        "upgrade",
+        "workspace",
+    }
+)
+"""uv's settings that a repository may make where nobody's code may run. Others can lead to code
+(`compile-bytecode` starts the environment's Python, `python-downloads-json-url` brings one along) or to
+folders of others (`pip.prefix`)."""
 _BUILD_FOLDERS: Final = tuple(f"builds-v{number}" for number in range(10))
 """Where uv, in its cache, makes the environments that builds run in; it is `builds-v0` today."""
 _TOLD: Final = re.compile(
@@ -137,6 +182,8 @@ def demands_code(files: Mapping[str, bytes]) -> bool:
     """
     for name, content in files.items():
         text = content.decode("utf-8", "replace")
+        if not all(made.keys() <= _HARMLESS for made in _made(name, content)):
+            return True
         if name.endswith(".toml"):
             if any(_OVERRULING.search(key) for key in _keys(toml(content, name))):
                 return True
@@ -145,6 +192,42 @@ def demands_code(files: Mapping[str, bytes]) -> bool:
         ):
             return True
     return False
+
+
+def borrows(files: Mapping[str, bytes], environ: Mapping[str, str]) -> bool:
+    """Whether the repository gives a server of its own choice the name of one that its owner has keys for.
+
+    uv finds `UV_INDEX_…_PASSWORD` by an index's name alone: name and address must be as the owner has them.
+    """
+    owners = {word for name in _INDEXES for word in environ.get(name, "").split()}
+    for index in (
+        one for name, content in files.items() for made in _made(name, content) for one in _named(made)
+    ):
+        name, url = str(index.get("name", "")), str(index.get("url", ""))
+        prefix = f"UV_INDEX_{re.sub(r'[^A-Z0-9]', '_', name.upper())}_"
+        lent = environ.keys() & {f"{prefix}USERNAME", f"{prefix}PASSWORD"}
+        if name and lent and f"{name}={url}" not in owners:
+            return True
+    return False
+
+
+def _named(made: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    found = made.get("index")
+    yield from (one for one in (found if isinstance(found, list) else ()) if isinstance(one, Mapping))
+
+
+def _made(name: str, content: bytes) -> Iterator[Mapping[str, object]]:
+    """The settings that a file makes for uv: all of them, and those for `uv pip`."""
+    if name.endswith(".py"):  # a script's metadata, in comments
+        lines = content.decode("utf-8", "replace").splitlines()[1:-1]
+        found = toml("\n".join(re.sub(r"^# ?", "", line) for line in lines).encode(), name)
+    elif name.endswith(".toml"):
+        found = toml(content, name)
+    else:
+        return
+    if Path(name).name == "uv.toml":
+        yield from (found, table(found, "pip"))
+    yield from (table(found, "tool", "uv"), table(found, "tool", "uv", "pip"))
 
 
 def _keys(value: object) -> Iterator[str]:
@@ -294,7 +377,9 @@ class Uv:
             NeedsCode: These files do, and this builder may not.
         """
         if not builder.code and demands_code(files):
-            raise NeedsCode("The repository demands that packages are built from source.")
+            raise NeedsCode("The repository makes settings that may lead to code.")
+        if not builder.code and borrows(files, self._site.environ):
+            raise NeedsCode("The repository names an index as its owner's, whose keys are not for it.")
 
     def pip_install(self, words: Sequence[str | Path], task: Task, *, root: Path, python: str) -> None:
         """Make an environment at `root` and install requirements into it.

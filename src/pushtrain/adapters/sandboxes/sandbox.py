@@ -78,6 +78,7 @@ class Bubblewrap:
             *_gpus(cage),
             *_names(cage.network),
             *_shown(cage),
+            *("--remount-ro", "/"),  # memory that nobody counts; what lies on it is mounted for itself
             "--",
             *("/bin/sh", "-c", LAUNCH, "pushtrain"),
         )
