@@ -110,6 +110,16 @@ async def test_a_job_in_the_sandbox_fills_no_memory_that_nobody_counts(tmp_path:
     assert "wrote" not in log
 
 
+@story
+async def test_a_job_of_roots_executor_changes_no_setting_of_the_kernel(tmp_path: Path) -> None:
+    """The job is root's outside: `core_pattern` would have the kernel start its program on the machine."""
+    house = at(House(tmp_path), "sandbox")
+    files = "(d + '/' + name for d, _, names in os.walk('/proc/sys') for name in names)"
+    found = f"import os; print([path for path in {files} if os.access(path, os.W_OK)])"
+    _, log = await ran(house, f'python3 -c "{found}"')
+    assert log.strip().endswith("[]")
+
+
 # --- what training needs ----------------------------------------------------------------------------------
 
 POOL = """

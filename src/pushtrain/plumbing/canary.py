@@ -6,6 +6,7 @@ Every act is a real one and harmless: it reads one byte, connects and says nothi
 would change this process are tried in a child. Standard library only; nothing of pushtrain is there, inside.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -232,7 +233,10 @@ def _unshares(flag: int) -> bool:
 
 
 def kernel(targets: Any) -> str:
-    """Parts of the kernel that training has no use for, and that holes are found in."""
+    """Parts of the kernel that training has no use for, and that holes are found in; and its settings."""
+    with contextlib.suppress(OSError):
+        os.close(os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY | os.O_CLOEXEC))
+        return DONE
     calls = targets["calls"]
     attribute = ctypes.create_string_buffer(120)
 

@@ -78,6 +78,9 @@ class Bubblewrap:
             *_gpus(cage),
             *_names(cage.network),
             *_shown(cage),
+            *(
+                ("--remount-ro", "/proc") if os.geteuid() == 0 else ()
+            ),  # root's settings of the kernel are in it
             *("--remount-ro", "/"),  # memory that nobody counts; what lies on it is mounted for itself
             "--",
             *("/bin/sh", "-c", LAUNCH, "pushtrain"),
