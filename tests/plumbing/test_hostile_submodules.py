@@ -5,6 +5,7 @@ import contextlib
 import http.server
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,31 @@ def test_an_lfs_server_of_the_commits_choice_gets_no_credential_and_is_no_way_in
     with pytest.raises(GitError, match=r"\.lfsconfig"):
         mirror.checkout(commit, tmp_path / "out")
     assert witness.asked == []
+
+
+@pytest.mark.skipif(not lfs.installed(), reason="needs git-lfs")
+def test_the_remotes_own_lfs_server_is_not_asked_in_clear_because_a_commit_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forge = Forge(tmp_path / "origin.git")
+    config = "[lfs]\n\turl = http://host.example.org/octo/hello.git/info/lfs\n"
+    pointer = lfs.Pointer("ab" * 32, 1000)
+    commit = forge.push(
+        [(FILE, "big.bin", forge.blob(pointer.text())), (FILE, ".lfsconfig", forge.blob(config))]
+    )
+    mirror = Mirror(tmp_path / "mirrors", Repository(key="github.com/octo/hello", remote=forge.url))
+    mirror.fetch(MAIN, commit)
+    git = replace(mirror.git, remote="https://host.example.org/octo/hello.git", token="hunter2")
+    strangers: list[str] = []
+
+    def approached(url: str, *, what: str) -> tuple[str, tuple[str, ...]]:
+        strangers.append(url)
+        raise GitError(what)
+
+    monkeypatch.setattr(lfs, "approach", approached)
+    with pytest.raises(GitError, match="LFS server"):
+        lfs.fetch(git, commit, {"big.bin": pointer}, stop=None)
+    assert strangers == ["http://host.example.org/octo/hello.git/info/lfs"]
 
 
 def test_lfs_files_beyond_the_limit_are_not_asked_for(tmp_path: Path) -> None:

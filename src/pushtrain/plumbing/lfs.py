@@ -150,7 +150,12 @@ def _lfs_url(git: Git, commit: str) -> str:
 
 
 def _is_own(url: str, remote: str) -> bool:
-    """Whether an LFS server is the remote's own, where git-lfs would have looked anyway."""
+    """Whether an LFS server is the remote's own, where git-lfs would have looked anyway.
+
+    Not by http where the remote is asked otherwise: whoever is on the way could then answer in its place.
+    """
+    if url.startswith("http://") and not remote.startswith("http://"):
+        return False
     try:
         return key_of(url.rstrip("/").removesuffix("/info/lfs")) == key_of(remote)
     except UsageError:
