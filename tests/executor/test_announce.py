@@ -12,6 +12,7 @@ from executor_house import story
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushtrain.core.errors import Cloned, GitError, PushRejected
 from pushtrain.core.model import ExecutorCard
 from pushtrain.core.place import Place
 from pushtrain.core.roster import LIFETIME, Listed, parse, sign_card, with_card
@@ -19,10 +20,12 @@ from pushtrain.core.settings import ExecutorSettings, Repository
 from pushtrain.core.signing import fingerprint, public_text
 from pushtrain.core.succession import succession
 from pushtrain.executor.announce import OWN, SHARED, Announcer, Habit, due, public_card
+from pushtrain.plumbing.branch import Branch
 from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.identity import Identity
 from pushtrain.plumbing.rosterfile import RosterFile
+from pushtrain.ports import Stop
 from pushtrain.testing import NOON, Clock, WorkRepository, a_card, a_gpu, eventually
 
 HOUR = 3600.0
@@ -305,6 +308,50 @@ def test_a_forged_number_under_our_name_is_not_believed(lab: Lab) -> None:
     lab.clock.advance(13 * HOUR)
     lab.announcer.look()
     assert lab.told().sequence == 2
+
+
+def write_as_rival(lab: Lab, card: ExecutorCard) -> None:
+    """Put a card that our key has signed into the roster, as a copy of our state folder would."""
+    file = RosterFile(Mirror(lab.folder / "rival", lab.places[0].repository), lab.places[0])
+    file.write(lambda text: with_card(text, sign_card(card, KEY)), message="x", when=1)
+
+
+@pytest.mark.parametrize("ahead", [1, 7])
+def test_a_card_of_ours_that_we_have_not_written_is_a_copy_of_our_state_folder_at_work(
+    lab: Lab, ahead: int
+) -> None:
+    lab.announcer.look()
+    twin = FACE.model_copy(
+        update={"sequence": 1 + ahead, "name": "lab-2", "public_url": "https://two.example"}
+    )
+    write_as_rival(lab, twin)
+    tip = lab.tip()
+    lab.clock.advance(13 * HOUR)
+    with pytest.raises(Cloned, match=rf"card number {1 + ahead} of its key, lab-2 at https://two\.example"):
+        lab.announcer.look()
+    lab.stop()
+    assert lab.tip() == tip, "the other one's card stays as it is"
+
+
+def test_a_card_of_ours_whose_push_was_reported_as_failed_is_no_copy(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push, lost = Branch.push, iter((PushRejected("it was there"), GitError("the line is cut")))
+
+    def loses_its_answer(branch: Branch, commit: str, *, onto: str = "", stop: Stop | None = None) -> None:
+        push(branch, commit, onto=onto, stop=stop)
+        if (error := next(lost, None)) is not None:
+            raise error
+
+    monkeypatch.setattr(Branch, "push", loses_its_answer)
+    lab.announcer.look()
+    lab.clock.advance(HOUR)
+    lab.announcer.look()
+    assert lab.told().online
+    lab.clock.advance(13 * HOUR)
+    lab.announcer.look()
+    lab.stop()
+    assert not lab.told().online
 
 
 def test_a_neighbours_card_and_what_nobody_understands_stay(lab: Lab) -> None:

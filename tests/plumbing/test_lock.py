@@ -1,9 +1,12 @@
 """The state folder's lock: one holder, named, gone with its process."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,10 @@ from pushtrain.plumbing.lock import FolderLock, holder
 def test_a_second_server_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     with FolderLock(tmp_path / "lock"), pytest.raises(Conflict) as caught:
         FolderLock(tmp_path / "lock")
-    assert f"process {os.getpid()}" in caught.value.message
+    told = re.search(rf"process {os.getpid()}, since ([^.]+)\.", caught.value.message)
+    assert told
+    since = datetime.strptime(told[1], "%Y-%m-%d %H:%M:%S %z")
+    assert abs(since.timestamp() - time.time()) < 60
     assert str(tmp_path) in caught.value.message
     assert "--state" in caught.value.mend
 

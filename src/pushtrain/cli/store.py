@@ -94,6 +94,25 @@ def recover(*, json: Json = False, state: State = None) -> None:
     render.say(f"[dim]The damaged file is kept as {render.literal(str(found.aside))}.[/]")
 
 
+@app.command
+def moved(*, json: Json = False, state: State = None) -> None:
+    """Say that the state folder has moved to this machine for good, or that no copy is at work any more.
+
+    A state folder belongs to one machine: its key, its runs and its number on the roster are good for one
+    executor only. A copy that is started on another machine is refused, and so is one whose key was seen at
+    work elsewhere. Stop the other one for good first; nobody may serve the state folder meanwhile.
+    """
+    from pushtrain.plumbing.machine import move_in
+
+    folder = open_state(state)
+    with FolderLock(folder.lock):
+        move_in(folder.machine)
+    if json:
+        render.emit_json({"state": str(folder.root)})
+        return
+    render.say(f"{render.literal(str(folder.root))} belongs to this machine.")
+
+
 def _existing(state: State) -> StateFolder:
     folder = open_state(state)
     if not folder.store.exists():

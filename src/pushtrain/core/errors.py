@@ -62,6 +62,12 @@ class BeyondLimits(ConfigError):
     code = "limits"
 
 
+class Cloned(ConfigError):
+    """A state folder belongs to another machine, or one of its copies is at work; the message says which."""
+
+    code = "cloned"
+
+
 class Unauthorized(PushtrainError):
     """A signature is missing, wrong or expired, or its key was never authorised: one answer for all."""
 

@@ -3,7 +3,8 @@
 - A card is written at the start, at once when the address, the hardware or the labels change, and when the
   executor is stopped in order. On the rosters' own branch it is also renewed before it expires, twice a day;
   on a branch that people use there is no such heartbeat. An idle hour is no commit at all.
-- The number of a card is on the disk before the card leaves, so that it never goes back.
+- The number of a card is on the disk before the card leaves, so that it never goes back. A genuine card of
+  ours with a newer number that we have not written comes from a copy of our state folder: who sees it stops.
 - What fails is tried again, later each time, and disturbs nobody: runs do not know that there are rosters.
 - A card tells the GPUs' names and memory; not their UUIDs, nor the machine's name or address, unless the
   owner says so.
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.address import is_loopback
-from pushtrain.core.errors import Cancelled, PushtrainError
+from pushtrain.core.errors import Cancelled, Cloned, PushtrainError
 from pushtrain.core.model import ExecutorCard
 from pushtrain.core.roster import LIFETIME, BrokenRoster, parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings
@@ -180,6 +181,10 @@ class Announcer:
         self._jitter = jitter
         self._started = clock()
         self._seen: ExecutorCard | None = None
+        self._signed: set[str] = set()
+        """Signatures of the cards that this life has made."""
+        self._past = -1
+        """The highest number that an earlier life may have written; -1: not looked yet."""
         self._busy = threading.Lock()
         self._ending = False
         self._told = asyncio.Event()
@@ -191,7 +196,11 @@ class Announcer:
             self._loop.call_soon_threadsafe(self._told.set)
 
     async def run(self) -> None:
-        """Write what is due until cancelled; no failure ends this."""
+        """Write what is due until cancelled; no failure ends this but one.
+
+        Raises:
+            Cloned: A copy of our state folder is at work elsewhere.
+        """
         self._loop = asyncio.get_running_loop()
         self._ending = False
         try:
@@ -199,6 +208,8 @@ class Announcer:
                 self._told.clear()
                 try:
                     again = await asyncio.to_thread(self.look)
+                except Cloned:
+                    raise
                 except Exception:  # noqa: BLE001  a full disk, for one, must not end the executor here
                     _log.exception("the rosters could not be looked at")
                     again = math.inf
@@ -214,6 +225,8 @@ class Announcer:
         self._ending = True
         try:
             await asyncio.to_thread(self._leave, time.monotonic() + _FAREWELL)
+        except Cloned as error:
+            _log.warning("The rosters are not told that the executor stops. %s", error.message)
         except Exception:  # noqa: BLE001  the stop goes on, and the card expires by itself
             _log.exception("the rosters could not be told that the executor stops")
 
@@ -255,7 +268,7 @@ class Announcer:
         ]
         if not first:
             return
-        number = self._number(0)
+        number = self._number()
         for target in (*first, *soon):
             self._attempt(
                 target,
@@ -272,7 +285,7 @@ class Announcer:
             if not present:
                 return
             now, card = self._clock(), self._card().model_copy(update={"online": False})
-            number = self._number(0)
+            number = self._number()
             for target in present:
                 self._attempt(
                     target,
@@ -283,6 +296,8 @@ class Announcer:
         """Do something with a roster; a failure is told once and postpones the next try."""
         try:
             work()
+        except Cloned:
+            raise
         except Cancelled as error:
             if not self._ending:
                 raise
@@ -314,6 +329,7 @@ class Announcer:
         target.last = self._own(target.file.read(stop=self._stop).text, target)
         if target.last is not None and target.last.sequence > self._newest():
             self._used(target.last.sequence)  # our folder is older than the card, as a restored one is
+            self._past = max(self._past, target.last.sequence)
         target.looked = True
 
     def _own(self, text: str, target: _Target) -> ExecutorCard | None:
@@ -333,17 +349,19 @@ class Announcer:
         def change(text: str) -> str:
             nonlocal signed
             before = self._own(text, target)
-            at_least = before.sequence + 1 if before is not None else 0
+            if before is not None and self._foreign(before):
+                raise _twin(before, place.title)
             signed = sign_card(
                 target.face(card).model_copy(
                     update={
                         "timestamp": float(int(now)),
                         "expires": float(int(now + target.habit.lifetime)),
-                        "sequence": number if number >= at_least else self._number(at_least),
+                        "sequence": number,
                     }
                 ),
                 self._identity().key,
             )
+            self._signed.add(signed.signature)
             try:
                 return with_card(text, signed, source=place.title, replaces=self._identity().was)
             except BrokenRoster:  # on a branch of our own: there is nothing to lose
@@ -355,9 +373,16 @@ class Announcer:
         target.last, target.looked = signed, True
         _log.info("The roster %s tells: %s is %s.", place.title, card.name, state)
 
-    def _number(self, at_least: int) -> int:
+    def _foreign(self, card: ExecutorCard) -> bool:
+        """Whether neither this life nor an earlier one has written a genuine card of ours."""
+        return card.sequence > self._past and card.signature not in self._signed
+
+    def _number(self) -> int:
         """A number that no card of ours had, durably noted as used."""
-        number = max(self._newest() + 1, at_least)
+        newest = self._newest()
+        if self._past < 0:
+            self._past = newest
+        number = newest + 1
         self._used(number)
         return number
 
@@ -366,3 +391,13 @@ class Announcer:
 
     def _used(self, number: int) -> None:
         replace(self._memory, f"{number}\n".encode())
+
+
+def _twin(card: ExecutorCard, where: str) -> Cloned:
+    """What to say when a card that only we can sign was written by somebody else."""
+    at = f" at {card.public_url}" if card.public_url else ""
+    return Cloned(
+        f"Another machine works with a copy of this executor's state folder: the roster {where} has card "
+        f"number {card.sequence} of its key, {card.name}{at}, which was not written here.",
+        mend="Stop one of the two for good.",
+    )

@@ -1,6 +1,7 @@
 """One server for each state folder: a lock that is held for life and dies with its holder.
 
-The lock is a `flock`, so a killed holder leaves nothing to clean up. The pid in the file is for people only.
+The lock is a `flock`, so a killed holder leaves nothing to clean up. The pid in the file, and since when, are
+for people only.
 """
 
 import fcntl
@@ -22,7 +23,7 @@ class FolderLock:
         path: The lock file, `StateFolder.lock`.
 
     Raises:
-        Conflict: Another process serves this folder; the message names its pid.
+        Conflict: Another process serves this folder; the message names its pid, and since when.
         StorageError: The file cannot be written.
     """
 
@@ -35,14 +36,16 @@ class FolderLock:
                 mend="Check who owns the state folder.",
             ) from error
         if not _take(self._file, patience=_PATIENCE):
-            pid = os.pread(self._file, 32, 0).decode("ascii", "replace").strip()
+            pid, since = _said(self._file)
             os.close(self._file)
             raise Conflict(
-                f"The state folder {path.parent} is already served by process {pid or 'unknown'}.",
+                f"The state folder {path.parent} is already served by process {pid or 'unknown'}"
+                f"{f', since {since}' if since else ''}.",
                 mend=f"Stop that process (`kill {pid or 'PID'}`), or choose another folder with `--state`.",
             )
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime())
+        os.pwrite(self._file, f"{os.getpid()}\n{since}\n".encode(), 0)
 
     def release(self) -> None:
         """Let go; the folder may be served by another process."""
@@ -72,11 +75,17 @@ def holder(path: Path) -> int | None:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.pread(file, 32, 0).decode("ascii", "replace").strip()
-        return int(text) if text.isdecimal() else 0
+        pid, _ = _said(file)
+        return int(pid) if pid.isdecimal() else 0
     finally:
         os.close(file)
     return None
+
+
+def _said(file: int) -> tuple[str, str]:
+    """What the holder wrote: its pid, and since when it holds the lock."""
+    pid, _, since = os.pread(file, 80, 0).decode("ascii", "replace").partition("\n")
+    return pid.strip(), since.strip()
 
 
 def _take(file: int, *, patience: float) -> bool:

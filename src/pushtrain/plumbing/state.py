@@ -118,6 +118,11 @@ class StateFolder:
         return self.root / "lock"
 
     @property
+    def machine(self) -> Path:
+        """Which machine the folder belongs to."""
+        return self.root / "machine.json"
+
+    @property
     def card(self) -> Path:
         """The running executor's card: how callers on this machine find it."""
         return self.root / "executor.json"

@@ -13,6 +13,7 @@ from pushtrain.adapters.environments.site import Site
 from pushtrain.adapters.environments.tool import clean
 from pushtrain.adapters.hosts import HOSTS
 from pushtrain.adapters.metrics import FORMATS
+from pushtrain.core.errors import Cloned
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import public_text
 from pushtrain.executor.publish import Publisher
@@ -25,6 +26,7 @@ from pushtrain.plumbing.gpu import inventory
 from pushtrain.plumbing.identity import Ring, forget_former
 from pushtrain.plumbing.keys import Authorized
 from pushtrain.plumbing.lock import FolderLock
+from pushtrain.plumbing.machine import settle
 from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.plumbing.serve import serving
 from pushtrain.plumbing.state import StateFolder
@@ -57,9 +59,13 @@ if TYPE_CHECKING:
     from pushtrain.plumbing.git import Mirror
 
 
+End = asyncio.Future[None]
+"""How a room ends that closes by itself: well, or with the error that says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A room that is open: what to tell of it, and the task that ends only when something broke."""
+    """A room that is open: what to tell of it, and the task that ends when the room must close by itself."""
 
     facts: Mapping[str, str | list[str]]
     task: asyncio.Task[None]
@@ -80,9 +86,13 @@ async def serve_executor(state: StateFolder, settings: Settings) -> AsyncIterato
         return
     async with _room(state) as store:
         service = _executor(state, settings, store, mirrors(state, settings))
+        end: End = asyncio.get_running_loop().create_future()
         async with (
-            _door(state, settings, service, create_executor_app(service), lends=True) as (outside, local),
-            _tasks(service.run()) as task,
+            _door(state, settings, service, create_executor_app(service), end, lends=True) as (
+                outside,
+                local,
+            ),
+            _tasks(service.run(), end=end) as task,
         ):
             facts = {"tunnel": HINT, **await outside.facts(local), **_facts(state, settings, service)}
             yield Running(facts, task, lambda: service.capacity().running)
@@ -131,9 +141,10 @@ async def _both(
         app: ASGIApp = create_executor_app(executor)
         if webhooks:
             app = _side_by_side(app, _webhooks(state, sender))
+        end: End = asyncio.get_running_loop().create_future()
         async with (
-            _door(state, settings, executor, app, lends=lends) as (outside, local),
-            _tasks(executor.run(), sender.run(), reconciler.run()) as task,
+            _door(state, settings, executor, app, end, lends=lends) as (outside, local),
+            _tasks(executor.run(), sender.run(), reconciler.run(), end=end) as task,
         ):
             where = await outside.facts(local)
             looks = {"polls": f"every {reconciler.poll_seconds:g} s"}
@@ -169,6 +180,7 @@ def _address(host: str, port: int) -> str:
 async def _room(state: StateFolder) -> AsyncIterator[Store]:
     """The folder's lock and its store; one room at a time."""
     with FolderLock(state.lock):
+        settle(state.machine)
         forget_former(state.key)
         store = Store(state.store)
         try:
@@ -219,11 +231,12 @@ def _executor(
 
 @asynccontextmanager
 async def _door(
-    state: StateFolder, settings: Settings, service: ExecutorService, app: "ASGIApp", *, lends: bool
+    state: StateFolder, settings: Settings, service: ExecutorService, app: "ASGIApp", end: End, *, lends: bool
 ) -> AsyncIterator[tuple[Outside, str]]:
     """Serve the executor's address: how it is reached from outside, and its local URL.
 
-    Its card is in the state folder meanwhile, and in the rosters; its tunnel is kept open.
+    Its card is in the state folder meanwhile, and in the rosters; its tunnel is kept open. Where a roster
+    shows that a copy of the state folder is at work, the room ends with that.
     """
     host = settings.executor.host
     async with serving(app, host, settings.executor.port) as port:
@@ -234,7 +247,11 @@ async def _door(
             card = service.card().model_dump_json(indent=2).encode()
             await asyncio.to_thread(replace, state.card, card)
 
-        voice = Voice(state, settings, service)
+        def cloned(error: Cloned) -> None:
+            if not end.done():
+                end.set_exception(error)
+
+        voice = Voice(state, settings, service, cloned=cloned)
 
         async def moved(url: str) -> None:
             await known_as(url)
@@ -286,15 +303,26 @@ def _webhooks(state: StateFolder, service: SenderService) -> "ASGIApp":
 
 
 @asynccontextmanager
-async def _tasks(*works: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
-    """Run these while the block runs; one task that ends when any of them fails."""
+async def _tasks(
+    *works: Coroutine[Any, Any, None], end: End | None = None
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Run these while the block runs; one task that ends when any of them fails, and as `end` does."""
 
     async def together() -> None:
         async with asyncio.TaskGroup() as group:
             for work in works:
                 group.create_task(work)
 
-    task = asyncio.create_task(together())
+    async def until_the_end() -> None:
+        working = asyncio.create_task(together())
+        try:
+            await asyncio.wait({working, end} if end else {working}, return_when=asyncio.FIRST_COMPLETED)
+            (end if end and end.done() else working).result()
+        finally:
+            working.cancel()
+            await asyncio.wait({working})
+
+    task = asyncio.create_task(until_the_end())
     try:
         yield task
     finally:

@@ -3,11 +3,12 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
+from pushtrain.core.errors import Cloned
 from pushtrain.core.model import ExecutorCard
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import public_text
@@ -15,6 +16,7 @@ from pushtrain.executor.announce import Announcer, public_card
 from pushtrain.executor.reach import Reach
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.gpu import inventory
+from pushtrain.plumbing.machine import saw_twin
 from pushtrain.plumbing.sealing import sealing_key, sealing_text
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.parts import identity, local_url, mirror, running_card
@@ -31,12 +33,22 @@ class Voice:
         state: Keeps the card's number.
         settings: What may be published, and where.
         service: The executor.
+        cloned: Told, in the event loop, that a copy of the state folder is at work elsewhere.
 
     Raises:
         ConfigError: A setting names no place for a roster.
     """
 
-    def __init__(self, state: StateFolder, settings: Settings, service: ExecutorService) -> None:
+    def __init__(
+        self,
+        state: StateFolder,
+        settings: Settings,
+        service: ExecutorService,
+        *,
+        cloned: Callable[[Cloned], None],
+    ) -> None:
+        self._machine = state.machine
+        self._cloned = cloned
         self._settings = settings.executor
         self._service = service
         self._tunnel: str | None = None
@@ -75,7 +87,11 @@ class Voice:
             if reach is not None:
                 self._tunnel = self._tunnel or ""
                 await reach.settled(_SETTLING)
-            await self._announcer.run()
+            try:
+                await self._announcer.run()
+            except Cloned as error:
+                saw_twin(self._machine, error.message)
+                self._cloned(error)
 
         task = asyncio.create_task(speak(), name="announce")
         try:
