@@ -28,6 +28,7 @@ from pushtrain.core.lifecycle import (
     comes_back,
     diagram,
     next_attempt,
+    unless_cancelled,
 )
 from pushtrain.core.model import JobSpec, Outcome, Reason, Run, State, TrainCommand
 
@@ -111,6 +112,26 @@ def test_a_cancelled_run_is_never_queued_again(state: State) -> None:
     assert advance(a_run(state), event, now=2).state is State.QUEUED
     with pytest.raises(IllegalTransition, match=r"is .*, its cancellation requested; the event Requeued"):
         advance(a_run(state, cancel_requested=True), event, now=2)
+
+
+@given(st.sampled_from([State.PREPARING, State.RUNNING]), EVENTS, st.booleans())
+def test_what_is_cancelled_ends_as_cancelled_in_place_of_starting_again(
+    state: State, event: Event, cancel: bool
+) -> None:
+    run = a_run(state, cancel_requested=cancel)
+    ends = unless_cancelled(run, event)
+    if cancel and isinstance(event, Requeued):
+        after = advance(run, ends, now=5)
+        assert (after.state, after.outcome) == (State.PUBLISHING, Outcome.CANCELLED)
+        assert after.ended_at == (event.at or 5 if state is State.RUNNING else None)
+    else:
+        assert ends is event
+
+
+def test_a_wish_to_preempt_ends_with_the_attempt_that_it_was_about() -> None:
+    for event in (Requeued(Reason.PREEMPTED), Requeued(Reason.CHECKPOINTED, exit_code=85, at=3)):
+        assert not advance(a_run(State.RUNNING, preempt_requested=True), event, now=2).preempt_requested
+    assert not advance(a_run(preempt_requested=True), Claimed("t"), now=2).preempt_requested
 
 
 def test_a_done_run_moves_no_more_unless_it_was_released_and_comes_back() -> None:
@@ -232,6 +253,15 @@ class Life(RuleBasedStateMachine):
     @rule()
     def wish_to_cancel(self) -> None:
         self.run = self.run.model_copy(update={"cancel_requested": True})
+
+    @rule()
+    def wish_to_preempt(self) -> None:
+        if self.run.state in {State.PREPARING, State.RUNNING}:
+            self.run = self.run.model_copy(update={"preempt_requested": True})
+
+    @invariant()
+    def no_waiting_run_is_still_to_be_preempted(self) -> None:
+        assert not (self.run.preempt_requested and self.run.state is State.QUEUED)
 
     @invariant()
     def holds_gpus_only_while_an_attempt_lives(self) -> None:

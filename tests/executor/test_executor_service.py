@@ -28,7 +28,7 @@ from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.branch import Branch
 from pushtrain.plumbing.rundir import RunDir, Verdict
 from pushtrain.plumbing.store import Store
-from pushtrain.testing import SENDER, a_command, a_gpu, a_spec, an_attempt, eventually
+from pushtrain.testing import SENDER, a_command, a_gpu, a_run, a_spec, an_attempt, eventually
 
 
 @pytest.fixture
@@ -408,7 +408,7 @@ def test_files_of_a_run_that_could_not_be_published_for_long_stay(tmp_path: Path
 )
 def test_an_end_is_told_in_a_sentence(change: dict[str, Any], words: str) -> None:
     verdict = Verdict(**{"phase": "train", "reason": Reason.EXITED, "ended_at": 1.0, **change})
-    event = verdicts.exited(verdict, limit=7200, most=86_400)
+    event = verdicts.event_of(verdict, a_run(), order=None, limit=7200, most=86_400)
     assert (event.reason, event.exit_code, event.detail) == (verdict.reason, verdict.code, words)
 
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.model import Reason, Stage
-from pushtrain.executor import launch, shim
+from pushtrain.executor import launch
 from pushtrain.plumbing import process
 from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep, StopOrder, Verdict, held, read_ends
+from pushtrain.plumbing.terse import to_json
 
 MIB = 1024 * 1024
 Start = Callable[..., "Attempt"]
@@ -49,8 +50,10 @@ class Attempt:
             assert time.monotonic() < deadline, self.log
             os.sched_yield()
 
-    def stop(self, reason: Reason = Reason.CANCELLED, detail: str = "by test") -> None:
-        assert launch.stop(self.folder, self.shim, StopOrder(reason=reason, detail=detail))
+    def stop(
+        self, reason: Reason = Reason.CANCELLED, detail: str = "by test", grace: float | None = None
+    ) -> None:
+        assert launch.stop(self.folder, self.shim, StopOrder(reason=reason, detail=detail, grace=grace))
 
 
 @pytest.fixture(scope="module")
@@ -298,6 +301,91 @@ def test_what_ignores_the_polite_signal_is_killed_after_the_grace(start: Start) 
     assert (verdict.reason, verdict.signal) == (Reason.CANCELLED, signal.SIGKILL)
 
 
+SAVES = (
+    "import os, signal, sys\n"
+    "def save(*_): print('saved', os.path.exists(os.environ['STOP']), flush=True); {then}\n"
+    "signal.signal(signal.{name}, save); print('ready', flush=True)\n"
+    "while True: signal.pause()\n"
+)
+
+
+def saving(start: Start, tmp_path: Path, name: str = "SIGUSR2", then: str = "sys.exit(85)") -> Attempt:
+    """A command that saves when it is preempted."""
+    stop = tmp_path / "stop"
+    attempt = start(
+        python(SAVES.format(name=name, then=then)),
+        preempt_signal=getattr(signal, name),
+        stop_file=str(stop),
+        env={"STOP": str(stop)},
+    )
+    attempt.until("ready")
+    return attempt
+
+
+def test_preempted_a_command_gets_its_own_signal_and_finds_the_stop_file(
+    start: Start, tmp_path: Path
+) -> None:
+    attempt = saving(start, tmp_path)
+    before = time.time()
+    attempt.stop(Reason.PREEMPTED, "the owner is back", grace=20)
+    verdict = attempt.verdict()
+    assert (verdict.reason, verdict.detail, verdict.code) == (Reason.PREEMPTED, "the owner is back", 85)
+    assert attempt.log == "ready\nsaved True\n"
+    order = json.loads((tmp_path / "stop").read_text())
+    assert order["reason"] == "preempted"
+    assert before + 19 < order["until"] < time.time() + 20
+    assert (tmp_path / "stop").stat().st_mode & 0o777 == 0o644
+
+
+def test_preempted_with_no_grace_the_tree_is_killed_at_once(start: Start, tmp_path: Path) -> None:
+    attempt = saving(start, tmp_path, then="signal.pause()")
+    begin = time.monotonic()
+    attempt.stop(Reason.PREEMPTED, grace=0)
+    verdict = attempt.verdict()
+    assert (verdict.reason, verdict.signal) == (Reason.PREEMPTED, signal.SIGKILL)
+    assert time.monotonic() - begin < 1
+
+
+def test_without_a_preempt_signal_the_stop_file_alone_asks(start: Start, tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    script = (
+        "import os, sys, time\nprint('ready', flush=True)\n"
+        "while not os.path.exists(sys.argv[1]): time.sleep(0.01)\nsys.exit(85)"
+    )
+    attempt = start(python(script, str(stop)), preempt_signal=0, stop_file=str(stop))
+    attempt.until("ready")
+    attempt.stop(Reason.PREEMPTED, grace=20)
+    verdict = attempt.verdict()
+    assert (verdict.reason, verdict.code) == (Reason.PREEMPTED, 85)
+
+
+def test_who_cancels_during_the_grace_wins_and_is_told_to_the_command(start: Start, tmp_path: Path) -> None:
+    attempt = saving(start, tmp_path, then="print('busy', flush=True)")
+    attempt.stop(Reason.PREEMPTED, "the owner is back", grace=600)
+    attempt.until("busy")
+    attempt.stop(Reason.CANCELLED, "ada asked", grace=600)
+    verdict = attempt.verdict()  # the SIGTERM of a cancel is nothing that it handles
+    assert (verdict.reason, verdict.detail, verdict.signal) == (Reason.CANCELLED, "ada asked", signal.SIGTERM)
+    assert json.loads((tmp_path / "stop").read_text())["reason"] == "cancelled"
+
+
+def test_a_second_order_can_shorten_the_grace_and_never_lengthen_it(start: Start, tmp_path: Path) -> None:
+    attempt = saving(start, tmp_path, then="print('busy', flush=True)")
+    attempt.stop(Reason.PREEMPTED, grace=600)
+    attempt.until("busy")
+    attempt.stop(Reason.PREEMPTED, grace=900)
+    assert attempt.folder.read_stop() == StopOrder(reason=Reason.PREEMPTED, detail="by test", grace=600)
+    attempt.stop(Reason.PREEMPTED, grace=0)
+    assert attempt.verdict(5).reason is Reason.PREEMPTED
+
+
+def test_a_machine_that_shuts_down_has_cancelled_nothing(start: Start, tmp_path: Path) -> None:
+    attempt = saving(start, tmp_path, name="SIGTERM")
+    process.send(attempt.shim.pid, attempt.shim.start, signal.SIGTERM)  # as systemd does
+    verdict = attempt.verdict()
+    assert (verdict.reason, verdict.code) == (Reason.INTERRUPTED, 85)
+
+
 def test_a_stop_order_before_the_command_runs_is_not_lost(start: Start) -> None:
     attempt = start("sleep 60", grace=0)
     attempt.stop()
@@ -374,7 +462,7 @@ def test_use_of_the_processor_and_of_memory_is_counted(start: Start) -> None:
     )
 )
 def test_what_the_shim_writes_is_json(value: object) -> None:
-    assert json.loads(shim.to_json(value)) == value
+    assert json.loads(to_json(value)) == value
 
 
 def test_the_shims_imports_are_few(compiled: Path, tmp_path: Path) -> None:

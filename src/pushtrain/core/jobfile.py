@@ -11,8 +11,8 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from pushtrain.core import again, needs, secretname, toml, triggers
 from pushtrain.core import matrix as matrices
-from pushtrain.core import needs, secretname, toml, triggers
 from pushtrain.core.errors import ConfigError, NotFound
 from pushtrain.core.forms import (
     Wrong,
@@ -189,6 +189,7 @@ def _job(name: str, table: Table, target: ResultsTarget) -> Job | None:
         "network": needs.network(table),
         "resources": needs.resources(table),
         "timeout": table.read("timeout", duration, None),
+        "preempt_signal": again.preempt_signal(table),
         "results": _globs(table),
         "results_to": target,
         "min_isolation": needs.isolation(table),

@@ -42,6 +42,10 @@ class Cancelled:
     detail: str = ""
 
 
+TAKEN_BACK: Final = frozenset({Reason.PREEMPTED, Reason.INTERRUPTED})
+"""Why an attempt may be ended that did nothing wrong: the run starts anew, and no retry is counted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Requeued:
     """The attempt ended without a verdict; the run waits for another. Illegal once cancel is requested."""
@@ -49,6 +53,10 @@ class Requeued:
     reason: Reason
     detail: str = ""
     not_before: float = 0
+    exit_code: int | None = None
+    """The command's, where one ended."""
+    at: float | None = None
+    """When it ended, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +170,7 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901, PLR091
     match event:
         case Claimed(token, gpus):
             change |= {"token": token, "gpus": gpus, "attempt": run.attempt + 1, "not_before": 0.0}
-            change |= {"started_at": None, "ended_at": None}
+            change |= {"started_at": None, "ended_at": None, "preempt_requested": False}
         case Prepared(at):
             change |= {"started_at": now if at is None else at}
         case PrepareFailed(reason, detail):
@@ -172,7 +180,7 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901, PLR091
             change |= {"not_before": 0.0}  # what it waited for no longer matters
         case Requeued(reason, detail, not_before):
             change |= {"reason": reason, "detail": detail, "not_before": not_before, "gpus": (), "token": ""}
-            change |= {"waiting_for": detail if not_before else ""}
+            change |= {"waiting_for": detail if not_before else "", "preempt_requested": False}
         case Exited(reason, exit_code, detail, at):
             change |= {"outcome": _verdict(reason, exit_code), "reason": reason, "detail": detail, "gpus": ()}
             change |= {"ended_at": now if at is None else at}
@@ -207,6 +215,15 @@ def outcome_of(event: Event) -> Outcome | None:
             return Outcome.LOST
         case _:
             return None
+
+
+def unless_cancelled(run: Run, event: Event) -> Event:
+    """What ends the attempt in place of a `Requeued` when somebody has cancelled the run meanwhile."""
+    if not (isinstance(event, Requeued) and run.cancel_requested):
+        return event
+    if run.state is State.RUNNING:
+        return Exited(Reason.CANCELLED, event.exit_code, "Cancelled before it was started again.", event.at)
+    return Cancelled("Cancelled before it was started again.")
 
 
 def comes_back(run: Run, command: TrainCommand) -> bool:

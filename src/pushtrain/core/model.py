@@ -35,6 +35,8 @@ MAX_SECRETS: Final = 50
 """Secrets of one job."""
 _MOST: Final = 2**53
 """The largest number that every JSON reader and the store take."""
+CHECKPOINTED: Final = 85
+"""The exit code by which a command says: I have saved where I am, start me again."""
 NO_COMMIT: Final = "0" * 40
 """What Git hosts send as `before` of a new branch and `after` of a deleted one."""
 
@@ -195,6 +197,18 @@ class Resources(Value):
     labels: tuple[str, ...] = ()
 
 
+class PreemptSignal(StrEnum):
+    """What a job's command gets when its machine is wanted back (docs/checkpoints.md)."""
+
+    TERM = "SIGTERM"
+    INT = "SIGINT"
+    HUP = "SIGHUP"
+    USR1 = "SIGUSR1"
+    USR2 = "SIGUSR2"
+    NONE = "none"
+    """No signal: the command looks at `PUSHTRAIN_STOP_FILE`."""
+
+
 class ResultsTarget(Value):
     """Where a run's results are committed."""
 
@@ -227,6 +241,8 @@ class JobSpec(Value):
     resources: Resources = Resources()
     timeout: float | None = Field(default=None, gt=0, le=_MOST)
     """Seconds from the training's start; None: the executor's limit."""
+    preempt_signal: PreemptSignal = PreemptSignal.TERM
+    """What its command gets when the machine is wanted back."""
     results: tuple[str, ...] = ()
     """Globs relative to the work folder."""
     results_to: ResultsTarget = ResultsTarget()

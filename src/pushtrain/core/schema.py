@@ -6,7 +6,7 @@ nothing defines) is left to `pushtrain check`. docs/pushtrain.schema.json is thi
 
 from typing import Any, Final
 
-from pushtrain.core import jobfile, matrix, names, needs, secretname
+from pushtrain.core import again, jobfile, matrix, names, needs, secretname
 from pushtrain.core.forms import MAX_DURATION, MAX_INTEGER
 from pushtrain.core.model import MAX_SECRETS, Isolation, JobNetwork
 
@@ -94,6 +94,11 @@ def _job() -> Schema:
                     },
                 ],
                 "examples": ["30m", "1h30m"],
+            },
+            "preempt_signal": {
+                "description": "What the command gets when its machine is wanted back (docs/checkpoints.md).",
+                "enum": list(again.SIGNALS),
+                "default": "SIGTERM",
             },
             "results": {
                 **_texts("Globs of files to keep, relative to the repository's root.", _PATH),

@@ -78,6 +78,7 @@ def job_cage(
     return Cage(
         writable=(folder.job, folder.checkpoint, caches),
         readable=(
+            folder.shown,
             *data,
             *environment,
             *activation.readable,

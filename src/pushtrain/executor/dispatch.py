@@ -1,9 +1,7 @@
 """Claim runs, start their attempts, watch their shims, and write down how they ended.
 
 Nothing here polls: a claim is tried when something changed, a shim is watched by a pidfd in the event loop.
-Start-up is recovery and there is no other: every active run is looked at, and a held lock means that its shim
-lives and is watched again, a verdict that it ended, a start without either that it was lost, and neither lock
-nor start that it never began and waits anew. So the executor may die at any line. Stopping it leaves
+Start-up is recovery (`executor/recovery.py`), so the executor may die at any line. Stopping it leaves
 trainings running.
 """
 
@@ -19,16 +17,16 @@ from typing import Final, ParamSpec, TypeVar
 
 from pushtrain.core.errors import Cancelled, Conflict, PushtrainError, StorageError
 from pushtrain.core.lifecycle import Cancelled as CancelledEvent
-from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, PrepareFailed, Requeued
-from pushtrain.core.model import Attempt, Progress, Reason, Run, Stage, State
-from pushtrain.executor import launch, verdicts
-from pushtrain.executor.prepare import Preparation, PreparationError, Workshop, time_limit
-from pushtrain.executor.variables import attempt_mark
+from pushtrain.core.lifecycle import Event, Prepared, PrepareFailed, Requeued
+from pushtrain.core.model import Attempt, Progress, Reason, Run, Stage
+from pushtrain.executor import launch
+from pushtrain.executor.active import Active
+from pushtrain.executor.endings import Endings
+from pushtrain.executor.prepare import Preparation, PreparationError, Workshop
+from pushtrain.executor.recovery import adopt, recall
 from pushtrain.plumbing import process, reserve
-from pushtrain.plumbing.cleanlog import clean_log
-from pushtrain.plumbing.rundir import RunDir, StopOrder, held, log_size
+from pushtrain.plumbing.rundir import RunDir, StopOrder
 from pushtrain.plumbing.store import Store
-from pushtrain.plumbing.trees import remove_tree
 
 _log = logging.getLogger(__name__)
 
@@ -44,50 +42,6 @@ _FIRST_PAUSE: Final = 0.5
 _LATEST: Final = 60.0
 _MOST_PROGRESS: Final = 0.2
 """Seconds between two words of progress within one stage."""
-
-
-class Active:
-    """An attempt that this executor looks after."""
-
-    def __init__(self, run: Run, attempt: Attempt, folder: RunDir) -> None:
-        self.run = run
-        self.attempt = attempt
-        self.folder = folder
-        self.progress: Progress | None = None
-        self.told_at = 0.0
-        self.hooked = False
-        """Whether the owner's programs have run after it."""
-        self._cancelled = threading.Event()
-        self._shim: launch.Process | None = None
-        self._why = ""
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether somebody wants it to end."""
-        return self._cancelled.is_set()
-
-    @property
-    def why(self) -> str:
-        """Who wants it to end."""
-        return self._why
-
-    def cancel(self, why: str) -> None:
-        """End it, whatever it does; from any thread. A second wish changes nothing."""
-        if not self._cancelled.is_set():
-            self._why = why
-        self._cancelled.set()
-        self._stop_shim()
-
-    def started(self, shim: launch.Process) -> None:
-        """There is a shim now."""
-        self._shim = shim
-        if self._cancelled.is_set():
-            self._stop_shim()
-
-    def _stop_shim(self) -> None:
-        # `cancel` sets the wish, then looks for the shim; `started` the other way round: one sees both.
-        if self._shim is not None:
-            launch.stop(self.folder, self._shim, StopOrder(reason=Reason.CANCELLED, detail=self._why))
 
 
 class Dispatch:
@@ -124,6 +78,7 @@ class Dispatch:
         self._active: dict[str, Active] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._endings = Endings(store, shop, stopping=self._stopping, clock=clock)
         self._accepted_at = 0.0
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -152,11 +107,35 @@ class Dispatch:
             run = self._store.request_cancel(run_id, by=by)
             active = self._active.get(run_id)
         if active is not None:
-            active.cancel(f"Cancelled by {by}.")
+            active.cancel(f"Cancelled by {by}.", grace=self._shop.settings.grace)
         else:
             self._ended()
         self._changed(run_id)
         return run
+
+    def preempt(self, run_id: str, *, reason: Reason, detail: str, grace: float) -> None:
+        """Take a run's machine back: its attempt ends within `grace` seconds, and the run waits for another.
+
+        Its command is asked to end first, by the job's preempt signal and `PUSHTRAIN_STOP_FILE`; with no
+        grace it is ended at once. A run that is being prepared is stopped, one that is not active left alone.
+        A second wish can only hasten it, and somebody who cancels wins.
+
+        Args:
+            run_id: Which run.
+            reason: One of `lifecycle.TAKEN_BACK`.
+            detail: Why, for the borrower.
+            grace: Seconds.
+        """
+        with self._lock:
+            active = self._active.get(run_id)
+        if active is None:
+            return
+        active.stop(StopOrder(reason=reason, detail=detail, grace=grace))
+        try:
+            self._store.request_preempt(run_id, token=active.run.token, detail=detail)
+        except (Conflict, StorageError) as error:  # the order to the shim stands, and is obeyed
+            _log.warning("run %s: %s", active.run.short, error)
+        self._changed(run_id)
 
     def progress(self, run_id: str) -> Progress | None:
         """What an attempt is doing at the moment."""
@@ -295,12 +274,12 @@ class Dispatch:
                 folder, orders, self._compiled, secrets=preparation.secrets, uplink=preparation.uplink
             )
         except Cancelled:
-            return CancelledEvent(active.why) if active.cancelled else None
+            if active.cancelled:
+                return CancelledEvent(active.why)
+            return Requeued(active.order.reason, active.why) if active.order is not None else None
         except PreparationError as error:
             if error.again_at is None:
                 return PrepareFailed(error.reason, error.detail)
-            if active.cancelled:
-                return CancelledEvent(active.why)
             return Requeued(error.reason, error.detail, error.again_at)
         except PushtrainError as error:
             return PrepareFailed(Reason.INTERNAL, str(error))
@@ -323,7 +302,7 @@ class Dispatch:
         return shim
 
     def _check(self, active: Active) -> None:
-        if active.cancelled or self._stopping.is_set():
+        if active.order is not None or self._stopping.is_set():
             raise Cancelled(active.why or "The executor stops.")
 
     def _note(self, active: Active, progress: Progress) -> None:
@@ -335,112 +314,34 @@ class Dispatch:
             self._changed(active.run.id)
 
     def _finish(self, active: Active) -> None:
-        """Write down how an attempt ended; clear up after a shim that was killed."""
-        run, folder = active.run, active.folder
-        verdict = folder.read_verdict()
-        killed = launch.clear_up(folder, attempt_mark(run)) if verdict is None else 0
-        self._clean(folder)
-        if verdict is None:
-            _log.warning("run %s was lost; %d of its processes were ended", run.short, killed)
-            self._write(active, Lost("Its shim was killed, or the machine restarted; there is no verdict."))
-            return
-        limits = self._shop.rules.limits
-        limit = limits.time if verdict.phase == "setup" else time_limit(run.command.job, limits)
-        active.attempt = verdicts.with_verdict(active.attempt, verdict)
-        self._write(active, verdicts.exited(verdict, limit=limit, most=limits.time))
-
-    def _clean(self, folder: RunDir) -> None:
-        """Take the secrets out of a log that nobody writes to any more, before it can be published."""
-        try:
-            clean_log(folder.log, self._shop.vault.mask(folder))
-        except StorageError:
-            self._make_room(folder)
-            raise
+        self._endings.finish(active)
+        self._let_go(active)
 
     def _write(self, active: Active, event: Event) -> None:
-        """Move the run by the event that ends its attempt, and let go of it."""
-        run = active.run
-        attempt = verdicts.ended(active.attempt, event, now=self._clock(), size=log_size(active.folder.log))
-        self._ask_hooks(active, attempt, event)
-        try:
-            if isinstance(event, Exited | Lost) and self._store.run(run.id).state is State.PREPARING:
-                began = attempt.started_at or attempt.claimed_at
-                self._store.advance(run.id, Prepared(began), token=run.token)
-            self._store.advance(run.id, event, token=run.token, attempt=attempt)
-        except Conflict as error:
-            _log.warning("run %s went on without this attempt: %s", run.short, error)
-        except StorageError:
-            self._make_room(active.folder)
-            raise
-        if self._active.get(run.id) is active:
-            del self._active[run.id]
-        self._changed(run.id)
+        self._endings.write(active, event)
+        self._let_go(active)
+
+    def _let_go(self, active: Active) -> None:
+        """An attempt has ended, and that is written down."""
+        with self._lock:
+            if self._active.get(active.run.id) is active:
+                del self._active[active.run.id]
+        self._changed(active.run.id)
         self._ended()
         self.wake()
-
-    def _ask_hooks(self, active: Active, attempt: Attempt, event: Event) -> None:
-        """Run the owner's programs after an attempt, once however often writing its end down is tried."""
-        if active.hooked:
-            return
-        rulebook = self._shop.rulebook
-        rulebook.hooks.after(
-            active.run, rulebook.who(active.run.sender), attempt, event, stop=self._unless_stopping
-        )
-        active.hooked = True
-
-    def _unless_stopping(self) -> None:
-        if self._stopping.is_set():
-            raise Cancelled("The executor stops.")
-
-    def _make_room(self, folder: RunDir) -> None:
-        """The disk is full, perhaps by this very attempt: what only it needed goes, with our reserve."""
-        for scratch in (folder.tmp, folder.overlay):
-            remove_tree(scratch)
-        reserve.give_up(self._shop.state.reserve)
 
     # --- recovery -----------------------------------------------------------------------------------------
 
     async def _recover(self, run: Run) -> None:
         """Take up a run that was active when the executor stopped or died."""
-        active = await self._surely("recovering a run", self._recall, run)
-        if active is None:
-            return
-        shim = await self._adopt(active)
-        if shim is None:
+        attempts = await self._surely("recovering a run", self._store.attempts, run.id)
+        with self._lock:
+            active = self._look_after(run, attempts[-1])
+        grace = self._shop.settings.grace
+        event = await self._surely("recovering a run", recall, self._store, active, grace=grace)
+        if event is not None:
+            await self._surely("writing down an interrupted preparation", self._write, active, event)
+        elif (shim := await adopt(active)) is None:
             await self._surely("writing down how an attempt ended", self._finish, active)
         else:
             await self._see_through(active, shim)
-
-    def _recall(self, run: Run) -> Active | None:
-        """What is known of an active run's attempt; None when it had not begun."""
-        attempts = self._store.attempts(run.id)
-        active = self._look_after(run, attempts[-1])
-        folder = active.folder
-        if run.state is State.PREPARING:
-            if not (held(folder.lock) or folder.started.exists()):
-                self._write(active, _anew(run))
-                return None
-            started = folder.read_started()
-            self._store.advance(run.id, Prepared(started.at if started else None), token=run.token)
-        active.progress = Progress(stage=Stage.TRAIN)
-        if run.cancel_requested:
-            active.cancel("Cancelled while the executor was away.")
-        return active
-
-    async def _adopt(self, active: Active) -> launch.Process | None:
-        """The living shim of an attempt; None when it is dead. One that is just starting is waited for."""
-        folder = active.folder
-        while held(folder.lock):
-            shim = launch.find(folder)
-            if shim is not None:
-                active.started(shim)
-                return shim
-            await asyncio.sleep(_SOON)
-        return None
-
-
-def _anew(run: Run) -> Event:
-    """What becomes of a run whose preparation was cut short."""
-    if run.cancel_requested:
-        return CancelledEvent("Cancelled while it was prepared.")
-    return Requeued(Reason.INTERRUPTED, "The executor stopped while it prepared the run.")

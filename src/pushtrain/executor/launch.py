@@ -20,7 +20,7 @@ from typing import Final
 
 from pushtrain.core.errors import StorageError
 from pushtrain.executor import shim as shim_module
-from pushtrain.plumbing import cgroups, confine, guard, process, tape
+from pushtrain.plumbing import cgroups, confine, guard, process, tape, terse
 from pushtrain.plumbing.rundir import Orders, RunDir, Started, StopOrder, take_lock, write_record
 from pushtrain.plumbing.uplink import Uplink
 
@@ -53,7 +53,7 @@ def compile_shim(into: Path) -> Path:
     folder = into / "shim"
     try:
         folder.mkdir(exist_ok=True)
-        for module in (shim_module, confine, guard, tape):
+        for module in (shim_module, confine, guard, tape, terse):
             source = Path(str(module.__file__))
             py_compile.compile(str(source), str(folder / f"{source.stem}.pyc"), doraise=True)
     except OSError as error:
@@ -152,12 +152,14 @@ def bury(one: Process) -> None:
 
 
 def stop(folder: RunDir, one: Process, order: StopOrder) -> bool:
-    """Ask a shim to end its job; False: it had ended. A second order changes nothing."""
-    if not folder.stop.exists():
-        try:
-            write_record(folder.stop, order)
-        except StorageError as error:  # on a full disk the order counts without its reason
-            _log.warning("%s", error)
+    """Ask a shim to end its job; False: it had ended. A second order joins the first."""
+    try:
+        before = folder.read_stop()
+        wanted = order if before is None else before.joined(order)
+        if wanted != before:
+            write_record(folder.stop, wanted)
+    except StorageError as error:  # on a full disk the order counts without its reason
+        _log.warning("%s", error)
     return process.send(one.pid, one.start, signal.SIGTERM)
 
 

@@ -9,6 +9,7 @@ made again in a folder of its own.
 import hashlib
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ from pushtrain.core.model import (
     Isolation,
     JobNetwork,
     JobSpec,
+    PreemptSignal,
     Progress,
     Reason,
     Run,
@@ -263,6 +265,8 @@ class Preparation:
             timeout=time_limit(job, limits),
             setup_timeout=limits.time,
             grace=self._shop.settings.grace,
+            preempt_signal=number_of(job.preempt_signal),
+            stop_file=str(folder.stop_file),
             limits=limited(
                 folder,
                 limits,
@@ -566,6 +570,11 @@ class Preparation:
             raise PreparationError(Reason.NO_GPU, problem)
         if problem is not None:
             self._shop.seeing.add((root, driver))
+
+
+def number_of(chosen: PreemptSignal) -> int:
+    """A signal's number; 0 for none."""
+    return 0 if chosen is PreemptSignal.NONE else signal.Signals[chosen.value].value
 
 
 def _stands(root: Path) -> bool:

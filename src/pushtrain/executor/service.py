@@ -28,6 +28,7 @@ from pushtrain.core.model import (
     Gpu,
     Isolation,
     LogChunk,
+    Reason,
     Run,
     RunView,
     State,
@@ -308,6 +309,10 @@ class ExecutorService:
         if nonce:
             self.store.use_nonce(nonce, nonce_expires)
         return self._dispatch.cancel(run_id, by=by)
+
+    def preempt(self, run_id: str, *, reason: Reason, detail: str, grace: float) -> None:
+        """Take a run's machine back; see `Dispatch.preempt`."""
+        self._dispatch.preempt(run_id, reason=reason, detail=detail, grace=grace)
 
     def release(
         self, run_id: str, *, by: Collection[str], attempt: int, nonce: str, nonce_expires: float

@@ -6,12 +6,13 @@ attempt's uplink where there is one; the job gets none of these descriptors, nor
 pipe, and the shim takes it down. It writes `started.json` durably before each command's first instruction,
 and `exit.json` durably when the whole tree is dead. As a subreaper it becomes the parent of whatever the
 job leaves behind, so a double fork does not escape it; should it be killed itself, the kernel kills the
-command. SIGTERM, with the reason in `stop.json`, means: end the job politely, and after `grace` seconds by
-force.
+command. SIGTERM means: end the job politely, and after the grace by force; `stop.json` says why and how soon.
+A later order may only hasten it, or cancel what was to be started again. Without an order it is the machine
+that wants us gone: nobody has cancelled anything.
 
-Every import delays the job's first statement: `_json` and `_signal` are the C halves of modules whose Python
-halves cost 8 ms. Of pushtrain it knows only what is compiled to lie beside it (`launch.compile_shim`): how a
-child confines itself, the guard of its limits, the tape of its log. The spec has the shape of `Orders`, the
+Every import delays the job's first statement: `_signal` is the C half of a module whose Python half is slow.
+Of pushtrain it knows only what is compiled to lie beside it (`launch.compile_shim`): how a child confines
+itself, the guard of its limits, the tape of its log, terse JSON. The spec has the shape of `Orders`, the
 records those of `Started` and `Verdict` in `plumbing/rundir.py`, and a test holds them together.
 """
 
@@ -20,7 +21,6 @@ import os
 import select
 import sys
 import time
-from _json import encode_basestring_ascii, make_scanner
 
 TYPE_CHECKING = False  # typing's own costs 10 ms
 if TYPE_CHECKING:
@@ -31,11 +31,13 @@ else:
 
 if TYPE_CHECKING or __name__ != "__main__":
     from pushtrain.plumbing import confine, guard, tape
+    from pushtrain.plumbing.terse import Quietly, from_json, read_json, read_small, to_json, write_whole
 else:
     sys.path.insert(0, os.path.dirname(__file__))  # -I leaves it out: our other halves lie beside us
     import confine
     import guard
     import tape
+    from terse import Quietly, from_json, read_json, read_small, to_json, write_whole
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -52,59 +54,6 @@ ELSEWHERE = 30.0  # seconds that an engine gets to end a container
 RESERVE = 16384  # bytes kept free for the verdict, should the disk fill up
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Grammar:
-    """What the JSON scanner wants to know."""
-
-    strict = True
-    object_hook = None
-    object_pairs_hook = None
-    parse_float = float
-    parse_int = int
-    parse_constant = float
-
-
-class Quietly:
-    """`contextlib.suppress`, without what importing it costs."""
-
-    def __init__(self, *errors: type[BaseException]) -> None:
-        self.errors = errors
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
-        return kind is not None and issubclass(kind, self.errors)
-
-
-def read_json(path: str) -> "dict[str, Any]":
-    """Read a JSON object."""
-    with open(path, encoding="utf-8") as file:
-        found: dict[str, Any] = make_scanner(Grammar)(file.read(), 0)[0]  # type: ignore[arg-type]
-        return found
-
-
-def to_json(value: object) -> str:
-    """Write JSON: what `json.dumps` does for the few types in our records."""
-    if isinstance(value, str):
-        return encode_basestring_ascii(value)
-    if isinstance(value, bool) or value is None:
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{to_json(k)}:{to_json(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(to_json, value)) + "]"
-    return repr(value)
-
-
-def read_small(path: str) -> bytes:
-    """Read a file of `/proc` in one go; empty when there is none."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read() or b""
-    except OSError:
-        return b""
 
 
 def start_time(pid: int) -> int:
@@ -131,21 +80,6 @@ def memory_kills() -> int:
     """How often this machine's kernel has killed for lack of memory."""
     _, found, rest = read_small("/proc/vmstat").partition(b"\noom_kill ")
     return int(rest.split(None, 1)[0]) if found else 0
-
-
-def write_whole(path: str, text: str, reserved: str = "") -> None:
-    """Write a file whole, durably; into the blocks of a reserved file if one is named."""
-    temporary = reserved or f"{path}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600)
-    data = text.encode()
-    os.write(descriptor, data)
-    os.ftruncate(descriptor, len(data))
-    os.fsync(descriptor)
-    os.close(descriptor)
-    os.replace(temporary, path)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(folder)
-    os.close(folder)
 
 
 def signals() -> int:
@@ -300,13 +234,13 @@ class Shim:
             if time.monotonic() >= deadline:
                 ended.reason = "timeout"
             elif self.stop_wanted(deadline):
-                ended.reason, ended.detail = self.why()
+                ended.reason, ended.detail, _ = self.order()
             elif over := self.guard.look(lambda: below(self.pid)):
                 ended.reason, ended.detail = over
                 self.end_all()
                 break
             if ended.reason != "exited":
-                self.end_politely(pid, wrapped=wrapped)
+                self.end_politely(pid, ended, wrapped=wrapped)
                 break
         self.end_all()
         if self.enclosure["ends"]:
@@ -377,8 +311,8 @@ class Shim:
         except OSError as error:
             complain(f"{name} cannot be executed: {error.strerror}")
 
-    def end_politely(self, pid: int, *, wrapped: bool) -> None:
-        """Ask the command to end, and give it `grace` seconds.
+    def end_politely(self, pid: int, ended: Ended, *, wrapped: bool) -> None:
+        """Ask the command to end, give it its grace, and heed what else is ordered meanwhile.
 
         A shell does not pass the signal on, so what it runs is asked as well. A program that the shell has
         become is asked alone: its helpers are its own to end.
@@ -389,14 +323,31 @@ class Shim:
             if wrapped and os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "bash":
                 told += [one for one in below(pid) if self.parent(one) == pid]
         alive = {one: start_time(one) for one in told}
-        for one in reversed(told):
-            with Quietly(ProcessLookupError):
-                os.kill(one, signal.SIGTERM)
-        kill_at = time.monotonic() + self.orders["grace"]
+        timed_out = ended.reason == "timeout"
+        kill_at = self.ask(alive, ended, self.orders["grace"] if timed_out else self.order()[2], float("inf"))
         while self.reap() and alive and time.monotonic() < kill_at:
             alive = {one: start for one, start in alive.items() if start and start_time(one) == start}
-            if alive:
-                self.stop_wanted(kill_at)
+            if alive and self.stop_wanted(kill_at):
+                reason, detail, grace = self.order()
+                if not timed_out:
+                    ended.reason, ended.detail = reason, detail
+                kill_at = self.ask(alive, ended, grace, kill_at)
+
+    def ask(self, told: "dict[int, int]", ended: Ended, grace: float, latest: float) -> float:
+        """Say to processes that they should end, in a file and by a signal; when they must have."""
+        now = time.monotonic()
+        kill_at = min(latest, now + max(0.0, grace))
+        with Quietly(OSError):  # the disk may be full
+            if path := self.orders.get("stop_file"):
+                record = {"reason": ended.reason, "until": time.time() + kill_at - now}
+                write_whole(path, to_json(record), mode=0o644)
+        number = self.orders.get("preempt_signal", signal.SIGTERM)
+        if ended.reason in {"cancelled", "timeout"}:
+            number = signal.SIGTERM
+        for one in reversed(told):
+            with Quietly(ProcessLookupError):
+                os.kill(one, number)
+        return kill_at
 
     @staticmethod
     def parent(pid: int) -> int:
@@ -419,13 +370,15 @@ class Shim:
         found = signal.sigtimedwait(SIGNALS, 0)
         return found is not None and found.si_signo == signal.SIGTERM
 
-    def why(self) -> tuple[str, str]:
-        """Why we were asked to stop."""
+    def order(self) -> "tuple[str, str, float]":
+        """Why we were asked to stop, in a word and a sentence, and how many seconds there are."""
+        grace: float = self.orders["grace"]
         try:
             order = read_json(os.path.join(self.folder, "stop.json"))
-            return order["reason"], order.get("detail", "")
+            given = order.get("grace")
+            return order["reason"], order.get("detail", ""), grace if given is None else given
         except (OSError, ValueError, KeyError, StopIteration):
-            return "cancelled", ""
+            return "interrupted", "", grace
 
     # --- the tree -----------------------------------------------------------------------------------------
 
@@ -518,8 +471,7 @@ def handed_over() -> "dict[str, str]":
     if not text:
         return {}
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    found: dict[str, str] = make_scanner(Grammar)(text.decode(), 0)[0]  # type: ignore[arg-type]
-    return found
+    return from_json(text.decode())
 
 
 def main() -> None:

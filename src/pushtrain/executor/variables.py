@@ -93,24 +93,29 @@ def _passed_on(inherited: Mapping[str, str]) -> dict[str, str]:
 
 def _ours(run: Run, folder: RunDir) -> dict[str, str]:
     command = run.command
-    return {
-        "PUSHTRAIN": "1",
-        "PUSHTRAIN_RUN_ID": run.id,
-        "PUSHTRAIN_ATTEMPT": str(run.attempt),
-        ATTEMPT_MARK: attempt_mark(run),
-        "PUSHTRAIN_JOB": command.job.name,
-        "PUSHTRAIN_COMMIT": command.commit,
-        "PUSHTRAIN_REF": command.ref,
-        "PUSHTRAIN_REPOSITORY": command.repository,
-        "PUSHTRAIN_PARAMS": json.dumps(command.job.cell, separators=(",", ":")),
-        "PUSHTRAIN_DATA_DIR": str(folder.tree),
-        "PUSHTRAIN_RESULTS_DIR": str(folder.results),
-        "PUSHTRAIN_CHECKPOINT_DIR": str(folder.checkpoint),
-        "PUSHTRAIN_SUMMARY": str(folder.summary),
-        "PUSHTRAIN_METRICS": str(folder.metrics),
-    } | {
-        f"PUSHTRAIN_PARAM_{_NOT_A_NAME.sub('_', name.upper())}": value
-        if isinstance(value, str)
-        else json.dumps(value)
-        for name, value in command.job.cell.items()
-    }
+    return (
+        {
+            "PUSHTRAIN": "1",
+            "PUSHTRAIN_RUN_ID": run.id,
+            "PUSHTRAIN_ATTEMPT": str(run.attempt),
+            ATTEMPT_MARK: attempt_mark(run),
+            "PUSHTRAIN_JOB": command.job.name,
+            "PUSHTRAIN_COMMIT": command.commit,
+            "PUSHTRAIN_REF": command.ref,
+            "PUSHTRAIN_REPOSITORY": command.repository,
+            "PUSHTRAIN_PARAMS": json.dumps(command.job.cell, separators=(",", ":")),
+            "PUSHTRAIN_DATA_DIR": str(folder.tree),
+            "PUSHTRAIN_RESULTS_DIR": str(folder.results),
+            "PUSHTRAIN_CHECKPOINT_DIR": str(folder.checkpoint),
+            "PUSHTRAIN_STOP_FILE": str(folder.stop_file),
+            "PUSHTRAIN_SUMMARY": str(folder.summary),
+            "PUSHTRAIN_METRICS": str(folder.metrics),
+        }
+        | {
+            f"PUSHTRAIN_PARAM_{_NOT_A_NAME.sub('_', name.upper())}": value
+            if isinstance(value, str)
+            else json.dumps(value)
+            for name, value in command.job.cell.items()
+        }
+        | ({"PUSHTRAIN_RESUME": "1"} if folder.checkpointed() else {})
+    )

@@ -4,10 +4,10 @@ import math
 import signal
 from typing import Final
 
-from pushtrain.core.lifecycle import Event, Exited, Lost
-from pushtrain.core.model import Attempt, Reason
+from pushtrain.core.lifecycle import TAKEN_BACK, Event, Exited, Lost, Requeued
+from pushtrain.core.model import CHECKPOINTED, Attempt, Reason, Run
 from pushtrain.core.ruling import TIME, spoken
-from pushtrain.plumbing.rundir import Verdict
+from pushtrain.plumbing.rundir import StopOrder, Verdict
 
 _LIMITS: Final = {
     Reason.OOM: "rules.limits.memory",
@@ -15,18 +15,37 @@ _LIMITS: Final = {
     Reason.PROCESSES: "rules.limits.processes",
 }
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
+_SAVED: Final = "It has saved where it is, and asked to be started again."
+_ASKED: Final = "The machine asked it to end, as it does when it shuts down."
 
 
-def exited(verdict: Verdict, *, limit: float, most: float) -> Exited:
+def event_of(
+    verdict: Verdict, run: Run, *, order: StopOrder | None, limit: float, most: float
+) -> Exited | Requeued:
     """The lifecycle's event for a verdict.
 
     Args:
         verdict: What the shim wrote.
+        run: The run as it is now.
+        order: What was wished of the attempt, as far as it is known here.
         limit: Seconds that the phase it ended in might take.
         most: Seconds that the owner allows at most.
     """
-    told = sentence(verdict, limit=limit, most=most)
-    return Exited(verdict.reason, verdict.code, told, verdict.ended_at)
+    reason, told = verdict.reason, sentence(verdict, limit=limit, most=most)
+    if reason in {Reason.CANCELLED, Reason.INTERRUPTED} and order is not None:
+        reason, told = order.reason, order.detail  # the shim may not have got it in writing
+    taken_back = reason in TAKEN_BACK
+    saved = (
+        verdict.code == CHECKPOINTED and verdict.phase == "train" and (taken_back or reason is Reason.EXITED)
+    )
+    if run.cancel_requested and (taken_back or saved):
+        return Exited(Reason.CANCELLED, verdict.code, told or "Cancelled.", verdict.ended_at)
+    if saved:
+        told = f"{told or _SAVED}".strip()
+        return Requeued(Reason.CHECKPOINTED, told, exit_code=verdict.code, at=verdict.ended_at)
+    if taken_back:
+        return Requeued(reason, told or _ASKED, exit_code=verdict.code, at=verdict.ended_at)
+    return Exited(reason, verdict.code, told, verdict.ended_at)
 
 
 def sentence(verdict: Verdict, *, limit: float, most: float = math.inf) -> str:

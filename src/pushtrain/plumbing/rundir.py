@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -71,6 +72,10 @@ class Orders(Value):
     """Seconds from the training's start."""
     setup_timeout: float
     grace: float
+    preempt_signal: int = signal.SIGTERM
+    """What the command gets when it is preempted; 0: nothing."""
+    stop_file: str = ""
+    """Written for the command before it is asked to end, whatever the reason."""
     limits: Limited = Limited()
 
 
@@ -111,10 +116,18 @@ class Verdict(Value):
 
 
 class StopOrder(Value):
-    """Why a shim is asked to end its job; `stop.json`."""
+    """Why a shim is asked to end its job, and how soon; `stop.json`."""
 
     reason: Reason
     detail: str = ""
+    grace: float | None = None
+    """Seconds until what is left is killed; None: those of the attempt's orders."""
+
+    def joined(self, later: "StopOrder") -> "StopOrder":
+        """What is wanted after a second order: who cancels wins, and the shorter grace."""
+        chosen = later if later.reason is Reason.CANCELLED and self.reason is not Reason.CANCELLED else self
+        graces = [order.grace for order in (self, later) if order.grace is not None]
+        return chosen.model_copy(update={"grace": min(graces, default=None)})
 
 
 # --- the folder -------------------------------------------------------------------------------------------
@@ -138,8 +151,9 @@ class RunDir:
             StorageError: It cannot be made.
         """
         try:
-            for folder in (self.results, self.overlay, self.tmp, self.checkpoint):
+            for folder in (self.results, self.overlay, self.tmp, self.checkpoint, self.shown):
                 folder.mkdir(parents=True, exist_ok=True)
+            self.shown.chmod(0o755)
         except OSError as error:
             raise _storage(self.root, error) from error
         return self
@@ -185,6 +199,16 @@ class RunDir:
         return self.root / "stop.json"
 
     @property
+    def shown(self) -> Path:
+        """What the executor and the shim show the job; the job can only read it."""
+        return self.root / "shown"
+
+    @property
+    def stop_file(self) -> Path:
+        """There when the command is asked to end."""
+        return self.shown / "stop"
+
+    @property
     def lock(self) -> Path:
         """Held as long as the shim lives."""
         return self.root / "lock"
@@ -228,6 +252,13 @@ class RunDir:
     def checkpoint(self) -> Path:
         """Checkpoints, shared by all attempts of the run."""
         return self.root.parent / "checkpoint"
+
+    def checkpointed(self) -> bool:
+        """Whether an attempt has left something to go on from."""
+        try:
+            return any(self.checkpoint.iterdir())
+        except FileNotFoundError:
+            return False
 
     def read_orders(self) -> Orders | None:
         """What the shim was told to do, or None before that."""

@@ -247,6 +247,24 @@ class Store(Outbox, Statuses, Cards):
 
         return self._database.write(work)
 
+    def request_preempt(self, run_id: str, *, token: str, detail: str) -> None:
+        """Write down that an active run's machine is taken back; a second wish is the first one.
+
+        Raises:
+            Conflict: The claim is not the current one any more.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> None:
+            before = rows.claimed_by(db, run_id, token)
+            if before.preempt_requested or before.state not in {State.PREPARING, State.RUNNING}:
+                return
+            run = before.model_copy(update={"preempt_requested": True, "updated_at": now})
+            rows.put(db, run, before=before.state)
+            rows.tell(db, run, "preempt-requested", detail, now)
+
+        self._database.write(work)
+
     def release(
         self, run_id: str, *, by: Collection[str], attempt: int, nonce: str, nonce_expires: float
     ) -> Run:

@@ -1,0 +1,136 @@
+"""Write down how an attempt ended, and clear up after it.
+
+Everything here may be cut short and done again: the shim's verdict stands, and what moves the run is one
+transaction. Whoever cancels until then is heeded: nothing is started again that somebody has cancelled.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from pushtrain.core.errors import Cancelled, Conflict, StorageError
+from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, Requeued, unless_cancelled
+from pushtrain.core.model import Attempt, State
+from pushtrain.executor import launch, verdicts
+from pushtrain.executor.active import Active
+from pushtrain.executor.prepare import Workshop, time_limit
+from pushtrain.executor.variables import attempt_mark
+from pushtrain.plumbing import reserve, shortcut
+from pushtrain.plumbing.cleanlog import clean_log
+from pushtrain.plumbing.rundir import RunDir, log_size
+from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.trees import remove_tree
+
+_log = logging.getLogger(__name__)
+
+
+class Endings:
+    """How attempts of one executor end.
+
+    Args:
+        store: Where runs are.
+        shop: What preparing took.
+        stopping: Set when the executor stops.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self, store: Store, shop: Workshop, *, stopping: threading.Event, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._shop = shop
+        self._stopping = stopping
+        self._clock = clock
+
+    def finish(self, active: Active) -> None:
+        """Write down how an attempt ended that had a shim; clear up after a shim that was killed.
+
+        Raises:
+            StorageError: It could not be written down; try again.
+        """
+        run, folder = active.run, active.folder
+        verdict = folder.read_verdict()
+        killed = launch.clear_up(folder, attempt_mark(run)) if verdict is None else 0
+        self._clean(folder)
+        if verdict is None:
+            _log.warning("run %s was lost; %d of its processes were ended", run.short, killed)
+            lost = Lost("Its shim was killed, or the machine restarted; there is no verdict.")
+            self.write(active, lost)
+            return
+        limits = self._shop.rules.limits
+        limit = limits.time if verdict.phase == "setup" else time_limit(run.command.job, limits)
+        active.attempt = verdicts.with_verdict(active.attempt, verdict)
+        event = verdicts.event_of(
+            verdict, self._store.run(run.id), order=active.order, limit=limit, most=limits.time
+        )
+        self.write(active, event)
+
+    def write(self, active: Active, event: Event) -> None:
+        """Move the run by the event that ends its attempt.
+
+        Raises:
+            StorageError: It could not be written down; try again.
+        """
+        while True:
+            run = self._store.run(active.run.id)
+            ended = unless_cancelled(run, event)
+            attempt = verdicts.ended(
+                active.attempt, ended, now=self._clock(), size=log_size(active.folder.log)
+            )
+            self._ask_hooks(active, attempt, ended)
+            try:
+                self._advance(active, ended, attempt)
+                break
+            except Conflict as error:
+                if self._store.run(run.id).cancel_requested is not run.cancel_requested:
+                    continue  # somebody has cancelled it at this very moment
+                _log.warning("run %s went on without this attempt: %s", run.short, error)
+                break
+            except StorageError:
+                self._make_room(active.folder)
+                raise
+        if isinstance(ended, Requeued):
+            self._clear(active.folder)
+
+    def _advance(self, active: Active, event: Event, attempt: Attempt) -> None:
+        run = active.run
+        began = isinstance(event, Exited | Lost) or (isinstance(event, Requeued) and attempt.started_at)
+        if began and self._store.run(run.id).state is State.PREPARING:
+            at = attempt.started_at or attempt.claimed_at
+            self._store.advance(run.id, Prepared(at), token=run.token)
+        self._store.advance(run.id, event, token=run.token, attempt=attempt)
+
+    def _clean(self, folder: RunDir) -> None:
+        """Take the secrets out of a log that nobody writes to any more, before it can be published."""
+        try:
+            clean_log(folder.log, self._shop.vault.mask(folder))
+        except StorageError:
+            self._make_room(folder)
+            raise
+
+    def _ask_hooks(self, active: Active, attempt: Attempt, event: Event) -> None:
+        """Run the owner's programs after an attempt, once however often writing its end down is tried."""
+        if active.hooked:
+            return
+        rulebook = self._shop.rulebook
+        rulebook.hooks.after(
+            active.run, rulebook.who(active.run.sender), attempt, event, stop=self._unless_stopping
+        )
+        active.hooked = True
+
+    def _unless_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise Cancelled("The executor stops.")
+
+    def _make_room(self, folder: RunDir) -> None:
+        """The disk is full, perhaps by this very attempt: what only it needed goes, with our reserve."""
+        for scratch in (folder.tmp, folder.overlay):
+            remove_tree(scratch)
+        reserve.give_up(self._shop.state.reserve)
+
+    @staticmethod
+    def _clear(folder: RunDir) -> None:
+        """What only served an attempt that another one follows; what it measured stays for the report."""
+        shortcut.remove(folder.tmp)
+        for scratch in (folder.tree, folder.tmp, folder.overlay, folder.results):
+            remove_tree(scratch)

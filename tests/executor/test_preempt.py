@@ -1,0 +1,249 @@
+"""A run whose machine is taken back ends, and goes on as its next attempt; whoever dies in between."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from executor_house import House, Killable, Stuck, done, logged, reached, story
+
+from pushtrain.core.errors import StorageError
+from pushtrain.core.lifecycle import Event, Requeued
+from pushtrain.core.model import Attempt, Outcome, Reason, Run, State
+from pushtrain.executor import launch
+from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing import process
+from pushtrain.plumbing.rundir import RunDir, StopOrder
+from pushtrain.plumbing.store import Store
+from pushtrain.testing import eventually
+
+RESUMES = """
+import os, signal, sys
+at = os.path.join(os.environ["PUSHTRAIN_CHECKPOINT_DIR"], "step")
+if os.environ.get("PUSHTRAIN_RESUME"):
+    print("resumed at", open(at).read(), flush=True)
+    sys.exit(0)
+def save(*_):
+    open(at, "w").write("7")
+    print("saved", flush=True)
+    sys.exit(int(os.environ["THEN"]))
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    house = House(tmp_path)
+    house.commit({"train.py": RESUMES})
+    return house
+
+
+def resumes(house: House, service: ExecutorService, code: int = 85) -> Run:
+    return house.send(service, "python train.py", env={"THEN": str(code)})
+
+
+def folder(house: House, run: Run, number: int = 1) -> RunDir:
+    return RunDir.of(house.state.runs, run.id, number)
+
+
+def kinds(service: ExecutorService, run: Run) -> list[str]:
+    return [event.kind for event in service.store.events(run.id)]
+
+
+def reasons(service: ExecutorService, run: Run) -> list[Reason]:
+    return [attempt.reason for attempt in service.store.attempts(run.id)]
+
+
+def preempt(service: ExecutorService, run: Run, grace: float = 20) -> None:
+    service.preempt(run.id, reason=Reason.PREEMPTED, detail="the owner is back", grace=grace)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(85, Reason.CHECKPOINTED), (0, Reason.PREEMPTED), (3, Reason.PREEMPTED)]
+)
+@story
+async def test_a_preempted_run_goes_on_from_its_checkpoint(house: House, code: int, reason: Reason) -> None:
+    async with house.running() as service:
+        run = resumes(house, service, code)
+        await logged(service, run, "ready")
+        preempt(service, run)
+        run = await done(service, run)
+        assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 2)
+        assert house.result(run, "log.txt") == "resumed at 7"
+        assert kinds(service, run) == [
+            *("accepted", "claimed", "prepared", "preempt-requested", "requeued"),
+            *("claimed", "prepared", "exited", "published"),
+        ]
+        first, second = service.store.attempts(run.id)
+    assert (first.reason, first.detail, first.exit_code) == (reason, "the owner is back", code)
+    assert second.reason is Reason.EXITED
+    assert not run.preempt_requested
+
+
+@story
+async def test_a_command_that_says_85_by_itself_is_started_again(house: House) -> None:
+    async with house.running() as service:
+        job = 'test -n "$PUSHTRAIN_RESUME" && exit; touch $PUSHTRAIN_CHECKPOINT_DIR/x; exit 85'
+        run = await done(service, house.send(service, job))
+        assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 2)
+        assert reasons(service, run) == [Reason.CHECKPOINTED, Reason.EXITED]
+
+
+@story
+async def test_what_an_attempt_had_for_itself_goes_when_another_follows(house: House) -> None:
+    async with house.running() as service:
+        second = "test $PUSHTRAIN_ATTEMPT = 2 && exec sleep 600"
+        first = "touch $TMPDIR/x; echo {} > $PUSHTRAIN_METRICS; exit 85"
+        run = house.send(service, f"{second}; {first}")
+        await eventually(lambda: service.store.run(run.id).attempt == 2)
+        at = folder(house, run)
+        await eventually(lambda: not (at.tree.exists() or at.tmp.exists() or at.overlay.exists()))
+        assert at.metrics.exists()
+        assert at.log.exists()
+        service.cancel(run.id, by="ada")
+        await done(service, run)
+
+
+@story
+async def test_a_run_is_preempted_while_it_is_prepared_and_prepared_anew(house: House) -> None:
+    house.environments = {"system": Stuck()}
+    flag, note = house.folder / "stuck", house.folder / "stuck.pid"
+    flag.touch()
+    async with house.running() as service:
+        run = house.send(service, "echo landed")
+        await eventually(lambda: note.exists() and note.read_text().strip())
+        flag.unlink()
+        preempt(service, run)
+        run = await done(service, run)
+        assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 2)
+        assert reasons(service, run) == [Reason.PREEMPTED, Reason.EXITED]
+
+
+@story
+async def test_whoever_cancels_during_the_grace_has_it_cancelled(house: House) -> None:
+    async with house.running() as service:
+        run = house.send(service, "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+        await logged(service, run, "ready")
+        preempt(service, run, 600)
+        service.cancel(run.id, by="ada")
+        preempt(service, run, 0)
+        run = await done(service, run)
+        assert (run.outcome, run.reason, run.attempt) == (Outcome.CANCELLED, Reason.CANCELLED, 1)
+
+
+@story
+async def test_a_cancel_that_comes_while_the_end_is_written_down_is_heeded(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = Store.advance
+
+    def cancelled_first(store: Store, run_id: str, event: Event, **rest: Any) -> Run:
+        if isinstance(event, Requeued):
+            store.request_cancel(run_id, by="ada")
+        return advance(store, run_id, event, **rest)
+
+    monkeypatch.setattr(Store, "advance", cancelled_first)
+    async with house.running() as service:
+        run = await done(service, house.send(service, "exit 85"))
+        assert (run.outcome, run.reason) == (Outcome.CANCELLED, Reason.CANCELLED)
+
+
+@story
+async def test_a_run_that_is_not_active_is_left_alone(house: House) -> None:
+    async with house.running() as service:
+        run = await done(service, house.send(service, "true"))
+        preempt(service, run)
+        assert service.store.run(run.id) == run
+
+
+@story
+async def test_a_full_disk_cannot_turn_a_preempted_run_into_a_cancelled_one(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("The disk is full.")
+
+    async with house.running() as service:
+        run = resumes(house, service)
+        await logged(service, run, "ready")
+        with monkeypatch.context() as patch:
+            patch.setattr(launch, "write_record", full)
+            preempt(service, run)
+        run = await done(service, run)
+        assert run.outcome is Outcome.SUCCEEDED
+        assert reasons(service, run) == [Reason.CHECKPOINTED, Reason.EXITED]
+        assert service.store.attempts(run.id)[0].detail == "the owner is back"
+
+
+# --- death ------------------------------------------------------------------------------------------------
+
+
+async def ready(house: House, **job: Any) -> tuple[Run, Killable]:
+    """A run that a killable executor has brought so far that it waits for its end."""
+    service = house.open()
+    run = house.send(service, "python train.py", env={"THEN": "85"}, **job)
+    service.store.close()
+    killable = Killable(house)
+    log = folder(house, run).log
+    try:
+        await eventually(lambda: log.exists() and "ready" in log.read_text(), 20)
+    except BaseException:
+        killable.kill()
+        raise
+    return run, killable
+
+
+def ask(house: House, run: Run, *moments: str) -> None:
+    """Do of a preemption what an executor had done until it was killed."""
+    at = folder(house, run)
+    shim = launch.find(at)
+    assert shim is not None
+    if "order" in moments:
+        order = StopOrder(reason=Reason.PREEMPTED, detail="the owner is back", grace=20)
+        at.stop.write_text(order.model_dump_json())
+    if "note" in moments:
+        store = Store(house.state.store)
+        store.request_preempt(run.id, token=store.run(run.id).token, detail="the owner is back")
+        store.close()
+    if "signal" in moments:
+        process.send(shim.pid, shim.start, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "moments", [("order",), ("order", "note"), ("note",), ("order", "signal"), ("order", "note", "signal")]
+)
+@pytest.mark.slow
+@story
+async def test_killed_in_the_middle_of_a_preemption_the_run_is_started_again_once(
+    house: House, moments: tuple[str, ...]
+) -> None:
+    run, killable = await ready(house)
+    killable.kill()
+    await asyncio.to_thread(ask, house, run, *moments)
+    async with house.running() as service:
+        run = await done(service, run)
+        assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 2)
+        assert kinds(service, run).count("requeued") == 1
+        assert reasons(service, run) == [Reason.CHECKPOINTED, Reason.EXITED]
+        assert house.result(run, "log.txt") == "resumed at 7"
+
+
+@story
+async def test_preempted_while_it_was_prepared_and_killed_the_run_says_so(house: House) -> None:
+    service = house.open()
+    run = house.send(service, "python train.py", env={"THEN": "85"})
+    claimed, attempt = service.store.claim(slots=1, gpus=(), executor="lab") or pytest.fail(
+        "nothing to claim"
+    )
+    assert isinstance(attempt, Attempt)
+    service.store.request_preempt(run.id, token=claimed.token, detail="the owner is back")
+    service.store.close()
+    async with house.running() as service:
+        await reached(service, run, State.RUNNING)
+        assert reasons(service, run)[0] is Reason.PREEMPTED
+        service.cancel(run.id, by="ada")
+        await done(service, run)
