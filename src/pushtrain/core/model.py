@@ -468,6 +468,26 @@ class Fetched(Value):
     cached: bool = False
 
 
+class GpuUse(Value):
+    """What one attempt used of its GPUs, all together (`core.usage`). None: no look told."""
+
+    seconds: float = Field(ge=0)
+    """GPU-seconds: cards times the time that it held them, a shared card by its share of the memory."""
+    mean_utilization: float | None = None
+    """Percent, over time and cards."""
+    peak_utilization: int | None = None
+    """Percent, of the busiest card."""
+    mean_memory: int | None = None
+    """Bytes on each card, over time and cards."""
+    peak_memory: int | None = None
+    """Bytes, of the card of which it held the most."""
+    joules: float | None = None
+    estimated: bool = False
+    """Whether the energy is power times time, not the cards' own counters."""
+    idle: float = 0
+    """Seconds of the longest time without a break in which one of its cards computed nothing."""
+
+
 class Attempt(Value):
     """One start of a run on one executor."""
 
@@ -497,6 +517,14 @@ class Attempt(Value):
     cpu_seconds: float = 0
     max_rss: int = 0
     """Bytes; the largest process of the tree."""
+    disk_read: int = 0
+    """Bytes that its processes had read from disks, the page cache left out."""
+    disk_written: int = 0
+    """Bytes likewise."""
+    gpu: GpuUse | None = None
+    """None: it had none."""
+    waited: float = 0
+    """Seconds that the run waited for this start."""
 
 
 class Run(Value):

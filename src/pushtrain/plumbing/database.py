@@ -48,6 +48,26 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     CREATE INDEX outbox_there ON outbox (executor, state) WHERE state IN ('delivered', 'recalling')""",
     "CREATE INDEX runs_again ON runs (commit_id, seq) WHERE request <> ''",
     "CREATE TABLE transactions (count INTEGER NOT NULL) STRICT; INSERT INTO transactions VALUES (0)",
+    """CREATE TABLE usage (
+        day         INTEGER NOT NULL,
+        sender      TEXT NOT NULL,
+        repository  TEXT NOT NULL,
+        attempts    INTEGER NOT NULL,
+        seconds     REAL NOT NULL,
+        gpu_seconds REAL NOT NULL,
+        cpu_seconds REAL NOT NULL,
+        joules      REAL NOT NULL,
+        estimated   INTEGER NOT NULL,
+        waited      REAL NOT NULL,
+        PRIMARY KEY (day, sender, repository)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE stood (
+        day     INTEGER NOT NULL,
+        what    TEXT NOT NULL,
+        seconds REAL NOT NULL,
+        wanted  REAL NOT NULL,
+        PRIMARY KEY (day, what)
+    ) STRICT, WITHOUT ROWID""",
 )
 """SQL scripts; the n-th (from 1) leads from version n to n + 1. `schema.sql` is always the newest version."""
 

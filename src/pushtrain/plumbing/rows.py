@@ -18,6 +18,8 @@ from pushtrain.core.turns import Active, Waiting
 RUN: Final = "command, value"
 """Columns that `read` takes."""
 GROUP: Final = "repository, commit_id, job, request"
+HOLDING: Final = frozenset({State.PREPARING, State.RUNNING})
+"""States in which a run holds a slot or GPUs."""
 
 
 def dump(run: Run) -> str:

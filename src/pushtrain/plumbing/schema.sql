@@ -142,3 +142,27 @@ CREATE TABLE cards (
 -- How many transactions this file has seen; the same number stands outside, to notice a lost journal.
 CREATE TABLE transactions (count INTEGER NOT NULL) STRICT;
 INSERT INTO transactions VALUES (0);
+
+-- Who used how much, by the day (since the epoch, UTC) on which attempts ended. It outlives the runs.
+CREATE TABLE usage (
+    day         INTEGER NOT NULL,
+    sender      TEXT NOT NULL,
+    repository  TEXT NOT NULL,
+    attempts    INTEGER NOT NULL,
+    seconds     REAL NOT NULL,
+    gpu_seconds REAL NOT NULL,
+    cpu_seconds REAL NOT NULL,
+    joules      REAL NOT NULL,
+    estimated   INTEGER NOT NULL,               -- how many attempts' energy is power times time
+    waited      REAL NOT NULL,
+    PRIMARY KEY (day, sender, repository)
+) STRICT, WITHOUT ROWID;
+
+-- What the cards did, by the day: lent, free, or why their owner kept them; `wanted`: while runs waited.
+CREATE TABLE stood (
+    day     INTEGER NOT NULL,
+    what    TEXT NOT NULL,
+    seconds REAL NOT NULL,
+    wanted  REAL NOT NULL,
+    PRIMARY KEY (day, what)
+) STRICT, WITHOUT ROWID;

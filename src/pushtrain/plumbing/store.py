@@ -23,6 +23,7 @@ from pushtrain.core.lifecycle import Cancelled, Claimed, Event, Released, Return
 from pushtrain.core.model import Artifact, Attempt, Gpu, Outcome, Run, RunEvent, State, TrainCommand
 from pushtrain.core.turns import left, pick
 from pushtrain.plumbing import rows
+from pushtrain.plumbing.accounts import Accounts, charge
 from pushtrain.plumbing.cards import Cards
 from pushtrain.plumbing.database import Database
 from pushtrain.plumbing.outbox import Outbox
@@ -31,7 +32,7 @@ from pushtrain.plumbing.statuses import Statuses
 _HEX: Final = frozenset("0123456789abcdef")
 
 
-class Store(Outbox, Statuses, Cards):
+class Store(Outbox, Statuses, Cards, Accounts):
     """One state folder's store, open.
 
     Args:
@@ -164,7 +165,12 @@ class Store(Outbox, Statuses, Cards):
             if not rows.put(db, run, before=State.QUEUED):
                 return None
             attempt = Attempt(
-                run_id=run.id, number=run.attempt, executor=executor, claimed_at=now, gpus=uuids
+                run_id=run.id,
+                number=run.attempt,
+                executor=executor,
+                claimed_at=now,
+                gpus=uuids,
+                waited=max(0.0, now - max(before.updated_at, before.not_before)),
             )
             rows.put_attempt(db, attempt)
             rows.tell(db, run, "claimed", f"attempt {run.attempt}", now)
@@ -181,7 +187,7 @@ class Store(Outbox, Statuses, Cards):
             run_id: Which run.
             event: What happened.
             token: The claim that this write belongs to; None for what needs no claim.
-            attempt: What is known of the attempt now.
+            attempt: What is known of the attempt now; when the event ends it, it goes into the ledger.
 
         Raises:
             Conflict: The claim is not the current one any more.
@@ -196,6 +202,8 @@ class Store(Outbox, Statuses, Cards):
             rows.put(db, run, before=before.state)
             if attempt is not None:
                 rows.put_attempt(db, attempt)
+                if before.state in rows.HOLDING and run.state not in rows.HOLDING:
+                    charge(db, run, attempt, now=now)
             rows.tell(db, run, type(event).__name__.lower(), getattr(event, "detail", ""), now)
             return run
 
