@@ -1,5 +1,6 @@
 """The line when parts of it fail, are missing, or are all in one process."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,3 +139,31 @@ def test_an_executor_that_is_never_called_watches_its_repository_itself(house: H
     (run,) = house.wait(lambda: house.json("ps", commit, state=state), "its run")
     assert house.cli("logs", "-f", run["id"], state=state).stdout == "by itself\n"
     assert house.json("show", run["id"], state=state)["attempts"][0]["executor"] == "lab-9"
+
+
+def test_a_drained_executor_has_finished_and_what_came_meanwhile_waits_at_the_sender(house: House) -> None:
+    house.start_executor()
+    house.start_sender()
+    work = house.work(f'[job.train]\ncommand = "{AT_THE_GATE}"\n{SYSTEM}')
+    first = house.until(house.run_of(work.pushed()).run.id, State.RUNNING).run
+    out = house.start("drain", "executor", "drain", "--state", house.executor_state.root)
+    executor, draining = house.processes["executor"], house.processes["drain"]
+    house.wait(lambda: house.client().challenge().card.draining, "the drain")
+
+    def told() -> bool:
+        cards = house.json("roster", "--repo", house.remotes[0], state=house.executor_state)["cards"]
+        return [one["verdict"]["card"]["draining"] for one in cards] == [True]
+
+    house.wait(told, "the roster to tell of it")
+    work.pushed("Too late", {"a.txt": "1"})
+    house.wait(
+        lambda: [one for one in house.json("ps") if "draining" in one.get("waiting_for", "")], "what waits"
+    )
+    assert draining.poll() is None
+    open_gate(house.executor_state)
+    assert (draining.wait(30), executor.wait(30)) == (0, 0), house.logs()
+    assert json.loads(out.read_text()) == {"draining": False, "stopped": True, "running": 0}
+    assert work.results_count() == 1, "what ran is published"
+    again = house.cli("executor", "drain", state=house.executor_state)
+    assert (again.returncode, "No executor serves" in again.stderr) == (5, True)
+    assert house.json("show", first.id, state=house.executor_state)["run"]["state"] == "done"

@@ -23,7 +23,9 @@ from pushtrain.core.signing import (
     fingerprint,
 )
 from pushtrain.core.wire import MAX_BODY
+from pushtrain.plumbing import drainfile
 from pushtrain.plumbing.keys import Scope
+from pushtrain.plumbing.state import StateFolder
 from pushtrain.testing import NOON, REPOSITORY, a_command, a_spec
 from served import Served, served
 
@@ -181,6 +183,17 @@ def test_a_full_queue_is_busy(tmp_path: Path) -> None:
         answer = send(executor, a_command(request="again"))
         assert (answer.status, answer.bound, answer.error) == (429, True, "busy")
         assert send(executor).status == 202, "the run that is known already is no further one"
+
+
+def test_a_draining_executor_says_503_and_when_to_come_back(tmp_path: Path) -> None:
+    state = StateFolder(tmp_path / "draining").create()
+    drainfile.order(state.drain, since=NOON, timeout=None)
+    with served(state.root) as executor:
+        executor.authorized.add(SENDER.public_key())
+        answer = send(executor)
+        assert (answer.status, answer.bound, answer.error) == (503, True, "draining")
+        assert answer.headers["retry-after"] == "60"
+        assert executor.store.runs() == []
 
 
 # --- who may ----------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Whom a command goes to, and what each answer means."""
 
-from pushtrain.core.errors import Busy, ConfigError, Forbidden, Unauthorized
+from pushtrain.core.errors import Busy, ConfigError, Draining, Forbidden, Unauthorized
 from pushtrain.core.model import Resources
 from pushtrain.sender.delivery import Delivered, Executors, Refused, Undelivered
 from pushtrain.testing import Clock, a_capacity, a_command, a_gpu, a_spec
@@ -101,6 +101,19 @@ def test_a_full_executor_is_asked_again_later() -> None:
     assert Executors(lambda: [one]).deliver(a_command(), "", lambda _: None) == Undelivered(
         "Full. Later.", stays=False
     )
+
+
+def test_a_draining_executor_keeps_nothing_and_another_one_gets_it() -> None:
+    draining, other = ScriptedExecutor("a"), ScriptedExecutor("b")
+    draining.refusal = Draining("It drains.")
+    other.capacity = a_capacity(free_slots=0)
+    alone = Executors(lambda: [draining]).deliver(a_command(), "", lambda _: None)
+    assert alone == Undelivered("It drains.", stays=False)
+    result = Executors(lambda: [draining, other]).deliver(a_command(), draining.id, lambda _: None)
+    assert result == Undelivered("It drains.", stays=True), "the one that may have it is asked first"
+    result = Executors(lambda: [draining, other]).deliver(a_command(), "", lambda _: None)
+    assert isinstance(result, Delivered)
+    assert result.executor is other
 
 
 def test_without_executors_a_command_waits() -> None:

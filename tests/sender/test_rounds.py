@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pushtrain.core.errors import Busy, Conflict, Forbidden, StorageError, Unreachable
+from pushtrain.core.errors import Busy, Conflict, Draining, Forbidden, StorageError, Unreachable
 from pushtrain.core.model import Resources, TrainCommand
 from pushtrain.plumbing.outbox import Outgoing
 from pushtrain.plumbing.store import Store
@@ -95,6 +95,44 @@ async def quiet(*executors: ScriptedExecutor, seconds: float = 0.3) -> None:
 
 async def counted(count: Callable[[], int], wanted: int) -> None:
     await eventually(lambda: count() == wanted, what=f"{wanted}, not {count()}")
+
+
+@pytest.mark.parametrize("told_by", ["refusal", "card"])
+def test_what_a_draining_executor_does_not_take_goes_to_another_one_at_once(
+    sender: Sender, told_by: str
+) -> None:
+    draining, other = lab("draining", slots=8, free_slots=8), lab("other")
+    if told_by == "refusal":
+        draining.refusal = Draining("It drains.")
+    else:
+        draining.card = draining.card.model_copy(update={"draining": True})
+    sender.executors = [draining, other]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: run_id in other.accepted, what="the run at the other one")
+        assert sender.out(run_id).executor == other.id
+        assert draining.accepted == {}
+
+    sender.play(story)
+
+
+def test_what_only_a_draining_executor_could_take_waits_and_says_so(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "_FULL", 0.2)
+    one = lab("lab")
+    one.card = one.card.model_copy(update={"draining": True})
+    sender.executors = [one]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: sender.out(run_id).detail == "lab is draining", what="why it waits")
+        assert one.received == []
+        one.card = one.card.model_copy(update={"draining": False})
+        await eventually(lambda: run_id in one.accepted, what="the run there")
+
+    sender.play(story)
 
 
 def test_of_three_executors_one_is_dead_one_busy_one_too_small(sender: Sender) -> None:

@@ -74,6 +74,11 @@ def _card() -> Schema:
                 "allows cannot be enforced."
             ),
             "online": {"description": "False after it was stopped.", "type": "boolean", "default": True},
+            "draining": {
+                "description": "Whether it finishes what runs and takes nothing new.",
+                "type": "boolean",
+                "default": False,
+            },
             "sequence": _number(
                 "Grows with each card of this executor; an older one is never believed again.", whole=True
             ),

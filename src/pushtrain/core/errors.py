@@ -30,6 +30,8 @@ class PushtrainError(Exception):
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
     status: ClassVar[int] = 500
+    retry_after: ClassVar[int] = 0
+    """Seconds after which it may be different, told as `Retry-After`; 0: there is nothing to tell."""
 
     def __init__(self, message: str, *, mend: str = "") -> None:
         super().__init__(fit(message))
@@ -126,6 +128,15 @@ class Busy(PushtrainError):
     code = "busy"
     exit_code = 7
     status = 429
+    retry_after = 10
+
+
+class Draining(Busy):
+    """The executor finishes what runs and takes nothing new; another one may take it now."""
+
+    code = "draining"
+    status = 503
+    retry_after = 60
 
 
 class Unreachable(PushtrainError):

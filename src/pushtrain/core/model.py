@@ -343,6 +343,8 @@ class ExecutorCard(Value):
     runs but one that asks for less (docs/network.md)."""
     online: bool = True
     """False after a clean stop."""
+    draining: bool = False
+    """Whether it finishes what runs and takes nothing new."""
     sequence: int = 0
     """Grows with every card that this executor writes; an older one is never believed again."""
     expires: float = 0

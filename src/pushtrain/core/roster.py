@@ -253,7 +253,8 @@ def judge(
         if not allow_http and not wrong_address(card.public_url, allow_http=True):
             mend = "Use a tunnel with TLS, or set `allow_http` under [sender]"
     else:
-        standing, why = Standing.TRUSTED, ""
+        standing = Standing.TRUSTED
+        why = "it is draining: it finishes what runs and takes nothing new" if card.draining else ""
     return Verdict(fingerprint=listed.fingerprint, standing=standing, why=why, mend=mend, card=card)
 
 

@@ -21,6 +21,7 @@ from pushtrain.core import queries
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError
 from pushtrain.core.grants import Word
 from pushtrain.core.invitation import TRIES, Invitation
+from pushtrain.core.lifecycle import comes_back
 from pushtrain.core.model import (
     Capacity,
     Challenge,
@@ -41,6 +42,7 @@ from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.executor.access import Access
 from pushtrain.executor.courier import Courier, Publisher, clear_expired, clear_left
 from pushtrain.executor.dispatch import Dispatch
+from pushtrain.executor.drain import Drain
 from pushtrain.executor.prepare import Workshop
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
 from pushtrain.executor.vault import Reader, Vault
@@ -122,6 +124,8 @@ class ExecutorService:
         self._clock = clock
         self._subscribers: set[Callable[[str], None]] = set()
         self._guard = threading.Lock()
+        self.drain = Drain(state.drain, store, clock=clock)
+        """The owner's order to take nothing new and stop."""
         self._masks: dict[Path, Mask] = {}
         self._slots = max(settings.executor.slots, len(self.gpus))
         self.rulebook = Rulebook.of(
@@ -157,7 +161,7 @@ class ExecutorService:
             slots=self._slots,
             changed=self._changed,
             ended=self._courier.wake,
-            may_start=lambda sender: authorized.word(sender) is Word.MAY,
+            may_start=lambda sender: not self.drain.on and authorized.word(sender) is Word.MAY,
             clock=clock,
         )
         self._warden = Warden(
@@ -175,6 +179,7 @@ class ExecutorService:
                 group.create_task(self._dispatch.run())
                 group.create_task(self._courier.run())
                 group.create_task(self._warden.run())
+                group.create_task(self.drain.run())
                 group.create_task(self._keep_house())
         finally:
             await asyncio.to_thread(self._shop.close)
@@ -270,6 +275,7 @@ class ExecutorService:
             Forbidden: This executor does not serve the repository, or not the one for its results.
             Refused, BeyondLimits: A rule of the owner's is against it.
             ConfigError: It can never run such a job here.
+            Draining: It takes nothing new, by its owner's order; what it has already is answered as ever.
             Busy, Unauthorized, StorageError: As the store's `accept`.
         """
         served = {repository.key for repository in self.settings.repositories}
@@ -279,6 +285,8 @@ class ExecutorService:
                     f"Executor {self.settings.executor.name} does not serve the repository {repository}.",
                     mend="Its owner adds it with `--repo` or in settings.toml.",
                 )
+        if self.drain.on and not self._known(command):
+            raise self.drain.refuse(self.settings.executor.name)
         self.rulebook.admit(command, sender)
         self.access.settle(command.job.network)
         if problem := fits(self.card(), command.job, command.repository):
@@ -299,6 +307,13 @@ class ExecutorService:
             self._changed(run.id)
             self._dispatch.accepted()
         return run, fresh
+
+    def _known(self, command: TrainCommand) -> bool:
+        """Whether a command is a repetition of one that was taken on."""
+        try:
+            return not comes_back(self.store.run(command.run_id), command)
+        except NotFound:
+            return False
 
     def cancel(self, run_id: str, *, by: str, nonce: str = "", nonce_expires: float = 0) -> Run:
         """Use up the nonce, if there is one, then ask the run to end.
@@ -406,6 +421,7 @@ class ExecutorService:
             sequence=card_number(self._state.card_number),
             isolation=self.isolation,
             network=self.access.told,
+            draining=self.drain.on,
         )
 
     def capacity(self) -> Capacity:
@@ -413,6 +429,8 @@ class ExecutorService:
         at = self._clock()
         queued, active, _ = self.store.counts()
         free_slots, free_gpus = self.store.room(slots=self._slots, gpus=self.gpus)
+        if self.drain.on:
+            free_slots, free_gpus = 0, ()
         return Capacity(
             slots=self._slots,
             free_slots=free_slots,

@@ -257,6 +257,8 @@ class _Resource:
                 "The executor failed in a way that it did not expect.", mend="Its log tells more."
             )
         headers = {"allow": ", ".join(self._methods)} if isinstance(error, _NoSuchMethod) else {}
+        if error.retry_after:
+            headers["retry-after"] = str(error.retry_after)
         return Reply(error.status, ErrorBody.of(error).model_dump_json().encode(), headers=headers)
 
 

@@ -123,6 +123,11 @@ class StateFolder:
         return self.root / "machine.json"
 
     @property
+    def drain(self) -> Path:
+        """The owner's order to drain; there only while it is carried out."""
+        return self.root / "drain.json"
+
+    @property
     def card(self) -> Path:
         """The running executor's card: how callers on this machine find it."""
         return self.root / "executor.json"

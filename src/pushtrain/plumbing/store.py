@@ -417,6 +417,18 @@ class Store(Outbox, Statuses, Cards, Accounts):
 
         return self._database.read(work)
 
+    def unfinished(self) -> tuple[int, int]:
+        """How many runs are active, and how many have ended and were not tried to be published yet."""
+
+        def work(db: apsw.Connection) -> tuple[int, int]:
+            untried = db.execute(
+                "SELECT count(*) FROM runs WHERE state = 'publishing' "
+                "AND json_extract(value, '$.publish_tries') = 0"
+            ).get
+            return len(rows.active(db)), int(untried or 0)
+
+        return self._database.read(work)
+
     def room(self, *, slots: int, gpus: Sequence[Gpu]) -> tuple[int, tuple[Gpu, ...]]:
         """The slots and GPUs that a run which came now would find (`core.turns.left`); as `claim`'s."""
         now = self._clock()

@@ -147,6 +147,9 @@ class Board:
         def note(entry: _Entry, now: float) -> None:
             _alive(entry, now)
             entry.answered = said.card
+            if said.card.draining:
+                _fail(entry, f"{said.card.name} is draining", now, pause=_FULL)
+                return
             if not entry.live:
                 _told(entry, said.capacity)
 

@@ -175,12 +175,13 @@ class Executors:
 
 
 def for_good(error: PushtrainError) -> bool:
-    """Whether it says that the command was not taken on and will not be.
+    """Whether it says that the command was not taken on and will not be, or not now.
 
     A 401 does not: the executor knew our key a moment ago, so a clock has stepped, or somebody replays an old
     refusal to make us go elsewhere.
     """
-    return 400 <= error.status < 500 and not isinstance(error, Unauthorized)  # noqa: PLR2004  at fault, says HTTP
+    at_fault = 400 <= error.status < 500 and not isinstance(error, Unauthorized)  # noqa: PLR2004  says HTTP
+    return at_fault or isinstance(error, Busy)
 
 
 def _nobody_fits(answers: Sequence[_Asked], command: TrainCommand) -> str:

@@ -92,7 +92,7 @@ async def serve_executor(state: StateFolder, settings: Settings) -> AsyncIterato
                 outside,
                 local,
             ),
-            _tasks(service.run(), end=end) as task,
+            _tasks(service.run(), _closing(service, end), end=end) as task,
         ):
             facts = {"tunnel": HINT, **await outside.facts(local), **_facts(state, settings, service)}
             yield Running(facts, task, lambda: service.capacity().running)
@@ -144,7 +144,7 @@ async def _both(
         end: End = asyncio.get_running_loop().create_future()
         async with (
             _door(state, settings, executor, app, end, lends=lends) as (outside, local),
-            _tasks(executor.run(), sender.run(), reconciler.run(), end=end) as task,
+            _tasks(executor.run(), sender.run(), reconciler.run(), _closing(executor, end), end=end) as task,
         ):
             where = await outside.facts(local)
             looks = {"polls": f"every {reconciler.poll_seconds:g} s"}
@@ -252,6 +252,7 @@ async def _door(
                 end.set_exception(error)
 
         voice = Voice(state, settings, service, cloned=cloned)
+        service.drain.changed = voice.refreshed
 
         async def moved(url: str) -> None:
             await known_as(url)
@@ -300,6 +301,13 @@ def _sender(
 
 def _webhooks(state: StateFolder, service: SenderService) -> "ASGIApp":
     return create_sender_app(service, host=adapter(HOSTS["github"]), secret=webhook_secret(state))
+
+
+async def _closing(service: ExecutorService, end: End) -> None:
+    """Close the room once its executor has drained."""
+    await service.drain.over()
+    if not end.done():
+        end.set_result(None)
 
 
 @asynccontextmanager

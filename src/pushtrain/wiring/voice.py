@@ -70,6 +70,10 @@ class Voice:
         self._tunnel = url
         self._announcer.told()
 
+    def refreshed(self) -> None:
+        """The card says something else than before."""
+        self._announcer.told()
+
     @asynccontextmanager
     async def telling(self, reach: Reach | None, *, lends: bool) -> AsyncIterator[None]:
         """Keep the card in the rosters while the block runs; then say there that the executor is offline.
