@@ -15,6 +15,7 @@ from pushtrain.core.model import (
     Artifact,
     DataSource,
     Fetched,
+    GpuUse,
     Outcome,
     Reason,
     Run,
@@ -126,7 +127,11 @@ def test_stages_data_environment_and_machine_are_told() -> None:
     )
     attempt = an_attempt(
         story().run, stages=stages, data=(fetched, lent), environment="uv: 14 packages", cpu_seconds=81,
-        max_rss=812_000_000, signal=9, number=2, isolation="sandbox",
+        max_rss=812_000_000, signal=9, number=2, isolation="sandbox", disk_read=5_000_000, disk_written=2_000,
+        gpu=GpuUse(
+            seconds=7620, mean_utilization=93.2, peak_utilization=100, mean_memory=9 * 10**9,
+            peak_memory=11 * 10**9, joules=5_112_000, estimated=True, idle=1200,
+        ),
     )  # fmt: skip
     machine = report.Machine(
         cpu="EPYC", cpus=2, memory=25_300_000_000, gpus=("RTX 4090, 24 GiB",), driver="580"
@@ -141,6 +146,11 @@ def test_stages_data_environment_and_machine_are_told() -> None:
     assert "2 x EPYC, 25.3 GB memory" in text
     assert "RTX 4090, 24 GiB (driver 580)" in text
     assert "signal 9" in text
+    assert "5.0 MB read from disk and 2.0 kB written" in text
+    assert (
+        "2\xa0h\xa007\xa0min of GPU, 93\xa0% busy (100\xa0% at most), 11.0 GB of its memory at most "
+        "(9.0 GB on average), 1.42\xa0kWh (estimated), idle for 20\xa0min\xa000\xa0s at a time"
+    ) in text
     assert "| **Attempt** | 2 |" in text
     assert "uv: 14 packages" in text
 

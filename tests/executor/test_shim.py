@@ -451,6 +451,12 @@ def test_use_of_the_processor_and_of_memory_is_counted(start: Start) -> None:
     assert verdict.max_rss > 60_000_000
 
 
+def test_what_is_written_to_the_disk_is_counted(start: Start, tmp_path: Path) -> None:
+    verdict = start(f"dd if=/dev/zero of={tmp_path}/big bs=1M count=3 conv=fsync 2>&1").verdict()
+    assert verdict.disk_written >= 3 * 1024**2
+    assert verdict.disk_read < 1024**3
+
+
 @given(
     st.recursive(
         st.none()

@@ -20,7 +20,7 @@ from pushtrain.core.weburl import shown
 from pushtrain.executor import markdown as md
 from pushtrain.executor import plot
 from pushtrain.executor.metrics import Metric
-from pushtrain.executor.wording import branch_link, commit_link, duration, headline, moment, size
+from pushtrain.executor.wording import branch_link, commit_link, duration, gpu_words, headline, moment, size
 from pushtrain.plumbing.rundir import LogEnds
 
 __all__ = ["Machine", "Story", "duration", "log_file", "write"]
@@ -203,6 +203,7 @@ def _facts(story: Story) -> str:
         "Machine": _machine(machine),
         "GPU": gpus + (f" (driver {md.text(machine.driver)})" if gpus and machine.driver else ""),
         "Used": _used(attempt),
+        "GPU use": gpu_words(attempt.gpu) if attempt and attempt.gpu else "",
         "Environment": md.text(attempt.environment) if attempt else "",
         "Secrets": md.text("; ".join(attempt.secrets)) if attempt else "",
         "Attempt": f"{attempt.number}" if attempt and attempt.number > 1 else "",
@@ -239,7 +240,10 @@ def _machine(machine: Machine) -> str:
 def _used(attempt: Attempt | None) -> str:
     if attempt is None or not (attempt.cpu_seconds or attempt.max_rss):
         return ""
-    return f"{duration(attempt.cpu_seconds)} of CPU, {size(attempt.max_rss)} of memory at most"
+    words = f"{duration(attempt.cpu_seconds)} of CPU, {size(attempt.max_rss)} of memory at most"
+    if attempt.disk_read or attempt.disk_written:
+        words += f", {size(attempt.disk_read)} read from disk and {size(attempt.disk_written)} written"
+    return words
 
 
 def _stages(story: Story) -> str:

@@ -51,6 +51,7 @@ NO_LIMITS = {"memory": 0, "processes": 0, "disk": 0, "folders": (), "growing": (
 MANY = 65536  # bytes at once that tell of a busy writer
 A_MOMENT = 10  # milliseconds in which a slow writer may say more
 ELSEWHERE = 30.0  # seconds that an engine gets to end a container
+BLOCK = 512  # bytes that the kernel counts a process's disk traffic in
 RESERVE = 16384  # bytes kept free for the verdict, should the disk fill up
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -146,6 +147,8 @@ class Shim:
         self.gone: dict[int, int] = {}
         self.cpu = 0.0
         self.rss = 0
+        self.disk_read = 0
+        self.disk_written = 0
         self.tape = tape.Tape()
         self.poll = select.poll()
         self.poll.register(signals(), select.POLLIN)
@@ -394,6 +397,8 @@ class Shim:
             self.gone[pid] = status
             self.cpu += usage.ru_utime + usage.ru_stime
             self.rss = max(self.rss, usage.ru_maxrss * 1024)
+            self.disk_read += usage.ru_inblock * BLOCK
+            self.disk_written += usage.ru_oublock * BLOCK
 
     def end_all(self) -> None:
         """Kill everything below us until nothing is left. A process that the kernel cannot end holds us."""
@@ -458,6 +463,8 @@ class Shim:
             "elided": self.tape.elided,
             "cpu_seconds": round(self.cpu, 6),
             "max_rss": self.rss,
+            "disk_read": self.disk_read,
+            "disk_written": self.disk_written,
             "stages": self.stages,
         }
         write_whole(os.path.join(self.folder, "exit.json"), to_json(record), self.reserve)

@@ -93,6 +93,8 @@ def with_verdict(attempt: Attempt, verdict: Verdict) -> Attempt:
             "log_size": verdict.log_size,
             "cpu_seconds": verdict.cpu_seconds,
             "max_rss": verdict.max_rss,
+            "disk_read": verdict.disk_read,
+            "disk_written": verdict.disk_written,
             "stages": (*attempt.stages, *verdict.stages),
         }
     )

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
-from pushtrain.core.model import Outcome, Reason, Run
+from pushtrain.core.model import GpuUse, Outcome, Reason, Run
 from pushtrain.executor import markdown as md
 
 _MARKS: Final = {
@@ -81,3 +81,28 @@ def branch_link(key: str, ref: str) -> str:
     if form and ref.startswith("refs/heads/"):
         return md.link(md.code(name), form.format(key=key, branch=quote(name)))
     return md.code(name.removeprefix("refs/"))
+
+
+_IDLE_WORTH_TELLING: Final = 600.0
+"""Seconds without a break in which a GPU computed nothing, from which on a person may want to know."""
+
+
+def gpu_words(use: GpuUse) -> str:
+    """What an attempt used of its GPUs: `2 h 07 min of GPU, 93 % busy (100 % at most), 1.2 kWh`."""
+    parts = [f"{duration(use.seconds)} of GPU"]
+    if use.mean_utilization is not None:
+        parts.append(f"{use.mean_utilization:.0f}\u00a0% busy ({use.peak_utilization or 0}\u00a0% at most)")
+    if use.peak_memory is not None:
+        mean = "" if use.mean_memory is None else f" ({size(use.mean_memory)} on average)"
+        parts.append(f"{size(use.peak_memory)} of its memory at most{mean}")
+    if use.joules is not None:
+        parts.append(energy(use.joules) + (" (estimated)" if use.estimated else ""))
+    if use.idle >= _IDLE_WORTH_TELLING:
+        parts.append(f"idle for {duration(use.idle)} at a time")
+    return ", ".join(parts)
+
+
+def energy(joules: float) -> str:
+    """Energy for people: `12.3 Wh`, `1.42 kWh`."""
+    hours = joules / 3600
+    return f"{hours:.1f}\u00a0Wh" if hours < 999.95 else f"{hours / 1000:.2f}\u00a0kWh"  # noqa: PLR2004

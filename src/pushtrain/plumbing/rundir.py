@@ -112,6 +112,8 @@ class Verdict(Value):
     elided: tuple[int, int] | None = None
     cpu_seconds: float = 0
     max_rss: int = 0
+    disk_read: int = 0
+    disk_written: int = 0
     stages: tuple[StageTime, ...] = ()
 
 
