@@ -1,4 +1,4 @@
-"""Write the pages of docs/ that are made from the code: cli.md, settings.md and errors.md.
+"""Write the pages of docs/ that are made from the code: cli.md, settings.md, errors.md and openapi.json.
 
 `python scripts/docs.py` writes them; `python scripts/docs.py --check` fails if one is out of date (a test runs it).
 """
@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import openapi
 import pushtrain
 from pushtrain.cli.app import build
 from pushtrain.core import errors
@@ -216,6 +217,10 @@ def cli_page() -> str:
     return head + body.strip() + "\n"
 
 
+SHAPES = ("model", "frames", "wire", "invitation", "grants")
+"""Modules of the core whose values travel."""
+
+
 def main() -> int:
     """Write the pages, or compare them."""
     for module in pkgutil.walk_packages(pushtrain.__path__, "pushtrain."):
@@ -224,8 +229,15 @@ def main() -> int:
         ):
             importlib.import_module(module.name)
     stale = []
-    for name, page in (("cli", cli_page()), ("settings", settings_page()), ("errors", errors_page())):
-        path = ROOT / "docs" / f"{name}.md"
+    shapes = {name: text for module in SHAPES for name, text in field_docs(module).items()}
+    pages = {
+        "cli.md": cli_page(),
+        "settings.md": settings_page(),
+        "errors.md": errors_page(),
+        "openapi.json": openapi.page(shapes),
+    }
+    for name, page in pages.items():
+        path = ROOT / "docs" / name
         if "--check" in sys.argv:
             if not path.exists() or path.read_text() != page:
                 stale.append(path.name)
