@@ -19,6 +19,7 @@ from pushtrain.core.invitation import NAME, PROOF, Introduction, Welcome
 from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.model import Challenge, LogChunk, Run, RunView, TrainCommand
 from pushtrain.core.signing import AUDIENCE, IDEMPOTENCY
+from pushtrain.core.usage import LONGEST_LEDGER, Usage
 from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, ErrorBody, RunList
 from pushtrain.executor.calls import ROUTES
 
@@ -80,6 +81,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ),
     (f"{_RUN}/cancel", "POST"): Operation("cancel", Run),
     (f"{_RUN}/release", "POST"): Operation("send", Run, query={"attempt": _ATTEMPT}),
+    ("/v1/usage", "GET"): Operation("read", Usage, query={"days": _number(30, LONGEST_LEDGER)}),
     (f"{_RUN}/artifacts/{{path}}", "GET"): Operation(
         "read", None, query={"offset": _number(0), "limit": _number(1024 * 1024, MAX_PIECE)}
     ),

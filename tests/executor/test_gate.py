@@ -21,6 +21,7 @@ from asking import SENDER, STRANGER, Answer, ask, exchange, headers_for, send
 from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.lifecycle import Exited, Prepared
 from pushtrain.core.model import Artifact, Reason
+from pushtrain.core.usage import DAY, Stood
 from pushtrain.executor.calls import ROUTES
 from pushtrain.plumbing.keys import Scope
 from pushtrain.testing import REPOSITORY, a_command, wait_until
@@ -365,6 +366,7 @@ NEEDS = {
     ("GET", "/v1/runs/{run_id}/log"): Scope.READ,
     ("GET", "/v1/runs/{run_id}/stream"): Scope.READ,
     ("GET", "/v1/runs/{run_id}/artifacts/{path:path}"): Scope.READ,
+    ("GET", "/v1/usage"): Scope.READ,
     ("POST", "/v1/runs/{run_id}/cancel"): Scope.CANCEL,
     ("POST", "/v1/runs/{run_id}/release"): Scope.SEND,
 }
@@ -387,7 +389,9 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str
         folder.artifacts.mkdir(exist_ok=True)
         (folder.artifacts / "model").write_bytes(b"a model")
         executor.store.advance(ended.id, Prepared())
-        executor.store.advance(ended.id, Exited(Reason.EXITED, 0))
+        [attempt] = executor.store.attempts(ended.id)
+        executor.store.advance(ended.id, Exited(Reason.EXITED, 0), attempt=attempt)
+        executor.store.note_stood(int(time.time()) // DAY, [Stood(what="input", seconds=60)])
         executor.store.save_artifacts(
             ended.id, [Artifact(path="model", size=7, sha256="0" * 64, where="executor")]
         )
@@ -415,6 +419,11 @@ def test_every_route_asks_for_its_scope_and_its_repository(
     elif path == "/v1/runs" and method == "GET":
         assert answer.status == 200
         assert (json.loads(answer.body)["runs"] != []) is here
+    elif path == "/v1/usage":
+        assert answer.status == 200
+        told = json.loads(answer.body)
+        assert ([entry["repository"] for entry in told["entries"]] == [HERE]) is here
+        assert (told["stood"], bool(told["names"])) == ([], False)
     elif path == "/v1/runs":
         assert answer.status == (202 if here else 403)
     else:

@@ -111,7 +111,7 @@ def test_only_the_health_check_is_described_as_open(method: str, path: str) -> N
     assert all("signature" in way for way in asked)
 
 
-QUERIES = {"attempt", "offset", "limit", "until", "find", "repository"}
+QUERIES = {"days", "attempt", "offset", "limit", "until", "find", "repository"}
 
 
 @pytest.mark.parametrize(("method", "path"), SIGNED)

@@ -50,7 +50,7 @@ def test_an_attempt_that_ends_is_in_the_ledger_with_its_run_in_one_write(store: 
     ended = attempt.model_copy(update={"ended_at": NOON + 90, "cpu_seconds": 42, "gpu": gpu})
     store.advance(run.id, Exited(Reason.EXITED, 0), token=run.token, attempt=ended)
     [entry] = store.used(since=0)
-    assert (entry.day, entry.sender, entry.repository) == (TODAY, SENDER, REPOSITORY)
+    assert (entry.sender, entry.repository) == (SENDER, REPOSITORY)
     assert entry.used == Used(
         attempts=1, seconds=90, gpu_seconds=100, cpu_seconds=42, joules=5000, estimated=True
     )
@@ -92,17 +92,18 @@ def test_only_the_days_that_are_asked_for_are_told(store: Store, clock: Clock) -
     run, attempt = a_claim(store)
     clock.advance(3 * DAY)
     store.advance(run.id, Requeued(Reason.INTERRUPTED), token=run.token, attempt=attempt)
-    assert [entry.day for entry in store.used(since=TODAY)] == [TODAY + 3]
+    assert len(store.used(since=TODAY + 3)) == 1  # the day of its end counts
     assert store.used(since=TODAY + 4) == []
 
 
 def test_what_the_cards_did_adds_up_by_day_and_kind(store: Store) -> None:
-    store.note_stood([Stood(day=1, what="lent", seconds=60), Stood(day=1, what="input", seconds=5, wanted=5)])
-    store.note_stood([Stood(day=1, what="lent", seconds=30, wanted=2), Stood(day=2, what="free", seconds=1)])
-    store.note_stood([])
+    store.note_stood(1, [Stood(what="lent", seconds=60), Stood(what="input", seconds=5, wanted=5)])
+    store.note_stood(1, [Stood(what="lent", seconds=30, wanted=2)])
+    store.note_stood(2, [Stood(what="free", seconds=1), Stood(what="lent", seconds=1)])
+    store.note_stood(2, [])
     assert store.stood(since=0) == [
-        Stood(day=2, what="free", seconds=1),
-        Stood(day=1, what="input", seconds=5, wanted=5),
-        Stood(day=1, what="lent", seconds=90, wanted=2),
+        Stood(what="lent", seconds=91, wanted=2),
+        Stood(what="input", seconds=5, wanted=5),
+        Stood(what="free", seconds=1),
     ]
-    assert [one.day for one in store.stood(since=2)] == [2]
+    assert store.stood(since=2) == [Stood(what="free", seconds=1), Stood(what="lent", seconds=1)]

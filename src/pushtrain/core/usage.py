@@ -19,6 +19,8 @@ IDLE_AT: Final = 2
 GAP: Final = 10.0
 """Seconds between two looks beyond which what happened meanwhile is not known."""
 DAY: Final = 86_400
+LONGEST_LEDGER: Final = 3660
+"""Days of it that may be asked for at once."""
 JOULES_PER_KWH: Final = 3_600_000
 
 
@@ -183,10 +185,8 @@ class Used(Value):
 
 
 class Entry(Value):
-    """The ledger's line of one day, person and repository at one executor."""
+    """What one person used for one repository at one executor, over some days."""
 
-    day: int
-    """Days since the epoch, UTC; that on which the attempts ended."""
     sender: str
     """Fingerprint of the key."""
     repository: str
@@ -194,26 +194,26 @@ class Entry(Value):
 
 
 class Stood(Value):
-    """What the executor's cards, or its machine where it has none, did on one day."""
+    """What an executor's GPUs did over some days; of one without any, its machine."""
 
-    day: int
     what: str
-    """`lent` (a run had it), `free` (nobody wanted it), or why it was kept: a `core.owner.Why`."""
+    """`lent` (a run had it), `free` (nobody had), or why its owner kept it: a `core.owner.Why`."""
     seconds: float
-    """Cards times time."""
+    """GPUs times time."""
     wanted: float = 0
     """Of those, the seconds in which runs waited."""
 
 
-class Ledger(Value):
+class Usage(Value):
     """What an executor's ledger tells of some days."""
 
     executor: str
-    since: int
-    """The first day, in days since the epoch, UTC."""
+    days: int
+    """To this one, by UTC."""
     entries: tuple[Entry, ...] = ()
+    """For the repositories whose runs the caller may read."""
     stood: tuple[Stood, ...] = ()
-    """Only for the owner and who may see everybody's runs."""
+    """For the executor's owner alone: it tells when they were there."""
     names: dict[str, str] = Field(default_factory=dict)
     """By fingerprint, what the owner calls a sender."""
 

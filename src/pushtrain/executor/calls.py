@@ -28,6 +28,7 @@ from pushtrain.core.model import (
 )
 from pushtrain.core.queries import shown_run
 from pushtrain.core.signing import IDEMPOTENCY, KEPT, MAX_SKEW, Message, Signed
+from pushtrain.core.usage import LONGEST_LEDGER, Usage
 from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, RunList
 from pushtrain.executor.events import Listening
 from pushtrain.executor.joining import House
@@ -94,6 +95,9 @@ class Service(House, Protocol):
 
     def capacity(self) -> Capacity:
         """What is free now."""
+
+    def usage(self, days: int) -> Usage:
+        """What the ledger tells of the last days, today among them."""
 
     def waiting_of(self, keys: Collection[str], limit: int) -> list[str]:
         """Ids of the waiting runs that a key sent, the last first."""
@@ -311,6 +315,18 @@ def artifact(call: Call) -> Reply:
         return Reply(body=file.read(limit), kind=BYTES)
 
 
+def usage(call: Call) -> Reply:
+    """`GET /v1/usage`: who used how much here; when its owner was there, the owner alone is told."""
+    call.demand(Scope.READ)
+    told = call.service.usage(_number(call.query(days="30"), "days", LONGEST_LEDGER))
+    mine = tuple(each for each in told.entries if call.grant.allows(Scope.READ, each.repository))
+    ids = {each.sender for each in mine}
+    names = {key: name for key, name in told.names.items() if key in ids}
+    owner = call.signed.key_id in {call.service.identity.id, *call.service.identity.was}
+    change = {"entries": mine, "names": names, "stood": told.stood if owner else ()}
+    return _json(told.model_copy(update=change))
+
+
 _RUN: Final = "/v1/runs/{run_id}"
 ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "/v1/challenge": {"POST": challenge},
@@ -321,6 +337,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     f"{_RUN}/stream": {"GET": stream},
     f"{_RUN}/cancel": {"POST": cancel},
     f"{_RUN}/release": {"POST": release},
+    "/v1/usage": {"GET": usage},
     f"{_RUN}/artifacts/{{path:path}}": {"GET": artifact},
 }
 """Every path that asks for a signature, and what each of its methods does."""

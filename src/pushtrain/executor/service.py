@@ -39,6 +39,7 @@ from pushtrain.core.policy import fits
 from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public, public_text
+from pushtrain.core.usage import Usage
 from pushtrain.executor.access import Access
 from pushtrain.executor.courier import Courier, Publisher, clear_expired, clear_left
 from pushtrain.executor.dispatch import Dispatch
@@ -439,6 +440,19 @@ class ExecutorService:
             queued=queued,
             running=active,
             at=at,
+        )
+
+    def usage(self, days: int) -> Usage:
+        """What the ledger tells of the last days, today among them."""
+        since = int(self._clock() // _DAY) - days + 1
+        entries = tuple(self.store.used(since=since))
+        named = {each.sender: self.rulebook.who(each.sender).name for each in entries}
+        return Usage(
+            executor=self.settings.executor.name,
+            days=days,
+            entries=entries,
+            stood=tuple(self.store.stood(since=since)),
+            names={key: name for key, name in named.items() if name},
         )
 
     def waiting_of(self, keys: Collection[str], limit: int) -> list[str]:

@@ -47,21 +47,23 @@ class Accounts:
     _database: Database
 
     def used(self, *, since: int) -> list[Entry]:
-        """The ledger's lines from a day on, the newest day first, as days since the epoch."""
+        """The ledger's sums from a day on (days since the epoch, UTC), by sender and repository."""
+        sums = ", ".join(f"sum({name})" for name in _SUMS)
         query = (
-            f"SELECT day, sender, repository, {', '.join(_SUMS)} FROM usage "  # noqa: S608  our own constants
-            "WHERE day >= ? ORDER BY day DESC, sender, repository"
+            f"SELECT sender, repository, {sums} FROM usage WHERE day >= ? "  # noqa: S608  our own constants
+            "GROUP BY sender, repository "
+            "ORDER BY sum(gpu_seconds) DESC, sum(seconds) DESC, sender, repository"
         )
         return self._database.read(
             lambda db: [
-                Entry(day=day, sender=sender, repository=repository, used=Used.model_validate(_named(sums)))
-                for day, sender, repository, *sums in db.execute(query, (since,))
+                Entry(sender=sender, repository=repository, used=Used.model_validate(_named(sums)))
+                for sender, repository, *sums in db.execute(query, (since,))
             ]
         )
 
-    def note_stood(self, lines: Iterable[Stood]) -> None:
-        """Add to what the cards did."""
-        values = [(line.day, line.what, line.seconds, line.wanted) for line in lines]
+    def note_stood(self, day: int, lines: Iterable[Stood]) -> None:
+        """Add to what the cards did on a day."""
+        values = [(day, line.what, line.seconds, line.wanted) for line in lines]
 
         def work(db: apsw.Connection) -> None:
             db.executemany(
@@ -74,12 +76,15 @@ class Accounts:
             self._database.write(work)
 
     def stood(self, *, since: int) -> list[Stood]:
-        """What the cards did, from a day on, the newest day first."""
-        query = "SELECT day, what, seconds, wanted FROM stood WHERE day >= ? ORDER BY day DESC, what"
+        """What the cards did from a day on, what they did most first."""
+        query = (
+            "SELECT what, sum(seconds), sum(wanted) FROM stood WHERE day >= ? "
+            "GROUP BY what ORDER BY sum(seconds) DESC, what"
+        )
         return self._database.read(
             lambda db: [
-                Stood(day=day, what=what, seconds=seconds, wanted=wanted)
-                for day, what, seconds, wanted in db.execute(query, (since,))
+                Stood(what=what, seconds=seconds, wanted=wanted)
+                for what, seconds, wanted in db.execute(query, (since,))
             ]
         )
 

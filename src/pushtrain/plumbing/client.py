@@ -53,6 +53,7 @@ from pushtrain.core.model import (
     Value,
 )
 from pushtrain.core.signing import fingerprint
+from pushtrain.core.usage import Usage
 from pushtrain.core.wire import BEAT, MAX_BODY, MAX_LINE, MAX_PIECE, RunList
 from pushtrain.plumbing.connection import Connection, Request
 from pushtrain.plumbing.files import sync_folder
@@ -199,6 +200,10 @@ class ExecutorClient:
         """Runs, newest first; `find` is the beginning of an id or a commit, a branch, or a job."""
         query = urlencode({"find": find, "repository": repository, "limit": limit}, quote_via=quote)
         return list(self._value(RunList, Request("GET", "/v1/runs", query)).runs)
+
+    def usage(self, days: int) -> Usage:
+        """What the executor's ledger tells of the last days."""
+        return self._value(Usage, Request("GET", "/v1/usage", urlencode({"days": days})))
 
     def view(self, run_id: str) -> RunView:
         """One run. Raises NotFound."""

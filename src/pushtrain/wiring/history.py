@@ -15,8 +15,10 @@ from pushtrain.core.errors import NotFound, StorageError
 from pushtrain.core.model import LogChunk, Outcome, Run, RunView, State, TrainCommand
 from pushtrain.core.queries import shown_run
 from pushtrain.core.redact import NOTHING
+from pushtrain.core.usage import DAY, Usage
 from pushtrain.plumbing.cleanlog import read_clean
 from pushtrain.plumbing.given import mask_of
+from pushtrain.plumbing.keys import Authorized
 from pushtrain.plumbing.lock import holder
 from pushtrain.plumbing.outbox import HeardPush, Outgoing
 from pushtrain.plumbing.process import alive, boot_id
@@ -125,6 +127,22 @@ class History:
     def unended(self) -> dict[str, list[tuple[str, State]]]:
         """Runs of the folder's executor that wait or are active, by the key that sent them."""
         return self._store.unended() if self._store is not None else {}
+
+    def usage(self, days: int, *, executor: str) -> Usage | None:
+        """What the ledger tells of the last days; None where there is no store."""
+        if self._store is None:
+            return None
+        since = int(time.time()) // DAY - days + 1
+        named = Authorized(self._state.authorized)
+        entries = tuple(self._store.used(since=since))
+        grants = {each.sender: named.lookup(each.sender) for each in entries}
+        return Usage(
+            executor=executor,
+            days=days,
+            entries=entries,
+            stood=tuple(self._store.stood(since=since)),
+            names={key: grant.name for key, grant in grants.items() if grant and grant.name},
+        )
 
     def view(self, run_id: str) -> RunView:
         """A run as its executor would show it. Raises NotFound."""
