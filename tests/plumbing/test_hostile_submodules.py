@@ -262,7 +262,6 @@ def test_more_submodules_than_the_limit_are_refused_before_one_is_fetched(tmp_pa
 # --- LFS ---
 
 
-@pytest.mark.skipif(not lfs.installed(), reason="needs git-lfs")
 def test_an_lfs_server_of_the_commits_choice_gets_no_credential_and_is_no_way_into_the_network(
     witness: Witness, tmp_path: Path
 ) -> None:
@@ -278,7 +277,6 @@ def test_an_lfs_server_of_the_commits_choice_gets_no_credential_and_is_no_way_in
     assert witness.asked == []
 
 
-@pytest.mark.skipif(not lfs.installed(), reason="needs git-lfs")
 def test_the_remotes_own_lfs_server_is_not_asked_in_clear_because_a_commit_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -293,7 +291,7 @@ def test_the_remotes_own_lfs_server_is_not_asked_in_clear_because_a_commit_says_
     git = replace(mirror.git, remote="https://host.example.org/octo/hello.git", token="hunter2")
     strangers: list[str] = []
 
-    def approached(url: str, *, what: str) -> tuple[str, tuple[str, ...]]:
+    def approached(url: str, _: Outward, *, what: str) -> tuple[str, tuple[str, ...]]:
         strangers.append(url)
         raise GitError(what)
 
@@ -309,5 +307,5 @@ def test_lfs_files_beyond_the_limit_are_not_asked_for(tmp_path: Path) -> None:
     commit = forge.push([(FILE, "big.bin", forge.blob(pointer.text()))])
     mirror = Mirror(tmp_path / "mirrors", Repository(key="github.com/octo/hello", remote=forge.url))
     mirror.fetch(MAIN, commit)
-    with pytest.raises(GitError, match=r"come to|not installed"):
+    with pytest.raises(GitError, match="come to"):
         mirror.checkout(commit, tmp_path / "out")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import GitError, StorageError
+from pushtrain.core.outward import Outward
 from pushtrain.plumbing import lfs as lfs_store
 from pushtrain.plumbing.complaint import UnsafeContent
 from pushtrain.plumbing.gitcommand import GUARDED, LONGEST, Git
@@ -29,6 +30,7 @@ from pushtrain.ports import Stop
 _FICLONE: Final = 0x40049409
 _SMALL: Final = 128 * 1024
 _BOUNDS: Final = Bounds()
+_PUBLIC: Final = Outward()
 _WORKERS: Final = min(4, max(2, os.cpu_count() or 2))
 """Processes that git writes a large update with."""
 
@@ -53,12 +55,14 @@ class PristineTree:
         folder: Where it lives: `work`, `index`, `commit`, and `changing` while it is updated.
         git: The mirror's git.
         bounds: How much is taken of a commit.
+        outward: Which addresses an LFS server may lead to that the owner did not name.
     """
 
-    def __init__(self, folder: Path, git: Git, bounds: Bounds = _BOUNDS) -> None:
+    def __init__(self, folder: Path, git: Git, bounds: Bounds = _BOUNDS, outward: Outward = _PUBLIC) -> None:
         self.folder = folder
         self._git = git
         self._bounds = bounds
+        self._outward = outward
 
     def copy(self, commit: str, into: Path, *, lfs: bool, stop: Stop | None) -> Checkout:
         """Copy the commit's files into a folder that is empty or does not exist.
@@ -119,7 +123,14 @@ class PristineTree:
         copier.all()
         resolved = 0
         if lfs and copier.pointers:
-            contents = lfs_store.fetch(self._git, commit, copier.pointers, stop=stop, most=self._bounds.lfs)
+            contents = lfs_store.fetch(
+                self._git,
+                commit,
+                copier.pointers,
+                stop=stop,
+                most=self._bounds.lfs,
+                outward=self._outward,
+            )
             for path, content in contents.items():
                 target = into / path
                 mode = target.stat().st_mode

@@ -94,7 +94,7 @@ class Mirror:
         self.lent = lent
         self.outward = outward
         self.git = Git(self.folder, self.remote.remote, token, stranger is not None, stranger or ())
-        self.pristine = PristineTree(folder / f"{name}.tree", self.git, bounds)
+        self.pristine = PristineTree(folder / f"{name}.tree", self.git, bounds, outward)
         self._lock = folder / f"{name}.lock"
         self._seen = Seen(folder / f"{name}.seen")
         self._default = ""

@@ -1,7 +1,8 @@
 """Git LFS by explicit calls: recognise pointers, fetch what they name, push what we add. No filter ever runs.
 
-Contents come from the remote's own LFS server. One that a commit's `.lfsconfig` names is asked as a stranger
-would ask; pushes never go there. No other key of that file counts.
+Contents of a remote that the owner serves or lends come from its own LFS server by git-lfs, with the owner's
+way in. A server that a commit's `.lfsconfig` names, and that of a stranger's repository, git-lfs never hears
+of: `plumbing.lfsbatch` asks there. Pushes never go there, and no other key of `.lfsconfig` counts.
 
 The pointer format is https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md. Contents live in the mirror's
 own `lfs/objects`, named by their SHA-256, so that each is fetched once.
@@ -11,13 +12,16 @@ import re
 import resource
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import GitError, UsageError
+from pushtrain.core.lfsapi import endpoint
+from pushtrain.core.outward import Outward
 from pushtrain.plumbing.complaint import UnsafeContent
 from pushtrain.plumbing.gitcommand import LONGEST, Git
+from pushtrain.plumbing.lfsbatch import LfsServer
 from pushtrain.plumbing.remotes import key_of, validate_remote
 from pushtrain.plumbing.strangers import approach
 from pushtrain.ports import Stop
@@ -27,6 +31,7 @@ _POINTER: Final = re.compile(
     rb"oid sha256:([0-9a-f]{64})\nsize (\d{1,18})\n"
 )
 _POINTER_LIMIT: Final = 1024
+_PUBLIC: Final = Outward()
 _SPARE: Final = 1024 * 1024
 """Bytes beyond the largest file that git-lfs may write into one, such as its own log."""
 
@@ -61,9 +66,7 @@ def installed() -> bool:
 
 def content_path(git: Git, oid: str) -> Path:
     """Where the mirror keeps one object's content."""
-    if git.folder is None:
-        raise ValueError("LFS contents live in a repository")
-    return git.folder / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    return _store(git) / "objects" / oid[:2] / oid[2:4] / oid
 
 
 def fetch(
@@ -74,6 +77,7 @@ def fetch(
     stop: Stop | None,
     below: str = "",
     most: int = 1 << 50,
+    outward: Outward = _PUBLIC,
 ) -> dict[str, Path]:
     """The contents of these pointers, fetched as far as they are missing: path → file to copy from.
 
@@ -84,16 +88,12 @@ def fetch(
         stop: Called now and then; what it raises ends the work.
         below: Only what lies in this folder of the commit is fetched; empty: everything.
         most: Bytes that all of them may come to.
+        outward: Which addresses a server that the owner did not name may lead to.
 
     Raises:
-        GitError: git-lfs is not installed, or some content is not to be had; names the first files.
+        GitError: git-lfs is needed and not installed, or content is not to be had; names the first files.
     """
-    if _missing(git, pointers):
-        if not installed():
-            raise GitError(
-                f"{_some(pointers)} Git LFS pointers, and git-lfs is not installed on the executor.",
-                mend="Install it there (`apt install git-lfs`), or set `lfs = false` to train without them.",
-            )
+    if missing := _missing(git, pointers):
         largest, total = 0, 0
         for pointer in pointers.values():
             largest, total = max(largest, pointer.size), total + pointer.size
@@ -103,16 +103,22 @@ def fetch(
                 mend="Bring data by `data`, set `lfs = false`, or ask the owner for a higher limit.",
             )
         url = _lfs_url(git, commit)
-        if url and not _is_own(url, git.remote):
-            url, fixed = approach(url, what="The Git LFS server that .lfsconfig names")
-            git = replace(git, token="", stranger=True, fixed=fixed)
-        config = [f"remote.origin.url={git.remote}", *([f"lfs.url={url}"] if url else [])]
-        only = ("-I", f"{below}/**") if below else ()
-        git.run(
-            "lfs", "fetch", *only, "origin", commit,
-            config=config, stop=stop, doing="fetch LFS files", timeout=LONGEST,
-            caps={resource.RLIMIT_FSIZE: largest + _SPARE},
-        )  # fmt: skip
+        if git.stranger or (url and not _is_own(url, git.remote)):
+            server = LfsServer(_server(url, git.remote, outward), _store(git), outward=outward, stop=stop)
+            server.fetch({pointers[path].oid: pointers[path].size for path in missing})
+        else:
+            if not installed():
+                raise GitError(
+                    f"{_some(missing)} Git LFS pointers, and git-lfs is not installed on the executor.",
+                    mend="Install it there (`apt install git-lfs`), or set `lfs = false` to do without them.",
+                )
+            only = ("-I", f"{below}/**") if below else ()
+            git.run(
+                "lfs", "fetch", *only, "origin", commit,
+                config=[f"remote.origin.url={git.remote}", *([f"lfs.url={url}"] if url else [])],
+                stop=stop, doing="fetch LFS files", timeout=LONGEST,
+                caps={resource.RLIMIT_FSIZE: largest + _SPARE},
+            )  # fmt: skip
     absent = _missing(git, pointers)
     if absent:
         raise GitError(
@@ -120,6 +126,26 @@ def fetch(
             mend="Push it with `git lfs push --all origin`, or set `lfs = false`.",
         )
     return {path: content_path(git, pointer.oid) for path, pointer in pointers.items()}
+
+
+def _store(git: Git) -> Path:
+    if git.folder is None:
+        raise ValueError("LFS contents live in a repository")
+    return git.folder / "lfs"
+
+
+def _server(url: str, remote: str, outward: Outward) -> str:
+    """The URL at which a stranger's LFS server is asked.
+
+    Args:
+        url: What `.lfsconfig` names; empty: nothing.
+        remote: The repository's remote.
+        outward: Which addresses may be reached.
+    """
+    if not url:
+        return endpoint(remote)
+    there, _ = approach(url, outward, what="The Git LFS server that .lfsconfig names")
+    return there if url.startswith(("https://", "http://")) else endpoint(there)
 
 
 def _missing(git: Git, pointers: Mapping[str, Pointer]) -> list[str]:

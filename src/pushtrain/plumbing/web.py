@@ -17,6 +17,7 @@ import re
 import socket
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, cast
 from urllib.parse import quote, urljoin, urlsplit
@@ -55,6 +56,27 @@ _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("\\", "")
 logging.getLogger("urllib3").setLevel(logging.INFO)
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """One file, and how it is asked for."""
+
+    url: str
+    token: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes = b""
+    kind: str = ""
+    moved: Moved = lambda _: ""
+
+    def sent(self, url: str, ours: Mapping[str, str]) -> dict[str, str]:
+        """What is sent along to this URL: what is meant for one host goes to no other."""
+        if self.body:
+            ours = {**ours, "Accept": self.kind, "Content-Type": self.kind}
+        if urlsplit(url).netloc != urlsplit(self.url).netloc:
+            return dict(ours)
+        trusted = self.token and urlsplit(url).scheme == "https"
+        return {**ours, **self.headers} | ({"Authorization": f"Bearer {self.token}"} if trusted else {})
+
+
 class Web:
     """Connections to web servers, kept open between files.
 
@@ -71,15 +93,28 @@ class Web:
         self._look = partial(dial.judge, outward) if outward is not None else dial.anywhere
         self._pools: dict[str, urllib3.PoolManager] = {}
 
-    def opener(self, url: str, *, token: str = "", moved: Moved = lambda _: "") -> Opener:
+    def opener(
+        self,
+        url: str,
+        *,
+        token: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        kind: str = "",
+        moved: Moved = lambda _: "",
+    ) -> Opener:
         """How to get the file at this URL.
 
         Args:
             url: http or https.
             token: A bearer token for this URL's host, sent over https only.
+            headers: More headers for this URL's host.
+            body: What is posted to it, also where it redirects to; empty: it is a GET.
+            kind: The media type of what is posted and of the answer.
             moved: Asked of every answer before it counts.
         """
-        return lambda ask: self._open(url, ask, token, moved)
+        wanted = _Wanted(url, token, headers or {}, body, kind, moved)
+        return lambda ask: self._open(wanted, Ask() if body else ask)
 
     def close(self) -> None:
         """Close what is still open."""
@@ -88,7 +123,7 @@ class Web:
         self._pace.close()
 
     @contextlib.contextmanager
-    def _open(self, url: str, ask: Ask, token: str, moved: Moved) -> Iterator[Stream]:
+    def _open(self, wanted: _Wanted, ask: Ask) -> Iterator[Stream]:
         headers = {"User-Agent": f"pushtrain/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
         if ask.offset:
             headers["Range"] = f"bytes={ask.offset}-"
@@ -99,9 +134,9 @@ class Web:
         elif ask.known.modified:
             headers["If-Modified-Since"] = ask.known.modified
         with self._paced():
-            response = self._request(url, headers, token, moved)
+            response = self._request(wanted, headers)
             try:
-                yield _stream(response, self._chunks(response), shown(url), ask)
+                yield _stream(response, self._chunks(response), shown(wanted.url), ask)
             finally:
                 _leave(response)
 
@@ -117,24 +152,20 @@ class Web:
         finally:
             self._pace.end()
 
-    def _request(
-        self, url: str, headers: Mapping[str, str], token: str, moved: Moved
-    ) -> urllib3.BaseHTTPResponse:
+    def _request(self, wanted: _Wanted, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """The answer that is no redirect."""
-        first, home = url, urlsplit(url).netloc
+        url = wanted.url
         for _ in range(_REDIRECTS + 1):
             there = self._admit(url)
-            ours = token and there.scheme == "https" and urlsplit(url).netloc == home
-            sent = {**headers, "Authorization": f"Bearer {token}"} if ours else dict(headers)
-            response = self._ask(url, there, sent)
-            target = moved(response) or (
+            response = self._ask(url, there, wanted.sent(url, headers), wanted.body)
+            target = wanted.moved(response) or (
                 response.headers.get("Location", "") if response.status in {301, 302, 303, 307, 308} else ""
             )
             if not target:
                 return response
             _leave(response)
             url = _followed(url, target)
-        raise DataError(f"{shown(first)} redirects more than {_REDIRECTS} times.", mend="Check the URL.")
+        raise DataError(f"{shown(wanted.url)} redirects more than {_REDIRECTS} times.", mend="Check the URL.")
 
     def _admit(self, url: str) -> WebAddress:
         """Judge a URL by itself; what its name leads to is judged when it is connected to."""
@@ -144,10 +175,18 @@ class Web:
             raise dial.refused(there.host, there.port, why)
         return there
 
-    def _ask(self, url: str, there: WebAddress, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+    def _ask(
+        self, url: str, there: WebAddress, headers: Mapping[str, str], body: bytes
+    ) -> urllib3.BaseHTTPResponse:
         try:
             return self._pool(url, there).request(
-                "GET", url, headers=headers, redirect=False, retries=False, preload_content=False
+                "POST" if body else "GET",
+                url,
+                headers=headers,
+                body=body or None,
+                redirect=False,
+                retries=False,
+                preload_content=False,
             )
         except SSLError as error:
             raise DataError(
