@@ -16,6 +16,7 @@ import pushtrain
 from pushtrain.cli.app import build
 from pushtrain.core import errors
 from pushtrain.core.model import Value
+from pushtrain.core.owner import OwnerRules
 from pushtrain.core.rules import Allow, Hooks, Limits, Rules
 from pushtrain.core.settings import ExecutorSettings, OwnerSecret, SenderSettings, Settings
 
@@ -145,18 +146,20 @@ RULES: tuple[tuple[str, type[Value]], ...] = (
     ("[[rules.allow]]", Allow),
     ("[rules.limits]", Limits),
     ("[rules.hooks]", Hooks),
+    ("[rules.owner]", OwnerRules),
 )
 """The tables of the rules, as they are written, and what each is read as."""
 
 
 def rules_part() -> list[str]:
     """The rules' part of docs/settings.md."""
-    docs = field_docs("rules")
+    docs = {**field_docs("rules"), **field_docs("owner")}
     part = [
         "## The owner's rules: `[rules]`",
         "",
-        "[rules.md](rules.md) is the page for owners, with an example. `pushtrain executor rules` tells what is in force. In the",
-        "environment: `PUSHTRAIN_RULES_NETWORK=none`, `PUSHTRAIN_RULES_LIMITS_TIME=6h`,",
+        "[rules.md](rules.md) is the page for owners, with an example; [owners.md](owners.md) tells of `[rules.owner]`. `pushtrain",
+        "executor rules` tells what is in force. In the environment: `PUSHTRAIN_RULES_NETWORK=none`,",
+        "`PUSHTRAIN_RULES_LIMITS_TIME=6h`, `PUSHTRAIN_RULES_OWNER_HOURS='Mon-Fri 18:00-08:00; Sat,Sun'`,",
         "`PUSHTRAIN_RULES_HOOKS_BEFORE='/usr/local/bin/may-train --quiet'`,",
         "`PUSHTRAIN_RULES_ALLOW='[{repository = \"github.com/octo/hello\"}]'`.",
         "",

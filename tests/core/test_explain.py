@@ -3,6 +3,7 @@
 import pytest
 
 from pushtrain.core.explain import entry_in_words, every_rule, explain
+from pushtrain.core.owner import OwnerRules
 from pushtrain.core.rules import Allow, Hooks, Limits, Rules
 
 FULL = Rules(
@@ -18,6 +19,24 @@ FULL = Rules(
     submodules=("github.com/octo/*",),
     limits=Limits(memory=32 * 10**9, downloads_per_day=200 * 10**9, data=10**9),
     hooks=Hooks(before=(("/bin/a", "x"),), after=(("/bin/b",), ("/bin/c",))),
+    owner=OwnerRules(
+        hours=("Sat,Sun",),
+        idle=600,
+        full_screen=False,
+        gpu_memory=0,
+        gpu_utilization=50,
+        reserve=0,
+        display=False,
+        load=2,
+        battery=True,
+        temperature=80,
+        grace=0,
+        settle=0,
+        kwh_per_day=5,
+        slurm=False,
+        nice=0,
+        quiet=("09:00-17:00",),
+    ),
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pushtrain.core.forms import listed
 from pushtrain.core.model import JobNetwork, Value
+from pushtrain.core.ownerwords import OWNER
 from pushtrain.core.rules import Allow, Rules
 from pushtrain.core.ruling import amount, spoken
 
@@ -245,6 +246,7 @@ _GROUPS: Final[Mapping[str, Mapping[str, _Words]]] = {
         "rules.limits.processes": (_count, _says("Processes and threads at once.")),
         "rules.limits.log": (amount, _says("Kept of its log, half head and half tail; the rest is counted.")),
     },
+    "When it is lent": OWNER,
     "Your own programs": {
         "rules.hooks.before": (
             _programs,

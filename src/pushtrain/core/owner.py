@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pushtrain.core.forms import listed
 from pushtrain.core.hours import Window, opens_in
-from pushtrain.core.model import Value
+from pushtrain.core.model import Gpu, Resources, Value
 from pushtrain.core.units import Duration, Size
 
 MIB: Final = 1024**2
@@ -62,6 +62,12 @@ class OwnerRules(Value):
     """Kilowatt-hours that runs may use from midnight to midnight UTC; 0: no limit."""
     slurm: bool = True
     """Whether jobs of a Slurm node on this machine count as the owner's work."""
+    nice: int = Field(default=10, ge=0, le=19)
+    """How far preparing, jobs and publishing stand back for the owner's programs where processor and disk are
+    short: their `nice` value."""
+    quiet: tuple[Window, ...] = ()
+    """Windows of the week in local time in which nothing is downloaded for runs and no results are published;
+    what has its data goes on."""
 
 
 class Why(StrEnum):
@@ -285,6 +291,34 @@ def _card(rules: OwnerRules, card: CardSeen) -> list[Finding]:
 def told(executor: str, findings: Sequence[Finding]) -> str:
     """What a borrower reads while a run waits: `lab-3 waits: the owner is using GPU 0 (9 GB)`; else empty."""
     return f"{executor} waits: {findings[0].words}" if findings else ""
+
+
+def waits(verdict: Verdict, gpus: Sequence[Gpu], needs: Resources) -> tuple[Finding, ...]:
+    """Why a run that waits cannot start as far as its owner is concerned; empty: the owner is not in its way.
+
+    Args:
+        verdict: How things stand.
+        gpus: The machine's.
+        needs: What the run asks for.
+    """
+    if not verdict.lent:
+        return verdict.of()
+    large = [gpu for gpu in gpus if gpu.memory >= needs.gpu_memory]
+    kept = [gpu for gpu in large if verdict.stance(gpu.uuid) is not Stance.LENT]
+    if not kept or len(large) - len(kept) >= needs.gpus:
+        return ()
+    return max((verdict.of(gpu.uuid) for gpu in kept), key=lambda found: found[0].stance)
+
+
+def same(one: Verdict, other: Verdict) -> bool:
+    """Whether two verdicts say the same, amounts apart: memory in use goes up and down all the time."""
+
+    def essence(verdict: Verdict) -> dict[str, tuple[tuple[Why, Stance], ...]]:
+        return {
+            key: tuple((each.why, each.stance) for each in found) for key, found in verdict.findings.items()
+        }
+
+    return essence(one) == essence(other)
 
 
 # --- the ladder -------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pushtrain.core.lent import check_entry
 from pushtrain.core.model import Isolation, JobNetwork, Value
 from pushtrain.core.names import store_problem
 from pushtrain.core.outward import listed as data_host
+from pushtrain.core.owner import OwnerRules
 from pushtrain.core.patterns import PatternError, compiled
 from pushtrain.core.units import Duration, Size
 
@@ -177,6 +178,7 @@ class Rules(Value):
     Others are fetched as a stranger would: public ones, over https."""
     limits: Limits = Limits()
     hooks: Hooks = Hooks()
+    owner: OwnerRules = OwnerRules()
 
     @model_validator(mode="after")
     def _signers_are_listed_and_asked_for(self) -> Self:

@@ -83,6 +83,21 @@ class StateFolder:
         return self.root / "downloads.json"
 
     @property
+    def pause(self) -> Path:
+        """The owner's wish not to lend; there only while there is one."""
+        return self.root / "pause.json"
+
+    @property
+    def energy(self) -> Path:
+        """How much energy runs used today."""
+        return self.root / "energy.json"
+
+    @property
+    def standing(self) -> Path:
+        """How the machine and its GPUs stand, for the owner's own screen: it names programs."""
+        return self.root / "standing.json"
+
+    @property
     def trusted(self) -> Path:
         """Executors' keys that this sender trusts."""
         return self.root / "trusted_keys"

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.forms import Wrong, did_you_mean, dotted, show
+from pushtrain.core.hours import Window
 from pushtrain.core.model import Value
 from pushtrain.core.rules import Allow, Rules
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
@@ -142,8 +143,8 @@ def _table(tables: dict[str, Any], path: Key, file: Path) -> dict[str, Any]:
 def _from_text(value: str, kind: Any, variable: str) -> Any:
     """A setting from the environment.
 
-    `a,b` for lists, `a=/x` for tables, `URL KEY` for executors, a command line for programs, and for entries
-    of `rules.allow` the list as TOML writes it.
+    `a,b` for lists, `a; b` for windows of the week, `a=/x` for tables, `URL KEY` for executors, a command
+    line for programs, and for entries of `rules.allow` the list as TOML writes it.
     """
     annotation = str(kind)
     words = [word.strip() for word in value.split(",") if word.strip()]
@@ -153,6 +154,8 @@ def _from_text(value: str, kind: Any, variable: str) -> Any:
         return [dict(zip(("url", "public_key"), word.split(None, 1), strict=False)) for word in words]
     if Allow.__name__ in annotation:
         return _toml(value, variable)
+    if Window in get_args(kind):  # a window may hold commas of its own
+        return [word.strip() for word in value.split(";") if word.strip()]
     if _takes_programs(kind):
         return [_words(value, variable)] if value.strip() else []
     return words if annotation.startswith("tuple") else value

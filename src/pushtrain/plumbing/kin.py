@@ -1,0 +1,73 @@
+"""Which processes belong to our runs: below their shims, or marked as their attempt.
+
+A job may fork as it likes, its shim is the subreaper above all of it, also where it has process numbers of
+its own. What a container's engine started is not below the shim, but carries the attempt's mark. A handful of
+pids is asked about, once a second, so their parents are walked up rather than the whole table read; what is
+known of a process is kept as long as it lives.
+"""
+
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Final
+
+from pushtrain.plumbing.process import ATTEMPT_MARK, stat
+
+_INIT_NAMESPACE: Final = "pid:[4026531836]"
+"""The machine's own process numbers; the kernel's constant."""
+_DEPTH: Final = 64
+
+
+def numbers_are_the_machines() -> bool:
+    """Whether the pids that we see are the machine's: the driver tells those, also to a container."""
+    try:
+        return os.readlink("/proc/self/ns/pid") == _INIT_NAMESPACE  # noqa: PTH115  it names no file
+    except OSError:
+        return True
+
+
+class Kin:
+    """What is known of processes."""
+
+    def __init__(self) -> None:
+        self._ours: dict[tuple[int, int], bool] = {}
+        self._roots: frozenset[int] = frozenset()
+
+    def sort(self, pids: Iterable[int], roots: Collection[int]) -> tuple[set[int], set[int]]:
+        """Those that are ours, and those that are gone.
+
+        Args:
+            pids: Whom to look at.
+            roots: Our shims.
+        """
+        if frozenset(roots) != self._roots:  # a stranger may be the child of a shim that was just found again
+            self._roots = frozenset(roots)
+            self._ours = {who: ours for who, ours in self._ours.items() if ours}
+        kept, ours, dead = {}, set(), set()
+        for pid in pids:
+            found = stat(pid)
+            if found is None or found.state in "ZX":
+                dead.add(pid)
+                continue
+            who = (pid, found.start)
+            known = self._ours.get(who)
+            kept[who] = self._is_ours(pid, found.parent) if known is None else known
+            if kept[who]:
+                ours.add(pid)
+        self._ours = kept
+        return ours, dead
+
+    def _is_ours(self, pid: int, parent: int) -> bool:
+        at = parent
+        for _ in range(_DEPTH):
+            if at in self._roots:
+                return True
+            above = stat(at) if at > 1 else None
+            if above is None:
+                break
+            at = above.parent
+        try:
+            variables = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return any(one.startswith(f"{ATTEMPT_MARK}=".encode()) for one in variables.split(b"\0"))
