@@ -44,6 +44,8 @@ VERBS: Final[tuple[tuple[str, str, str, Group], ...]] = (
     ("results", "results:app", "List, show and fetch what runs left.", _RUNS),
     ("secret", "secret:app", "Give jobs secrets, sealed so that only their executors can read them.", _RUNS),
     ("executor", "executor:app", "Lend this machine.", _MACHINES),
+    ("pause", "pause:pause", "Do not lend this machine for a while: it is yours at once.", _MACHINES),
+    ("resume", "pause:resume", "Lend this machine again after a pause.", _MACHINES),
     ("sender", "sender:app", "Turn pushes into commands: webhook and polling.", _MACHINES),
     (
         "roster",

@@ -10,9 +10,8 @@ from cyclopts import App, Parameter
 from pushtrain.cli import render
 from pushtrain.cli.connect import absences, ask_all, askable, everyone
 from pushtrain.cli.options import Json, MinIsolation, Network, Repo, State, TunnelName
-from pushtrain.cli.room import run_until_stopped, served
+from pushtrain.cli.ownerlines import one_line, tell
 from pushtrain.cli.roster import gpus
-from pushtrain.wiring.rooms import serve_executor
 from pushtrain.wiring.settings import load_settings, open_state
 
 app = App(name="executor")
@@ -70,6 +69,9 @@ def executor(
         min_isolation: The weakest level that jobs may run at; `sandbox` without a word (docs/isolation.md).
         network: What jobs may reach; `internet` without a word (docs/network.md).
     """
+    from pushtrain.cli.room import run_until_stopped, served  # lazy: the other verbs need no server
+    from pushtrain.wiring.rooms import serve_executor
+
     folder = open_state(state)
     flags = {"name": name, "slots": slots, "labels": label or None, "host": host, "port": port}
     flags |= {"tunnel": tunnel, "domain": domain, "public_url": public_url}
@@ -81,12 +83,21 @@ def executor(
 
 
 @app.command
-def status(*, json: Json = False, state: State = None) -> None:
+def status(
+    *, line: Annotated[bool, Parameter(negative="")] = False, json: Json = False, state: State = None
+) -> None:
     """Show which executors are known here, whether they answer, and what they have free.
 
     Known are the executor of this state folder, those in the settings, trusted keys with an address, and
-    those on the roster of the repository you stand in whose key is trusted here.
+    those on the roster of the repository you stand in whose key is trusted here. Below it stands how this
+    machine is lent at the moment, and which of your programs use its GPUs; nobody else is told their names.
+
+    Args:
+        line: Print one line about this machine, for a status bar; asks nobody, and takes no network.
     """
+    if line:
+        one_line(open_state(state), as_json=json)
+        return
     known = everyone(state)
     answers = ask_all(askable(known), lambda client: client.challenge())
     found = {one.client.id: (one.client, one.value) for one in reversed(answers) if one.value is not None}
@@ -96,7 +107,7 @@ def status(*, json: Json = False, state: State = None) -> None:
         render.emit_json([answer for _, answer in found.values()])
         return
     render.table(
-        ("name", "address", "slots free", "GPUs free", "running", "queued", "labels"),
+        ("name", "address", "slots free", "GPUs free", "running", "queued", "labels", "waits for"),
         [
             (
                 render.literal(answer.card.name),
@@ -106,6 +117,7 @@ def status(*, json: Json = False, state: State = None) -> None:
                 answer.capacity.running,
                 answer.capacity.queued,
                 render.literal(", ".join(answer.card.labels)),
+                render.literal(answer.capacity.waits),
             )
             for client, answer in found.values()
         ],
@@ -115,6 +127,7 @@ def status(*, json: Json = False, state: State = None) -> None:
     sentences = [f"{known.name(one.client)}: {one.trouble}" for one in silent.values()]
     for sentence in (*sentences, *absences(known, time.time())):
         render.plain(f"{sentence.rstrip('.')}.")
+    tell(open_state(state))
 
 
 @app.command

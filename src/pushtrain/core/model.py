@@ -363,6 +363,8 @@ class Capacity(Value):
     """Bytes of each free GPU."""
     queued: int
     running: int
+    waits: str = ""
+    """Why a part of it is not lent at the moment, for people: `the owner is using GPU 0 (9 GB)`."""
     at: float = 0
     """When this was so, by the executor's clock."""
 

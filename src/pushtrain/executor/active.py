@@ -9,6 +9,7 @@ import threading
 
 from pushtrain.core.model import Attempt, Progress, Reason, Run
 from pushtrain.executor import launch
+from pushtrain.executor.lending import Holder
 from pushtrain.plumbing.rundir import RunDir, StopOrder
 
 
@@ -32,6 +33,13 @@ class Active:
         self._lock = threading.Lock()
         self._order: StopOrder | None = None
         self._shim: launch.Process | None = None
+
+    @property
+    def holder(self) -> Holder:
+        """What it has of this machine."""
+        job = self.run.command.job
+        shim = self._shim.pid if self._shim is not None else None
+        return Holder(self.run.id, self.run.attempt, job.title, self.run.gpus, job.resources.gpu_memory, shim)
 
     @property
     def order(self) -> StopOrder | None:

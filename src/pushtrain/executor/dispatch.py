@@ -22,6 +22,7 @@ from pushtrain.core.model import Attempt, Progress, Reason, Run, Stage
 from pushtrain.executor import launch
 from pushtrain.executor.active import Active
 from pushtrain.executor.endings import Endings
+from pushtrain.executor.lending import ALL, Holder, Terms
 from pushtrain.executor.prepare import Preparation, PreparationError, Workshop
 from pushtrain.executor.recovery import adopt, recall
 from pushtrain.plumbing import process, reserve
@@ -54,6 +55,7 @@ class Dispatch:
         changed: Told the id of each run that changed; called from any thread.
         ended: Called when a run has become publishable; from any thread.
         may_start: Whether runs may start that the key with this fingerprint sent.
+        terms: What may be claimed now, as far as the machine's owner is concerned.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Dispatch:
         changed: Callable[[str], None],
         ended: Callable[[], None],
         may_start: Callable[[str], bool],
+        terms: Callable[[], Terms] = lambda: ALL,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -73,6 +76,7 @@ class Dispatch:
         self._changed = changed
         self._ended = ended
         self._may_start = may_start
+        self._terms = terms
         self._clock = clock
         self._compiled = Path()
         self._active: dict[str, Active] = {}
@@ -136,6 +140,10 @@ class Dispatch:
         except (Conflict, StorageError) as error:  # the order to the shim stands, and is obeyed
             _log.warning("run %s: %s", active.run.short, error)
         self._changed(run_id)
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who holds something of this machine."""
+        return tuple(active.holder for active in list(self._active.values()))
 
     def progress(self, run_id: str) -> Progress | None:
         """What an attempt is doing at the moment."""
@@ -207,9 +215,10 @@ class Dispatch:
 
     def _claim_now(self) -> Active | None:
         shop = self._shop
+        gpus, slots = self._terms().of(shop.gpus, self._slots)
         with self._lock:
             claimed = self._store.claim(
-                slots=self._slots, gpus=shop.gpus, executor=shop.settings.name, may_start=self._may_start
+                slots=slots, gpus=gpus, executor=shop.settings.name, may_start=self._may_start
             )
             if claimed is None:
                 return None

@@ -41,9 +41,11 @@ from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.usage import Usage
 from pushtrain.executor.access import Access
+from pushtrain.executor.cardwatch import Samples
 from pushtrain.executor.courier import Courier, Publisher, clear_expired, clear_left
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.drain import Drain
+from pushtrain.executor.landlord import Landlord
 from pushtrain.executor.prepare import Workshop
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
 from pushtrain.executor.vault import Reader, Vault
@@ -53,6 +55,7 @@ from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.cleanlog import read_clean
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.gpu import Sampler
 from pushtrain.plumbing.identity import Identity, forget_former
 from pushtrain.plumbing.invitations import Invitations
 from pushtrain.plumbing.keys import Authorized, Grant
@@ -66,6 +69,8 @@ from pushtrain.ports import Environment, Sandbox
 _log = logging.getLogger(__name__)
 
 _DAY: Final = 86_400.0
+_MOST_TOLD: Final = 200
+"""Waiting runs whose readers are told at once that the owner came or went; others read it when they ask."""
 _MOST_MASKS: Final = 64
 """Attempts whose secrets are kept in memory while their logs are read."""
 
@@ -85,6 +90,7 @@ class ExecutorService:
         sandbox: What jobs are kept in.
         access: What they reach over the network.
         gpus: This machine's GPUs.
+        samples: Where it is seen what they do.
         sealed: Where the sealed secrets of a repository are, by its key.
         shed: Gives back disk space that costs only time, before environments are evicted.
         number_of: Asks a Git host which number a repository has.
@@ -106,6 +112,7 @@ class ExecutorService:
         sandbox: Sandbox,
         access: Access,
         gpus: Sequence[Gpu] = (),
+        samples: Samples | None = None,
         sealed: Mapping[str, Reader] | None = None,
         shed: Callable[[], None] = lambda: None,
         number_of: NumberOf = unasked,
@@ -155,6 +162,17 @@ class ExecutorService:
             access=access,
             gpus=self.gpus,
         )
+        self._dispatch: Dispatch
+        self._landlord = Landlord.of(
+            settings,
+            state,
+            self.gpus,
+            samples=samples or Sampler(),
+            dispatch=lambda: self._dispatch,
+            waiting=lambda: store.counts()[0],
+            changed=self._stands_otherwise,
+            clock=clock,
+        )
         self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)
         self._dispatch = Dispatch(
             store,
@@ -163,6 +181,7 @@ class ExecutorService:
             changed=self._changed,
             ended=self._courier.wake,
             may_start=lambda sender: not self.drain.on and authorized.word(sender) is Word.MAY,
+            terms=self._landlord.terms,
             clock=clock,
         )
         self._warden = Warden(
@@ -181,6 +200,7 @@ class ExecutorService:
                 group.create_task(self._courier.run())
                 group.create_task(self._warden.run())
                 group.create_task(self.drain.run())
+                group.create_task(self._landlord.run())
                 group.create_task(self._keep_house())
         finally:
             await asyncio.to_thread(self._shop.close)
@@ -350,14 +370,18 @@ class ExecutorService:
     ) -> list[Run]:
         """Runs, newest first; `find` as the store's `find`."""
         if not find:
-            return self.store.runs(repository=repository, states=states, limit=limit)
-        found = self.store.find(find, limit=limit)
+            found = self.store.runs(repository=repository, states=states, limit=limit)
+            return [self._told(run) for run in found]
         wanted = frozenset(states or State)
-        return [run for run in found if run.state in wanted and repository in {"", run.command.repository}]
+        return [
+            self._told(run)
+            for run in self.store.find(find, limit=limit)
+            if run.state in wanted and repository in {"", run.command.repository}
+        ]
 
     def view(self, run_id: str) -> RunView:
         """The run as it is shown. Raises NotFound."""
-        run = self.store.run(run_id)
+        run = self._told(self.store.run(run_id))
         return RunView(
             run=run,
             attempts=tuple(self.store.attempts(run_id)),
@@ -429,7 +453,8 @@ class ExecutorService:
         """What is free at this moment."""
         at = self._clock()
         queued, active, _ = self.store.counts()
-        free_slots, free_gpus = self.store.room(slots=self._slots, gpus=self.gpus)
+        gpus, slots = self._landlord.terms().of(self.gpus, self._slots)
+        free_slots, free_gpus = self.store.room(slots=slots, gpus=gpus)
         if self.drain.on:
             free_slots, free_gpus = 0, ()
         return Capacity(
@@ -439,6 +464,7 @@ class ExecutorService:
             free_memory=tuple(gpu.memory for gpu in free_gpus),
             queued=queued,
             running=active,
+            waits=self._landlord.stands(),
             at=at,
         )
 
@@ -461,11 +487,24 @@ class ExecutorService:
 
     def run_of(self, run_id: str) -> Run:
         """The run without its history. Raises NotFound."""
-        return self.store.run(run_id)
+        return self._told(self.store.run(run_id))
 
     def challenge(self, nonce: str) -> Challenge:
         """Who this is and what it has free."""
         return Challenge(nonce=nonce, card=self.card(), capacity=self.capacity(), version=__version__)
+
+    def _told(self, run: Run) -> Run:
+        """A run as others see it: one that waits for the owner says so."""
+        if run.state is not State.QUEUED or run.waiting_for:
+            return run
+        return run.model_copy(update={"waiting_for": self._landlord.why(run.command.job.resources)})
+
+    def _stands_otherwise(self) -> None:
+        """The owner came or went: what waits may start, and says for what it waits."""
+        self._dispatch.wake()
+        self._changed("")  # what is free has changed, whatever became of runs
+        for run in self.store.runs(states=(State.QUEUED,), limit=_MOST_TOLD):
+            self._changed(run.id)
 
     def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
         """Call `changed(run_id)`, from any thread, whenever a run's view changes; returns how to stop it."""

@@ -51,13 +51,17 @@ class Kin:
                 continue
             who = (pid, found.start)
             known = self._ours.get(who)
-            kept[who] = self._is_ours(pid, found.parent) if known is None else known
-            if kept[who]:
+            if known is None:
+                known = self._is_ours(pid, found.parent)
+            if known is not None:
+                kept[who] = known
+            if known:
                 ours.add(pid)
         self._ours = kept
         return ours, dead
 
-    def _is_ours(self, pid: int, parent: int) -> bool:
+    def _is_ours(self, pid: int, parent: int) -> bool | None:
+        """Whether a process is; None: it has no environment yet, so it is a stranger for now."""
         at = parent
         for _ in range(_DEPTH):
             if at in self._roots:
@@ -70,4 +74,6 @@ class Kin:
             variables = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             return False
+        if not variables:
+            return None
         return any(one.startswith(f"{ATTEMPT_MARK}=".encode()) for one in variables.split(b"\0"))

@@ -26,6 +26,8 @@ _EVERY: Final = 5.0
 """Seconds between two looks of a signal, at least."""
 _RARELY: Final = 60.0
 """Seconds between two looks, at most: programs that others start are counted, too, now and then."""
+_FORGOTTEN: Final = 60.0
+"""Seconds after which the last answer of one that does not answer any more no longer counts."""
 _CALM: Final = 6.0
 """How many times as rarely signals are asked while nothing of ours depends on them."""
 
@@ -53,6 +55,7 @@ class _Paced(Generic[T]):
         self._every = every
         self._pause = every
         self._asked_at = float("-inf")
+        self._told_at = float("-inf")
         self._value: T | None = None
 
     def value(self, calm: float = 1.0) -> T | None:
@@ -60,10 +63,14 @@ class _Paced(Generic[T]):
         if self._clock() - self._asked_at >= self._pause * calm:
             begin = _spent()
             try:
-                self._value = self._ask()
+                found = self._ask()
             except Exception:  # noqa: BLE001  one signal's defect must not blind the others
                 _log.exception("a signal of the owner could not be read")
-                self._value = None
+                found = None
+            if found is not None:
+                self._told_at = self._clock()
+            if found is not None or self._clock() - self._told_at > _FORGOTTEN:
+                self._value = found  # a program that was too slow once must not end a training
             self._pause = max(self._every, min(_RARELY, (_spent() - begin) / _SHARE))
             self._asked_at = self._clock()
         return self._value
@@ -116,7 +123,7 @@ class Presence:
         self._no_slurm = _Paced(workload.slurm_works, clock, every=_RARELY)
         self._load = _Paced(workload.Load(ours, clock=clock).look, clock)
         self._calm = 1.0
-        self._seen: tuple[float, Signals] = (float("-inf"), Signals())
+        self._seen: tuple[float, bool, Signals] = (float("-inf"), True, Signals())
 
     def look(self, *, calm: bool = False, fresh: bool = False) -> Signals:
         """Every signal, as recently asked as its pace allows.
@@ -138,13 +145,20 @@ class Presence:
                 on_battery=None if self._rules.battery else self._battery.value(self._calm),
                 slurm=self._in_slurm() if self._rules.slurm else None,
             )
-            self._seen = (self._clock(), found)
+            self._seen = (self._clock(), calm, found)
             return found
 
-    def latest(self, within: float) -> Signals:
-        """What was seen last; looked at anew when that is longer ago than `within` seconds."""
-        at, found = self._seen
-        return found if self._clock() - at <= within else self.look(fresh=True)
+    def latest(self, within: float, *, calm: bool = False) -> Signals:
+        """What was seen last, if that will do; else it is looked at anew.
+
+        Args:
+            within: Seconds ago at most.
+            calm: Whether what was seen while nothing depended on it will do, too.
+        """
+        at, was_calm, found = self._seen
+        if self._clock() - at <= within and (calm or not was_calm):
+            return found
+        return self.look(fresh=True)
 
     def close(self) -> None:
         """End what goes on behind it."""

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from pushtrain.core.forms import clean
 from pushtrain.core.model import Capacity, ExecutorCard, JobSpec, TrainCommand
 from pushtrain.core.policy import choose, fits, starts_now
 from pushtrain.plumbing.outbox import Outgoing
@@ -27,6 +28,8 @@ FIRST_ASKED: Final = 3
 """Executors that are asked at first where many fit; each further time about as many as have been asked."""
 _SHOWN: Final = 4
 """Executors that a sentence names."""
+_LONGEST: Final = 80
+"""Characters of an executor's own words."""
 _TOLD: Final = 2
 """Executors of which it is told in full why they do not do."""
 
@@ -305,7 +308,8 @@ class _Decision:
             self._reach(seen)
         words = [
             _of([seen.name for seen in (*asking, *unknown)], "is being asked", "are being asked"),
-            _of([seen.name for seen in busy], "is busy", "are busy"),
+            _of([seen.name for seen in busy if not _owners(seen)], "is busy", "are busy"),
+            *_first([_owners(seen) for seen in busy if _owners(seen)], "are used by their owners"),
             *_first([_plain(seen.trouble) for seen in silent], "do not answer"),
             *_first(kind.misfits, "do not fit"),
         ]
@@ -404,6 +408,12 @@ def _first(sentences: Sequence[str], rest: str) -> list[str]:
     """The first of many sentences, and how many there are beside."""
     more = len(sentences) - _TOLD
     return list(sentences) if more <= 1 else [*sentences[:_TOLD], f"{more} more {rest}"]
+
+
+def _owners(seen: Seen) -> str:
+    """That an executor's owner uses it, as it says itself; empty: it is busy with runs."""
+    waits = seen.capacity.waits if seen.capacity is not None else ""
+    return f"{seen.name} waits: {clean(waits[:_LONGEST])}" if waits else ""
 
 
 def _plain(text: str) -> str:

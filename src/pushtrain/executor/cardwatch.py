@@ -1,0 +1,179 @@
+"""The GPUs, looked at again and again: what of each is ours, and what its owner's.
+
+It counts what our runs use of energy, too, and sees that a run's memory comes back. A card whose run has
+ended is given to nobody before it has; memory that no process holds a second later is trouble: a wedged
+process has it, or the driver.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from pushtrain.core.cardseen import Lent, card_seen, coming_back
+from pushtrain.core.gpus import GpuSample, Trouble, trouble
+from pushtrain.core.model import Gpu
+from pushtrain.core.owner import CardSeen
+from pushtrain.executor.lending import Holder
+from pushtrain.plumbing.energy import EnergyDay
+from pushtrain.plumbing.kin import Kin, numbers_are_the_machines
+
+_log = logging.getLogger(__name__)
+
+BACK_WITHIN: Final = 1.0
+"""Seconds after a run's end within which its memory must be back."""
+_COOLING: Final = 3.0
+"""Seconds after a run's end in which a card's utilisation, a mean, may still be that run's."""
+
+
+class Samples(Protocol):
+    """Where samples come from: `plumbing.gpu.Sampler`."""
+
+    def sample(self) -> tuple[GpuSample, ...]:
+        """Every GPU as it is now."""
+
+    def close(self) -> None:
+        """Let the driver's library go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """What one look saw."""
+
+    seen: tuple[CardSeen, ...] = ()
+    emptying: frozenset[str] = frozenset()
+    """Cards whose memory has not come back yet."""
+    blind: bool = False
+    """Whether the driver tells nothing of processes that means anything here."""
+    theirs: Mapping[str, tuple[tuple[int, int | None], ...]] = field(default_factory=dict)
+    """By card: pid and bytes of each process that is not ours; for the owner's own screen."""
+
+
+class CardWatch:
+    """The cards of one machine; one thread at a time looks.
+
+    Args:
+        gpus: What the machine has.
+        samples: Where samples come from.
+        energy: Where what our runs use is counted.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        gpus: Sequence[Gpu],
+        samples: Samples,
+        energy: EnergyDay,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._index = {gpu.uuid: gpu.index for gpu in gpus}
+        self._samples = samples
+        self._energy = energy
+        self._clock = clock
+        self._kin = Kin()
+        self._nested = not numbers_are_the_machines()
+        self._errors: dict[str, int | None] = {}
+        self._before: dict[str, GpuSample] = {}
+        self._held: set[str] = set()
+        self._released: dict[str, float] = {}
+        self._stuck: dict[str, float] = {}
+        self._told: dict[str, str] = {}
+        self.last = Cards()
+        """What was seen last."""
+
+    def look(self, holders: Sequence[Holder]) -> Cards:
+        """The cards as they are now, and what these runs use of them."""
+        if not self._index:
+            return self.last
+        now = self._clock()
+        samples = [one for one in self._samples.sample() if one.uuid in self._index]
+        held = {uuid for holder in holders for uuid in holder.gpus}
+        self._released |= dict.fromkeys(self._held - held, now)
+        self._held = held
+        for uuid in held:
+            self._released.pop(uuid, None)
+        self._count(samples, held)
+        pids = {process.pid for one in samples for process in one.processes or ()}
+        ours, dead = self._kin.sort(pids, [holder.shim for holder in holders if holder.shim])
+        blind = self._nested or any(one.processes is None for one in samples if not (one.asleep or one.lost))
+        seen, emptying, theirs = [], set(), {}
+        for one in samples:
+            back = not coming_back(one, dead=dead, blind=blind)
+            if one.uuid not in held and not back and self._since_release(one.uuid, now) < BACK_WITHIN:
+                emptying.add(one.uuid)
+            seen.append(
+                card_seen(
+                    one,
+                    self._index[one.uuid],
+                    ours=ours,
+                    dead=dead,
+                    lent=_lent(holders, one.uuid),
+                    cooling=self._since_release(one.uuid, now) < _COOLING,
+                    blind=blind,
+                    trouble=self._trouble(one, now, dead=dead, blind=blind),
+                )
+            )
+            theirs[one.uuid] = tuple(
+                (process.pid, process.memory)
+                for process in one.processes or ()
+                if process.pid not in ours and process.pid not in dead
+            )
+        self.last = Cards(tuple(seen), frozenset(emptying), blind, {} if blind else theirs)
+        return self.last
+
+    def close(self) -> None:
+        """Let the driver go."""
+        self._samples.close()
+        self._energy.settle()
+
+    def kwh(self) -> float:
+        """What runs have used today."""
+        return self._energy.kwh()
+
+    def _since_release(self, uuid: str, now: float) -> float:
+        return now - self._released.get(uuid, float("-inf"))
+
+    def _trouble(self, sample: GpuSample, now: float, *, dead: set[int], blind: bool) -> str:
+        """What is wrong with a card; memory that nobody holds only once it has been so for a second."""
+        baseline = self._errors.setdefault(sample.uuid, sample.memory_errors)
+        held = sample.uuid in self._held
+        found = trouble(sample, baseline=baseline, ours=(0,) if held else ())
+        if not (held or blind) and found is None and coming_back(sample, dead=dead) and not sample.display:
+            found = Trouble.HELD  # by processes that are gone: the driver tells of them all the same
+        if found is Trouble.HELD:
+            since = self._stuck.setdefault(sample.uuid, now)
+            if now - since < BACK_WITHIN:
+                return ""
+        else:
+            self._stuck.pop(sample.uuid, None)
+        self._tell(sample.uuid, str(found or ""))
+        return str(found or "")
+
+    def _tell(self, uuid: str, found: str) -> None:
+        if self._told.get(uuid, "") != found:
+            self._told[uuid] = found
+            what = f"is out of order ({found})" if found else "is in order again"
+            _log.warning("GPU %d %s", self._index[uuid], what)
+
+    def _count(self, samples: Sequence[GpuSample], held: set[str]) -> None:
+        """Count what our runs' cards have used since the last look: by their meter, else power and time."""
+        used = 0.0
+        for one in samples:
+            before = self._before.get(one.uuid)
+            if before is not None and one.uuid in held and not (one.asleep or one.lost):
+                if one.energy is not None and before.energy is not None:
+                    used += max(0.0, one.energy - before.energy)
+                elif one.power is not None:
+                    used += one.power * max(0.0, one.at - before.at)
+            self._before[one.uuid] = one
+        self._energy.add(used)
+
+
+def _lent(holders: Sequence[Holder], uuid: str) -> Lent | None:
+    """What our runs have of a card."""
+    mine = [holder for holder in holders if uuid in holder.gpus]
+    if not mine:
+        return None
+    return Lent(any(not one.gpu_memory for one in mine), sum(one.gpu_memory for one in mine))
