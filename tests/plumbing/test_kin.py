@@ -43,7 +43,7 @@ def test_what_double_forks_below_a_shim_is_ours(
     note = tmp_path / "pid"
     shim = subprocess.Popen((sys.executable, "-c", REAPER, FORKS, str(note)))
     started.append(shim)
-    pid = int(wait_until(lambda: note.exists() and note.read_text()) or 0)
+    pid = int(wait_until(lambda: note.read_text() if note.exists() else ""))
     wait_until(lambda: (found := process.stat(pid)) and found.parent == shim.pid)
     kin = Kin()
     assert kin.sort([pid], [shim.pid]) == ({pid}, set())

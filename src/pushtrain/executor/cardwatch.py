@@ -7,7 +7,7 @@ process has it, or the driver.
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -37,6 +37,13 @@ class Samples(Protocol):
         """Let the driver's library go."""
 
 
+class Sorts(Protocol):
+    """Who knows whose a process is: `plumbing.kin.Kin`."""
+
+    def sort(self, pids: Iterable[int], roots: Collection[int]) -> tuple[set[int], set[int]]:
+        """Those that are ours, given our shims, and those that are gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cards:
     """What one look saw."""
@@ -57,6 +64,7 @@ class CardWatch:
         gpus: What the machine has.
         samples: Where samples come from.
         energy: Where what our runs use is counted.
+        kin: Knows whose a process is.
         clock: Seconds that only grow.
     """
 
@@ -66,13 +74,14 @@ class CardWatch:
         samples: Samples,
         energy: EnergyDay,
         *,
+        kin: Sorts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._index = {gpu.uuid: gpu.index for gpu in gpus}
         self._samples = samples
         self._energy = energy
         self._clock = clock
-        self._kin = Kin()
+        self._kin = kin or Kin()
         self._nested = not numbers_are_the_machines()
         self._errors: dict[str, int | None] = {}
         self._before: dict[str, GpuSample] = {}

@@ -62,6 +62,19 @@ class Pause(Protocol):
         """When lending goes on; None: there is no pause."""
 
 
+class Senses(Protocol):
+    """Who looks at the machine: `plumbing.presence.Presence`."""
+
+    def look(self, *, calm: bool = False, fresh: bool = False) -> Signals:
+        """Every signal, as recently asked as its pace allows."""
+
+    def latest(self, within: float, *, calm: bool = False) -> Signals:
+        """What was seen last, if that will do; else it is looked at anew."""
+
+    def close(self) -> None:
+        """End what goes on behind it."""
+
+
 class Preempt(Protocol):
     """`Dispatch.preempt`."""
 
@@ -112,7 +125,7 @@ class Landlord:
         executor: str,
         gpus: Sequence[Gpu],
         cards: CardWatch,
-        presence: Presence,
+        presence: Senses,
         pause: Pause,
         holders: Callable[[], Sequence[Holder]],
         preempt: Preempt,
