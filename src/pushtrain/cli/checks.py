@@ -1,10 +1,12 @@
 """What `pushtrain doctor` looks at on this machine: programs, private files, disk, GPUs, service."""
 
+import contextlib
 import os
 import platform
 import shutil
 import stat
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,6 +14,7 @@ from typing import Final
 from pushtrain.cli import render
 from pushtrain.cli.finding import Finding
 from pushtrain.core.errors import PushtrainError
+from pushtrain.core.model import State
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
@@ -21,6 +24,7 @@ _GIT: Final = (2, 30)
 _READ: Final = 0o077
 _WRITE: Final = 0o022
 _LONG: Final = 16
+_MANY: Final = 1000
 _DRIVER: Final = Path("/proc/driver/nvidia")
 
 
@@ -44,11 +48,15 @@ def store(folder: StateFolder) -> Iterator[Finding]:
         yield Finding("store", "note", f"none yet at {folder.store}; it is made when first needed")
         return
     try:
-        Store(folder.store, read_only=True).close()
+        with contextlib.closing(Store(folder.store, read_only=True)) as opened:
+            pending = [run for run in opened.runs(states=(State.PUBLISHING,), limit=_MANY) if run.pending]
     except PushtrainError as error:
         yield Finding("store", "wrong", error.message, error.mend)
-    else:
-        yield Finding("store", "ok", str(folder.store))
+        return
+    yield Finding("store", "ok", str(folder.store))
+    for why, count in Counter(run.waiting_for for run in pending).most_common():
+        text = f"pending for {count} run{'s' if count != 1 else ''}, kept and tried again: {why}"
+        yield Finding("publishing", "wrong", text, "The report follows by itself once that is mended.")
 
 
 def hardware(folder: StateFolder, settings: Settings) -> Iterator[Finding]:

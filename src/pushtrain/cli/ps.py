@@ -97,11 +97,11 @@ def not_sent(one: Unsent) -> str:
 
 
 def standing(run: Run) -> str:
-    """Where a run is and how it went, coloured: `running`, `succeeded`, `failed, publishing`."""
+    """Where a run is and how it went, coloured: `running`, `failed, publishing`, `lost, publish pending`."""
     twice = ", possible duplicate" if run.command.possible_duplicate else ""
     if run.outcome is None:
         waiting = f" ({render.literal(run.waiting_for)})" if run.waiting_for else ""
         wish = ", cancelling" if run.cancel_requested else ""
         return f"{render.coloured(run.state)}{wish}{waiting}{twice}"
-    publishing = "" if run.final else f", {render.coloured(run.state)}"
+    publishing = "" if run.final else f", {render.coloured('publish pending' if run.pending else run.state)}"
     return f"{render.coloured(run.ending)}{publishing}{twice}"

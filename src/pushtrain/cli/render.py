@@ -21,6 +21,7 @@ COLOURS: Final = {
     "preparing": "blue",
     "running": "bold blue",
     "publishing": "magenta",
+    "publish pending": "bold magenta",
     "succeeded": "green",
     "failed": "red",
     "cancelled": "yellow",
@@ -159,6 +160,12 @@ def ago(then: float, now: float) -> str:
         if past < limit:
             return f"{past / divisor:.0f} {unit} ago"
     return f"{past / 86_400:.0f} d ago"
+
+
+def ahead(then: float, now: float) -> str:
+    """In how long, in one unit."""
+    left = max(0.0, then - now)
+    return f"in {left:.0f} s" if left < 90 else f"in {left / 60:.0f} min"  # noqa: PLR2004  as `ago`
 
 
 def when(moment: float) -> str:

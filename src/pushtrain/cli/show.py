@@ -1,6 +1,7 @@
 """`pushtrain show`: everything about one run."""
 
 import shlex
+import time
 
 from pushtrain.cli import render
 from pushtrain.cli.find import find_anywhere
@@ -64,12 +65,19 @@ def _facts(run: Run, stands: str) -> None:
         "accepted": render.when(run.accepted_at),
         "results": f"{run.result_commit[:12]} {run.result_path}" if run.result_commit else "",
         "waits": run.waiting_for,
+        "next try": _next_try(run) if run.pending else "",
         "sender": run.sender,
     }
     for name, value in facts.items():
         if value:
             shown = render.literal(value).replace("\n", f"\n{'':13}")  # no line of it passes for one of ours
             render.say(f"  [dim]{name:<11}[/]{shown}")
+
+
+def _next_try(run: Run) -> str:
+    """When the results are tried again."""
+    tries = f"after {run.publish_tries} that failed"
+    return f"{render.ahead(run.not_before, time.time())}, {tries}; what is there is kept"
 
 
 def _attempt(attempt: Attempt, *, several: bool) -> None:

@@ -575,6 +575,11 @@ class Run(Value):
         return f"{self.outcome}{told}" if self.outcome else ""
 
     @property
+    def pending(self) -> bool:
+        """Whether its results could not be published yet; that is tried again for as long as it takes."""
+        return self.state is State.PUBLISHING and self.publish_tries > 0
+
+    @property
     def final(self) -> bool:
         """Whether nothing more will happen to this run."""
         return self.state is State.DONE

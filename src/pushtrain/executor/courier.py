@@ -2,8 +2,8 @@
 
 Runs of one repository go in one batch, which is one push; while one repository's remote is away the others go
 on, and one that takes its time soon holds none of the few places any more. What failed is tried again after
-1 s, then twice as long each time up to 10 min, for as long as it takes; it holds no slot meanwhile. When a
-run is published its work folder goes.
+1 s, then twice as long each time up to 10 min, for as long as it takes; it holds no slot meanwhile. A host
+that asks to be left alone is, by every run of that repository. When a run is published its work folder goes.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from pushtrain.core.model import Run
 from pushtrain.executor.harvest import harvested
 from pushtrain.executor.publish import Publishable, Published
 from pushtrain.plumbing import shortcut
+from pushtrain.plumbing.complaint import RateLimited
 from pushtrain.plumbing.rundir import RunDir
 from pushtrain.plumbing.store import Store
 from pushtrain.plumbing.trees import remove_tree
@@ -32,6 +33,10 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 600.0
+_LIMITED_PAUSE: Final = 60.0
+"""Seconds to leave a host alone at least that asks for fewer requests and does not say for how long."""
+_LONGEST_WISH: Final = 3600.0
+"""Seconds that a host may ask for."""
 _AT_ONCE: Final = 4
 """Repositories that are published to at once."""
 _SLOW: Final = 60.0
@@ -51,9 +56,12 @@ class Publisher(Protocol):
         """Publish these runs; for each run's id what came of it."""
 
 
-def pause_after(tries: int) -> float:
-    """Seconds until the next try, after so many that failed."""
-    return float(min(_FIRST_PAUSE * 2 ** min(tries, 20), _LONGEST_PAUSE))
+def pause_after(tries: int, error: PushtrainError | None = None) -> float:
+    """Seconds until the next try, after so many that failed, the last one with this error."""
+    pause = float(min(_FIRST_PAUSE * 2 ** min(tries, 20), _LONGEST_PAUSE))
+    if isinstance(error, RateLimited):
+        return max(pause, min(error.after, _LONGEST_WISH) or _LIMITED_PAUSE)
+    return pause
 
 
 class Courier:
@@ -81,6 +89,8 @@ class Courier:
         self._changed = changed
         self._clock = clock
         self._busy: set[str] = set()
+        self._left_alone: dict[str, float] = {}
+        """Repositories whose host asked for fewer requests, and until when."""
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._stopping = threading.Event()
         self._wake = asyncio.Event()
@@ -118,12 +128,17 @@ class Courier:
 
     def _due(self) -> tuple[dict[str, list[Run]], float | None]:
         """Runs to publish now, by repository, without those whose repository is busy; and the next time."""
+        now = self._clock()
         batches: dict[str, list[Run]] = {}
-        for run in self._store.publishable(self._clock(), limit=200):
-            target = run.command.job.results_to.repository or run.command.repository
-            if target not in self._busy:
+        dues = [self._store.next_due()]
+        for run in self._store.publishable(now, limit=200):
+            target = _target(run)
+            until = self._left_alone.get(target, now)
+            if until > now:
+                dues.append(until)
+            elif target not in self._busy:
                 batches.setdefault(target, []).append(run)
-        return batches, self._store.next_due()
+        return batches, min((due for due in dues if due is not None), default=None)
 
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
@@ -202,12 +217,19 @@ class Courier:
             else:
                 if isinstance(outcome, StorageError) and run.attempt:
                     _make_room(RunDir.of(self._runs, run.id, run.attempt))
-                pause = pause_after(run.publish_tries)
+                pause = pause_after(run.publish_tries, outcome)
+                if isinstance(outcome, RateLimited):
+                    self._left_alone[_target(run)] = now + pause
                 _log.warning("run %s: not published, next try in %g s: %s", run.short, pause, outcome)
                 self._store.advance(run.id, PublishFailed(str(outcome), now + pause))
         except IllegalTransition as error:
             _log.warning("run %s: %s", run.short, error)  # a person has abandoned it
         self._changed(run.id)
+
+
+def _target(run: Run) -> str:
+    """The repository that a run's results go to."""
+    return run.command.job.results_to.repository or run.command.repository
 
 
 def clear(run_folder: Path) -> None:

@@ -6,6 +6,8 @@ a plain GitError. No message holds a credential.
 
 import re
 import signal
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from pushtrain.core.errors import (
@@ -33,6 +35,15 @@ _NO_NETWORK: Final = re.compile(
     r"|network is unreachable|early eof|hung up|operation too slow|timed out|gnutls|ssl|returned error: 5\d\d"
     r"|rpc failed"
 )
+_LIMITED: Final = re.compile(
+    r"returned error: 429|http 429|rate.limited|rate limit exceeded|secondary rate limit|too many requests"
+)
+_NO_HOST: Final = re.compile(
+    r"no dav locking support|git-http-push failed|not valid: is this a git repository"
+    r"|unable to update url base from redirection"
+)
+_TRACED: Final = re.compile(r"^\d\d:\d\d:\d\d\.\d+ http\.c:\d+ .*\n?", re.MULTILINE)
+_RETRY_AFTER: Final = re.compile(r"<= Recv header: retry-after: *([^\n]+)", re.IGNORECASE)
 _NO_SPACE: Final = re.compile(r"no space left|disk quota exceeded|input/output error|read-only file system")
 _DECLINED: Final = re.compile(
     r"\[remote rejected\][^\n]*(hook declined|protected branch|declined|denied|prohibited|refusing)"
@@ -76,15 +87,41 @@ class PushDeclined(GitError):
     code = "push-declined"
 
 
+class RateLimited(GitError):
+    """The host asks for fewer requests; it says when it will answer again, or not.
+
+    Args:
+        message: What failed and why.
+        mend: What to do about it.
+        after: Seconds for which the host asks to be left alone; 0: it did not say.
+    """
+
+    code = "rate-limited"
+
+    def __init__(self, message: str, *, mend: str = "", after: float = 0) -> None:
+        super().__init__(message, mend=mend)
+        self.after = after
+
+
 class BrokenRepository(GitError):
     """Our own copy is damaged, by a power failure perhaps; it can be made anew."""
 
     code = "git-broken"
 
 
-def explain(done: Completed, doing: str) -> PushtrainError:
-    """The error that fits a failed git command: what failed, its own last words, and the mend."""
-    said = done.complaint
+TRACE: Final = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1", "GIT_TRACE_REDACT": "1"}
+"""Variables by which git tells the headers of a host's answers, among them when to come back."""
+
+
+def explain(done: Completed, doing: str, *, now: float = 0) -> PushtrainError:
+    """The error that fits a failed git command: what failed, its own last words, and the mend.
+
+    Args:
+        done: How it ended; headers that `TRACE` adds are looked at and left out.
+        doing: What it was to do.
+        now: Seconds since the epoch, for hosts that say when to come back by the clock.
+    """
+    said = _TRACED.sub("", done.complaint)
     lower = said.lower()
     words = _last_words(said) or f"exit code {done.code}"
     failed = f"git could not {doing}: {words}"
@@ -101,7 +138,24 @@ def explain(done: Completed, doing: str) -> PushtrainError:
         return UnsafeContent(
             failed, mend="Take it out of the repository's history: Git hosts refuse it, too."
         )
+    if _LIMITED.search(lower):
+        after = _pause(_RETRY_AFTER.findall(done.complaint), now)
+        when = f"; it asks to be left alone for {after:.0f} s" if after else ""
+        return RateLimited(f"{failed.rstrip('.')}{when}.", mend="It is tried again by itself.", after=after)
     return _ordinary(failed, lower)
+
+
+def _pause(said: Sequence[str], now: float) -> float:
+    """The seconds that the last `Retry-After` tells; 0: none, or nothing that can be read."""
+    if not said:
+        return 0.0
+    text = said[-1].strip()
+    if text.isdecimal():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except ValueError:
+        return 0.0
 
 
 def _ordinary(failed: str, lower: str) -> PushtrainError:
@@ -117,6 +171,9 @@ def _ordinary(failed: str, lower: str) -> PushtrainError:
         )
     if _MOVED.search(lower):
         return PushRejected(failed, mend="Fetch and try again.")
+    if _NO_HOST.search(lower):
+        mend = "What answers there is no Git host: a sign-in page of the network, a proxy? It is tried again."
+        return GitError(failed, mend=mend)
     if _ABSENT.search(lower):
         mend = "Check the remote in settings.toml; hosts also say so when the credentials lack access."
         return NotFound(failed, mend=mend)

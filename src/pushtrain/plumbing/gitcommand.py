@@ -18,6 +18,7 @@ Rules that hold for every call:
 import os
 import re
 import resource
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -27,7 +28,7 @@ from urllib.parse import urlsplit
 
 from pushtrain.core.errors import GitError, StorageError
 from pushtrain.plumbing import process
-from pushtrain.plumbing.complaint import PrintedTooMuch, explain
+from pushtrain.plumbing.complaint import TRACE, PrintedTooMuch, explain
 from pushtrain.plumbing.remotes import is_local
 from pushtrain.ports import Stop
 
@@ -97,6 +98,8 @@ _ANSWER: Final = (
     '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n"'
     ' "${PUSHTRAIN_GIT_USER:-x-access-token}" "$PUSHTRAIN_GIT_TOKEN"; }; f'
 )
+_CALLS: Final = frozenset({"fetch", "ls-remote", "push"})
+"""Subcommands that talk to a remote."""
 _COMPLAINT: Final = 256 * 1024
 """Bytes kept of what git complains of."""
 
@@ -164,7 +167,7 @@ class Git:
             done = process.run(
                 [*argv, *args],
                 cwd=self.folder if self.folder is not None else Path("/"),
-                env={**self._environment(), **(env or {})},
+                env={**self._environment(), **(TRACE if args[0] in _CALLS else {}), **(env or {})},
                 stop=stop,
                 input=input,
                 limit=_COMPLAINT,
@@ -182,7 +185,7 @@ class Git:
                 raise StorageError(f"The repository {self.folder} is gone.") from error
             raise GitError("git is not installed.", mend="Install it: `apt install git`.") from error
         if done.code not in ok:
-            raise explain(done, doing or str(args[0]))
+            raise explain(done, doing or str(args[0]), now=time.time())
         return replace(done, out=bytes(printed))
 
     def _credentials(self) -> tuple[str, ...]:
