@@ -264,7 +264,7 @@ MISTAKES = [
     ('results = [".git/config"]', "lies in .git", False),
     ('results = ["a\\u001b[31m"]', "holds a control character", True),
     (f'setup = {["a"] * 300}', "has 300 entries; at most 256 are read", False),
-    (f'command = "{"x" * 100_001}"', "is longer than 100000 characters", False),
+    (f'command = "{"x" * 100_001}"', "is longer than 100000 bytes", False),
     (f"data = [{'{}, ' * 300}]", "has 300 entries; at most 256 are read", True),
     (f"matrix = {{{', '.join(f'a{at} = [1]' for at in range(65))}}}", "has 65 names; at most 64", False),
     ('results = "x"', "is not a list", True),

@@ -375,6 +375,36 @@ def test_a_command_whose_results_would_go_to_an_odd_place_is_refused(
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"env": {"A=B": "x"}},
+        {"env": {"PUSHTRAIN_ATTEMPT_ID=x": "y"}},
+        {"env": {"PUSHTRAIN_INSIDE": "{}"}},
+        {"env": {"": "x"}},
+        {"env": {"A\nB": "x"}},
+        {"env": {"A": "x" * 200_000}},
+        {"env": {"A": "\N{SNOWMAN}" * 50_000}},
+        {"command": []},
+        {"command": ["echo", "x" * 200_000]},
+        {"command": "echo " + "x" * 200_000},
+        {"setup": ["echo " + "x" * 200_000]},
+    ],
+    ids=lambda fields: ascii(fields)[:40],
+)
+def test_what_no_program_can_be_given_is_refused_at_the_door(
+    executor: Served, fields: dict[str, object]
+) -> None:
+    """It used to be taken for a sandbox that cannot be entered."""
+    document = json.loads(a_command().model_dump_json())
+    document["job"].update(fields)
+    body = json.dumps(document).encode()
+    answer = ask(executor, "POST", "/v1/runs", body=body, idempotency=a_command().run_id)
+    assert (answer.status, answer.error) == (400, "usage"), answer.body
+    assert f"job.{next(iter(fields))}" in answer.told
+    assert executor.store.runs() == []
+
+
+@pytest.mark.parametrize(
     ("rules", "target", "allowed"),
     [
         ({}, {"branch": "main"}, True),  # it is what was pushed
@@ -481,7 +511,7 @@ def test_a_chunked_body_is_read_like_any_other(executor: Served) -> None:
 
 
 def test_a_command_of_nearly_a_mebibyte_is_accepted(executor: Served) -> None:
-    assert send(executor, a_command(job=a_spec(command="x" * (MAX_BODY - 2000)))).status == 202
+    assert send(executor, a_command(job=a_spec(command=("x" * (MAX_BODY // 11 - 300),) * 11))).status == 202
 
 
 def test_an_encoded_body_is_refused(executor: Served) -> None:

@@ -10,13 +10,12 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from pushtrain.core import names
 from pushtrain.core.model import Scalar
 
 MAX_INTEGER: Final = 2**53 - 1
 """The largest whole number that every JSON reader keeps exactly (RFC 8785, RFC 7493)."""
 MAX_DURATION: Final = 10 * 366 * 86_400.0
-MAX_TEXT: Final = 100_000
-"""Characters of one text; the kernel takes 128 KiB an argument."""
 _UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal might obey instead of showing it."""
 _UNITS: Final = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -107,9 +106,7 @@ def text_problem(value: object) -> str:
         return f"is {kind(value)}, not text"
     if not value.strip():
         return "is blank"
-    if len(value) > MAX_TEXT:
-        return f"is longer than {MAX_TEXT} characters; put it into a file of its own"
-    return "holds a NUL character" if "\0" in value else ""
+    return names.argument_problem(value)
 
 
 def scalar_problem(value: object) -> str:
@@ -117,7 +114,7 @@ def scalar_problem(value: object) -> str:
     if isinstance(value, bool):
         return ""
     if isinstance(value, str):
-        return "holds a NUL character" if "\0" in value else ""
+        return names.argument_problem(value)
     if isinstance(value, int):
         return (
             "" if abs(value) <= MAX_INTEGER else "is beyond 2^53, so that not every reader keeps it exactly"
@@ -148,7 +145,7 @@ def kind(value: object) -> str:
 def show(value: object) -> str:
     """A value much as TOML writes it, cut to a length for a message; passwords in URLs are masked."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    text = clean(re.sub(r"(://)[^/@\s\"]*@", r"\1…@", text[:MAX_TEXT]))
+    text = clean(re.sub(r"(://)[^/@\s\"]*@", r"\1…@", text[: names.LONGEST_TEXT]))
     return text if len(text) <= 60 else f"{text[:57]}…"  # noqa: PLR2004  what fits on a line
 
 

@@ -34,7 +34,7 @@ from pushtrain.core.model import (
     Value,
     not_for_results,
 )
-from pushtrain.core.names import folder_problem, repository_problem, store_problem
+from pushtrain.core.names import folder_problem, repository_problem, store_problem, variable_problem
 from pushtrain.core.reading import Notes, Table
 
 FILE: Final = "pushtrain.toml"
@@ -42,7 +42,6 @@ MAX_BYTES: Final = 256 * 1024
 MAX_JOBS: Final = 100
 
 JOB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _EXAMPLE: Final = 'Write one, for example `[job.train]` with `command = "python train.py"` below it.'
 
@@ -253,11 +252,8 @@ def _env(table: Table) -> dict[str, str]:
         return {}
     env = {}
     for name, value in below.data.items():
-        if not VARIABLE.fullmatch(name):
-            mend = "Use letters, digits and `_`, no digit first."
-            below.wrong(name, None, "is not a variable's name", mend)
-        elif name == "PUSHTRAIN" or name.startswith("PUSHTRAIN_"):
-            below.wrong(name, None, "is a name that pushtrain sets itself", "Choose another name.")
+        if problem := variable_problem(name):
+            below.wrong(name, None, problem, "Use letters, digits and `_`, no digit and no PUSHTRAIN_ first.")
         elif problem := scalar_problem(value):
             below.wrong(name, None, problem, f'Write `{name} = "…"`.')
         else:

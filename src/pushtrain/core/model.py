@@ -61,6 +61,8 @@ def not_for_results(branch: str) -> str:
 
 RefName = Annotated[str, _judged(names.ref_problem, words=())]
 BranchName = Annotated[str, _judged(not_for_results, words=("same",))]
+Variable = Annotated[str, _judged(names.variable_problem, words=())]
+Argument = Annotated[str, _judged(names.argument_problem)]
 
 
 class Value(BaseModel):
@@ -226,14 +228,14 @@ class JobSpec(Value):
     """One job, one matrix cell: everything an executor needs, with matrix values already put in."""
 
     name: JobName
-    command: str | tuple[str, ...]
+    command: Argument | Annotated[tuple[Argument, ...], Field(min_length=1)]
     """A string runs as `bash -eo pipefail -c`; a tuple is executed as it is."""
     workdir: str = "."
-    setup: tuple[str, ...] = ()
+    setup: tuple[Argument, ...] = ()
     """Commands after the environment stands, each as `bash -eo pipefail -c`."""
     data: tuple[DataSource, ...] = ()
     environment: EnvironmentSpec = EnvironmentSpec()
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[Variable, Argument] = Field(default_factory=dict)
     secrets: tuple[SecretName, ...] = Field(default=(), max_length=MAX_SECRETS)
     """Names of the secrets that its command gets as environment variables; nothing else of the job does."""
     network: JobNetwork | None = None

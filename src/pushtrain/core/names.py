@@ -16,6 +16,9 @@ _REF: Final = re.compile(rf"refs/{_REF_NAME}")
 BRANCH: Final = re.compile(rf"(?!-|/|\.|@$|refs/){_REF_NAME}")
 REPOSITORY: Final = re.compile(r"[A-Za-z0-9._~:-]+(/[A-Za-z0-9._~-]+)+")
 STORE: Final = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[!-\"$-.0->@-~]+)*/?")
+VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+LONGEST_TEXT: Final = 100_000
+"""Bytes of one argument or variable; Linux takes 128 KiB."""
 UNSEEN: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Co", "Cn", "Cs"})
 """Unicode categories of what cannot be seen, or turns the writing round."""
 
@@ -63,6 +66,21 @@ def store_problem(url: str) -> str:
 def below_store(url: str, prefix: str) -> bool:
     """Whether a store's URL is this one or lies below it, whole names compared."""
     return f"{url.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/")
+
+
+def variable_problem(name: str) -> str:
+    """Why a job cannot set a variable of this name; empty: it can."""
+    if not VARIABLE.fullmatch(name):
+        return "is not a variable's name"
+    ours = name == "PUSHTRAIN" or name.startswith("PUSHTRAIN_")
+    return "is a name that pushtrain sets itself" if ours else ""
+
+
+def argument_problem(text: str) -> str:
+    """Why no program can be given this as one argument or as a variable's value; empty: one can."""
+    if len(text.encode("utf-8", "surrogatepass")) > LONGEST_TEXT:
+        return f"is longer than {LONGEST_TEXT} bytes; put it into a file of its own"
+    return "holds a NUL character" if "\0" in text else ""
 
 
 def unseen(text: str) -> bool:

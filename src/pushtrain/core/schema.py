@@ -63,7 +63,7 @@ def _job() -> Schema:
                 "description": "Environment variables of the command. `${{ matrix.NAME }}` works here too.",
                 "type": "object",
                 "additionalProperties": False,
-                "patternProperties": {_whole(f"(?!PUSHTRAIN(_|$)){jobfile.VARIABLE.pattern}"): _scalar()},
+                "patternProperties": {_whole(f"(?!PUSHTRAIN(_|$)){names.VARIABLE.pattern}"): _scalar()},
             },
             "secrets": {
                 **_texts(
