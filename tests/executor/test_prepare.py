@@ -3,6 +3,7 @@ import os
 import stat
 import sys
 import threading
+import time
 import venv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,9 +24,12 @@ from pushtrain.executor.variables import attempt_mark, job_environment
 from pushtrain.executor.vault import Vault
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.holdings import Holdings
 from pushtrain.plumbing.ledger import Ledger
 from pushtrain.plumbing.rundir import Orders, RunDir
 from pushtrain.plumbing.sealing import sealing_key
+from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.upkeep import upkeep_of
 from pushtrain.ports import Activation, Builder, Enclosure, Environment, Recipe
 from pushtrain.testing import REPOSITORY, a_command, a_gpu, a_run, a_spec, an_attempt, wait_until
 
@@ -74,7 +78,12 @@ class Bench:
         remote = self.house.settings.repositories[0]
         self.progress: list[Progress] = []
         self.cancelled = threading.Event()
+        state = self.house.state
+        data, built = Cache(state.data), Cache(state.environments)
+        store = Store(state.store)
+        holdings = Holdings(state, store, data, built, shed=lambda: None, keep=0, clock=time.time)
         self.shop = Workshop(
+            upkeep=upkeep_of(holdings, self.house.settings.executor),
             rulebook=Rulebook(Rules()),
             downloads=Ledger(self.house.state.downloads, 0),
             access=self.house.access,
@@ -82,8 +91,8 @@ class Bench:
             settings=self.house.settings.executor,
             mirrors=lambda _: Mirror(self.house.state.repositories, remote),
             environments={"system": Bare()} if environments is None else environments,
-            data=Cache(self.house.state.data),
-            built=Cache(self.house.state.environments),
+            data=data,
+            built=built,
             vault=Vault(sealing_key(self.house.state.sealing_key)),
             sandbox=self.house.sandbox,
             inherited={"PATH": os.environ["PATH"]},
@@ -319,7 +328,7 @@ def test_a_wish_to_stop_ends_a_build(tmp_path: Path) -> None:
 def test_caches_are_evicted_when_the_disk_is_nearly_full(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     old, _ = bench.shop.built.build("old", lambda into: (into / "x").touch())
-    object.__setattr__(bench.shop, "settings", bench.shop.settings.model_copy(update={"disk_floor": 2**62}))
+    bench.shop.upkeep.floor = 2**62
     bench.prepare()
     assert not old.exists()
 

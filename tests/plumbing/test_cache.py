@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.errors import Cancelled, StorageError
-from pushtrain.plumbing.cache import Cache, evict
+from pushtrain.plumbing.cache import Cache
 
 BUILDER = """
 import pathlib, sys
@@ -30,16 +30,6 @@ def make(folder):
 path, cached = Cache(pathlib.Path(root)).build(key, make)
 print("cached" if cached else "made", flush=True)
 """
-
-
-class FakeDisk:
-    """A disk that grows free as entries go: one unit each."""
-
-    def __init__(self, cache_root: Path) -> None:
-        self.root = cache_root
-
-    def free(self, _: Path) -> int:
-        return 10 - sum(1 for item in self.root.iterdir() if not item.name.startswith("."))
 
 
 class Ticks:
@@ -166,38 +156,38 @@ def test_waiting_for_another_builder_stops_when_asked(tmp_path: Path) -> None:
         cache.build("abc", fill, stop=stop)
 
 
-def test_least_used_goes_first_and_eviction_stops_at_the_floor(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, clock=Ticks(), free=FakeDisk(tmp_path).free)
-    for key in ("a", "b", "c", "d"):
+def test_entries_are_told_least_used_first(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, clock=Ticks())
+    for key in ("a", "b", "c"):
         cache.build(key, fill)
     cache.get("a")
-    assert cache.evict(8) == ["b", "c"]
-    assert [entry.key for entry in cache.entries()] == ["d", "a"]
+    assert [entry.key for entry in cache.entries()] == ["b", "c", "a"]
+    assert cache.remove("b")
+    assert [entry.key for entry in cache.entries()] == ["c", "a"]
     assert not (tmp_path / "b").exists()
-    assert cache.evict(8) == []
 
 
-def test_what_is_in_use_or_held_is_not_evicted(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "c", clock=Ticks(), free=lambda _: 0)
-    attempt, other = tmp_path / "attempt", tmp_path / "other"
+def test_what_is_held_is_not_removed_until_its_holder_is_gone(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "c", clock=Ticks())
+    attempt = tmp_path / "attempt"
     attempt.mkdir()
-    other.mkdir()
-    for key in ("a", "b", "c", "d"):
-        cache.build(key, fill, holder=other if key == "d" else None)
+    cache.build("a", fill)
     assert cache.get("a", holder=attempt) is not None
-    assert cache.evict(1, in_use={"b"}) == ["c"]
+    assert cache.in_use("a")
+    assert not cache.remove("a")
     attempt.rmdir()
-    assert cache.evict(1) == ["b", "a"]
-    assert cache.get("d") is not None
+    assert not cache.in_use("a")
+    assert cache.remove("a")
 
 
-def test_entry_under_construction_is_not_evicted(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, free=lambda _: 0)
+def test_entry_under_construction_is_not_removed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
 
     def make(folder: Path) -> None:
         fill(folder)
         cache.scratch("abc")
-        assert cache.evict(1) == []
+        assert cache.in_use("abc")
+        assert not cache.remove("abc")
         assert (folder / "deep" / "file").exists()
 
     cache.build("abc", make)
@@ -211,44 +201,32 @@ def test_asking_for_an_entry_that_is_being_removed_finds_none(tmp_path: Path) ->
 
 
 def test_what_served_its_purpose_goes_first(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, clock=Ticks(), free=FakeDisk(tmp_path).free)
+    cache = Cache(tmp_path, clock=Ticks())
     for key in ("a", "b"):
         cache.build(key, fill)
     cache.go_first("b")
-    assert cache.evict(9) == ["b"]
+    assert [entry.key for entry in cache.entries()] == ["b", "a"]
 
 
-def test_several_caches_are_evicted_in_one_order(tmp_path: Path) -> None:
-    ticks = Ticks()
-    one, two = (Cache(tmp_path / name, clock=ticks, free=lambda _: 0) for name in ("one", "two"))
-    one.build("a", fill)
-    two.build("b", fill)
-    one.build("c", fill)
-    assert evict((one, two, Cache(tmp_path / "absent")), 1) == ["a", "b", "c"]
-
-
-def test_space_that_costs_nothing_is_given_back_before_entries_go(tmp_path: Path) -> None:
-    shed: list[str] = []
-
-    def free(_: Path) -> int:
-        return 9 if shed else 1
-
-    cache = Cache(tmp_path, free=free, shed=lambda: shed.append("uv"))
-    cache.build("a", fill)
-    assert cache.evict(1) == []
-    assert shed == []
-    assert cache.evict(8) == []
-    assert shed == ["uv"]
-
-
-def test_unfinished_work_is_evicted_too(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, free=lambda _: 0)
+def test_unfinished_work_is_removed_too(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
     (cache.scratch("abc") / "part").write_text("half")
-    assert cache.evict(1) == ["abc"]
+    assert [key for _, key in cache.candidates()] == ["abc"]
+    assert cache.remove("abc")
     assert not (tmp_path / ".scratch" / "abc").exists()
     (cache.scratch("abc") / "part").write_text("half")
     cache.clear_scratch("abc")
     assert not (tmp_path / ".scratch" / "abc").exists()
+
+
+def test_a_lock_of_which_nothing_is_left_is_swept(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    with cache.lock("url-1"):
+        cache.sweep()
+        assert (tmp_path / ".entries" / "url-1.lock").exists(), "somebody works under it"
+    cache.build("abc", fill)
+    cache.sweep()
+    assert [path.name for path in (tmp_path / ".entries").glob("*.lock")] == ["abc.lock"]
 
 
 def test_sweep_removes_leftovers_and_keeps_entries(tmp_path: Path) -> None:

@@ -106,8 +106,15 @@ class ExecutorSettings(Value):
     """Result files of one run in Git, in all."""
     keep_artifacts_days: float = Field(default=30, ge=0)
     """Days that the executor keeps what did not go into Git."""
+    keep_runs_days: float = Field(default=90, ge=0)
+    """Days after its end in which this machine knows a run's history; then only that it was, and how it
+    ended, and its results are on their branch. Never less than `keep_artifacts_days`."""
+    disk_budget: Size = Field(default=0, ge=0)
+    """Bytes that the state folder may take; beyond them what was used least is collected (docs/disk.md). 0: a
+    half of its file system."""
     disk_floor: Size = Field(default=5 * 1024 * MIB, ge=0)
-    """Free bytes below which cached data and environments are evicted, least used first."""
+    """Bytes that stay free on its file system, whoever fills it: with less, what was used least is collected
+    before each run."""
     queue_limit: int = Field(default=10_000, ge=1)
     """Runs that may wait; one more is answered 429."""
     status_api: str = "https://api.github.com"

@@ -8,7 +8,6 @@ made again in a folder of its own.
 
 import hashlib
 import os
-import shutil
 import signal
 import threading
 import time
@@ -51,12 +50,14 @@ from pushtrain.executor.variables import attempt_mark, job_environment
 from pushtrain.executor.vault import Given, Vault
 from pushtrain.plumbing import data
 from pushtrain.plumbing.building import CagedBuilder
-from pushtrain.plumbing.cache import Cache, evict
+from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.ledger import Exhausted, Ledger
+from pushtrain.plumbing.ownfolders import own_folder
 from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.terms import of_rules
+from pushtrain.plumbing.upkeep import Upkeep
 from pushtrain.plumbing.uplink import Uplink
 from pushtrain.ports import Activation, Enclosure, Environment, Recipe, Report, Sandbox, Stop
 
@@ -67,7 +68,6 @@ _REASONS: Final = {
     Stage.DATA: Reason.DATA,
     Stage.ENVIRONMENT: Reason.ENVIRONMENT,
 }
-_LONGEST_NAME: Final = 200
 
 
 class PreparationError(Exception):
@@ -100,6 +100,7 @@ class Workshop:
     """By `EnvironmentKind`, in the order in which `auto` asks them."""
     data: Cache
     built: Cache
+    upkeep: Upkeep
     sandbox: Sandbox
     """What jobs are kept in."""
     access: Access
@@ -127,14 +128,12 @@ class Workshop:
             apart: The branch to which it belongs alone: jobs with secrets share nothing with other branches,
                 whose code could leave something in it for them, or read what their tools wrote down.
         """
-        folder = self.state.caches / _named(repository, apart)
-        for part in ("home", "huggingface", "torch", "cache"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        return folder
+        parts = ("home", "huggingface", "torch", "cache")
+        return own_folder(self.state.caches, repository, apart=apart, parts=parts)
 
     def builds(self, repository: str, *, apart: str = "") -> Path:
         """What a repository's own code was built with, likewise; nothing but builds can write there."""
-        return self.state.builds / _named(repository, apart)
+        return own_folder(self.state.builds, repository, apart=apart)
 
     def close(self) -> None:
         """End what goes on behind attempts."""
@@ -142,18 +141,9 @@ class Workshop:
         self.access.close()
 
     def make_room(self) -> None:
-        """Evict cached data and environments, least used first, when the disk is nearly full."""
-        floor = self.settings.disk_floor
-        if shutil.disk_usage(self.state.root).free < floor:
-            evict((self.data, self.built), floor)
-
-
-def _named(repository: str, apart: str) -> str:
-    """The name of a folder that belongs to a repository, or to one of its branches alone."""
-    name = repository.replace("/", "+")
-    if apart:
-        name += f"+{hashlib.sha256(apart.encode()).hexdigest()[:16]}"
-    return name if len(name) <= _LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()
+        """Collect what was used least when the disk is nearly full."""
+        if self.upkeep.low:
+            self.upkeep.collect()
 
 
 class Preparation:

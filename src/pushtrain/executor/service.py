@@ -5,7 +5,6 @@ changes is told to subscribers by the run's id; they look for themselves what be
 """
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
 from pushtrain.core import queries
-from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError
+from pushtrain.core.errors import ConfigError, Forbidden, NotFound
 from pushtrain.core.grants import Word
 from pushtrain.core.invitation import TRIES, Invitation
 from pushtrain.core.lifecycle import comes_back
@@ -42,12 +41,13 @@ from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.usage import Usage
 from pushtrain.executor.access import Access
 from pushtrain.executor.cardwatch import Samples
-from pushtrain.executor.courier import Courier, Publisher, clear_expired, clear_left
+from pushtrain.executor.courier import Courier, Publisher
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.drain import Drain
 from pushtrain.executor.landlord import Landlord
 from pushtrain.executor.prepare import Workshop
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
+from pushtrain.executor.steward import Steward
 from pushtrain.executor.vault import Reader, Vault
 from pushtrain.executor.warden import Warden
 from pushtrain.plumbing import cgroups
@@ -56,7 +56,8 @@ from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.cleanlog import read_clean
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.gpu import Sampler
-from pushtrain.plumbing.identity import Identity, forget_former
+from pushtrain.plumbing.holdings import Holdings
+from pushtrain.plumbing.identity import Identity
 from pushtrain.plumbing.invitations import Invitations
 from pushtrain.plumbing.keys import Authorized, Grant
 from pushtrain.plumbing.ledger import Ledger
@@ -64,11 +65,11 @@ from pushtrain.plumbing.rundir import RunDir, log_size
 from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.upkeep import DAY, upkeep_of
 from pushtrain.ports import Environment, Sandbox
 
 _log = logging.getLogger(__name__)
 
-_DAY: Final = 86_400.0
 _MOST_TOLD: Final = 200
 """Waiting runs whose readers are told at once that the owner came or went; others read it when they ask."""
 _MOST_MASKS: Final = 64
@@ -92,7 +93,7 @@ class ExecutorService:
         gpus: This machine's GPUs.
         samples: Where it is seen what they do.
         sealed: Where the sealed secrets of a repository are, by its key.
-        shed: Gives back disk space that costs only time, before environments are evicted.
+        shed: Empties the cache of packages that environments were made from.
         number_of: Asks a Git host which number a repository has.
         url: Where callers reach it; `serve` may set it once the port is known.
         clock: Seconds since the epoch.
@@ -140,6 +141,20 @@ class ExecutorService:
             settings, state, grant_of=authorized.spokesman, number_of=number_of, now=clock
         )
         """The owner's rules."""
+        data, built = Cache(state.data, watched=True, clock=clock), Cache(state.environments, clock=clock)
+        upkeep = upkeep_of(
+            Holdings(
+                state,
+                store,
+                data,
+                built,
+                shed=shed,
+                keep=settings.executor.keep_artifacts_days * DAY,
+                clock=clock,
+            ),
+            settings.executor,
+        )
+        self._steward = Steward(upkeep)
         self._shop = Workshop(
             state=state,
             settings=settings.executor,
@@ -147,8 +162,9 @@ class ExecutorService:
             downloads=Ledger(state.downloads, settings.rules.limits.downloads_per_day, clock=clock),
             mirrors=mirrors,
             environments=environments,
-            data=Cache(state.data, watched=True),
-            built=Cache(state.environments, shed=shed),
+            data=data,
+            built=built,
+            upkeep=upkeep,
             vault=Vault(
                 sealing_key(state.sealing_key),
                 kept=settings.secrets,
@@ -179,7 +195,7 @@ class ExecutorService:
             self._shop,
             slots=self._slots,
             changed=self._changed,
-            ended=self._courier.wake,
+            ended=self._ended,
             may_start=lambda sender: not self.drain.on and authorized.word(sender) is Word.MAY,
             terms=self._landlord.terms,
             clock=clock,
@@ -201,9 +217,13 @@ class ExecutorService:
                 group.create_task(self._warden.run())
                 group.create_task(self.drain.run())
                 group.create_task(self._landlord.run())
-                group.create_task(self._keep_house())
+                group.create_task(self._steward.run())
         finally:
             await asyncio.to_thread(self._shop.close)
+
+    def _ended(self) -> None:
+        self._courier.wake()
+        self._steward.ended()
 
     def wake(self) -> None:
         """Look for work: something was accepted by other means than `accept`."""
@@ -541,27 +561,3 @@ class ExecutorService:
 
     def _folder(self, run: Run, number: int) -> RunDir:
         return RunDir.of(self._state.runs, run.id, number)
-
-    async def _keep_house(self) -> None:
-        """Now and once a day, remove what served its purpose, and keep a copy of the store."""
-        while True:
-            try:
-                await asyncio.to_thread(self._clear)
-            except (OSError, PushtrainError) as error:
-                _log.warning("what served its purpose could not be removed: %s", error)
-            await asyncio.sleep(_DAY)
-
-    def _clear(self) -> None:
-        kept = self.settings.executor.keep_artifacts_days * _DAY
-        clear_expired(self._state.runs, self._done_at, before=self._clock() - kept)
-        clear_left(self._state.runs, self._over)
-        forget_former(self._state.key)
-        self.store.copy()
-
-    def _over(self, run_id: str) -> bool:
-        return self._done_at(run_id) is not None
-
-    def _done_at(self, run_id: str) -> float | None:
-        with contextlib.suppress(NotFound):
-            return self.store.run(run_id).done_at
-        return None

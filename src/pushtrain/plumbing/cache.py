@@ -1,9 +1,9 @@
-"""Folders kept by key, built once, read by many, least used first to go.
+"""Folders kept by key, built once, read by many; whoever collects takes the least used first.
 
 An entry is a folder named by a key that says what is in it, so it never changes and never goes stale. It is
 built in its final place (an environment writes its own path into itself) under a lock of that key, and it
 exists only once its record does: the record is written last, after the content has reached the disk. Whatever
-stands there without a record is a half-built leftover, which the next builder or `evict` removes. So a crash
+stands there without a record is a half-built leftover, which the next builder or `sweep` removes. So a crash
 at any line, also of the machine, leaves either a whole entry or none.
 
 Locks are flocks: they hold between threads and between processes, and die with their holder. Entries are
@@ -25,7 +25,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,8 +60,6 @@ class Cache:
     Args:
         root: Where they are; made when first needed.
         clock: Seconds since the epoch.
-        free: How many bytes the disk of a folder has free.
-        shed: Gives back space that costs nothing but time to get again; called before an entry is evicted.
         watched: Whether an entry that was changed behind our back is noticed whenever it is asked for.
     """
 
@@ -70,15 +68,11 @@ class Cache:
         root: Path,
         *,
         clock: Callable[[], float] = time.time,
-        free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
-        shed: Callable[[], None] = lambda: None,
         watched: bool = False,
     ) -> None:
         self.root = root
-        self.shed = shed
         self._watched = watched
         self._clock = clock
-        self._free = free
         self._entries = root / ".entries"
         self._scratch = root / ".scratch"
         self._trash = root / ".trash"
@@ -90,7 +84,7 @@ class Cache:
 
         Args:
             key: Lower-case letters, digits, `_` and `-`.
-            holder: While this path exists, the entry is not evicted: an attempt's folder, for instance.
+            holder: While this path exists, the entry is not removed: an attempt's folder, for instance.
         """
         record = self._record(key)
         if not self._untouched(key):
@@ -192,21 +186,15 @@ class Cache:
                 found.append(Entry(record.stem, self.root / record.stem, size, record.stat().st_mtime))
         return sorted(found, key=lambda entry: entry.used)
 
-    def free(self) -> int:
-        """Free bytes of the disk."""
-        return self._free(self.root)
-
     # --- removal ------------------------------------------------------------------------------------------
 
     def go_first(self, key: str) -> None:
-        """Make this entry the first that eviction takes: it has served its purpose."""
+        """Make this entry the first that is collected: it has served its purpose."""
         with contextlib.suppress(FileNotFoundError):
             os.utime(self._record(key), (0, 0))
 
-    def remove(self, key: str, *, in_use: Collection[str] = ()) -> bool:
+    def remove(self, key: str) -> bool:
         """Remove an entry or its unfinished work unless somebody holds or builds it; whether it is gone."""
-        if key in in_use:
-            return False
         with self._locked(key, exclusive=True, wait=False) as held:
             if not held or self._is_held(key):
                 return False
@@ -216,10 +204,6 @@ class Cache:
             shutil.rmtree(self._holders(key), ignore_errors=True)
             self._lock_path(key).unlink(missing_ok=True)
             return True
-
-    def evict(self, free_floor: int, in_use: Collection[str] = ()) -> list[str]:
-        """Remove entries, least used first, until the disk has `free_floor` bytes free; the keys removed."""
-        return evict((self,), free_floor, in_use)
 
     def sweep(self) -> None:
         """Remove half-built leftovers, holders that are gone, and what earlier removals could not finish."""
@@ -233,6 +217,37 @@ class Cache:
         for gone in self._entries.glob("*.holders/*"):
             if not gone.exists():
                 gone.unlink(missing_ok=True)
+        for lock in list(self._entries.glob("*.lock")):
+            self._sweep_lock(lock)
+
+    def _sweep_lock(self, lock: Path) -> None:
+        """Remove the lock of a key of which there is nothing, not even unfinished work."""
+        key = lock.stem
+        if not _KEY.fullmatch(key):
+            return
+        parts = (self._record(key), self.root / key, self._scratch / key)
+        if any(part.exists() for part in parts):
+            return
+        with self._locked(key, exclusive=True, wait=False) as held:
+            if held and not any(part.exists() for part in parts):
+                shutil.rmtree(self._holders(key), ignore_errors=True)
+                lock.unlink(missing_ok=True)
+
+    def has(self, key: str) -> bool:
+        """Whether there is such an entry; no use of it."""
+        return self._record(key).exists()
+
+    def in_use(self, key: str) -> bool:
+        """Whether somebody holds this entry, or works on it at this moment."""
+        if self._is_held(key):
+            return True
+        with self._locked(key, exclusive=False, wait=False) as held:
+            return not held
+
+    def folders(self, key: str) -> tuple[Path, Path]:
+        """Where an entry and the unfinished work on it are; neither need exist."""
+        _check(key)
+        return self.root / key, self._scratch / key
 
     def candidates(self) -> list[tuple[float, str]]:
         """When each entry and each unfinished work was last used, and its key."""
@@ -326,30 +341,6 @@ class Cache:
                 stop()
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_WAIT)
-
-
-def evict(caches: Iterable[Cache], free_floor: int, in_use: Collection[str] = ()) -> list[str]:
-    """Remove entries of several caches on one disk, least used first, until `free_floor` bytes are free.
-
-    What somebody holds, builds or names in `in_use` stays. Leftovers of killed builders always go.
-
-    Returns:
-        The keys that were removed, in order.
-    """
-    shared = [cache for cache in caches if cache.root.is_dir()]
-    for cache in shared:
-        cache.sweep()
-    for cache in shared:
-        if cache.free() < free_floor:
-            cache.shed()
-    candidates = sorted((use, key, at) for at, one in enumerate(shared) for use, key in one.candidates())
-    removed = []
-    for _, key, at in candidates:
-        if shared[at].free() >= free_floor:
-            break
-        if shared[at].remove(key, in_use=in_use):
-            removed.append(key)
-    return removed
 
 
 def _check(key: str) -> str:

@@ -309,6 +309,14 @@ def _write_note(note: Path, got: Got) -> None:
     write_whole(note, json.dumps({"sha256": got.sha256, "size": got.size, **about}).encode())
 
 
+def forget_notes(cache: Cache) -> None:
+    """Let go of what URLs held last time where that has left the cache."""
+    for note in (cache.root / ".urls").glob("*"):
+        last, space = _read_note(note), note.name.partition("url-")[0]
+        if last is None or not cache.has(space + last.sha256):
+            note.unlink(missing_ok=True)
+
+
 # --- in the work tree -------------------------------------------------------------------------------------
 
 

@@ -82,9 +82,7 @@ class Mirror:
         stranger: tuple[str, ...] | None = None,
     ) -> None:
         self.remote = Repository(key=remote.key, remote=validate_remote(remote.remote))
-        name = remote.key.replace("/", "+")
-        if len(name) > 180:  # noqa: PLR2004  a file name holds 255 bytes, and we add endings
-            name = f"{name[:140]}+{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+        name = mirror_name(remote.key)
         if stranger is not None:
             name = f"{name}+public"  # what a stranger gets need not be what the owner gets
         self.home = folder
@@ -96,6 +94,7 @@ class Mirror:
         self.git = Git(self.folder, self.remote.remote, token, stranger is not None, stranger or ())
         self.pristine = PristineTree(folder / f"{name}.tree", self.git, bounds, outward)
         self._lock = folder / f"{name}.lock"
+        self._use = folder / f"{name}.use"
         self._seen = Seen(folder / f"{name}.seen")
         self._default = ""
 
@@ -176,12 +175,13 @@ class Mirror:
 
     def _whole(self, fetch: Callable[[], bool], stop: Stop | None) -> bool:
         """Fetch; once more, into a new mirror, where this one turns out to be damaged."""
-        try:
-            return fetch()
-        except BrokenRepository:
-            with self._locked(stop):
-                self._set_aside()
-            return fetch()
+        with self.using():
+            try:
+                return fetch()
+            except BrokenRepository:
+                with self._locked(stop):
+                    self._set_aside()
+                return fetch()
 
     def _fetch_of(self, ref: str, commit: str, stop: Stop | None) -> bool:
         short = hashlib.sha256(ref.encode()).hexdigest()[:16]
@@ -382,14 +382,24 @@ class Mirror:
             GitError: It could not be checked out; with `lfs`, also when pointers cannot be resolved.
             StorageError: The disk is full or cannot be written.
         """
-        result = self.pristine.copy(check_commit(commit), into, lfs=lfs, stop=stop)
-        if submodules:
-            from pushtrain.plumbing.submodules import place  # lazy: most runs have none
+        with self.using():
+            result = self.pristine.copy(check_commit(commit), into, lfs=lfs, stop=stop)
+            if submodules:
+                from pushtrain.plumbing.submodules import place  # lazy: most runs have none
 
-            result += place(self, commit, into, lfs=lfs, stop=stop, there=result)
+                result += place(self, commit, into, lfs=lfs, stop=stop, there=result)
         return result
 
     # --- keeping it whole ---
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Keep the mirror from being removed while the block runs, and note that it was of use."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self._use.open("ab") as handle:
+            os.utime(handle.fileno())
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            yield
 
     def ensure(self, *, stop: Stop | None = None) -> None:
         """Make the mirror's folder when it is missing."""
@@ -430,6 +440,14 @@ class Mirror:
         self.home.mkdir(parents=True, exist_ok=True)
         with self._lock.open("ab") as handle:
             yield wait_for_lock(handle.fileno(), stop)
+
+
+def mirror_name(key: str) -> str:
+    """What the mirror of a repository's key is called, without an ending."""
+    name = key.replace("/", "+")
+    if len(name) > 180:  # noqa: PLR2004  a file name holds 255 bytes, and we add endings
+        name = f"{name[:140]}+{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return name
 
 
 def wait_for_lock(descriptor: int, stop: Stop | None) -> bool:

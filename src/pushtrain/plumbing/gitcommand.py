@@ -131,6 +131,7 @@ class Git:
         timeout: float = _LONGEST,
         take: Callable[[bytes], None] | None = None,
         caps: Mapping[int, int] | None = None,
+        lowly: bool = False,
     ) -> process.Completed:
         """Run `git ARGS` and return how it ended.
 
@@ -146,6 +147,7 @@ class Git:
             timeout: Seconds it may take.
             take: Gets what it prints instead, piece by piece; what it raises ends git.
             caps: Resource limits, by their `RLIMIT_` number.
+            lowly: Whether everybody else's work goes first.
 
         Raises:
             GitError: It failed (CredentialError, PushRejected, UnsafeContent, NotFound, StorageError where
@@ -174,6 +176,7 @@ class Git:
                 timeout=timeout,
                 take=take or keep,
                 caps=caps,
+                lowly=lowly,
             )
         except TimeoutError as error:
             raise GitError(

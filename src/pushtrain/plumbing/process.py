@@ -21,6 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import IO, Final
 
+from pushtrain.plumbing import priority
 from pushtrain.ports import Stop
 
 ATTEMPT_MARK: Final = "PUSHTRAIN_ATTEMPT_ID"
@@ -78,6 +79,7 @@ def run(
     caps: Mapping[int, int] | None = None,
     patience: float = _PATIENCE,
     pass_fds: tuple[int, ...] = (),
+    lowly: bool = False,
 ) -> Completed:
     """Run a program to its end.
 
@@ -95,6 +97,7 @@ def run(
         caps: Resource limits of the program and all below it, by their `RLIMIT_` number.
         patience: Seconds between interrupt, terminate and kill.
         pass_fds: Descriptors that it inherits.
+        lowly: Whether everybody else goes first, at the processor and at the disk.
 
     Raises:
         TimeoutError: It ran past `timeout`.
@@ -115,6 +118,8 @@ def run(
         try:
             for number, most in (caps or {}).items():
                 _cap(child.pid, number, most)
+            if lowly:
+                priority.lower(child.pid)
             talk = _Talk(child, " ".join(words[:3]), input, limit, line, take)
             talk.until_end(stop, timeout)
         except BaseException:

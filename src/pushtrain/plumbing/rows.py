@@ -102,7 +102,11 @@ def take_back(db: apsw.Connection, run: Run, command: str, raw: bytes, headers: 
         "UPDATE runs SET command = ?, ref = ?, gpus = ?, gpu_memory = ?, max_parallel = ? WHERE id = ?",
         (command, run.command.ref, job.resources.gpus, job.resources.gpu_memory, job.max_parallel, run.id),
     )
-    db.execute("UPDATE received SET raw = ?, headers = ? WHERE run_id = ?", (raw, headers, run.id))
+    db.execute(
+        "INSERT INTO received VALUES (?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET raw = excluded.raw, headers = excluded.headers",
+        (run.id, raw, headers),
+    )
     tell(db, run, "returned", f"as attempt {run.command.attempt + 1} or later", run.updated_at)
 
 

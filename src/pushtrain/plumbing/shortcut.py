@@ -6,12 +6,15 @@ link in the system's folder for temporary files, named by a digest of where it l
 
 import contextlib
 import hashlib
+import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Final
 
 _ROOM: Final = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
 _LONGEST: Final = _ROOM - 10
+_NAME: Final = re.compile(r"pushtrain-[0-9a-f]{12}")
 
 
 def to(folder: Path) -> Path:
@@ -29,6 +32,15 @@ def remove(folder: Path) -> None:
     link = _link(folder)
     if _leads(link, folder):
         link.unlink(missing_ok=True)
+
+
+def sweep() -> None:
+    """Take away short names of ours that lead nowhere any more."""
+    for link in Path(tempfile.gettempdir()).glob("pushtrain-*"):
+        with contextlib.suppress(OSError):
+            ours = _NAME.fullmatch(link.name) and link.is_symlink() and link.lstat().st_uid == os.geteuid()
+            if ours and not link.exists():
+                link.unlink()
 
 
 def _link(folder: Path) -> Path:

@@ -128,6 +128,16 @@ class StateFolder:
         return self.root / "reserve"
 
     @property
+    def trash(self) -> Path:
+        """What is being removed: whatever lies here is on its way out, also after a crash."""
+        return self.root / "trash"
+
+    @property
+    def upkeep(self) -> Path:
+        """Held by whoever clears the folder."""
+        return self.root / "upkeep.lock"
+
+    @property
     def lock(self) -> Path:
         """Held by the one executor or sender that serves this folder."""
         return self.root / "lock"

@@ -27,12 +27,13 @@ from pushtrain.plumbing.accounts import Accounts, charge
 from pushtrain.plumbing.cards import Cards
 from pushtrain.plumbing.database import Database
 from pushtrain.plumbing.outbox import Outbox
+from pushtrain.plumbing.retention import Retention
 from pushtrain.plumbing.statuses import Statuses
 
 _HEX: Final = frozenset("0123456789abcdef")
 
 
-class Store(Outbox, Statuses, Cards, Accounts):
+class Store(Outbox, Statuses, Cards, Accounts, Retention):
     """One state folder's store, open.
 
     Args:

@@ -221,7 +221,7 @@ def _executor(
             sandbox=sandbox,
             access=granted(settings.rules, sandbox.level, way),
             gpus=gpus,
-            shed=lambda: clean(site, tuple(state.builds.glob("*"))),
+            shed=partial(clean, site),
             number_of=numbers,
         )
         service.rulebook.check()

@@ -393,18 +393,12 @@ class Uv:
         self.run(("pip", "install", "--python", root, *chosen, *words), task)
 
 
-def clean(site: Site, own: Sequence[Path] = ()) -> None:
-    """Give back the space of uv's own cache, and of the repositories' own; environments keep their files.
-
-    Args:
-        site: The machine.
-        own: The caches of repositories.
+def clean(site: Site) -> None:
+    """Give back the space of uv's own cache; environments keep their files.
 
     Raises:
         BuildError: uv could not do it.
     """
-    for folder in own:
-        remove_tree(folder)
     cache = site.caches / "uv"
     if cache.is_dir():
         env = {"PATH": _DEFAULT_PATH, "UV_CACHE_DIR": str(cache)}

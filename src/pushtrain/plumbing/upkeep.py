@@ -1,0 +1,182 @@
+"""Keep a state folder lean: what served its purpose goes, and under a budget what was used least.
+
+`collect` looks at the disk and takes away what `core.lean` chooses; `tend`, once a day, removes what has had
+its time. Both may be cut short at any line and called again, by several processes at once. What was
+promised, what a run needs and what nobody else has is never taken.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pushtrain.core.errors import GitError, PushtrainError
+from pushtrain.core.lean import Disk, Kind, Piece, beyond_help, budget_of, choose
+from pushtrain.core.settings import ExecutorSettings
+from pushtrain.plumbing import priority, shortcut
+from pushtrain.plumbing.data import forget_notes
+from pushtrain.plumbing.holdings import Holdings, Needs
+from pushtrain.plumbing.repack import collect_mirror
+from pushtrain.ports import Stop
+
+_log = logging.getLogger(__name__)
+
+DAY: Final = 86_400.0
+_ROUNDS: Final = 4
+"""Files that several pieces share come free with the last of them: one look does not always do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What lies in a state folder, and how full its disk is."""
+
+    pieces: tuple[Piece, ...]
+    disk: Disk
+
+    @property
+    def stuck(self) -> int:
+        """Bytes over the budget, or missing of the free floor, that nothing collectable makes good."""
+        return beyond_help(self.pieces, self.disk)
+
+
+class Upkeep:
+    """One state folder's. Threads may call it at once; they take turns.
+
+    Args:
+        holdings: What lies there.
+        budget: Bytes that it may take; 0: a share of the file system.
+        floor: Bytes that must stay free.
+        keep_runs: Seconds after its end in which the store has all details of a run.
+        usage: Size, use and free bytes of a folder's file system.
+    """
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        *,
+        budget: int,
+        floor: int,
+        keep_runs: float,
+        usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
+    ) -> None:
+        self.holdings = holdings
+        self.floor = floor
+        self._budget = budget
+        self._keep_runs = keep_runs
+        self._usage = usage
+        self._turn = threading.Lock()
+        self._told = 0
+
+    @property
+    def low(self) -> bool:
+        """Whether less of the disk is free than must stay free."""
+        return self._usage(self.holdings.state.root)[2] < self.floor
+
+    def look(self) -> Survey:
+        """Weigh everything; takes some microseconds a file."""
+        pieces = tuple(self.holdings.pieces())
+        size, _, free = self._usage(self.holdings.state.root)
+        total = sum(piece.size for piece in pieces)
+        return Survey(pieces, Disk(total, free, budget_of(self._budget, size), self.floor))
+
+    def collect(self) -> list[Piece]:
+        """Take away what has to go; what went.
+
+        Raises:
+            StorageError: The disk or the store cannot be read.
+        """
+        gone: list[Piece] = []
+        with self._alone():
+            self.holdings.finish()
+            for _ in range(_ROUNDS):
+                found = self.look()
+                removed = [piece for piece in choose(found.pieces, found.disk.excess) if self._remove(piece)]
+                gone += removed
+                if not removed or not found.disk.excess:
+                    break
+        for piece in gone:
+            if piece.kind is not Kind.LEFTOVER:
+                _log.info("collected: %s %s, %d bytes", piece.kind, piece.name, piece.size)
+        self._tell(found.stuck)
+        return gone
+
+    def tend(self, stop: Stop) -> None:
+        """Remove what has had its time, join what has fallen into pieces.
+
+        Args:
+            stop: Called now and then; what it raises ends the work.
+
+        Raises:
+            StorageError: The disk or the store cannot be written.
+        """
+        holdings = self.holdings
+        with self._alone():
+            holdings.finish()
+            holdings.superseded()
+            shortcut.sweep()
+            forget_notes(holdings.data)
+            now = holdings.clock()
+            holdings.store.forget(now - max(self._keep_runs, holdings.keep), now=now)
+            needs = Needs.of(holdings.store.unended_runs())
+        for mirror in sorted(holdings.state.repositories.glob("*.git")):
+            stop()
+            try:
+                collect_mirror(mirror, needs.commits, stop=stop)
+            except GitError as error:
+                _log.warning("the mirror %s could not be collected: %s", mirror.name, error)
+
+    def _remove(self, piece: Piece) -> bool:
+        try:
+            return self.holdings.remove(piece)
+        except (PushtrainError, OSError) as error:
+            _log.warning("%s %s could not be removed: %s", piece.kind, piece.name, error)
+            return False
+
+    def _tell(self, stuck: int) -> None:
+        if stuck and not self._told:
+            _log.warning("the disk is %d bytes too full, by what cannot be collected", stuck)
+        self._told = stuck
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._turn:
+            descriptor = os.open(self.holdings.state.upkeep, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(descriptor)
+
+
+def upkeep_of(holdings: Holdings, settings: ExecutorSettings) -> Upkeep:
+    """The upkeep that the owner's settings ask for."""
+    return Upkeep(
+        holdings,
+        budget=settings.disk_budget,
+        floor=settings.disk_floor,
+        keep_runs=settings.keep_runs_days * DAY,
+    )
+
+
+def in_the_background(work: Callable[[], None]) -> None:
+    """Do this in a thread of its own that goes last at the disk; raises what it raises."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        priority.lower_disk()
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  it goes on in whoever waits
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="pushtrain-upkeep", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
