@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pushtrain.core.lean import Piece
-from pushtrain.core.lifecycle import Claimed, Exited, Prepared, Published, Requeued
+from pushtrain.core.lifecycle import Claimed, Event, Exited, Prepared, Published, Requeued
 from pushtrain.core.model import Artifact, Reason, State
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing import shortcut
@@ -63,7 +63,7 @@ class Disk:
             command, sender=SENDER, raw=b"{}", headers={}, nonce=f"n{self.nonces}", nonce_expires=2e9,
             queue_limit=1000,
         )  # fmt: skip
-        steps = [
+        steps: list[Event] = [
             Claimed(token="t" * 32, gpus=()),
             Prepared(),
             Exited(Reason.EXITED, 0),
@@ -314,7 +314,7 @@ def test_killed_at_any_step_of_a_removal_nothing_half_removed_is_seen(disk: Disk
         path = disk.data.get("a")
         assert path is None or (path / "file").stat().st_size == MB
         log = RunDir.of(disk.state.runs, run_id, 1).log
-        assert not log.parent.exists() or log.stat().st_size == 1000
+        assert not (disk.state.runs / run_id).exists() or log.stat().st_size == 1000
         if ended:
             break
     else:

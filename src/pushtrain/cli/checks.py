@@ -152,13 +152,27 @@ def service(_folder: StateFolder, _settings: Settings) -> Iterator[Finding]:
 
 
 def _disk(folder: StateFolder, settings: Settings) -> Finding:
-    free = shutil.disk_usage(folder.root).free
+    from pushtrain.cli.disk import opened  # lazy: it loads what clears the disk
+
+    free, floor = shutil.disk_usage(folder.root).free, settings.executor.disk_floor
     text = f"{render.size(free)} free"
-    if free < settings.executor.disk_floor:
-        floor = render.size(settings.executor.disk_floor)
-        return Finding(
-            "disk", "wrong", f"{text}, below the floor of {floor}", "Free some, or lower `disk_floor`."
+    if not folder.store.exists():
+        if free < floor:
+            text = f"{text}, below the floor of {render.size(floor)}"
+            return Finding("disk", "wrong", text, "Free some, or lower `disk_floor`.")
+        return Finding("disk", "ok", text)
+    with opened(folder, settings) as upkeep:
+        found = upkeep.look()
+    disk = found.disk
+    text = f"{text}; {render.size(disk.total)} here, of {render.size(disk.budget)} that may be"
+    if found.stuck:
+        held = f"{render.size(found.stuck)} too much, by what cannot be collected"
+        mend = (
+            "`pushtrain executor disk` shows what lies here and why it stays; free some, or raise the limit."
         )
+        return Finding("disk", "wrong", f"{text}: {held}", mend)
+    if disk.excess:
+        return Finding("disk", "note", f"{text}: {render.size(disk.excess)} will be collected")
     return Finding("disk", "ok", text)
 
 

@@ -19,6 +19,9 @@ app.command(
     "pushtrain.cli.rules:rules", name="rules", help="Explain the owner's rules; test a push against them."
 )
 app.command("pushtrain.cli.drain:drain", name="drain", help="Finish what runs, take nothing new, stop.")
+app.command(
+    "pushtrain.cli.disk:disk", name="disk", help="Show what lies on the disk here; collect it by hand."
+)
 app.command("pushtrain.cli.service:app", name="service", help="Lend this machine for good, by systemd.")
 
 

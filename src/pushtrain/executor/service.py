@@ -490,7 +490,7 @@ class ExecutorService:
 
     def usage(self, days: int) -> Usage:
         """What the ledger tells of the last days, today among them."""
-        since = int(self._clock() // _DAY) - days + 1
+        since = int(self._clock() // DAY) - days + 1
         entries = tuple(self.store.used(since=since))
         named = {each.sender: self.rulebook.who(each.sender).name for each in entries}
         return Usage(

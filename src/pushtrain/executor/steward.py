@@ -59,7 +59,7 @@ class Steward:
         asked = now - self._looked >= _BETWEEN and (self._ended > self._looked or self._upkeep.low)
         if daily or asked:
             self._looked = now
-            await asyncio.to_thread(in_the_background, self._collect)
+            await asyncio.to_thread(in_the_background, self._upkeep.collect)
 
     def clear(self) -> None:
         """Remove what had its time, and keep a copy of the store.
@@ -75,9 +75,6 @@ class Steward:
         forget_former(holdings.state.key)
         store.copy()
         self._upkeep.tend(self._unless_stopping)
-
-    def _collect(self) -> None:
-        self._upkeep.collect()
 
     def _expiring(self, run_id: str) -> float | None:
         """When a run was over; later, where somebody was told that its files are kept for longer."""

@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Holdings:
     """Empties the cache of packages that environments were made from."""
     keep: float
     """Seconds that a run's files are kept after its end where nobody was told a time."""
-    clock: Callable[[], float]
+    clock: Callable[[], float] = time.time
 
     # --- looking ------------------------------------------------------------------------------------------
 

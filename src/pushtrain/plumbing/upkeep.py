@@ -78,15 +78,19 @@ class Upkeep:
         """Whether less of the disk is free than must stay free."""
         return self._usage(self.holdings.state.root)[2] < self.floor
 
-    def look(self) -> Survey:
+    def look(self, budget: int | None = None) -> Survey:
         """Weigh everything; takes some microseconds a file."""
         pieces = tuple(self.holdings.pieces())
         size, _, free = self._usage(self.holdings.state.root)
         total = sum(piece.size for piece in pieces)
-        return Survey(pieces, Disk(total, free, budget_of(self._budget, size), self.floor))
+        allowed = budget_of(self._budget, size) if budget is None else budget
+        return Survey(pieces, Disk(total, free, allowed, self.floor))
 
-    def collect(self) -> list[Piece]:
+    def collect(self, budget: int | None = None) -> list[Piece]:
         """Take away what has to go; what went.
+
+        Args:
+            budget: Bytes that may stay; None: as the owner's settings say.
 
         Raises:
             StorageError: The disk or the store cannot be read.
@@ -95,7 +99,7 @@ class Upkeep:
         with self._alone():
             self.holdings.finish()
             for _ in range(_ROUNDS):
-                found = self.look()
+                found = self.look(budget)
                 removed = [piece for piece in choose(found.pieces, found.disk.excess) if self._remove(piece)]
                 gone += removed
                 if not removed or not found.disk.excess:
@@ -103,7 +107,8 @@ class Upkeep:
         for piece in gone:
             if piece.kind is not Kind.LEFTOVER:
                 _log.info("collected: %s %s, %d bytes", piece.kind, piece.name, piece.size)
-        self._tell(found.stuck)
+        if budget is None:
+            self._tell(found.stuck)
         return gone
 
     def tend(self, stop: Stop) -> None:
@@ -164,7 +169,7 @@ def upkeep_of(holdings: Holdings, settings: ExecutorSettings) -> Upkeep:
     )
 
 
-def in_the_background(work: Callable[[], None]) -> None:
+def in_the_background(work: Callable[[], object]) -> None:
     """Do this in a thread of its own that goes last at the disk; raises what it raises."""
     raised: list[BaseException] = []
 

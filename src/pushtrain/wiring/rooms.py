@@ -37,6 +37,7 @@ from pushtrain.sender.poll import Reconciler
 from pushtrain.sender.service import SenderService
 from pushtrain.sender.web import create_app as create_sender_app
 from pushtrain.wiring.isolation import choose
+from pushtrain.wiring.lean import keep_lean
 from pushtrain.wiring.network import granted, way_out
 from pushtrain.wiring.parts import (
     adapter,
@@ -110,7 +111,7 @@ async def serve_sender(state: StateFolder, settings: Settings) -> AsyncIterator[
         app = _webhooks(state, service)
         async with (
             serving(app, settings.sender.host, settings.sender.port) as port,
-            _tasks(service.run(), reconciler.run()) as task,
+            _tasks(service.run(), reconciler.run(), keep_lean(state, settings, store)) as task,
         ):
             url = _address(settings.sender.host, port)
             yield Running(

@@ -1,0 +1,55 @@
+"""The upkeep of a state folder, for whoever is not its executor: a sender alone, a person, the doctor."""
+
+import asyncio
+import logging
+from functools import partial
+from typing import Final
+
+from pushtrain.adapters.environments.site import Site
+from pushtrain.adapters.environments.tool import clean
+from pushtrain.core.errors import PushtrainError
+from pushtrain.core.settings import Settings
+from pushtrain.plumbing.cache import Cache
+from pushtrain.plumbing.holdings import Holdings
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.upkeep import DAY, Upkeep, in_the_background, upkeep_of
+
+_log = logging.getLogger(__name__)
+
+_HOURLY: Final = 3600.0
+
+
+def upkeep(state: StateFolder, settings: Settings, store: Store) -> Upkeep:
+    """The upkeep of a folder whose store is open."""
+    site = Site(state.tools, built=state.environments, offered=settings.executor.environments)
+    holdings = Holdings(
+        state,
+        store,
+        Cache(state.data, watched=True),
+        Cache(state.environments),
+        shed=partial(clean, site),
+        keep=settings.executor.keep_artifacts_days * DAY,
+    )
+    return upkeep_of(holdings, settings.executor)
+
+
+def _go_on() -> None:
+    """Nobody stops it."""
+
+
+async def keep_lean(state: StateFolder, settings: Settings, store: Store) -> None:
+    """Do it for a sender that has the folder to itself, until cancelled."""
+    found = upkeep(state, settings, store)
+    hours = 0
+    while True:
+        try:
+            if hours % 24 == 0:
+                await asyncio.to_thread(in_the_background, partial(found.tend, _go_on))
+                await asyncio.to_thread(store.copy)
+            if hours % 24 == 0 or found.low:
+                await asyncio.to_thread(in_the_background, found.collect)
+        except (OSError, PushtrainError) as error:
+            _log.warning("the state folder could not be cleared: %s", error)
+        hours += 1
+        await asyncio.sleep(_HOURLY)
