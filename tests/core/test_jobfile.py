@@ -24,8 +24,11 @@ from pushtrain.core.model import (
     EnvironmentKind,
     EnvironmentSpec,
     JobSpec,
+    PreemptSignal,
+    Reason,
     Resources,
     ResultsTarget,
+    Retry,
 )
 from pushtrain.core.schema import json_schema
 from pushtrain.core.triggers import PushTrigger, Triggers
@@ -254,9 +257,9 @@ MISTAKES = [
     ("memory = 1.5", "is not a size", True),
     ('gpu_memory = "8GB"', "asks for memory of no GPU", False),
     ('timeout = "soon"', '`job.train.timeout = "soon"` is not a duration', True),
-    ('timeout = ""', "is not a duration", True),
+    ('timeout = ""', "duration", True),
     ("timeout = 0", "is not a duration between nothing and ten years", True),
-    ("timeout = true", "is not a duration", True),
+    ("timeout = true", "duration", True),
     ('timeout = "999999d"', "is not a duration between nothing and ten years", False),
     ("timeout = 1e300", "is not a duration between", True),
     ('results = ["/abs"]', "is not a relative path", True),
@@ -736,3 +739,42 @@ def test_a_token_in_the_place_of_its_name_is_not_repeated_in_the_message() -> No
         parse('[job.train]\ncommand = "x"\nsecrets = ["hf_aTokenThatShouldNotBeInGit"]')
     assert "never a value" in str(raised.value)
     assert "hf_a" not in str(raised.value)
+
+
+def test_a_job_says_how_it_is_stopped_and_started_again() -> None:
+    spec = (
+        parse(
+            job(
+                'command = "x"\npreempt_signal = "USR2"\n[job.train.retry]\nlost = 0\nfailed = 2\n'
+                'exit_codes = {75 = 3}\nalso = ["data", "oom"]\nbackoff = "1m"'
+            )
+        )
+        .jobs[0]
+        .spec
+    )
+    assert spec.preempt_signal is PreemptSignal.USR2
+    assert spec.retry == Retry(
+        lost=0, failed=2, exit_codes={75: 3}, also=(Reason.DATA, Reason.OOM), backoff=60
+    )
+    assert parse(job('command = "x"')).jobs[0].spec.retry == Retry(lost=2)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('preempt_signal = "KILL"', "is no signal that a job can ask for"),
+        ("retry = 3", "is a number, not a table"),
+        ("retry = {failed = -1}", "is not a whole number from 0 to 100"),
+        ("retry = {exit_codes = {85 = 1}}", "always starts the run again"),
+        ("retry = {exit_codes = {0 = 1}}", "is no exit code of a failure"),
+        ("retry = {exit_codes = {256 = 1}}", "is no exit code of a failure"),
+        ('retry = {also = ["cancelled"]}', "is no reason that can be tried again"),
+        ('retry = {backoff = "soon"}', "duration"),
+        ("retry = {max = 3}", "Did you mean `failed`?"),
+    ],
+)
+def test_what_a_job_may_not_say_about_starting_again(line: str, told: str) -> None:
+    text = job(f'command = "x"\n{line}')
+    assert told in str(refused(text))
+    if "duration" not in told:
+        assert not _valid(text)

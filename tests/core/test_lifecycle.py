@@ -211,6 +211,17 @@ def test_an_exit_decides_the_outcome(reason: Reason, code: int | None, outcome: 
     assert (run.outcome, run.reason, run.detail, run.gpus) == (outcome, reason, "why", ())
 
 
+@given(EVENTS)
+def test_no_run_succeeds_without_an_exit_code_of_0(event: Event) -> None:
+    ends = [Exited(reason, code, "") for reason in Reason for code in (None, 0, 1, 85)]
+    for one in (event, *ends):
+        for state in State:
+            if (state, type(one)) in TABLE and not isinstance(one, Returned):
+                after = advance(a_run(state), one, now=2)
+                proven = isinstance(one, Exited) and one.exit_code == 0 and one.reason is Reason.EXITED
+                assert (after.outcome is Outcome.SUCCEEDED) is proven
+
+
 def test_publishing_is_tried_again_and_tells_what_it_waits_for() -> None:
     run = a_run(State.PUBLISHING, outcome=Outcome.SUCCEEDED)
     for tries in (1, 2):

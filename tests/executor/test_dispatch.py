@@ -230,7 +230,7 @@ async def test_cancelling_after_the_end_is_a_conflict(house: House) -> None:
 @story
 async def test_a_killed_shim_is_a_lost_run_and_the_command_is_dead(house: House) -> None:
     async with house.running() as service:
-        run = house.send(service, "setsid sleep 61 & echo pid $$ $!; wait")
+        run = house.send(service, "setsid sleep 61 & echo pid $$ $!; wait", retry={"lost": 0})
         log = await logged(service, run, "pid ")
         shim = launch.find(folder(house, run))
         assert shim is not None
@@ -347,7 +347,7 @@ async def test_a_training_that_ends_while_no_executor_lives_is_published_later(h
 
 @story
 async def test_executor_and_shim_killed_together_is_a_lost_run(house: House) -> None:
-    run = accepted(house, "echo pid $$; sleep 60")
+    run = accepted(house, "echo pid $$; sleep 60", retry={"lost": 0})
     at = folder(house, run)
     await kill_at(house, lambda: at.log.exists() and at.log.read_text())
     shim = launch.find(at)

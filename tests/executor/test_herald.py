@@ -196,7 +196,7 @@ def test_another_attempt_is_told(desk: Desk) -> None:
     run, _ = desk.claim()
     desk.settle(2)
     told = [words for _, _, words in desk.page.told]
-    assert told == ["queued again on lab-1", "preparing on lab-1, attempt 2"]
+    assert told == ["queued again on lab-1, interrupted", "preparing on lab-1, attempt 2"]
 
 
 def test_a_report_that_is_late_does_not_hold_up_the_verdict(desk: Desk) -> None:

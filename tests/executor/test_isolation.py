@@ -346,7 +346,7 @@ async def test_a_stop_reaches_the_command_inside_and_is_polite(house: House) -> 
 @story
 async def test_the_tree_ends_with_its_shim_and_only_then_is_the_lock_free(house: House) -> None:
     async with house.running() as service:
-        run = house.send(service, "echo ready; sleep 600 & setsid sleep 600 & wait")
+        run = house.send(service, "echo ready; sleep 600 & setsid sleep 600 & wait", retry={"lost": 0})
         await logged(service, run, "ready")
         folder = RunDir.of(house.state.runs, run.id, 1)
         shim = launch.find(folder)

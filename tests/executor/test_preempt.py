@@ -1,6 +1,7 @@
 """A run whose machine is taken back ends, and goes on as its next attempt; whoever dies in between."""
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,80 @@ async def test_preempted_while_it_was_prepared_and_killed_the_run_says_so(house:
         assert reasons(service, run)[0] is Reason.PREEMPTED
         service.cancel(run.id, by="ada")
         await done(service, run)
+
+
+# --- retries ----------------------------------------------------------------------------------------------
+
+
+@story
+async def test_a_lost_attempt_is_tried_again_and_goes_on_from_its_checkpoint(house: House) -> None:
+    async with house.running() as service:
+        first = "touch $PUSHTRAIN_CHECKPOINT_DIR/x; exec sleep 600"
+        job = f"echo $PUSHTRAIN_RESUME.; test $PUSHTRAIN_RESUME || {{ {first}; }}"
+        run = house.send(service, job, retry={"backoff": 0.01})
+        await eventually((folder(house, run).checkpoint / "x").exists)
+        shim = launch.find(folder(house, run))
+        assert shim is not None
+        process.send(shim.pid, shim.start, signal.SIGKILL)
+        run = await done(service, run)
+        assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 2)
+        assert reasons(service, run) == [Reason.LOST, Reason.EXITED]
+        assert house.result(run, "log.txt") == "1."
+
+
+@story
+async def test_a_failed_command_is_tried_as_often_as_the_job_asks_and_every_try_is_told(house: House) -> None:
+    async with house.running() as service:
+        retry = {"failed": 1, "exit_codes": {75: 1}, "backoff": 0.01}
+        metric = '{"step": \'$PUSHTRAIN_ATTEMPT\', "loss": 0.5}'
+        job = f"echo '{metric}' > $PUSHTRAIN_METRICS; exit $((77 - PUSHTRAIN_ATTEMPT * 2))"
+        run = await done(service, house.send(service, job, retry=retry))
+        assert (run.outcome, run.reason, run.detail) == (
+            Outcome.FAILED,
+            Reason.EXITED,
+            "The command ended with exit code 71.",
+        )
+        attempts = service.store.attempts(run.id)
+        assert [(one.exit_code, one.detail) for one in attempts] == [
+            (75, "The command ended with exit code 75. It is tried again (retry 1 of 1)."),
+            (73, "The command ended with exit code 73. It is tried again (retry 1 of 1)."),
+            (71, "The command ended with exit code 71."),
+        ]
+        report = house.result(run, "README.md")
+        assert "## Attempts" in report
+        assert "exit code 73" in report
+        record = json.loads(house.result(run, "run.json"))
+        assert [one["exit_code"] for one in record["attempts"]] == [75, 73, 71]
+        (series,) = json.loads(house.result(run, "metrics.json"))["series"]
+        assert series["steps"] == [1, 2, 3]
+
+
+@story
+async def test_a_preparation_is_tried_again_only_when_the_job_asks(house: House) -> None:
+    async with house.running() as service:
+        no = await done(service, house.send(service, "true", workdir="nowhere", retry={"failed": 1}))
+        assert (no.outcome, no.reason, no.attempt) == (Outcome.FAILED, Reason.CHECKOUT, 1)
+        retry = {"failed": 1, "also": ["checkout"], "backoff": 0.01}
+        run = await done(service, house.send(service, "true", workdir="nowhere", retry=retry))
+        assert (run.outcome, run.reason, run.attempt) == (Outcome.FAILED, Reason.CHECKOUT, 2)
+
+
+@story
+async def test_a_run_that_waits_for_its_retry_can_be_cancelled(house: House) -> None:
+    async with house.running() as service:
+        run = house.send(service, "exit 3", retry={"failed": 1, "backoff": 3000})
+        run = await reached_attempt(service, run)
+        assert run.waiting_for == "The command ended with exit code 3. It is tried again (retry 1 of 1)."
+        service.cancel(run.id, by="ada")
+        run = await done(service, run)
+        assert (run.outcome, run.attempt) == (Outcome.CANCELLED, 1)
+
+
+async def reached_attempt(service: ExecutorService, run: Run) -> Run:
+    """Wait until a run that was started waits again."""
+
+    def there() -> Run | None:
+        found = service.store.run(run.id)
+        return found if found.state is State.QUEUED and found.attempt else None
+
+    return await eventually(there)

@@ -327,7 +327,7 @@ async def test_when_the_key_is_lost_all_of_the_output_is_hidden(house: House) ->
 async def test_the_log_of_an_attempt_whose_shim_was_killed_is_cleaned_too(house: House) -> None:
     house.seal("API_TOKEN", TOKEN)
     async with house.running() as service:
-        run = house.send(service, 'echo "$API_TOKEN"; sleep 60', **NAMES)
+        run = house.send(service, 'echo "$API_TOKEN"; sleep 60', retry={"lost": 0}, **NAMES)
         await logged(service, run, STARS)
         started = folder(house, run).read_started()
         assert started is not None

@@ -12,6 +12,7 @@ from pushtrain.cli.find import find_runs, published_runs, what_came_of
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import NotFound, PushtrainError, Unreachable
 from pushtrain.core.model import Run
+from pushtrain.core.model import State as State_
 from pushtrain.wiring.history import Unsent
 
 
@@ -100,7 +101,9 @@ def standing(run: Run) -> str:
     """Where a run is and how it went, coloured: `running`, `failed, publishing`, `lost, publish pending`."""
     twice = ", possible duplicate" if run.command.possible_duplicate else ""
     if run.outcome is None:
-        waiting = f" ({render.literal(run.waiting_for)})" if run.waiting_for else ""
+        again = f"{run.reason} in attempt {run.attempt}" if run.attempt and run.reason else ""
+        why = run.waiting_for or (again if run.state is State_.QUEUED else "")
+        waiting = f" ({render.literal(why)})" if why else ""
         wish = ", cancelling" if run.cancel_requested else ""
         return f"{render.coloured(run.state)}{wish}{waiting}{twice}"
     publishing = "" if run.final else f", {render.coloured('publish pending' if run.pending else run.state)}"

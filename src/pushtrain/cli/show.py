@@ -92,6 +92,9 @@ def _attempt(attempt: Attempt, *, several: bool) -> None:
         render.say(f"  [dim]used[/]        {gpu_words(attempt.gpu)}")
     if attempt.exit_code is not None:
         render.say(f"  [dim]exit code[/]   {attempt.exit_code:>9}")
+    if several and attempt.reason:
+        told = f": {render.literal(attempt.detail)}" if attempt.detail else ""
+        render.say(f"  [dim]ended[/]       {attempt.reason}{told}")
 
 
 def _progress(view: RunView) -> None:

@@ -189,6 +189,7 @@ def _job(name: str, table: Table, target: ResultsTarget) -> Job | None:
         "resources": needs.resources(table),
         "timeout": table.read("timeout", duration, None),
         "preempt_signal": again.preempt_signal(table),
+        "retry": again.retry(table),
         "results": _globs(table),
         "results_to": target,
         "min_isolation": needs.isolation(table),

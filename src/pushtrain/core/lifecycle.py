@@ -171,6 +171,7 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901, PLR091
         case Claimed(token, gpus):
             change |= {"token": token, "gpus": gpus, "attempt": run.attempt + 1, "not_before": 0.0}
             change |= {"started_at": None, "ended_at": None, "preempt_requested": False}
+            change |= {"reason": Reason.NONE, "detail": ""}
         case Prepared(at):
             change |= {"started_at": now if at is None else at}
         case PrepareFailed(reason, detail):

@@ -134,6 +134,53 @@ class Push(Value):
         return set(self.after) == {"0"}
 
 
+class Reason(StrEnum):
+    """Why a run or an attempt ended as it did."""
+
+    NONE = ""
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    CHECKOUT = "checkout"
+    SECRETS = "secrets"
+    DATA = "data"
+    ENVIRONMENT = "environment"
+    SETUP = "setup"
+    NO_GPU = "no-gpu"
+    ISOLATION = "isolation"
+    OOM = "oom"
+    DISK = "disk"
+    PROCESSES = "processes"
+    LOST = "lost"
+    PREEMPTED = "preempted"
+    CHECKPOINTED = "checkpointed"
+    INTERRUPTED = "interrupted"
+    INTERNAL = "internal"
+    REFUSED = "refused"
+    """A rule of the executor's owner does not allow it."""
+    DEFERRED = "deferred"
+    """A rule of the executor's owner lets it wait."""
+    RELEASED = "released"
+
+
+RETRIED: Final = frozenset(
+    {
+        Reason.OOM,
+        Reason.DISK,
+        Reason.PROCESSES,
+        Reason.SETUP,
+        Reason.CHECKOUT,
+        Reason.DATA,
+        Reason.ENVIRONMENT,
+        Reason.SECRETS,
+        Reason.NO_GPU,
+        Reason.INTERNAL,
+    }
+)
+"""Reasons that a job may have tried again beside a command that failed by itself."""
+
+
 # --- what a job asks for ----------------------------------------------------------------------------------
 
 
@@ -211,6 +258,21 @@ class PreemptSignal(StrEnum):
     """No signal: the command looks at `PUSHTRAIN_STOP_FILE`."""
 
 
+class Retry(Value):
+    """How often a run is started again, by what its attempt failed of; see `core/retry.py`."""
+
+    lost: int = Field(default=2, ge=0, le=100)
+    """Times, when the machine or the shim was lost."""
+    failed: int = Field(default=0, ge=0, le=100)
+    """Times, when the command failed."""
+    exit_codes: dict[int, Annotated[int, Field(ge=0, le=100)]] = Field(default_factory=dict)
+    """Times, by exit code; such an end does not count as failed."""
+    also: tuple[Reason, ...] = ()
+    """Reasons, of `RETRIED`, that count as failed and are tried again."""
+    backoff: float = Field(default=10, gt=0, le=_MOST)
+    """Seconds before the first try; each further one waits twice as long."""
+
+
 class ResultsTarget(Value):
     """Where a run's results are committed."""
 
@@ -245,6 +307,8 @@ class JobSpec(Value):
     """Seconds from the training's start; None: the executor's limit."""
     preempt_signal: PreemptSignal = PreemptSignal.TERM
     """What its command gets when the machine is wanted back."""
+    retry: Retry = Retry()
+    """When it is started again though it failed."""
     results: tuple[str, ...] = ()
     """Globs relative to the work folder."""
     results_to: ResultsTarget = ResultsTarget()
@@ -398,36 +462,6 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     LOST = "lost"
     MOVED = "moved"
-
-
-class Reason(StrEnum):
-    """Why a run or an attempt ended as it did."""
-
-    NONE = ""
-    EXITED = "exited"
-    SIGNALLED = "signalled"
-    TIMEOUT = "timeout"
-    CANCELLED = "cancelled"
-    CHECKOUT = "checkout"
-    SECRETS = "secrets"
-    DATA = "data"
-    ENVIRONMENT = "environment"
-    SETUP = "setup"
-    NO_GPU = "no-gpu"
-    ISOLATION = "isolation"
-    OOM = "oom"
-    DISK = "disk"
-    PROCESSES = "processes"
-    LOST = "lost"
-    PREEMPTED = "preempted"
-    CHECKPOINTED = "checkpointed"
-    INTERRUPTED = "interrupted"
-    INTERNAL = "internal"
-    REFUSED = "refused"
-    """A rule of the executor's owner does not allow it."""
-    DEFERRED = "deferred"
-    """A rule of the executor's owner lets it wait."""
-    RELEASED = "released"
 
 
 class Stage(StrEnum):

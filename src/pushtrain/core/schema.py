@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pushtrain.core import again, jobfile, matrix, names, needs, secretname
 from pushtrain.core.forms import MAX_DURATION, MAX_INTEGER
-from pushtrain.core.model import MAX_SECRETS, Isolation, JobNetwork
+from pushtrain.core.model import MAX_SECRETS, RETRIED, Isolation, JobNetwork
 
 URL: Final = "https://raw.githubusercontent.com/pushtrain/pushtrain/main/docs/pushtrain.schema.json"
 
@@ -84,22 +84,13 @@ def _job() -> Schema:
             "labels": _texts(
                 "Words that the executor's owner gave it; all must be there.", needs.WORD.pattern
             ),
-            "timeout": {
-                "description": 'How long training may last: seconds, or "30m", "1h30m", "2d".',
-                "oneOf": [
-                    {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DURATION},
-                    {
-                        "type": "string",
-                        "pattern": _DURATION,
-                    },
-                ],
-                "examples": ["30m", "1h30m"],
-            },
+            "timeout": _duration('How long training may last: seconds, or "30m", "1h30m", "2d".'),
             "preempt_signal": {
                 "description": "What the command gets when its machine is wanted back (docs/checkpoints.md).",
                 "enum": list(again.SIGNALS),
                 "default": "SIGTERM",
             },
+            "retry": _retry(),
             "results": {
                 **_texts("Globs of files to keep, relative to the repository's root.", _PATH),
                 "examples": [["outputs/**", "*.png"]],
@@ -114,6 +105,29 @@ def _job() -> Schema:
             "matrix": _matrix(),
         },
         required=["command"],
+    )
+
+
+def _retry() -> Schema:
+    times = _number("How often.", 0, again.MOST_RETRIES, whole=True)
+    return _object(
+        "How often the run is started again, by what its attempt failed of (docs/checkpoints.md).",
+        {
+            "lost": {**times, "description": "When the machine was lost.", "default": 2},
+            "failed": {**times, "description": "When the command failed.", "default": 0},
+            "exit_codes": {
+                "description": "By exit code; such an end does not count as failed.",
+                "type": "object",
+                "additionalProperties": False,
+                "patternProperties": {_whole("(?!85$)([1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5])"): times},
+                "examples": [{"75": 3}],
+            },
+            "also": {
+                **_texts("Reasons that count as failed and are tried again, too."),
+                "items": {"enum": sorted(RETRIED)},
+            },
+            "backoff": _duration("Time before the first try; each further one waits twice as long."),
+        },
     )
 
 
@@ -309,6 +323,17 @@ def _size(description: str) -> Schema:
             {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?([kKMGT]i?)?B$"},
         ],
         "examples": ["8GB"],
+    }
+
+
+def _duration(description: str) -> Schema:
+    return {
+        "description": description,
+        "oneOf": [
+            {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DURATION},
+            {"type": "string", "pattern": _DURATION},
+        ],
+        "examples": ["30m", "1h30m"],
     }
 
 

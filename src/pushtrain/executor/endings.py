@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from pushtrain.core.errors import Cancelled, Conflict, StorageError
 from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, Requeued, unless_cancelled
-from pushtrain.core.model import Attempt, State
+from pushtrain.core.model import Attempt, Run, State
 from pushtrain.executor import launch, verdicts
 from pushtrain.executor.active import Active
 from pushtrain.executor.prepare import Workshop, time_limit
@@ -54,8 +54,7 @@ class Endings:
         self._clean(folder)
         if verdict is None:
             _log.warning("run %s was lost; %d of its processes were ended", run.short, killed)
-            lost = Lost("Its shim was killed, or the machine restarted; there is no verdict.")
-            self.write(active, lost)
+            self.write(active, Lost("Its shim was killed, or the machine restarted; there is no verdict."))
             return
         limits = self._shop.rules.limits
         limit = limits.time if verdict.phase == "setup" else time_limit(run.command.job, limits)
@@ -73,10 +72,8 @@ class Endings:
         """
         while True:
             run = self._store.run(active.run.id)
-            ended = unless_cancelled(run, event)
-            attempt = verdicts.ended(
-                active.attempt, ended, now=self._clock(), size=log_size(active.folder.log)
-            )
+            ended = unless_cancelled(run, self._again(run, active, event))
+            attempt = self._ended(active, ended)
             self._ask_hooks(active, attempt, ended)
             try:
                 self._advance(active, ended, attempt)
@@ -91,6 +88,14 @@ class Endings:
                 raise
         if isinstance(ended, Requeued):
             self._clear(active.folder)
+
+    def _ended(self, active: Active, event: Event) -> Attempt:
+        return verdicts.ended(active.attempt, event, now=self._clock(), size=log_size(active.folder.log))
+
+    def _again(self, run: Run, active: Active, event: Event) -> Event:
+        """What becomes of the run where the policy starts it again."""
+        earlier = [one for one in self._store.attempts(run.id) if one.number < run.attempt]
+        return verdicts.tried_again(run, event, self._ended(active, event), earlier, now=self._clock())
 
     def _advance(self, active: Active, event: Event, attempt: Attempt) -> None:
         run = active.run

@@ -13,7 +13,7 @@ from pushtrain.core.model import Artifact, Run, Value
 from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.executor.censor import Censor, without_secrets
 from pushtrain.executor.collect import collect
-from pushtrain.executor.metrics import Metric, candidates, gather
+from pushtrain.executor.metrics import Metric, candidates, gather, joined
 from pushtrain.plumbing.rundir import RunDir, write_bytes
 from pushtrain.ports import MetricsFormat, Stop
 
@@ -66,6 +66,8 @@ def harvest(
     files = collect(folder.results, folder.tree, globs, folder.artifacts, own=own, censor=censor, stop=stop)
     named = [folder.metrics, *candidates(folder.artifacts, formats)]
     metrics = gather(named, formats, root=folder.artifacts, trusted=folder.root)
+    for before in reversed(folder.earlier()):  # a run that went on has one curve
+        metrics = joined(gather([before.metrics], formats, root=before.root), metrics)
     if not metrics:
         work = list(candidates(folder.tree, formats, since=since))
         metrics = gather(work, formats, root=folder.tree, trusted=folder.root)

@@ -107,6 +107,32 @@ def gather(
     return tuple(found.values())
 
 
+def joined(earlier: Sequence[Metric], later: Sequence[Metric]) -> tuple[Metric, ...]:
+    """The metrics of a run whose next attempt went on: of what was trained again, the later values."""
+    went_on = {metric.name: metric for metric in later}
+    found = [_joined(metric, went_on.get(metric.name)) for metric in earlier]
+    names = {metric.name for metric in found}
+    return (*found, *(metric for metric in later if metric.name not in names))[:MOST_SERIES]
+
+
+def _joined(metric: Metric, after: Metric | None) -> Metric:
+    if after is None or not after.steps:
+        return metric
+    begin = min(after.steps)
+    before = [pair for pair in zip(metric.steps, metric.values, strict=True) if pair[0] < begin]
+    steps = (*(step for step, _ in before), *after.steps)
+    values = (*(value for _, value in before), *after.values)
+    thinned = len(before) < len(metric.steps) or metric.points == len(metric.steps)
+    points = (len(before) if thinned else metric.points) + after.points
+    kept = _kept(values)
+    return Metric(
+        name=metric.name,
+        steps=tuple(steps[at] for at in kept),
+        values=tuple(values[at] for at in kept),
+        points=points,
+    )
+
+
 @contextmanager
 def opened(path: Path, trusted: Path) -> Iterator[IO[bytes]]:
     """A regular file that a job left, open; no link between a folder of ours and it is followed.

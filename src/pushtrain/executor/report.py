@@ -18,7 +18,7 @@ from pushtrain.core.queries import shown_command, shown_run
 from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.core.weburl import shown
 from pushtrain.executor import markdown as md
-from pushtrain.executor import plot
+from pushtrain.executor import plot, segments
 from pushtrain.executor.metrics import Metric
 from pushtrain.executor.wording import branch_link, commit_link, duration, gpu_words, headline, moment, size
 from pushtrain.plumbing.rundir import LogEnds
@@ -168,6 +168,7 @@ def _readme(story: Story, charts: Mapping[str, str]) -> str:
         *([_log(story, opened=True)] if failed else []),
         _metrics(story.metrics, charts),
         _summary(story),
+        segments.told(story.attempts),
         _stages(story),
         _data(story.attempt),
         _files(story),

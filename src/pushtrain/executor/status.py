@@ -68,7 +68,8 @@ def _status(run: Run, verdict: Verdict, description: str, report: str = "") -> C
 def _progress(run: Run, executor: str) -> str:
     again = f", attempt {run.attempt}" if run.attempt > 1 else ""
     if run.state is State.QUEUED:
-        return f"queued again on {executor}" if run.attempt else f"queued on {executor}"
+        why = f", {run.reason}" if run.attempt and run.reason else ""
+        return f"queued again on {executor}{why}" if run.attempt else f"queued on {executor}"
     return f"{run.state} on {executor}{again}"
 
 

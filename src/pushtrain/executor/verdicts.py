@@ -2,10 +2,12 @@
 
 import math
 import signal
+from collections.abc import Sequence
 from typing import Final
 
-from pushtrain.core.lifecycle import TAKEN_BACK, Event, Exited, Lost, Requeued
-from pushtrain.core.model import CHECKPOINTED, Attempt, Reason, Run
+from pushtrain.core import retry
+from pushtrain.core.lifecycle import TAKEN_BACK, Event, Exited, Lost, PrepareFailed, Requeued
+from pushtrain.core.model import CHECKPOINTED, Attempt, Reason, Run, State
 from pushtrain.core.ruling import TIME, spoken
 from pushtrain.plumbing.rundir import StopOrder, Verdict
 
@@ -46,6 +48,36 @@ def event_of(
     if taken_back:
         return Requeued(reason, told or _ASKED, exit_code=verdict.code, at=verdict.ended_at)
     return Exited(reason, verdict.code, told, verdict.ended_at)
+
+
+def tried_again(run: Run, event: Event, ended: Attempt, earlier: Sequence[Attempt], *, now: float) -> Event:
+    """The event that starts a run again in place of one that would end it, where the job's policy says so.
+
+    Args:
+        run: The run as it is now.
+        event: What ends its attempt.
+        ended: The attempt as it is then.
+        earlier: Those before it.
+        now: Seconds since the epoch.
+    """
+    if not isinstance(event, Exited | Lost | PrepareFailed | Requeued) or run.cancel_requested:
+        return event
+    if isinstance(event, Requeued) and not retry.goes_on(ended):
+        return event  # a rule lets it wait, for example: it says itself until when
+    reason = Reason.LOST if isinstance(event, Lost) else event.reason
+    again = retry.after(ended, earlier, run.command.job.retry)
+    if again is None and isinstance(event, Requeued):
+        most = f"The run was started {retry.MOST_ATTEMPTS} times, and is not started again."
+        return Exited(reason, event.exit_code, most, event.at) if run.state is State.RUNNING else event
+    if again is None:
+        return event
+    return Requeued(
+        reason,
+        f"{event.detail} It is tried again ({again.note})." if again.note else event.detail,
+        now + again.pause if again.pause else 0,
+        exit_code=ended.exit_code,
+        at=ended.ended_at,
+    )
 
 
 def sentence(verdict: Verdict, *, limit: float, most: float = math.inf) -> str:

@@ -255,6 +255,10 @@ class RunDir:
         """Checkpoints, shared by all attempts of the run."""
         return self.root.parent / "checkpoint"
 
+    def earlier(self) -> "list[RunDir]":
+        """The folders of the run's attempts before this one, in order."""
+        return [RunDir(self.root.parent / str(number)) for number in range(1, int(self.root.name))]
+
     def checkpointed(self) -> bool:
         """Whether an attempt has left something to go on from."""
         try:
