@@ -13,13 +13,14 @@ import traceback
 from dataclasses import asdict
 from pathlib import Path
 
+from bench.adoption import adoption
 from bench.gate import gate
 from bench.isolation import isolation
 from bench.measures import MEASURES as HERE
 from bench.measures import Figure
 from bench.tunnel import tunnel
 
-MEASURES = {**HERE, "gate": gate, "isolation": isolation, "tunnel": tunnel}
+MEASURES = {**HERE, "adoption": adoption, "gate": gate, "isolation": isolation, "tunnel": tunnel}
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BEGIN, END = "<!-- table: begin, written by `make bench ARGS=--write` -->", "<!-- table: end -->"
 
