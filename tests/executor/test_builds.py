@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from executor_house import House, done, story
 
+from data_server import Handler, Served, file_server
 from pushtrain.adapters.environments import tool
 from pushtrain.adapters.environments.requirements import RequirementsFile
 from pushtrain.adapters.environments.site import Site
@@ -36,7 +37,7 @@ from pushtrain.plumbing.building import CagedBuilder
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.ports import Cage, Enclosure
 from pushtrain.testing import wait_until
-from wheel_index import wheel
+from wheel_index import serve_index, wheel
 
 REQUIREMENTS = EnvironmentSpec(kind=EnvironmentKind.REQUIREMENTS)
 
@@ -124,6 +125,8 @@ class Yard:
         }
         (self.home / "netrc").write_text("machine index.example.org login lab password hunter2\n")
         self.site = Site(self.state.tools, self.state.environments, environ=self.environ)
+        self.network = JobNetwork.NONE
+        self.hosts: tuple[str, ...] = ()
 
     def builder(self, *, code: bool, repository: str = "octo+hello") -> CagedBuilder:
         return CagedBuilder(
@@ -131,12 +134,13 @@ class Yard:
             shared=self.state.environments,
             tools=self.state.tools,
             own=self.state.builds / repository,
-            network=JobNetwork.NONE,
+            network=self.network,
             uplink=lambda: None,
             limits=Limits(),
             report=lambda *_: None,
             stop=lambda: None,
             code=code,
+            hosts=self.hosts,
             environ=self.environ,
         )
 
@@ -443,6 +447,44 @@ def test_only_a_tool_that_runs_nobodys_code_reaches_an_index_in_the_owners_netwo
     )
     assert builder._reached() is reached
     assert builder.offline is (network is JobNetwork.NONE)
+
+
+@pytest.mark.slow
+def test_an_index_in_the_owners_network_opens_no_other_place_of_it(yard: Yard) -> None:
+    """What a requirement, a page of the index or a redirect names is judged; real uv asks by the proxy."""
+    with file_server() as index, file_server() as victim:
+        yard.environ = {"PATH": os.environ["PATH"], "HOME": str(yard.home), "UV_PYTHON_DOWNLOADS": "never"}
+        yard.environ |= {
+            "UV_DEFAULT_INDEX": serve_index(index, [wheel("alpha", "1.0")]),
+            "NO_PROXY": "127.0.0.1",
+        }
+        yard.site = Site(yard.state.tools, yard.state.environments, environ=yard.environ)
+        yard.network = JobNetwork.INTERNET
+        file, content = wheel("beta", "1.0")
+        inside = victim.serve(f"/{file}", content)
+        page = f'<!DOCTYPE html><html><body><a href="{inside}">{file}</a></body></html>'
+        index.serve("/simple/beta/", page.encode(), kind="text/html")
+
+        def led_away(handler: Handler, _: Served) -> bool:
+            handler.send_response(302)
+            handler.send_header("Location", inside.replace(file, wheel("gamma", "1.0")[0]))
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return True
+
+        index.serve("/simple/gamma/", b"", *[led_away] * 9)
+        ways = ("beta", f"beta @ {inside}", f"beta @ git+{victim.url}/beta.git", "gamma")
+        for number, way in enumerate((*ways, f"--extra-index-url {victim.url}/simple\ndelta")):
+            with pytest.raises((BuildError, NeedsCode)) as error:
+                yard.build(way, f"no-{number}", code=False)
+            if "git+" not in way:
+                assert "allow_data_hosts" in error.value.message, "it says why, and the mend"
+        assert victim.asked == []
+        into = yard.build("alpha", "yes", code=False)
+        assert list(into.glob("lib/python*/site-packages/alpha.py"))
+        yard.hosts = (victim.url.removeprefix("http://"),)
+        into = yard.build("beta", "listed", code=False)
+        assert list(into.glob("lib/python*/site-packages/beta.py"))
 
 
 @pytest.mark.slow

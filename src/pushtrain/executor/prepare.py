@@ -525,6 +525,7 @@ class Preparation:
             report=self._report(Stage.ENVIRONMENT),
             stop=self._stop_all,
             code=code,
+            hosts=shop.rules.allow_data_hosts,
             environ=shop.inherited,
         )
 

@@ -10,10 +10,12 @@ there are no hard links, and an environment would be a copy.
 """
 
 import os
+import re
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -21,30 +23,31 @@ from urllib.parse import urlsplit
 
 from pushtrain.core.addresses import why_not_public
 from pushtrain.core.errors import BuildError, PushtrainError
+from pushtrain.core.forms import Wrong
 from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.core.outward import Outward, listed
 from pushtrain.core.rules import Limits
-from pushtrain.plumbing import process
+from pushtrain.core.weburl import PORTS
+from pushtrain.plumbing import outproxy, process
 from pushtrain.plumbing.inside import command
+from pushtrain.plumbing.outproxy import JudgedProxy
 from pushtrain.plumbing.process import Completed
 from pushtrain.plumbing.uplink import Uplink
 from pushtrain.ports import Cage, Report, Sandbox, Stop
 
 _ELSEWHERE: Final = 30.0
 """Seconds that ending what runs outside of our own tree may take."""
-_NAMED: Final = (
+_INDEXES: Final = (
     "UV_DEFAULT_INDEX",
     "UV_EXTRA_INDEX_URL",
     "UV_FIND_LINKS",
     "UV_INDEX",
     "UV_INDEX_URL",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
+    "UV_PYTHON_INSTALL_MIRROR",
 )
-"""Variables in which an owner names servers that tools fetch from, or by."""
+"""Variables in which an owner names servers that tools fetch from."""
+_NAME: Final = re.compile(r"[\w.-]+=")
+"""What stands before the URL of an index that has a name."""
 _PACKAGES: Final = ("https://pypi.org", "https://files.pythonhosted.org")
 """Where packages come from unless an owner says otherwise; the resolver may name a mirror in their place."""
 
@@ -63,6 +66,7 @@ class CagedBuilder:
         report: Told what goes on.
         stop: Called now and then.
         code: Whether tools may run code that is not theirs.
+        hosts: Of the owner's network what may be reached beside indexes, as in `allow_data_hosts`.
         environ: The executor's own environment.
     """
 
@@ -79,6 +83,7 @@ class CagedBuilder:
         report: Report,
         stop: Stop,
         code: bool,
+        hosts: Sequence[str] = (),
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.code = code
@@ -93,6 +98,7 @@ class CagedBuilder:
         self._network = network
         self._uplink = uplink
         self._limits = limits
+        self._hosts = hosts
         self._environ = environ
 
     def run(
@@ -124,13 +130,15 @@ class CagedBuilder:
         self.cache.mkdir(parents=True, exist_ok=True)
         # Not in the repository's own cache: what code can write there, nobody else should have to write into.
         self._tools.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="tool-", dir=self._tools) as temporary:
-            tmp = Path(temporary)
+        network = self._reached()
+        with ExitStack() as held:
+            tmp = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="tool-", dir=self._tools)))
+            judged = held.enter_context(self._judged()) if network is not self._public() else None
             cage = Cage(
                 writable=_outermost((*writable, tmp, self.cache) if self.code else (*writable, self._shared)),
                 readable=tuple(path for path in (self._tools / "python", *readable) if path.exists()),
                 tmp=tmp,
-                network=self._reached(),
+                network=network,
                 limits=self._limits,
             )
             try:
@@ -138,11 +146,16 @@ class CagedBuilder:
                 uplink = self._uplink() if enclosure.confinement.uplink else None
             except PushtrainError as error:
                 raise BuildError(f"The build could not be isolated: {error}") from error
-            home = {"HOME": str(tmp), "TMPDIR": str(tmp)} if self.caged else {}
             mark = f"build.{tmp.name}"
-            argv, given = command(enclosure, words, {**env, **home, process.ATTEMPT_MARK: mark}, uplink)
+            variables = {**env, process.ATTEMPT_MARK: mark}
+            if self.caged:
+                variables |= {"HOME": str(tmp), "TMPDIR": str(tmp)}
+            if judged:
+                variables = {name: value for name, value in variables.items() if name not in outproxy.DIRECT}
+                variables |= judged.variables
+            argv, given = command(enclosure, words, variables, uplink)
             try:
-                return process.run(
+                done = process.run(
                     argv,
                     cwd=cwd,
                     env=given,
@@ -151,6 +164,9 @@ class CagedBuilder:
                     line=line,
                     pass_fds=uplink.descriptors if uplink else (),
                 )
+                if done.code and judged and judged.refused:
+                    return replace(done, err=done.err + "\n".join(("", *judged.refused)).encode())
+                return done
             finally:
                 if self.code:
                     process.sweep(mark)  # what it has left behind; the sandbox leaves nothing
@@ -158,14 +174,32 @@ class CagedBuilder:
                     with suppress(OSError, TimeoutError):
                         process.run(enclosure.ends, env=enclosure.outside, timeout=_ELSEWHERE)
 
+    def _public(self) -> JobNetwork:
+        """The job's network while its environment is built."""
+        return self._network if self._network is not JobNetwork.FETCH_ONLY else JobNetwork.INTERNET
+
     def _reached(self) -> JobNetwork:
-        """The job's network; a tool that runs nobody's code reaches the owner's own index, too."""
-        if self._network in {JobNetwork.NONE, JobNetwork.FULL} or self.code:
-            return self._network if self._network is not JobNetwork.FETCH_ONLY else JobNetwork.INTERNET
-        named = (*(self._environ.get(name, "") for name in _NAMED), *_PACKAGES)
-        if any(_within(word) for text in named for word in text.replace(",", " ").split()):
+        """What the cage lets a tool reach.
+
+        One that runs nobody's code has the owner's network where it must ask a server there; it then does all
+        that it does by a proxy that judges (`_judged`).
+        """
+        if self._public() is not JobNetwork.INTERNET or self.code:
+            return self._public()
+        proxies = (self._environ.get(name, "") for name in outproxy.NAMES)
+        proxies = (one if "://" in one else f"http://{one}" for one in proxies if one)
+        if any(_within(one) for one in (*self._indexes(), *proxies)):
             return JobNetwork.FULL
         return JobNetwork.INTERNET
+
+    def _judged(self) -> JudgedProxy:
+        """A proxy to public addresses, the owner's own indexes, and what the owner lists beside."""
+        return JudgedProxy(Outward((*self._hosts, *_entries(self._indexes()))), self._environ)
+
+    def _indexes(self) -> tuple[str, ...]:
+        """The servers that tools fetch from, as the owner or else the tool itself names them."""
+        named = (self._environ.get(name, "") for name in _INDEXES)
+        return (*(word for text in named for word in text.replace(",", " ").split()), *_PACKAGES)
 
 
 def _outermost(paths: Sequence[Path]) -> tuple[Path, ...]:
@@ -177,9 +211,23 @@ def _outermost(paths: Sequence[Path]) -> tuple[Path, ...]:
     )
 
 
+def _entries(urls: Sequence[str]) -> Iterator[str]:
+    """The servers at these URLs, as `allow_data_hosts` would list them."""
+    for url in urls:
+        with suppress(ValueError, Wrong):  # a port that is none
+            parts = urlsplit(url.partition("=")[2] if _NAME.match(url) else url)
+            port = parts.port or PORTS.get(parts.scheme)
+            if parts.hostname and port:
+                entry = f"[{parts.hostname}]:{port}" if ":" in parts.hostname else f"{parts.hostname}:{port}"
+                listed(entry)
+                yield entry
+
+
 def _within(url: str) -> bool:
     """Whether a server is not on the public internet, as far as its name can be looked up."""
-    host = urlsplit(url.rpartition("=")[2] if "://" in url else "").hostname
+    host = ""
+    with suppress(ValueError):
+        host = urlsplit(url.partition("=")[2] if _NAME.match(url) else url).hostname or ""
     if not host:
         return False
     with suppress(OSError, ValueError):
