@@ -16,6 +16,7 @@ from pushtrain.executor import landlord as module
 from pushtrain.executor.cardwatch import CardWatch
 from pushtrain.executor.landlord import Landlord
 from pushtrain.executor.lending import Holder, Terms
+from pushtrain.executor.meter import Meter
 from pushtrain.executor.ownerscreen import OwnerScreen
 from pushtrain.plumbing import gpu, process, standing
 from pushtrain.plumbing.energy import EnergyDay
@@ -80,7 +81,8 @@ class Estate:
         self.senses = Senses()
         self.pause = PauseFile(folder / "pause", clock=self.clock)
         self.energy = EnergyDay(folder / "energy", clock=self.clock)
-        self.cards = CardWatch(self.gpus, Sampler(clock=self.clock), self.energy, clock=self.clock)
+        self.meter = Meter(folder / "runs", self.energy, clock=self.clock)
+        self.cards = CardWatch(self.gpus, Sampler(clock=self.clock), self.meter, clock=self.clock)
         self.screen = folder / "standing"
         shown = OwnerScreen(
             self.screen,
@@ -355,7 +357,7 @@ def test_a_sleeping_card_is_not_woken_to_be_watched(estate: Estate, tmp_path: Pa
         (folder / "runtime_status").write_text("active\n")
         (folder / "control").write_text("auto\n")
     cards = CardWatch(
-        estate.gpus, Sampler(pci=tmp_path / "pci", clock=estate.clock), estate.energy, clock=estate.clock
+        estate.gpus, Sampler(pci=tmp_path / "pci", clock=estate.clock), estate.meter, clock=estate.clock
     )
     cards.look(())
     assert estate.library.attached
@@ -418,7 +420,8 @@ def test_a_card_without_a_meter_counts_by_its_power(estate: Estate) -> None:
         card.energy, card.power = None, 360.0
     estate.lend(0)
     estate.look()
-    estate.look(after=100)
+    for _ in range(10):
+        estate.look(after=10)
     assert estate.cards.kwh() == pytest.approx(0.01)
 
 

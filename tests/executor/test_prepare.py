@@ -17,12 +17,14 @@ from pushtrain.core.errors import BuildError, Cancelled, Forbidden, NeedsCode
 from pushtrain.core.model import EnvironmentSpec, Isolation, Progress, Reason, Run, Stage
 from pushtrain.core.rules import Rules
 from pushtrain.executor.bytecode import MARK, Compiler
+from pushtrain.executor.meter import Meter
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.executor.prepare import Preparation, PreparationError, Workshop
 from pushtrain.executor.rulebook import Rulebook
 from pushtrain.executor.variables import attempt_mark, job_environment
 from pushtrain.executor.vault import Vault
 from pushtrain.plumbing.cache import Cache
+from pushtrain.plumbing.energy import EnergyDay
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.holdings import Holdings
 from pushtrain.plumbing.ledger import Ledger
@@ -94,6 +96,7 @@ class Bench:
             data=data,
             built=built,
             vault=Vault(sealing_key(self.house.state.sealing_key)),
+            meter=Meter(self.house.state.runs, EnergyDay(self.house.state.energy)),
             sandbox=self.house.sandbox,
             inherited={"PATH": os.environ["PATH"]},
         )

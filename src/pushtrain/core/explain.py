@@ -97,8 +97,8 @@ def _entries(entries: Sequence[Allow]) -> str:
     return f"{len(entries)} entr{'ies' if len(entries) != 1 else 'y'}" if entries else "no entry"
 
 
-def _or(none: str) -> Callable[[int], str]:
-    return lambda count: amount(count) if count else none
+def _or(none: str, said: Callable[[Any], str] = amount) -> Callable[[Any], str]:
+    return lambda value: said(value) if value else none
 
 
 def _count(count: int) -> str:
@@ -176,6 +176,12 @@ def _downloads(rules: Rules) -> str:
     return "Data and environments of all runs together, midnight to midnight UTC; then runs wait."
 
 
+def _idle(rules: Rules) -> str:
+    if not rules.limits.gpu_idle:
+        return "A run that leaves its GPU idle is told of, and goes on."
+    return "A run that computes nothing on its GPU for so long is ended."
+
+
 def _data(rules: Rules) -> str:
     most = amount(rules.limits.data or rules.limits.disk)
     return f"The data of one run has at most {most}, and as much again out of archives."
@@ -244,6 +250,7 @@ _GROUPS: Final[Mapping[str, Mapping[str, _Words]]] = {
         "rules.limits.memory": (_or("most of it"), _memory),
         "rules.limits.disk": (_or("nothing"), _says("Written below the attempt's own folders.")),
         "rules.limits.processes": (_count, _says("Processes and threads at once.")),
+        "rules.limits.gpu_idle": (_or("no limit", spoken), _idle),
         "rules.limits.log": (amount, _says("Kept of its log, half head and half tail; the rest is counted.")),
     },
     "When it is lent": OWNER,

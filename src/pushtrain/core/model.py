@@ -152,6 +152,8 @@ class Reason(StrEnum):
     OOM = "oom"
     DISK = "disk"
     PROCESSES = "processes"
+    IDLE = "idle"
+    """It held a GPU and computed nothing on it for longer than the executor's owner allows."""
     LOST = "lost"
     PREEMPTED = "preempted"
     CHECKPOINTED = "checkpointed"

@@ -117,6 +117,9 @@ class Limits(Value):
     log: Size = Field(default=64 * MIB, ge=MIB)
     """Bytes of a log that are kept, half from its head and half from its tail; the rest is let go and
     counted."""
+    gpu_idle: Duration = Field(default=0, ge=0)
+    """Seconds without a break for which a run may compute nothing on a GPU that it holds; then it is ended
+    with the reason `idle`. 0: it is only told."""
     downloads_per_day: Size = Field(default=0, ge=0)
     """Bytes that data and environments of all runs may bring in from midnight to midnight UTC; 0: no limit.
     A run that would exceed them waits for the next day."""

@@ -149,7 +149,7 @@ def gpu_use(
         peak_utilization=max((card.peak for card in mine if card.peak is not None), default=None),
         mean_memory=round(sum(card.filled for card in mine) / remembered) if remembered else None,
         peak_memory=max((card.memory for card in mine if card.memory is not None), default=None),
-        joules=round(sum(card.joules for card in told), 1) if told else None,
+        joules=round(share * sum(card.joules for card in told), 1) if told else None,
         estimated=any(card.estimated for card in told),
         idle=round(max((card.idle for card in mine), default=0.0), 1),
     )

@@ -1,6 +1,6 @@
 """The GPUs, looked at again and again: what of each is ours, and what its owner's.
 
-It counts what our runs use of energy, too, and sees that a run's memory comes back. A card whose run has
+Each look is metered (`executor.meter`), and it sees that a run's memory comes back. A card whose run has
 ended is given to nobody before it has; memory that no process holds a second later is trouble: a wedged
 process has it, or the driver.
 """
@@ -16,7 +16,7 @@ from pushtrain.core.gpus import GpuSample, Trouble, trouble
 from pushtrain.core.model import Gpu
 from pushtrain.core.owner import CardSeen
 from pushtrain.executor.lending import Holder
-from pushtrain.plumbing.energy import EnergyDay
+from pushtrain.executor.meter import Meter
 from pushtrain.plumbing.kin import Kin, numbers_are_the_machines
 
 _log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class CardWatch:
     Args:
         gpus: What the machine has.
         samples: Where samples come from.
-        energy: Where what our runs use is counted.
+        meter: Counts what our runs use of them.
         kin: Knows whose a process is.
         clock: Seconds that only grow.
     """
@@ -72,19 +72,18 @@ class CardWatch:
         self,
         gpus: Sequence[Gpu],
         samples: Samples,
-        energy: EnergyDay,
+        meter: Meter,
         *,
         kin: Sorts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._index = {gpu.uuid: gpu.index for gpu in gpus}
         self._samples = samples
-        self._energy = energy
+        self._meter = meter
         self._clock = clock
         self._kin = kin or Kin()
         self._nested = not numbers_are_the_machines()
         self._errors: dict[str, int | None] = {}
-        self._before: dict[str, GpuSample] = {}
         self._held: set[str] = set()
         self._released: dict[str, float] = {}
         self._stuck: dict[str, float] = {}
@@ -103,9 +102,9 @@ class CardWatch:
         self._held = held
         for uuid in held:
             self._released.pop(uuid, None)
-        self._count(samples, held)
         pids = {process.pid for one in samples for process in one.processes or ()}
         ours, dead = self._kin.sort(pids, [holder.shim for holder in holders if holder.shim])
+        self._meter.look(samples, holders, ours)
         blind = self._nested or any(one.processes is None for one in samples if not (one.asleep or one.lost))
         seen, emptying, theirs = [], set(), {}
         for one in samples:
@@ -135,11 +134,11 @@ class CardWatch:
     def close(self) -> None:
         """Let the driver go."""
         self._samples.close()
-        self._energy.settle()
+        self._meter.settle()
 
     def kwh(self) -> float:
         """What runs have used today."""
-        return self._energy.kwh()
+        return self._meter.kwh()
 
     def _since_release(self, uuid: str, now: float) -> float:
         return now - self._released.get(uuid, float("-inf"))
@@ -165,19 +164,6 @@ class CardWatch:
             self._told[uuid] = found
             what = f"is out of order ({found})" if found else "is in order again"
             _log.warning("GPU %d %s", self._index[uuid], what)
-
-    def _count(self, samples: Sequence[GpuSample], held: set[str]) -> None:
-        """Count what our runs' cards have used since the last look: by their meter, else power and time."""
-        used = 0.0
-        for one in samples:
-            before = self._before.get(one.uuid)
-            if before is not None and one.uuid in held and not (one.asleep or one.lost):
-                if one.energy is not None and before.energy is not None:
-                    used += max(0.0, one.energy - before.energy)
-                elif one.power is not None:
-                    used += one.power * max(0.0, one.at - before.at)
-            self._before[one.uuid] = one
-        self._energy.add(used)
 
 
 def _lent(holders: Sequence[Holder], uuid: str) -> Lent | None:

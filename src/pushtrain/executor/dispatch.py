@@ -141,6 +141,26 @@ class Dispatch:
             _log.warning("run %s: %s", active.run.short, error)
         self._changed(run_id)
 
+    def end(self, run_id: str, reason: Reason, detail: str, grace: float) -> None:
+        """End an active run for good, for a reason that is the machine's; from any thread.
+
+        Args:
+            run_id: Which run.
+            reason: What becomes the run's.
+            detail: Why, for the borrower.
+            grace: Seconds until what is left is killed.
+        """
+        with self._lock:
+            active = self._active.get(run_id)
+        if active is not None:
+            active.stop(StopOrder(reason=reason, detail=detail, grace=grace))
+
+    def remark(self, run_id: str, words: str) -> None:
+        """Show a sentence beside a run that trains; empty: none any more."""
+        active = self._active.get(run_id)
+        if active is not None and active.progress is not None and active.progress.stage is Stage.TRAIN:
+            self._note(active, Progress(stage=Stage.TRAIN, text=words))
+
     def holders(self) -> tuple[Holder, ...]:
         """Who holds something of this machine."""
         return tuple(active.holder for active in list(self._active.values()))

@@ -90,7 +90,9 @@ class Endings:
             self._clear(active.folder)
 
     def _ended(self, active: Active, event: Event) -> Attempt:
-        return verdicts.ended(active.attempt, event, now=self._clock(), size=log_size(active.folder.log))
+        size = log_size(active.folder.log)
+        attempt = verdicts.ended(active.attempt, event, now=self._clock(), size=size)
+        return attempt.model_copy(update={"gpu": self._shop.meter.used(attempt)})
 
     def _again(self, run: Run, active: Active, event: Event) -> Event:
         """What becomes of the run where the policy starts it again."""

@@ -31,8 +31,8 @@ from pushtrain.core.owner import (
 from pushtrain.core.settings import Settings
 from pushtrain.executor.cardwatch import Cards, CardWatch, Samples
 from pushtrain.executor.lending import Holder, Terms
+from pushtrain.executor.meter import Meter
 from pushtrain.executor.ownerscreen import OwnerScreen
-from pushtrain.plumbing.energy import EnergyDay
 from pushtrain.plumbing.pause import PauseFile
 from pushtrain.plumbing.presence import Presence, Signals
 from pushtrain.plumbing.state import StateFolder
@@ -75,6 +75,10 @@ class Senses(Protocol):
         """End what goes on behind it."""
 
 
+Watcher = Callable[[Verdict, Cards, Sequence[Holder]], object]
+"""Takes what a look saw."""
+
+
 class Preempt(Protocol):
     """`Dispatch.preempt`."""
 
@@ -112,7 +116,7 @@ class Landlord:
         preempt: Asks for it back.
         busy: Whether runs wait.
         changed: Called when it stands otherwise than before; from any thread.
-        show: Takes what the owner's own screen shows; called with each look.
+        show: Takes what each look saw, the owner's own screen for one.
         clock: Seconds since the epoch.
         minute: The minute of the week at a time.
         steady: Seconds that only grow.
@@ -131,7 +135,7 @@ class Landlord:
         preempt: Preempt,
         busy: Callable[[], bool],
         changed: Callable[[], None],
-        show: Callable[[Verdict, Cards, Sequence[Holder]], None] = lambda *_: None,
+        show: Watcher = lambda *_: None,
         clock: Callable[[], float] = time.time,
         minute: Callable[[float], int] = minute_of_week,
         steady: Callable[[], float] = time.monotonic,
@@ -168,6 +172,8 @@ class Landlord:
         gpus: Sequence[Gpu],
         *,
         samples: Samples,
+        meter: Meter,
+        watchers: Sequence[Watcher],
         dispatch: Callable[[], Tenants],
         waiting: Callable[[], int],
         changed: Callable[[], None],
@@ -180,13 +186,15 @@ class Landlord:
             state: Where the owner's wish is, and what their screen shows.
             gpus: The machine's.
             samples: Where it is seen what they do.
+            meter: Counts what runs use of them.
+            watchers: Take what each look saw.
             dispatch: The executor's runs; not asked before the landlord looks.
             waiting: How many runs wait.
             changed: Called when it stands otherwise than before; from any thread.
             clock: Seconds since the epoch.
         """
         rules, name = settings.rules.owner, settings.executor.name
-        cards = CardWatch(gpus, samples, EnergyDay(state.energy, clock=clock))
+        cards = CardWatch(gpus, samples, meter)
         screen = OwnerScreen(state.standing, executor=name, gpus=gpus, waiting=waiting, kwh=cards.kwh)
 
         def shims() -> tuple[int, ...]:
@@ -203,7 +211,7 @@ class Landlord:
             preempt=lambda run_id, **how: dispatch().preempt(run_id, **how),
             busy=lambda: waiting() > 0,
             changed=changed,
-            show=screen.show,
+            show=lambda *seen: [watcher(*seen) for watcher in (screen.show, *watchers)],
             clock=clock,
         )
 

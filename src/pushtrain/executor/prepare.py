@@ -44,6 +44,7 @@ from pushtrain.core.settings import ExecutorSettings
 from pushtrain.executor.access import Access
 from pushtrain.executor.bytecode import Compiler
 from pushtrain.executor.cages import compiling_cage, job_cage, limited
+from pushtrain.executor.meter import Meter
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.executor.rulebook import Against, Rulebook
 from pushtrain.executor.variables import attempt_mark, job_environment
@@ -107,6 +108,8 @@ class Workshop:
     """What they reach over the network."""
     vault: Vault
     """Knows the secrets that jobs name."""
+    meter: Meter
+    """Counts what attempts use of GPUs."""
     cgroups: Mapping[str, Path] = field(default_factory=dict)
     """Where control groups can be made; see `plumbing/cgroups.py`."""
     gpus: tuple[Gpu, ...] = ()

@@ -40,11 +40,14 @@ from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.usage import Usage
 from pushtrain.executor.access import Access
+from pushtrain.executor.books import Books
 from pushtrain.executor.cardwatch import Samples
 from pushtrain.executor.courier import Courier, Publisher
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.drain import Drain
+from pushtrain.executor.idle import Idle
 from pushtrain.executor.landlord import Landlord
+from pushtrain.executor.meter import Meter
 from pushtrain.executor.prepare import Workshop
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
 from pushtrain.executor.steward import Steward
@@ -54,6 +57,7 @@ from pushtrain.plumbing import cgroups
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.cards import card_number
 from pushtrain.plumbing.cleanlog import read_clean
+from pushtrain.plumbing.energy import EnergyDay
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.gpu import Sampler
 from pushtrain.plumbing.holdings import Holdings
@@ -177,13 +181,24 @@ class ExecutorService:
             cgroups=cgroups.find(),
             access=access,
             gpus=self.gpus,
+            meter=Meter(state.runs, EnergyDay(state.energy, clock=clock), clock=clock),
         )
         self._dispatch: Dispatch
+        self._books = Books(
+            store, [gpu.uuid for gpu in self.gpus], waiting=lambda: store.counts()[0], clock=clock
+        )
+        idle = Idle(
+            self._shop.meter,
+            settings.rules.limits.gpu_idle,
+            runs=lambda: self._dispatch,
+        )
         self._landlord = Landlord.of(
             settings,
             state,
             self.gpus,
             samples=samples or Sampler(),
+            meter=self._shop.meter,
+            watchers=(self._books.look, idle.look),
             dispatch=lambda: self._dispatch,
             waiting=lambda: store.counts()[0],
             changed=self._stands_otherwise,
@@ -220,6 +235,7 @@ class ExecutorService:
                 group.create_task(self._steward.run())
         finally:
             await asyncio.to_thread(self._shop.close)
+            await asyncio.to_thread(self._books.settle)
 
     def _ended(self) -> None:
         self._courier.wake()

@@ -141,6 +141,11 @@ class RunDir:
 
     root: Path
 
+    @property
+    def usage(self) -> Path:
+        """What it has used of its GPUs so far."""
+        return self.root / "usage.json"
+
     @classmethod
     def of(cls, runs: Path, run_id: str, number: int) -> "RunDir":
         """The folder of an attempt, below the state folder's `runs`."""
