@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from executor_house import House, story
+from executor_house import Bare, House, story
 
 from pushtrain.cli.app import run as cli
 from pushtrain.core.errors import Unauthorized, Unreachable
@@ -19,6 +21,7 @@ from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.warden import Warden
 from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.keys import Authorized
+from pushtrain.ports import Activation
 from pushtrain.testing import SENDER, SENDER_KEY, Clock, a_command, eventually
 from served import Served, served
 
@@ -101,6 +104,56 @@ async def test_what_waits_is_cancelled_and_what_runs_goes_on(tmp_path: Path) -> 
         assert (
             "the owner, who revoked the key that sent it" in service.store.run(second.id).detail + told.detail
         )
+
+
+class Slow(Bare):
+    """An environment that is not ready before somebody says so."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.ready = threading.Event()
+
+    def activate(self, *arguments: Any) -> Activation:
+        self.asked.set()
+        assert self.ready.wait(20)
+        return super().activate(*arguments)
+
+
+@story
+async def test_what_is_being_prepared_never_starts(house: House) -> None:
+    """Minutes may lie between a claim and the command: what has not started by then does not start."""
+    slow = Slow()
+    house.environments = {"system": slow}
+    async with house.running() as service:
+        run = house.send(service, "echo must never run > $PUSHTRAIN_RESULTS_DIR/ran")
+        await eventually(slow.asked.is_set)
+        assert service.store.run(run.id).state is State.PREPARING
+        assert revoke(house.state.root, "ada") == 0
+        try:
+            await eventually(lambda: service.store.run(run.id).cancel_requested)
+        finally:
+            slow.ready.set()
+        await eventually(lambda: service.store.run(run.id).state is State.DONE)
+        assert service.store.run(run.id).outcome is Outcome.CANCELLED
+        assert service.view(run.id).artifacts == ()
+
+
+@story
+async def test_a_run_that_is_ready_is_not_started_for_a_key_that_does_not_count(house: House) -> None:
+    """Also where nobody cancels it: it goes back to those that wait, as while the file is damaged."""
+    slow = Slow()
+    house.environments = {"system": slow}
+    async with house.running() as service:
+        run = house.send(service, "true")
+        await eventually(slow.asked.is_set)
+        whole = house.state.authorized.read_text()
+        house.state.authorized.write_text("no line that can be read\n")
+        slow.ready.set()
+        await eventually(lambda: service.store.run(run.id).state is State.QUEUED)
+        (event,) = [one for one in service.store.events(run.id) if one.kind == "requeued"]
+        assert "the key that sent it" in event.detail
+        house.state.authorized.write_text(whole)
+        await eventually(lambda: service.store.run(run.id).outcome is Outcome.SUCCEEDED)
 
 
 @story

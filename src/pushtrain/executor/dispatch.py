@@ -54,7 +54,8 @@ class Dispatch:
         slots: Runs at once that ask for no GPU.
         changed: Told the id of each run that changed; called from any thread.
         ended: Called when a run has become publishable; from any thread.
-        may_start: Whether runs may start that the key with this fingerprint sent.
+        may_start: Whether runs may start that the key with this fingerprint sent; asked when a run is
+            claimed, and again once it is prepared, which may be an hour later.
         terms: What may be claimed now, as far as the machine's owner is concerned.
     """
 
@@ -299,6 +300,8 @@ class Dispatch:
             reserve.keep(self._shop.state.reserve)
             folder.create()
             orders = preparation.orders()
+            if not self._may_start(run.sender):
+                return Requeued(Reason.DEFERRED, "the key that sent it does not count at the moment")
             shim = launch.start(
                 folder, orders, self._compiled, secrets=preparation.secrets, uplink=preparation.uplink
             )

@@ -47,6 +47,7 @@ from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.drain import Drain
 from pushtrain.executor.idle import Idle
 from pushtrain.executor.landlord import Landlord
+from pushtrain.executor.lending import Terms
 from pushtrain.executor.meter import Meter
 from pushtrain.executor.prepare import Workshop
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
@@ -211,8 +212,8 @@ class ExecutorService:
             slots=self._slots,
             changed=self._changed,
             ended=self._ended,
-            may_start=lambda sender: not self.drain.on and authorized.word(sender) is Word.MAY,
-            terms=self._landlord.terms,
+            may_start=lambda sender: authorized.word(sender) is Word.MAY,
+            terms=lambda: Terms(starts=False) if self.drain.on else self._landlord.terms(),
             clock=clock,
         )
         self._warden = Warden(

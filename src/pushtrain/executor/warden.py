@@ -1,8 +1,9 @@
 """See to it that what a key has sent ends with its rights: waiting runs never start, and are cancelled.
 
-- A run is claimed only while its sender's key counts, or the key that took its place (`Authorized.word`). So
-  nothing starts, whatever else is late.
-- Runs of a key that was revoked are cancelled at once; where the owner wants it, running ones, too.
+- A run is claimed, and once it is prepared started, only while its sender's key counts, or the key that took
+  its place (`Authorized.word`). So nothing starts, whatever else is late.
+- Runs of a key that was revoked and have not started are cancelled at once; where the owner wants it, running
+  ones, too.
 - Runs of a key that has expired, or that no line names any more, are cancelled a few seconds later: an
   editor may just be writing the file. They only wait while the file is damaged or open to others.
 
@@ -32,6 +33,7 @@ _AFTER: Final = 10.0
 """Seconds after a change in which it is looked again: a command may just have come in."""
 _ANYWAY: Final = 30.0
 """Seconds after which it is looked in any case: a run that was stopped may wait again."""
+_NOT_STARTED: Final = frozenset({State.QUEUED, State.PREPARING})
 _WHY: Final = {
     Word.REVOKED: "the owner, who revoked the key that sent it",
     Word.EXPIRED: "the executor: the key that sent it has expired",
@@ -122,7 +124,7 @@ class Warden:
                 if now - since < _SURE or not self._authorized.sound:
                     continue
             running = word is Word.REVOKED and self._authorized.ends_running(sender)
-            ended = [run_id for run_id, state in runs if state is State.QUEUED or running]
+            ended = [run_id for run_id, state in runs if state in _NOT_STARTED or running]
             fresh = [run_id for run_id in ended if run_id not in self._ended]
             for run_id in fresh:
                 with contextlib.suppress(Conflict, NotFound):  # it has ended meanwhile
