@@ -316,3 +316,12 @@ def test_a_private_group_may_write_as_debian_makes_files(
     monkeypatch.setattr(grp, "getgrgid", lambda _: grp.struct_group(("lab", "x", group, ["ada", "eve"])))
     with pytest.raises(ConfigError):
         load_settings(folder, environ={})
+
+
+def test_windows_of_the_week_may_hold_commas_in_the_environment(folder: StateFolder) -> None:
+    environ = {"PUSHTRAIN_RULES_OWNER_HOURS": "Mon,Wed 18:00-20:00; Sat,Sun"}
+    found = load_settings(folder, environ=environ).rules.owner
+    assert found.hours == ("Mon,Wed 18:00-20:00", "Sat,Sun")
+    assert load_settings(folder, environ={"PUSHTRAIN_RULES_OWNER_HOURS": ""}).rules.owner.hours == ()
+    with pytest.raises(ConfigError, match="is no window of the week"):
+        load_settings(folder, environ={"PUSHTRAIN_RULES_OWNER_QUIET": "at night"})

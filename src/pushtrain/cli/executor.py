@@ -12,6 +12,7 @@ from pushtrain.cli.connect import absences, ask_all, askable, everyone
 from pushtrain.cli.options import Json, MinIsolation, Network, Repo, State, TunnelName
 from pushtrain.cli.ownerlines import one_line, tell
 from pushtrain.cli.roster import gpus
+from pushtrain.plumbing.courtesy import stand_back
 from pushtrain.wiring.settings import load_settings, open_state
 
 app = App(name="executor")
@@ -82,6 +83,7 @@ def executor(
     sender = {"poll_seconds": poll_seconds}
     rules = {"min_isolation": min_isolation, "network": network}
     settings = served(folder, repo, executor=flags, sender=sender, rules=rules)
+    stand_back(settings.rules.owner.nice)
     asyncio.run(run_until_stopped(serve_executor(folder, settings), "executor", as_json=json))
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 from pushtrain.cli.options import Json, MinIsolation, Network, Repo, State, TunnelName
 from pushtrain.cli.room import run_until_stopped, served
+from pushtrain.plumbing.courtesy import stand_back
 from pushtrain.wiring.rooms import serve_both
 from pushtrain.wiring.settings import open_state
 
@@ -46,4 +47,5 @@ def up(
     sender = {"poll_seconds": poll_seconds}
     rules = {"min_isolation": min_isolation, "network": network}
     settings = served(folder, repo, executor=flags, sender=sender, rules=rules)
+    stand_back(settings.rules.owner.nice)
     asyncio.run(run_until_stopped(serve_both(folder, settings), "up", as_json=json))

@@ -74,6 +74,21 @@ def opens_in(windows: Sequence[str], minute: int) -> int:
     return min(((begin - minute) % WEEK for window in windows for begin, _ in spans(window)), default=0)
 
 
+def closes_in(windows: Sequence[str], minute: int) -> int:
+    """Minutes until none of the windows is open any more; 0: none is. A week where one always is."""
+    parts = [span for window in windows for span in spans(window)]
+    left = 0
+    while left < WEEK:
+        at = (minute + left) % WEEK
+        open_for = [
+            end - moment for begin, end in parts for moment in (at, at + WEEK) if begin <= moment < end
+        ]
+        if not open_for:
+            return left
+        left += max(open_for)
+    return WEEK
+
+
 def _window(value: object) -> object:
     if isinstance(value, str):
         spans(value)

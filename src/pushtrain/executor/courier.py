@@ -71,6 +71,7 @@ class Courier:
         store: Where publishable runs are found.
         publisher: Brings them out.
         runs: The state folder's `runs`.
+        quiet: When the hours end in which nothing is published; None: these are none.
         changed: Told the id of each run that changed; called from any thread.
     """
 
@@ -81,12 +82,14 @@ class Courier:
         runs: Path,
         *,
         changed: Callable[[str], None],
+        quiet: Callable[[], float | None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._publisher = publisher
         self._runs = runs
         self._changed = changed
+        self._quiet = quiet
         self._clock = clock
         self._busy: set[str] = set()
         self._left_alone: dict[str, float] = {}
@@ -130,6 +133,8 @@ class Courier:
         """Runs to publish now, by repository, without those whose repository is busy; and the next time."""
         now = self._clock()
         batches: dict[str, list[Run]] = {}
+        if (quiet := self._quiet()) is not None:
+            return {}, quiet
         dues = [self._store.next_due()]
         for run in self._store.publishable(now, limit=200):
             target = _target(run)

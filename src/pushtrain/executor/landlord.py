@@ -33,6 +33,7 @@ from pushtrain.executor.cardwatch import Cards, CardWatch, Samples
 from pushtrain.executor.lending import Holder, Terms
 from pushtrain.executor.meter import Meter
 from pushtrain.executor.ownerscreen import OwnerScreen
+from pushtrain.plumbing.localtime import minute_of_week
 from pushtrain.plumbing.pause import PauseFile
 from pushtrain.plumbing.presence import Presence, Signals
 from pushtrain.plumbing.state import StateFolder
@@ -94,12 +95,6 @@ class Tenants(Protocol):
 
     def preempt(self, run_id: str, *, reason: Reason, detail: str, grace: float) -> None:
         """Ask a run to give back what it holds."""
-
-
-def minute_of_week(at: float) -> int:
-    """Minutes since Monday, 00:00, in local time."""
-    local = time.localtime(at)
-    return (local.tm_wday * 24 + local.tm_hour) * 60 + local.tm_min
 
 
 class Landlord:

@@ -53,7 +53,7 @@ from pushtrain.plumbing import data
 from pushtrain.plumbing.building import CagedBuilder
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.ledger import Exhausted, Ledger
+from pushtrain.plumbing.ledger import Exhausted, Ledger, Quiet
 from pushtrain.plumbing.ownfolders import own_folder
 from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep
 from pushtrain.plumbing.state import StateFolder
@@ -328,7 +328,7 @@ class Preparation:
             yield notes
         except Cancelled:
             raise
-        except (Against, Exhausted) as error:
+        except (Against, Exhausted, Quiet) as error:
             self._given_up.set()
             against = error if isinstance(error, Against) else self._shop.rulebook.used_up(error)
             refusal = against.refusal

@@ -24,7 +24,7 @@ from pushtrain.core.ruling import Allowed, Question, RefKind, Refusal, Sender
 from pushtrain.core.settings import Settings
 from pushtrain.executor.hooks import Hooks
 from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.ledger import Exhausted
+from pushtrain.plumbing.ledger import Exhausted, Quiet
 from pushtrain.plumbing.signatures import Signers
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.ports import Stop
@@ -217,8 +217,12 @@ class Rulebook:
         if refusal := self.hooks.before(run, self.who(run.sender), isolation=isolation, stop=stop):
             raise Against(refusal)
 
-    def used_up(self, error: Exhausted) -> Against:
-        """What the day's limit of downloads means for an attempt that would exceed it."""
+    def used_up(self, error: Exhausted | Quiet) -> Against:
+        """What a limit of downloads means for an attempt that would exceed it: the day's, or the hour's."""
+        if isinstance(error, Quiet):
+            end = time.strftime("%H:%M", time.localtime(error.until))
+            why = f"nothing is downloaded at this hour; it goes on at {end} of the executor's time"
+            return Against(Refusal(ruling.QUIET, why, again_at=error.until))
         most = ruling.amount(error.limit)
         if error.needed is not None:
             why = f"one file has {ruling.amount(error.needed)}, and {most} may come in a day"

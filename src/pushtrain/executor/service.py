@@ -66,6 +66,7 @@ from pushtrain.plumbing.identity import Identity
 from pushtrain.plumbing.invitations import Invitations
 from pushtrain.plumbing.keys import Authorized, Grant
 from pushtrain.plumbing.ledger import Ledger
+from pushtrain.plumbing.localtime import quiet_until
 from pushtrain.plumbing.rundir import RunDir, log_size
 from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.plumbing.state import StateFolder
@@ -164,7 +165,12 @@ class ExecutorService:
             state=state,
             settings=settings.executor,
             rulebook=self.rulebook,
-            downloads=Ledger(state.downloads, settings.rules.limits.downloads_per_day, clock=clock),
+            downloads=Ledger(
+                state.downloads,
+                settings.rules.limits.downloads_per_day,
+                quiet=self._quiet_until,
+                clock=clock,
+            ),
             mirrors=mirrors,
             environments=environments,
             data=data,
@@ -205,7 +211,14 @@ class ExecutorService:
             changed=self._stands_otherwise,
             clock=clock,
         )
-        self._courier = Courier(store, publisher, state.runs, changed=self._changed, clock=clock)
+        self._courier = Courier(
+            store,
+            publisher,
+            state.runs,
+            changed=self._changed,
+            quiet=self._quiet_until,
+            clock=clock,
+        )
         self._dispatch = Dispatch(
             store,
             self._shop,
@@ -532,9 +545,17 @@ class ExecutorService:
 
     def _told(self, run: Run) -> Run:
         """A run as others see it: one that waits for the owner says so."""
-        if run.state is not State.QUEUED or run.waiting_for:
+        if run.waiting_for:
             return run
-        return run.model_copy(update={"waiting_for": self._landlord.why(run.command.job.resources)})
+        words = ""
+        if run.state is State.QUEUED:
+            words = self._landlord.why(run.command.job.resources)
+        elif run.state is State.PUBLISHING and self._quiet_until() is not None:
+            words = f"{self.settings.executor.name} publishes nothing at this hour"
+        return run.model_copy(update={"waiting_for": words}) if words else run
+
+    def _quiet_until(self) -> float | None:
+        return quiet_until(self.settings.rules.owner.quiet, self._clock())
 
     def _stands_otherwise(self) -> None:
         """The owner came or went: what waits may start, and says for what it waits."""

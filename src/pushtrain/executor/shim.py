@@ -91,6 +91,13 @@ def signals() -> int:
     return confine.did(_libc.signalfd(-1, mask, SFD_CLOEXEC), "signalfd")
 
 
+def stand_back() -> None:
+    """In the child: take our niceness along to its session; those are weighed before their processes."""
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    with Quietly(OSError), open("/proc/self/autogroup", "wb", buffering=0) as file:
+        file.write(b"%d" % max(0, nice))
+
+
 def complain(text: str) -> None:
     """In the child: say why there is no command."""
     os.write(2, f"pushtrain: {text}\n".encode("utf-8", "replace"))
@@ -283,6 +290,7 @@ class Shim:
         if os.read(wait, 1) != b"\n" or os.getppid() != self.pid:
             return
         os.setsid()
+        stand_back()
         os.umask(0o022)
         for number in (1, 2):
             os.dup2(self.tape.given, number)

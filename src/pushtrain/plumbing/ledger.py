@@ -43,17 +43,38 @@ class Exhausted(PushtrainError):
         self.needed = needed
 
 
+class Quiet(PushtrainError):
+    """Nothing may be brought in at this hour.
+
+    Args:
+        until: When it may again.
+    """
+
+    def __init__(self, until: float) -> None:
+        super().__init__("Nothing may be brought in at this hour.")
+        self.until = until
+
+
 class Ledger:
     """The day's count.
 
     Args:
         path: Where it is kept.
         limit: Bytes a day; 0: as many as come, and they are counted all the same.
+        quiet: When the hours end in which nothing may be brought in; None: these are none.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, path: Path, limit: int, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        limit: int,
+        *,
+        quiet: Callable[[], float | None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.limit = limit
+        self._quiet = quiet
         self._path = path
         self._clock = clock
         self._lock = threading.Lock()
@@ -99,6 +120,11 @@ class Ledger:
         if size - there > self.limit - self.today():
             raise Exhausted(self.limit, self.tomorrow())
 
+    def demand_noise(self) -> None:
+        """See whether anything may be brought in at this hour. Raises Quiet."""
+        if (until := self._quiet()) is not None:
+            raise Quiet(until)
+
     def add(self, count: int) -> None:
         """Count bytes that have come already, however many they are."""
         with self._lock:
@@ -112,11 +138,13 @@ class Ledger:
                 self._write(self._count)
 
     def metered(self, opener: Opener) -> Opener:
-        """The opener, with all that comes by it counted."""
+        """The opener, with all that comes by it counted; it may raise Exhausted and Quiet."""
 
         @contextlib.contextmanager
         def opened(ask: Ask) -> Iterator[Stream]:
             with opener(ask) as stream:
+                if not stream.unchanged:
+                    self.demand_noise()
                 if stream.size is not None and not stream.unchanged:
                     self.demand(stream.size, there=stream.start)
                 try:
@@ -137,7 +165,9 @@ class Ledger:
 
         Raises:
             Exhausted: Today is used up.
+            Quiet: Nothing may be brought in at this hour.
         """
+        self.demand_noise()
         if self.limit and self.today() >= self.limit:
             raise Exhausted(self.limit, self.tomorrow())
         before = received()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from pushtrain.plumbing import priority
+from pushtrain.plumbing.courtesy import session_stands_back
 from pushtrain.ports import Stop
 
 ATTEMPT_MARK: Final = "PUSHTRAIN_ATTEMPT_ID"
@@ -115,6 +116,7 @@ def run(
         start_new_session=True,
         pass_fds=pass_fds,
     ) as child:
+        session_stands_back(child.pid)
         try:
             for number, most in (caps or {}).items():
                 _cap(child.pid, number, most)

@@ -32,8 +32,10 @@ TasksMax=infinity
 # these and says so once; the executor then looks at each job every second instead.
 Delegate=memory pids
 DelegateSubgroup=executor
-# The machine's owner comes first.
+# The machine's owner comes first; the kernel weighs services against each other before their processes.
 Nice=5
+CPUWeight=20
+IOWeight=20
 UMask=0077
 NoNewPrivileges=yes
 LockPersonality=yes
