@@ -1,9 +1,11 @@
 """What attempts used of their GPUs, what the GPUs did, and runs that leave them idle."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from executor_house import House, done, logged, story
 
 from pushtrain.core.gpus import GpuProcess, GpuSample
 from pushtrain.core.model import Attempt, Reason
@@ -15,9 +17,11 @@ from pushtrain.executor.idle import Idle
 from pushtrain.executor.lending import Holder
 from pushtrain.executor.meter import Meter
 from pushtrain.plumbing.energy import EnergyDay
+from pushtrain.plumbing.gpu import inventory
 from pushtrain.plumbing.rundir import RunDir
 from pushtrain.plumbing.store import Store
-from pushtrain.testing import NOON, Clock, an_attempt
+from pushtrain.testing import NOON, SENDER, Clock, an_attempt, eventually
+from pushtrain.testing.nvml import FakeCard, FakeNvml
 
 GB = 10**9
 RUN = "ab" * 16
@@ -233,3 +237,41 @@ def test_the_owners_rule_ends_it_once_and_says_which_rule(meter: Meter, clock: C
     [(run, reason, why, grace)] = said.ended
     assert (run, reason, grace) == (RUN, Reason.IDLE, 30)
     assert why == "It left a GPU idle for 15 min: the owner's rule `rules.limits.gpu_idle` ended it."
+
+
+# --- a whole executor -------------------------------------------------------------------------------------
+
+
+@story
+async def test_what_a_run_used_stands_in_its_results_and_in_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = FakeNvml([FakeCard(memory=24 * GB, energy=0.0)])
+    monkeypatch.setattr("pushtrain.plumbing.gpu.pynvml", library)
+    monkeypatch.setattr("pushtrain.executor.cardwatch.numbers_are_the_machines", lambda: True)
+    monkeypatch.setattr("pushtrain.executor.landlord.BRISK", 0.02)
+    monkeypatch.setattr("pushtrain.executor.meter._EVERY", 0.0)
+    house = House(tmp_path)
+    house.gpus = inventory()
+    async with house.running() as service:
+        script = "echo ready; read line < go; dd if=/dev/zero of=x bs=1M count=2 conv=fsync"
+        run = house.send(service, script, setup=["mkfifo go"], resources={"gpus": 1})
+        await logged(service, run, "ready")
+        folder = RunDir.of(house.state.runs, run.id, 1)
+        library.cards[0].energy, library.cards[0].utilization = 7200.0, 70
+        await eventually(lambda: b":7200.0" in _read(folder.usage), what="a look at the meter")
+        (folder.tree / "go").write_text("\n")
+        ended = await done(service, run)
+        [attempt] = service.store.attempts(run.id)
+        assert attempt.gpu is not None
+        assert (attempt.gpu.joules, attempt.gpu.peak_utilization) == (7200, 70)
+        assert attempt.disk_written >= 2 * 1024**2
+        record = json.loads(house.result(ended, "run.json"))
+        assert record["attempts"][0]["gpu"]["joules"] == 7200
+        assert "2.0\xa0Wh" in house.result(ended, "README.md")
+        [entry] = service.usage(1).entries
+        assert (entry.sender, entry.used.attempts, entry.used.joules) == (SENDER, 1, 7200)
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
