@@ -1,5 +1,7 @@
 """The identity in its file: a rotation is one step, whenever the power fails, and leaves nothing behind."""
 
+import base64
+import contextlib
 import os
 import signal
 import subprocess
@@ -75,6 +77,29 @@ def test_another_program_reads_the_current_key_first(path: Path) -> None:
     found = serialization.load_pem_private_key(path.read_bytes(), password=None)
     assert isinstance(found, Ed25519PrivateKey)
     assert found.private_bytes_raw() == after.key.private_bytes_raw()
+
+
+def test_a_damaged_file_never_ends_a_running_server(path: Path) -> None:
+    """Each request asks for the identity; whatever stands in its file, there is one."""
+    first = load(path)
+    ring, text = Ring(path), path.read_bytes()
+    start = text.index(b"\n") + 1
+    body = bytearray(base64.b64decode(text[start : text.index(b"-----END")]))
+    for number in range(len(body)):
+        for value in (0, 0xFF, body[number] ^ 1):
+            changed = bytes(body[:number]) + bytes((value,)) + bytes(body[number + 1 :])
+            path.write_bytes(
+                text[:start] + base64.b64encode(changed) + b"\n" + text[text.index(b"-----END") :]
+            )
+            with contextlib.suppress(ConfigError):
+                load(path)
+            assert ring().id.startswith("SHA256:")
+    path.write_bytes(b"\xff" * 1000)
+    with pytest.raises(ConfigError):
+        load(path)
+    path.write_bytes(text)
+    os.utime(path, ns=(1, 1))
+    assert ring().id == first.id
 
 
 def test_a_running_server_sees_the_new_key(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from pushtrain.core.errors import ConfigError
@@ -65,7 +66,7 @@ def parse(text: bytes, kind: type[KeyT]) -> KeyT | None:
     """The key in this text; None when it holds none of this kind, or asks for a password."""
     try:
         found: object = serialization.load_pem_private_key(text, password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
         return None
     return found if isinstance(found, kind) else None
 
