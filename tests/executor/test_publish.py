@@ -52,6 +52,7 @@ class Line:
         self.commit = self.work.commit({"train.py": "print(1)\n"}, "Try a larger rate")
         self.work.push()
         self._runs = 0
+        self.key = "SHA256:k"
 
     def mirror(self, name: str = "lab-3", remote: Path | None = None, key: str = KEY) -> Mirror:
         where = Repository(key=key, remote=f"file://{remote or self.origin}")
@@ -64,7 +65,7 @@ class Line:
         mirror = self.mirror(name)
         settings = ExecutorSettings(name=name, **changes)
         return Publisher(
-            lambda _: mirror, settings, fingerprint="SHA256:k", formats=[JsonLines()], gpus=[a_gpu()],
+            lambda _: mirror, settings, who=lambda: self.key, formats=[JsonLines()], gpus=[a_gpu()],
             clock=lambda: NOON,
         )  # fmt: skip
 
@@ -165,6 +166,16 @@ def test_the_commit_names_run_source_and_executor_and_never_a_person(line: Line)
     ]
     trailers = line.work.git("log", "-1", "--format=%(trailers:key=Run-Id,valueonly)", done.commit)
     assert trailers.strip() == item.run.id
+
+
+def test_after_a_rotation_commits_and_reports_name_the_new_key(line: Line) -> None:
+    publisher = line.publisher()
+    one(publisher, line.item())
+    line.key = "SHA256:new"
+    done = one(publisher, line.item())
+    line.tip()
+    assert "Executor: lab-3 SHA256:new" in line.work.git("log", "-1", "--format=%B", done.commit)
+    assert "SHA256:new" in line.show(done, "run.json")
 
 
 def test_a_batch_is_one_commit_a_run_and_one_push(line: Line, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class Packer:
     Args:
         mirrors: The mirror of a repository key; raises when this executor does not serve it.
         settings: Limits, and the executor's name.
-        fingerprint: The executor's key, told in each report.
+        who: Gives the fingerprint of the executor's key, told in each report.
         formats: Metrics formats.
         gpus: This machine's.
         masks: What to hide of an attempt.
@@ -92,7 +92,7 @@ class Packer:
         mirrors: Callable[[str], Mirror],
         settings: ExecutorSettings,
         *,
-        fingerprint: str = "",
+        who: Callable[[], str] = str,
         formats: Sequence[MetricsFormat] = (),
         gpus: Sequence[Gpu] = (),
         masks: Callable[[RunDir], Mask] = hide_all,
@@ -101,7 +101,7 @@ class Packer:
         self._masks = masks
         self._mirrors = mirrors
         self._settings = settings
-        self._fingerprint = fingerprint
+        self._who = who
         self._formats = formats
         self._gpus = {gpu.uuid: gpu for gpu in gpus}
         self._clock = clock
@@ -138,7 +138,7 @@ class Packer:
         story = report.Story(
             run=item.run,
             executor=self._settings.name,
-            executor_key=self._fingerprint,
+            executor_key=self._who(),
             version=__version__,
             attempts=item.attempts,
             events=item.events,

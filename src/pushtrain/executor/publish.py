@@ -64,7 +64,7 @@ class Publisher:
     Args:
         mirrors: The mirror of a repository key; raises when this executor does not serve it.
         settings: Limits, and the executor's name.
-        fingerprint: The executor's key, told in each commit.
+        who: Gives the fingerprint of the executor's key, told in each commit: the key may change.
         formats: Metrics formats.
         gpus: This machine's.
         masks: What to hide of an attempt.
@@ -76,18 +76,19 @@ class Publisher:
         mirrors: Callable[[str], Mirror],
         settings: ExecutorSettings,
         *,
-        fingerprint: str = "",
+        who: Callable[[], str] = str,
         formats: Sequence[MetricsFormat] = (),
         gpus: Sequence[Gpu] = (),
         masks: Callable[[RunDir], Mask] = hide_all,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._mirrors = mirrors
-        self._executor = f"{settings.name} {fingerprint}".strip()
+        self._name = settings.name
+        self._who = who
         self._author = f"pushtrain ({settings.name}) <noreply@pushtrain.invalid>"
         self._clock = clock
         self._packer = Packer(
-            mirrors, settings, fingerprint=fingerprint, formats=formats, gpus=gpus, masks=masks, clock=clock
+            mirrors, settings, who=who, formats=formats, gpus=gpus, masks=masks, clock=clock
         )
         self._tips: dict[tuple[str, str], str] = {}
         self._turns: dict[tuple[str, str], threading.Lock] = {}
@@ -213,9 +214,10 @@ class Publisher:
         title = _inert(one.mask.text(command.job.title))
         outcome = headline(one.run).partition(" ")[2]
         quiet = "" if ref == f"refs/heads/{RESULTS_BRANCH}" else "[skip ci]\n\n"
+        executor = f"{self._name} {self._who()}".strip()
         return (
             f"{title[:80]}: {outcome} ({command.commit[:7]})\n\n{quiet}"
-            f"Run-Id: {one.run.id}\nSource-Commit: {command.commit}\nExecutor: {self._executor}\n"
+            f"Run-Id: {one.run.id}\nSource-Commit: {command.commit}\nExecutor: {executor}\n"
         )
 
 

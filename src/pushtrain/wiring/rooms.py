@@ -202,7 +202,7 @@ def _executor(
         publisher = Publisher(
             served,
             settings.executor,
-            fingerprint=ring().id,
+            who=lambda: ring().id,
             formats=[adapter(target) for target in FORMATS.values()],
             gpus=gpus,
             masks=partial(mask_of, key=sealing_key(state.sealing_key)),
