@@ -294,27 +294,44 @@ def test_a_few_wrong_proofs_burn_the_invitation(
 
 
 @pytest.mark.usefixtures("invited")
-def test_guessing_is_stopped_and_the_right_code_comes_through_a_little_later(
-    executor: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_requests_are_answered_a_few_at_a_time(executor: Served) -> None:
     tick = [0.0]
     porch = joining.Porch(executor.service, clock=executor.clock, ticks=lambda: tick[0])
     guess = Message("POST", PATH, "", {NAME: "A" * 22, PROOF: "A" * 43, "signature": "s"}, b"{}")
-    looked: list[str] = []
-    monkeypatch.setattr(executor.service, "invitation", looked.append)
     for _ in range(joining._BURST):
         with pytest.raises(Unauthorized):
             porch.admit(guess)
     for _ in range(1000):
         with pytest.raises(Busy):
             porch.admit(guess)
-    assert len(looked) == joining._BURST, "no more guesses are looked at"
     tick[0] += 600
     for _ in range(joining._BURST):
         with pytest.raises(Unauthorized):
             porch.admit(guess)
     with pytest.raises(Busy):
         porch.admit(guess)
+
+
+@pytest.mark.usefixtures("invited")
+def test_a_flood_of_wrong_requests_keeps_out_nobody_who_has_the_code(executor: Served) -> None:
+    found = [asked(executor, name="A" * 22)[0] for _ in range(joining._BURST + 20)]
+    assert found[: joining._BURST] == [401] * joining._BURST
+    assert 429 in found
+    joins(executor)
+    assert may(executor, ADA)
+
+
+@pytest.mark.usefixtures("invited")
+def test_during_a_flood_an_invitation_is_guessed_at_no_more_often(
+    executor: Served, invitations: Invitations
+) -> None:
+    for _ in range(joining._BURST + 20):
+        asked(executor, name="A" * 22)
+    for _ in range(TRIES):
+        assert asked(executor)[0] in {401, 429}
+    found = invitations.find(KEYS.name)
+    assert found is not None
+    assert found.standing(executor.clock()) is Standing.BURNT
 
 
 @pytest.mark.parametrize(

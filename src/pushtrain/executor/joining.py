@@ -6,7 +6,8 @@ all. Only a request with the right proof learns that the code was used, has expi
 and every answer to it carries a proof of its own, so that nobody in between can make one up.
 
 Guesses are few: an invitation that was named `core.invitation.TRIES` times without the right proof is
-worthless, and an executor answers only so many wrong requests a minute, whatever they name.
+worthless. Beyond so many wrong requests a minute, whatever they name, the rest are told to come later: they
+are no answer, and whoever has the right code is let in meanwhile.
 """
 
 import secrets
@@ -38,9 +39,9 @@ from pushtrain.core.wire import JSON
 MAX_INTRODUCTION: Final = 4096
 """Bytes of a request's body: it is read before it is known who sends it."""
 _BURST: Final = 30
-"""Wrong requests in a row that are looked at."""
+"""Wrong requests in a row that are answered."""
 _PACE: Final = 1.0
-"""Wrong requests a second that are looked at, on the long run."""
+"""Wrong requests a second that are answered, on the long run."""
 _NOBODYS: Final = nobodys(secrets.token_bytes(32))
 
 
@@ -105,17 +106,16 @@ class Porch:
             Unauthorized: The proof does not hold.
             Busy: Too many did not, just now.
         """
-        self._patience.ask()
         name, proof = message.headers.get(NAME, ""), message.headers.get(PROOF, "")
         found = self._house.invitation(name) if is_name(name) else None
         signature = message.headers.get("signature", "")
         held = (found or _NOBODYS).proven(proof, signature=signature, body=message.body)
-        if found is None or not held:
-            self._patience.lose()
-            if found is not None:
-                self._house.doubt(name)
-            raise unproven()
-        return Guest(message, found)
+        if found is not None and held:  # never kept waiting for what others send
+            return Guest(message, found)
+        if found is not None:
+            self._house.doubt(name)
+        self._patience.lose()
+        raise unproven()
 
     def welcome(self, guest: Guest) -> tuple[Welcome, Signed]:
         """Authorise the guest's key, by which the request is signed, too.
@@ -161,20 +161,16 @@ class _Patience:
         self._left = float(_BURST)
         self._at = ticks()
 
-    def ask(self) -> None:
-        """Raise Busy while there were too many wrong ones."""
+    def lose(self) -> None:
+        """One was wrong; raises Busy when there were too many."""
         with self._guard:
             now = self._ticks()
             self._left = min(float(_BURST), self._left + (now - self._at) * _PACE)
             self._at = now
             if self._left >= 1:
+                self._left -= 1
                 return
         raise _too_many()
-
-    def lose(self) -> None:
-        """One was wrong."""
-        with self._guard:
-            self._left -= 1
 
 
 def _too_many() -> PushtrainError:
