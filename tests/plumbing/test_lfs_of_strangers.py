@@ -59,7 +59,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self._noted():
-            assert self.headers["Accept"] == self.headers["Content-Type"] == "application/vnd.git-lfs+json"
+            for name in ("Accept", "Content-Type"):
+                assert self.headers[name].partition(";")[0] == "application/vnd.git-lfs+json"
             href = self.server.href or f"http://{self.server.place}/store/{{oid}}"
             objects = [
                 {
@@ -74,7 +75,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 }
                 for one in asked["objects"]
             ]
-            self.say(200, json.dumps({"transfer": "basic", "objects": self.server.more + objects}).encode())
+            answer = json.dumps({"transfer": "basic", "objects": self.server.more + objects}).encode()
+            self.say(200, answer, Content_Type="application/vnd.git-lfs+json")
 
     def _noted(self) -> bool:
         """Whether the usual answer is due."""
@@ -196,6 +198,22 @@ def test_the_lfs_server_of_a_strangers_repository_is_asked_where_git_lfs_would(
     found = lfs.fetch(git, commit, {"big.bin": pointer}, stop=None, outward=Outward((server.place,)))
     assert found["big.bin"].read_bytes() == CONTENT
     assert server.asked[0] == "POST /octo/lib.git/info/lfs/objects/batch"
+
+
+@pytest.mark.skipif(not lfs.installed(), reason="needs git-lfs")
+def test_the_owners_own_server_is_asked_by_git_lfs_wherever_it_is(server: LfsHost, tmp_path: Path) -> None:
+    """... which also shows that git-lfs takes the server of these tests for one."""
+    server.contents[OID] = CONTENT
+    forge = Forge(tmp_path / "origin.git")
+    pointer = lfs.Pointer(OID, len(CONTENT))
+    commit = forge.push([(FILE, "big.bin", forge.blob(pointer.text()))])
+    mirror = Mirror(tmp_path / "mirrors", Repository(key="github.com/octo/lib", remote=forge.url))
+    mirror.fetch(MAIN, commit)
+    git = replace(mirror.git, remote=f"http://{server.place}/octo/lib")
+    found = lfs.fetch(git, commit, {"big.bin": pointer}, stop=None)
+    assert found["big.bin"].read_bytes() == CONTENT
+    assert "POST /octo/lib.git/info/lfs/objects/batch" in server.asked
+    assert "git-lfs" in server.shown[0]["user-agent"]
 
 
 # --- where it may lead ---
