@@ -195,6 +195,8 @@ class Cage:
     gpus: tuple[Gpu, ...] = ()
     """The GPUs whose devices it gets."""
     limits: Limits = field(default_factory=Limits)
+    own: tuple[Path, ...] | None = None
+    """What in `writable` is given to its uid, where it has one of its own; None: all of it."""
 
 
 class Landlock(Value):
@@ -224,6 +226,12 @@ class Confinement(Value):
     """Whether all capabilities go, and none can be gained."""
     user: tuple[int, int] | None = None
     """User and group to become; needs root."""
+    groups: tuple[int, ...] = ()
+    """Groups to be in beside; needs root."""
+    trees: tuple[tuple[str, bool], ...] | None = None
+    """Folders and files, and whether each is to be written: the prefix finds them as `/tmp/0`, `/tmp/1` …,
+    whoever may pass on the way to them, and is root of a user namespace that has `user` alone in it. What is
+    only read and root's own is that user's there. None: nothing of the kind; needs root."""
     landlock: Landlock | None = None
     variables: tuple[int, str] | None = None
     """Where the prefix reads the command's variables, a descriptor, and in which form: `args` as bubblewrap's

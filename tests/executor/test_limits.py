@@ -112,7 +112,7 @@ def test_workers_that_share_their_memory_are_not_counted_twice(run: Run) -> None
 def test_shared_memory_counts_though_no_process_holds_it(
     run: Run, enclosed: Callable[[RunDir], Enclosure], groups: dict[str, str], tmp_path: Path
 ) -> None:
-    if not groups and not enclosed(RunDir(tmp_path)).prefix:
+    if not groups and not enclosed(RunDir(tmp_path).create()).prefix:
         pytest.skip("what lies in the machine's own /dev/shm cannot be told whose it is")
     name = f"/dev/shm/pushtrain-test-{os.getpid()}"  # noqa: S108  shared memory is there
     hog = (

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+import pushtrain
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.user import OwnUser
 from pushtrain.core.canaries import Act, Result
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import JobNetwork
+from pushtrain.plumbing import jobuser, process
 from pushtrain.plumbing.inside import command
 from pushtrain.plumbing.nearby import Machine
+from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.trial import try_level
 from pushtrain.ports import Cage
 
@@ -69,6 +72,59 @@ def test_a_state_folder_that_others_cannot_be_let_through_to_is_refused(state: P
     state.parent.chmod(0o700)
     with pytest.raises(ConfigError, match=r"cannot pass through .*--state /var/lib/pushtrain"):
         ran(state, "true", folder(state, "one"))
+
+
+def test_what_is_new_in_the_state_folder_is_kept_from_the_next_job(state: Path) -> None:
+    own = folder(state, "one")
+    ran(state, "true", own)
+    (state / "notes.json").write_text("private")
+    (state / "outbox").mkdir(0o755)
+    (state / "outbox" / "command").write_text("private")
+    assert ran(state, f"cat {state}/notes.json {state}/outbox/command; cat file", own).stdout == "one"
+
+
+def test_another_look_at_the_state_folder_does_not_shut_running_jobs_out(state: Path) -> None:
+    """Every verb makes sure of the folder when it starts."""
+    own = folder(state, "one")
+    ran(state, "true", own)
+    StateFolder(state).create()
+    enclosure = OwnUser(Ground(state / "isolation")).enclose(Cage((own,), network=JobNetwork.FULL))
+    StateFolder(state).create()
+    argv, env = command(enclosure, ("cat", str(own / "file")), {"PATH": os.environ["PATH"]})
+    assert subprocess.run(argv, env=env, cwd=own, capture_output=True, check=False).stdout == b"one"
+    state.chmod(0o755)
+    StateFolder(state).create()
+    assert state.stat().st_mode & 0o777 == 0o700
+
+
+PARENT = """
+import ctypes, os, signal, sys, time
+from pushtrain.plumbing import confine
+wanted = {"lock": None, "status": None, "variables": None, "opened": {}, "held": False, "filter": "",
+          "landlock": None, "uplink": False, "drop": False, "user": [34567, 34567], "groups": [],
+          "trees": TREES}
+if not (child := os.fork()):
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    confine.apply(wanted, lock=-1, status=-1)
+    os.write(1, f"{os.getpid()} {os.getuid()}\\n".encode())
+    signal.pause()
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("trees", ["None", "[]"])
+def test_who_has_become_another_still_ends_with_its_parent(trees: str) -> None:
+    """The kernel forgets the parent when a process changes its uid: the job would outlive its shim."""
+    if not jobuser.wanted():
+        pytest.skip("only root becomes others")
+    environ = {**os.environ, "PYTHONPATH": str(Path(pushtrain.__file__).parents[1])}
+    script = PARENT.replace("TREES", trees)
+    with subprocess.Popen((sys.executable, "-c", script), env=environ, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child, uid = map(int, parent.stdout.readline().split())
+        assert uid == (34567 if trees == "None" else 0), "in a namespace of its own it is root"
+        parent.kill()
+        assert process.ended_within(child, 10)
 
 
 def test_neither_links_nor_other_names_give_a_job_what_is_not_its_own(state: Path) -> None:

@@ -1,5 +1,7 @@
 """A job gets the devices of its GPUs alone: on a `/dev` and a `/proc` as NVIDIA's driver makes them."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import JobNetwork
 from pushtrain.plumbing import gpu as gpus
 from pushtrain.plumbing import gpudevices
+from pushtrain.plumbing.inside import command
 from pushtrain.ports import Cage
 from pushtrain.testing import a_gpu
 from pushtrain.testing.nvml import FakeCard, FakeNvml
@@ -22,6 +25,7 @@ def root(tmp_path: Path) -> Path:
     dev.mkdir()
     for name in ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia0", "nvidia1", "null", "sda"):
         (dev / name).touch()
+        (dev / name).chmod(0o666)
     for bus, uuid, minor in (("0000:01:00.0", "GPU-a", 1), ("0000:41:00.0", "GPU-b", 0)):
         folder = tmp_path / "proc/driver/nvidia/gpus" / bus
         folder.mkdir(parents=True)
@@ -83,6 +87,36 @@ def test_under_wsl_the_one_device_of_all_cards_is_given(root: Path) -> None:
     assert names(root, "GPU-a") == ["dxg"]
 
 
+def test_a_device_that_only_a_group_may_open_makes_roots_job_a_member(root: Path) -> None:
+    card = root / "dev/nvidia0"
+    card.chmod(0o660)
+    if os.getuid() == 0:
+        os.chown(card, 0, 4242)
+        assert gpudevices.groups([card, root / "dev/nvidiactl"]) == (4242,)
+    card.chmod(0o600)
+    with pytest.raises(ConfigError, match=r"nvidia0 may be opened by root alone.*`sudo chmod 0666"):
+        gpudevices.groups([card])
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o660])
+def test_roots_job_really_opens_the_device(
+    mode: int, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.getuid():
+        pytest.skip("only root makes devices")
+    node = root / "dev/nvidia7"
+    os.mknod(node, 0o020000 | mode, os.makedev(1, 5))  # /dev/zero's
+    node.chmod(mode)
+    os.chown(node, 0, 4242)
+    monkeypatch.setattr(gpudevices, "devices", lambda _: (node,))
+    enclosure = Bubblewrap(Ground(tmp_path / "isolation")).enclose(Cage(gpus=(a_gpu(),)))
+    argv, env = command(
+        enclosure, ("sh", "-c", f"head -c1 {node} | wc -c; echo >{node}"), {"PATH": "/usr/bin:/bin"}
+    )
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("1\n", 0), done.stderr
+
+
 def test_the_sandbox_shows_these_devices_and_no_others(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +124,6 @@ def test_the_sandbox_shows_these_devices_and_no_others(
     monkeypatch.setattr(gpudevices, "devices", lambda given: whole(given, root=root))
     sandbox = Bubblewrap(Ground(tmp_path / "isolation"))
     words = sandbox.enclose(Cage(network=JobNetwork.FULL, gpus=(a_gpu(uuid="GPU-b"),))).prefix
-    bound = [words[at + 1] for at, word in enumerate(words) if word == "--dev-bind"]
+    bound = [words[at + 2] for at, word in enumerate(words) if word == "--dev-bind"]
     assert [Path(path).name for path in bound] == ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia0"]
     assert "--dev-bind" not in sandbox.enclose(Cage(network=JobNetwork.FULL)).prefix

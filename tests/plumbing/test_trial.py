@@ -17,18 +17,22 @@ from typing import Any
 
 import pytest
 
+import pushtrain
 from pushtrain.adapters.sandboxes import Ground, registry
 from pushtrain.adapters.sandboxes.confined import Confined
 from pushtrain.adapters.sandboxes.none import Unconfined
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.canaries import KNOWN, Act, Findings, Result
 from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.plumbing import jobuser
 from pushtrain.plumbing.nearby import Machine
 from pushtrain.plumbing.trial import TrialError, try_level
 from pushtrain.ports import Cage, Enclosure, Sandbox
 from pushtrain.wiring.parts import adapter
 
-SOURCE = str(Path(__file__).parents[2] / "src")
+SOURCE = str(Path(pushtrain.__file__).parents[1])
+SAME_USERS = () if jobuser.wanted() else (Act.SIGNAL, Act.SHARED_MEMORY)
+"""What a namespace alone keeps from a process of the same user; root's jobs have a user of their own."""
 SAID = {Act.HOME, Act.SSH_KEYS, Act.STATE, Act.OTHER_RUN, Act.ENVIRON, Act.SIGNAL, Act.TRACE, Act.WRITE}
 
 
@@ -172,8 +176,8 @@ class Weakened:
 @pytest.mark.parametrize(
     ("without", "found"),
     [
-        (("--unshare-pid",), {Act.COMMAND_LINES, Act.SIGNAL}),
-        (("--unshare-ipc",), {Act.SHARED_MEMORY}),
+        (("--unshare-pid",), {Act.COMMAND_LINES, *SAME_USERS[:1]}),
+        (("--unshare-ipc",), {*SAME_USERS[1:]}),
         (("--unshare-net",), {Act.LOOPBACK, Act.ABSTRACT}),
         (("--seccomp",), {Act.NAMESPACES, Act.KERNEL, Act.SOCKETS}),
     ],
@@ -185,6 +189,17 @@ def test_a_defence_that_bubblewrap_is_not_asked_for_is_found_out(
     assert not tried(whole, machine, JobNetwork.NONE).through(JobNetwork.NONE)
     weak = Weakened(whole, without=without)
     assert set(tried(weak, machine, JobNetwork.NONE).through(JobNetwork.NONE)) >= found
+
+
+@pytest.mark.skipif(not jobuser.wanted(), reason="only root's jobs could be root")
+def test_roots_jobs_that_stay_root_are_found_out(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = offered("sandbox", tmp_path)
+    mended = {Act.SET_UID, Act.ROOTS_FILES, Act.SETTINGS}
+    assert {tried(whole, machine).results[act] for act in mended} == {Result.DENIED}
+    monkeypatch.setattr(jobuser, "wanted", lambda: False)
+    assert set(tried(whole, machine).through(JobNetwork.FULL)) == mended
 
 
 @pytest.mark.parametrize(
@@ -258,8 +273,8 @@ print(try_level(sandbox, machine, JobNetwork.FULL).model_dump_json())
 """
 
 
-def as_a_user(*words: str) -> Findings:
-    """The findings of an executor that an ordinary user runs."""
+def as_a_user(*words: str, within: tuple[str, ...] = ()) -> Findings:
+    """The findings of an executor that an ordinary user runs, within something or not."""
     python = f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
     if os.getuid() or not shutil.which("setpriv"):
         pytest.skip("only root can become another user, and these tests have been run by one already")
@@ -270,7 +285,7 @@ def as_a_user(*words: str) -> Findings:
         packages = [path for path in sys.path if path.endswith("site-packages")]
         env = {"PATH": os.environ["PATH"], "HOME": folder, "PYTHONPATH": os.pathsep.join([SOURCE, *packages])}
         become = ("setpriv", "--reuid", "34567", "--regid", "34567", "--clear-groups")
-        argv = (*become, python, "-B", "-P", "-c", PROGRAM, f"{folder}/state", *words)
+        argv = (*become, *within, python, "-B", "-P", "-c", PROGRAM, f"{folder}/state", *words)
         done = subprocess.run(argv, env=env, cwd="/", capture_output=True, text=True, check=False)
     if "Permission denied" in done.stderr and "site-packages" in done.stderr:
         pytest.skip("another user cannot read where pushtrain is installed")
@@ -287,6 +302,35 @@ def test_the_levels_hold_for_an_executor_of_an_ordinary_user(name: str, tmp_path
     assert {findings.results[act] for act in (Act.ENVIRON, Act.TRACE, Act.SIGNAL, Act.STATE)} == {
         Result.DENIED
     }
+
+
+@pytest.mark.slow
+def test_the_sandbox_holds_for_root_of_an_ordinary_users_namespace(tmp_path: Path) -> None:
+    """As in a container that a user runs: there our uid 0 is that user's."""
+    offered("sandbox", tmp_path)
+    findings = as_a_user("sandbox", within=("unshare", "--user", "--map-root-user"))
+    assert findings.through(JobNetwork.FULL) == ()
+
+
+@pytest.mark.skipif(not jobuser.wanted(), reason="only root makes a namespace in which it is root outside")
+def test_a_root_that_may_be_the_machines_and_cannot_become_others_is_not_offered_the_sandbox(
+    tmp_path: Path,
+) -> None:
+    offered("sandbox", tmp_path)
+    environ = {**os.environ, "PYTHONPATH": SOURCE}
+    argv = (
+        "unshare",
+        "--user",
+        "--map-root-user",
+        sys.executable,
+        "-P",
+        "-c",
+        PROGRAM,
+        str(tmp_path / "s"),
+        "sandbox",
+    )
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True)
+    assert Act.SET_UID in Findings.model_validate_json(done.stdout).through(JobNetwork.FULL)
 
 
 @pytest.mark.slow

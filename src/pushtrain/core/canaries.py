@@ -35,6 +35,9 @@ class Act(StrEnum):
     LOOPBACK = "reach this machine's loopback"
     SHARED_MEMORY = "read others' shared memory"
     PRIVILEGES = "gain capabilities or setuid"
+    SET_UID = "leave programs that run as root"
+    ROOTS_FILES = "read what the kernel tells root"
+    SETTINGS = "change the kernel's settings"
     NAMESPACES = "make namespaces or mounts"
     KERNEL = "use keyrings, BPF, io_uring"
     SOCKETS = "open vsock, packet or raw sockets"
@@ -54,7 +57,16 @@ class Result(StrEnum):
 KNOWN: Final[dict[Isolation, frozenset[Act]]] = {
     Isolation.CONTAINER: frozenset(),
     Isolation.SANDBOX: frozenset(),
-    Isolation.CONFINED: frozenset({Act.COMMAND_LINES, Act.MODES, Act.SYSTEM_BUS, Act.SHARED_MEMORY}),
+    Isolation.CONFINED: frozenset(
+        {
+            Act.COMMAND_LINES,
+            Act.MODES,
+            Act.SYSTEM_BUS,
+            Act.SHARED_MEMORY,
+            Act.SET_UID,  # these two where root runs the executor
+            Act.ROOTS_FILES,
+        }
+    ),
     Isolation.USER: frozenset(
         {Act.HOME, Act.COMMAND_LINES, Act.WRITE, Act.SYSTEM_BUS, Act.ABSTRACT, Act.LOOPBACK, Act.DEVICES}
     ),

@@ -13,6 +13,7 @@ Rules:
   are reached; the rest goes where the job's `artifacts` says, else stays with the executor until a date.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -307,7 +308,12 @@ class _Sweep:
 
     def _move(self, at: int, name: str, target: Path) -> int:
         """Make a job's file ours: moved when this is its only name, else copied; its size."""
-        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        try:
+            source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link has come into its place
+                raise _Unwanted(_CHANGED) from None
+            raise
         with open(source, "rb") as reading:  # noqa: PTH123  a descriptor
             found = os.fstat(source)
             if not stat.S_ISREG(found.st_mode):
@@ -321,6 +327,8 @@ class _Sweep:
                 if not stat.S_ISREG(now.st_mode) or (now.st_dev, now.st_ino) != (found.st_dev, found.st_ino):
                     target.unlink()
                     raise _Unwanted(_CHANGED)
+                if found.st_uid != os.geteuid():  # root's jobs are somebody else
+                    os.fchown(source, os.geteuid(), os.getegid())
                 os.fchmod(source, 0o600)
             else:
                 if found.st_size > shutil.disk_usage(self._half.parent).free - _ROOM:

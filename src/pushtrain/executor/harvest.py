@@ -14,7 +14,8 @@ from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.executor.censor import Censor, without_secrets
 from pushtrain.executor.collect import collect
 from pushtrain.executor.metrics import Metric, candidates, gather, joined
-from pushtrain.plumbing.rundir import RunDir, write_bytes
+from pushtrain.plumbing.rundir import Limited, RunDir, write_bytes
+from pushtrain.plumbing.visits import disarm
 from pushtrain.ports import MetricsFormat, Stop
 
 _RECORD: Final = "harvest.json"
@@ -60,6 +61,7 @@ def harvest(
         pass
     except (OSError, ValueError) as error:
         _log.warning("%s is gathered again: %s", record, error)
+    _disarm(folder)
     censor = Censor(mask, folder.withheld) if mask else None
     globs = run.command.job.results
     own = (folder.checkpoint, folder.tmp)
@@ -74,6 +76,14 @@ def harvest(
     found = Harvest(files=files, metrics=without_secrets(metrics, mask))
     write_bytes(record, found.model_dump_json().encode())
     return found
+
+
+def _disarm(folder: RunDir) -> None:
+    """Nothing that a job left, its caches included, runs as somebody when somebody else starts it."""
+    orders = folder.read_orders()
+    limits = orders.limits if orders is not None else Limited()
+    for name in dict.fromkeys((*limits.folders, *limits.growing, str(folder.job), str(folder.checkpoint))):
+        disarm(Path(name))
 
 
 def harvested(folder: RunDir) -> bool:

@@ -20,7 +20,7 @@ from typing import Final
 
 from pushtrain.core.errors import StorageError
 from pushtrain.executor import shim as shim_module
-from pushtrain.plumbing import cgroups, confine, guard, process, tape, terse
+from pushtrain.plumbing import apart, cgroups, confine, guard, process, tape, terse
 from pushtrain.plumbing.rundir import Orders, RunDir, Started, StopOrder, take_lock, write_record
 from pushtrain.plumbing.uplink import Uplink
 
@@ -53,7 +53,7 @@ def compile_shim(into: Path) -> Path:
     folder = into / "shim"
     try:
         folder.mkdir(exist_ok=True)
-        for module in (shim_module, confine, guard, tape, terse):
+        for module in (shim_module, apart, confine, guard, tape, terse):
             source = Path(str(module.__file__))
             py_compile.compile(str(source), str(folder / f"{source.stem}.pyc"), doraise=True)
     except OSError as error:

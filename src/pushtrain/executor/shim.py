@@ -30,10 +30,11 @@ else:
     import _signal as signal
 
 if TYPE_CHECKING or __name__ != "__main__":
-    from pushtrain.plumbing import confine, guard, tape
+    from pushtrain.plumbing import apart, confine, guard, tape
     from pushtrain.plumbing.terse import Quietly, from_json, read_json, read_small, to_json, write_whole
 else:
     sys.path.insert(0, os.path.dirname(__file__))  # -I leaves it out: our other halves lie beside us
+    import apart
     import confine
     import guard
     import tape
@@ -88,7 +89,7 @@ def signals() -> int:
     mask = ctypes.create_string_buffer(128)
     for number in SIGNALS:
         mask[(number - 1) // 8] = bytes([mask[(number - 1) // 8][0] | 1 << (number - 1) % 8])
-    return confine.did(_libc.signalfd(-1, mask, SFD_CLOEXEC), "signalfd")
+    return apart.did(_libc.signalfd(-1, mask, SFD_CLOEXEC), "signalfd")
 
 
 def stand_back() -> None:

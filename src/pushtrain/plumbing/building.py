@@ -137,6 +137,7 @@ class CagedBuilder:
             cage = Cage(
                 writable=_outermost((*writable, tmp, self.cache) if self.code else (*writable, self._shared)),
                 readable=tuple(path for path in (self._tools / "python", *readable) if path.exists()),
+                own=(*writable, tmp, self.cache),
                 tmp=tmp,
                 network=network,
                 limits=self._limits,

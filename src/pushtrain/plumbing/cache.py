@@ -137,6 +137,7 @@ class Cache:
                 make(path)
                 with _storage(path):
                     size = seal(path)
+                    path.chmod(0o555)  # whoever made it; jobs that read it may be others
                     flush(path)
                     # Its files may have names there, too; a name less is a change.
                     self._discard(self._scratch / key)

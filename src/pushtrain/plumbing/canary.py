@@ -64,10 +64,10 @@ def connects(address: Any, family: int = socket.AF_UNIX) -> bool:
         return False
 
 
-def opens(path: str) -> bool:
-    """Whether a device can be opened."""
+def opens(path: str, how: int = os.O_RDONLY) -> bool:
+    """Whether a device or a file of the kernel's can be opened."""
     try:
-        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
+        os.close(os.open(path, how | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError as error:
         return error.errno in {errno.EBUSY, errno.ENXIO, errno.EIO, errno.ENODEV, errno.ENOMEDIUM}
     return True
@@ -218,6 +218,20 @@ def privileges(targets: Any) -> str:
     return DONE if any(map(in_a_child, tries)) else DENIED
 
 
+def set_uid(targets: Any) -> str:
+    """Leave a file of ours that runs as its owner; the trial looks whose it is outside."""
+    with contextlib.suppress(OSError):
+        place = os.path.join(targets["own"], "set-uid")
+        os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o700))
+        os.chmod(place, 0o4755)  # noqa: S103  that is the act
+    return DENIED
+
+
+def settings(targets: Any) -> str:
+    """Open the kernel's settings for writing; nothing is written."""
+    return any_of(targets["settings"], lambda path: opens(path, os.O_WRONLY))
+
+
 def namespaces(targets: Any) -> str:
     """New namespaces in each way, and a mount."""
     mount = targets["calls"]["mount"]
@@ -233,10 +247,7 @@ def _unshares(flag: int) -> bool:
 
 
 def kernel(targets: Any) -> str:
-    """Parts of the kernel that training has no use for, and that holes are found in; and its settings."""
-    with contextlib.suppress(OSError):
-        os.close(os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY | os.O_CLOEXEC))
-        return DONE
+    """Parts of the kernel that training has no use for, and that holes are found in."""
     calls = targets["calls"]
     attribute = ctypes.create_string_buffer(120)
 
@@ -302,6 +313,8 @@ def main() -> None:
         "LOOPBACK": loopback,
         "SHARED_MEMORY": shared_memory,
         "PRIVILEGES": privileges,
+        "SET_UID": set_uid,
+        "SETTINGS": settings,
         "NAMESPACES": namespaces,
         "KERNEL": kernel,
         "SOCKETS": sockets,
@@ -310,7 +323,8 @@ def main() -> None:
     }
     told = {name: any_of(paths, readable) for name, paths in targets["files"].items()}
     told |= {name: any_of(paths, connects) for name, paths in targets["sockets"].items()}
-    told["DEVICES"] = any_of(targets["devices"], opens)
+    for name in ("DEVICES", "ROOTS_FILES"):
+        told[name] = any_of(targets[name.lower()], opens)
     for name, act in acts.items():
         told[name] = act(targets)
     json.dump(told, sys.stdout)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+if TYPE_CHECKING or __name__ == "pushtrain.plumbing.confine":
+    from pushtrain.plumbing.apart import become_another, did, libc
+else:
+    sys.path.append(os.path.dirname(__file__))  # -I leaves it out: our other half lies beside us
+    from apart import become_another, did, libc
+
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 PR_SET_SECCOMP = 22
@@ -40,19 +46,9 @@ MARKS = ("PUSHTRAIN_ATTEMPT_ID", "PUSHTRAIN_PARENT")
 GIVEN = "PUSHTRAIN_INSIDE"
 """The variable that holds all variables of a command which is not started by a shim."""
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 class Unconfined(Exception):
     """A part of an enclosure cannot be made; the command must not run."""
-
-
-def did(result: int, what: str) -> int:
-    """What a call of the C library returned; raises what it complained of."""
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
-    return result
 
 
 def apply(
@@ -95,7 +91,7 @@ def apply(
     if wanted["uplink"]:
         enter(uplink)
     if wanted["user"]:
-        become(*wanted["user"])
+        become_another(wanted["user"], wanted["groups"], wanted["trees"])
     if wanted["drop"]:
         drop_capabilities()
     refuse(ruleset, program, privileges=wanted["drop"])
@@ -104,9 +100,9 @@ def apply(
 def refuse(ruleset: "int | None", program: bytes, *, privileges: bool) -> None:
     """Have the kernel refuse us things, from now on and in all that we become."""
     if privileges or program or ruleset is not None:
-        did(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+        did(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if ruleset is not None:
-        did(_libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "Landlock")
+        did(libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "Landlock")
     if program:
         put_on(program)
 
@@ -205,40 +201,31 @@ def enter(uplink: "Sequence[int]") -> None:
         raise OSError(0, "the attempt has no uplink")
     kinds = (CLONE_NEWUSER, CLONE_NEWNET)[-len(uplink) :]
     for descriptor, kind in zip(reversed(uplink), kinds, strict=True):
-        did(_libc.setns(descriptor, kind), "the uplink")
-
-
-def become(user: int, group: int) -> None:
-    """Become somebody else, for good; who may still open what the output goes to, as `/dev/stderr`."""
-    for number in (1, 2):
-        os.fchown(number, user, group)
-    os.setgroups([])
-    os.setresgid(group, group, group)
-    os.setresuid(user, user, user)
+        did(libc.setns(descriptor, kind), "the uplink")
 
 
 def drop_capabilities() -> None:
     """Give up every capability, also those that root's programs get by being root's."""
     number = 0
-    while _libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
+    while libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
         number += 1
-    _libc.prctl(PR_SET_SECUREBITS, SECBITS_LOCKED, 0, 0, 0)  # no_new_privs keeps the rest of us to it
+    libc.prctl(PR_SET_SECUREBITS, SECBITS_LOCKED, 0, 0, 0)  # no_new_privs keeps the rest of us to it
     header = ctypes.create_string_buffer(pack("Ii", CAPABILITIES_V3, 0), 8)
-    did(_libc.capset(header, ctypes.create_string_buffer(24)), "capabilities")
+    did(libc.capset(header, ctypes.create_string_buffer(24)), "capabilities")
 
 
 def make_ruleset(wanted: "Mapping[str, Any]") -> int:
     """Tell the kernel what is to be allowed; the descriptor stands for it."""
     attribute = pack("QQQ", wanted["files"], 0, wanted["scoped"])
     size = len(attribute) if wanted["scoped"] else 8
-    made = _libc.syscall(LANDLOCK_CREATE_RULESET, attribute, ctypes.c_size_t(size), 0)
+    made = libc.syscall(LANDLOCK_CREATE_RULESET, attribute, ctypes.c_size_t(size), 0)
     ruleset = did(made, "Landlock")
     os.set_inheritable(ruleset, False)
     for path, rights in wanted["rules"]:
         found = os.open(path, O_PATH | os.O_CLOEXEC)
         rule = pack("=Qi", rights, found)
         did(
-            _libc.syscall(LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0),
+            libc.syscall(LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0),
             f"Landlock: {path}",
         )
         os.close(found)
@@ -249,12 +236,14 @@ def put_on(program: bytes) -> None:
     """Put on a system call filter."""
     instructions = ctypes.create_string_buffer(program, len(program))
     header = pack("HP", len(program) // 8, ctypes.addressof(instructions))
-    did(_libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0), "the filter of system calls")
+    did(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0), "the filter of system calls")
 
 
 def main() -> None:
     """Become a command inside its enclosure; there is no lock, and nobody asks how it goes inside."""
     import json
+
+    os.umask(0o022)  # others, who have other uids, read what is made here
 
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     enclosure, given, *words = sys.argv[1:]

@@ -10,6 +10,7 @@ Sources: NVIDIA's driver README (chapter on /proc), NVIDIA's MIG user guide (dev
 """
 
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,8 @@ from pushtrain.core.model import Gpu
 from pushtrain.plumbing.gpu import Slice, slice_of
 
 _COMMON: Final = ("nvidiactl", "nvidia-uvm")
+_EVERYBODY: Final = stat.S_IROTH | stat.S_IWOTH
+_GROUP: Final = stat.S_IRGRP | stat.S_IWGRP
 _USEFUL: Final = ("nvidia-uvm-tools", "nvidia-modeset")
 SYSTEM: Final = ("/sys/bus/pci", "/sys/devices", "/sys/module")
 """What libraries look at to see how cards are connected; readable for jobs with GPUs."""
@@ -46,6 +49,28 @@ def devices(gpus: Iterable[Gpu], *, root: Path = Path("/")) -> tuple[Path, ...]:
     found += [dev / name for name in _USEFUL if (dev / name).exists()]
     for gpu in given:
         found += _of(gpu, root)
+    return tuple(dict.fromkeys(found))
+
+
+def groups(nodes: Iterable[Path]) -> tuple[int, ...]:
+    """The groups that somebody must be in to open these devices, where not everybody may.
+
+    Raises:
+        ConfigError: Only root may open one; the mend is named.
+    """
+    found = []
+    for node in nodes:
+        held = node.stat()
+        if held.st_mode & _EVERYBODY == _EVERYBODY or "nvidia-caps" in node.parts:
+            continue
+        if held.st_mode & _GROUP != _GROUP or held.st_gid == 0:
+            if node.name in _USEFUL:
+                continue
+            raise ConfigError(
+                f"{node} may be opened by root alone, and jobs are not root.",
+                mend=f"`sudo chmod 0666 {node}`; the driver's `NVreg_DeviceFileMode=0666` makes it last.",
+            )
+        found.append(held.st_gid)
     return tuple(dict.fromkeys(found))
 
 

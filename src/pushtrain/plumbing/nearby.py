@@ -89,6 +89,16 @@ _DEVICES: Final = (
     "/dev/vsock",
 )
 """Opening one of these changes nothing; not so a watchdog, a tape or a modem, which are not tried."""
+_TAKING: Final = {"kmsg"}
+"""Who opens it takes from it what others would read."""
+_SETTINGS: Final = (
+    "/proc/sys/kernel/core_pattern",
+    "/proc/sys/kernel/modprobe",
+    "/proc/sys/kernel/poweroff_cmd",
+    "/proc/sys/vm/drop_caches",
+    "/proc/sysrq-trigger",
+    "/sys/kernel/uevent_helper",
+)
 _ABSTRACT: Final = {
     Act.SESSION_BUS: re.compile(r"@(/tmp/dbus-.+)"),
     Act.X11: re.compile(r"@(/tmp/\.(?:X11|ICE)-unix/.+)"),
@@ -135,6 +145,22 @@ def keys(machine: Machine) -> list[str]:
 def devices() -> list[str]:
     """Devices that we can read."""
     return [str(path) for path in _all_matching(_DEVICES, Path("/")) if os.access(path, os.R_OK)]
+
+
+def files_for_root() -> list[str]:
+    """Files of the kernel's that tell root what nobody else may know, and that we can open."""
+    found = []
+    for path in sorted(Path("/proc").iterdir()):
+        with contextlib.suppress(OSError):
+            held = path.lstat()
+            if stat.S_ISREG(held.st_mode) and not held.st_mode & stat.S_IROTH and path.name not in _TAKING:
+                found.append(str(path))
+    return [path for path in found if canary.opens(path)]
+
+
+def settings() -> list[str]:
+    """Settings of the kernel that could have it run a program or stop the machine."""
+    return [path for path in _SETTINGS if os.path.exists(path)]  # noqa: PTH110  strings are wanted
 
 
 def interop() -> list[str]:

@@ -6,8 +6,12 @@ Every path below it is named here and nowhere else. The folder is private to its
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pushtrain.core.errors import StorageError
+
+_OTHERS: Final = 0o076
+"""What nobody else may do here. Jobs of the level `user` pass through, while they run (mode 0701)."""
 
 
 def default_state() -> Path:
@@ -37,7 +41,8 @@ class StateFolder:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            self.root.chmod(0o700)
+            if self.root.stat().st_mode & _OTHERS:
+                self.root.chmod(0o700)
             for folder in (self.repositories, self.runs, self.data, self.environments, self.caches):
                 folder.mkdir(exist_ok=True)
         except OSError as error:

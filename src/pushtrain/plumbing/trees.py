@@ -20,10 +20,11 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MANY: Final = 256
 _PAUSE: Final = 0.001
 _WRITE_BITS: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+_SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 
 
 def seal(folder: Path) -> int:
-    """Take away everybody's permission to write; the bytes of all files."""
+    """Take away everybody's permission to write, and what would run as its owner; the bytes of all files."""
     size = 0
     for item in list(os.scandir(folder)):
         if item.is_dir(follow_symlinks=False):
@@ -37,8 +38,8 @@ def seal(folder: Path) -> int:
 
 
 def _without_write(path: Path, mode: int) -> None:
-    if mode & _WRITE_BITS:
-        path.chmod(stat.S_IMODE(mode) & ~_WRITE_BITS)
+    if mode & (_WRITE_BITS | _SET_ID):
+        path.chmod(stat.S_IMODE(mode) & ~(_WRITE_BITS | _SET_ID))
 
 
 def imprint(folder: Path) -> str:

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ from typing import Any, Final, Self
 from pushtrain.core.canaries import Act, Findings, Result
 from pushtrain.core.errors import PushtrainError
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import canary, nearby, process
+from pushtrain.plumbing import canary, jobuser, nearby, process
 from pushtrain.plumbing.inside import command
 from pushtrain.plumbing.interpreters import needed
 from pushtrain.plumbing.nearby import Machine
@@ -153,6 +154,9 @@ class _Trial:
             "wsl": nearby.interop(),
             "loopback": [self._server(host) for host in nearby.own_addresses()],
             "devices": nearby.devices(),
+            "roots_files": nearby.files_for_root(),
+            "settings": nearby.settings(),
+            "own": str(self.own),
             **self._shared_memory(),
         }
 
@@ -167,7 +171,15 @@ class _Trial:
             (place / self._nonce).unlink()
         results[Act.SIGNAL] = Result.DONE if signalled else Result.DENIED
         results[Act.WRITE] = Result.DONE if left else Result.DENIED
+        results[Act.SET_UID] = Result.DONE if self._left_for_root() else Result.DENIED
         return {act: results[act] for act in Act}
+
+    def _left_for_root(self) -> bool:
+        """Whether there is a file now that would run as root of the machine."""
+        with contextlib.suppress(FileNotFoundError):
+            found = (self.own / "set-uid").lstat()
+            return bool(found.st_mode & stat.S_ISUID and found.st_uid == 0 and jobuser.root_outside())
+        return False
 
     # --- the baits ----------------------------------------------------------------------------------------
 

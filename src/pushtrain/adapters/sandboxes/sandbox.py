@@ -1,21 +1,23 @@
 """`sandbox`: bubblewrap. A job sees the system's programs read-only, its own folders, and no other process.
 
 It has namespaces of its own for users, processes, mounts, IPC and host names, no capability, and cannot gain
-any. Nothing of `/run`, `/home`, `/root` or `/var` is there unless it is named in the cage; `/etc` is a copy
-of what programs need. bubblewrap dies with the shim and holds the attempt's lock while anything inside lives;
-the command itself never has that descriptor.
+any. Jobs of root's executor have a uid of their repository's own outside as well (`plumbing/jobuser.py`), and
+bubblewrap runs as that uid, too. Nothing of `/run`, `/home`, `/root` or `/var` is there unless it is named in
+the cage; `/etc` is a copy of what programs need. bubblewrap dies with the shim and holds the attempt's lock
+while anything inside lives; the command itself never has that descriptor.
 """
 
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.system import PROGRAMS
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import etc, gpudevices, landlock, namespaces, seccomp
+from pushtrain.plumbing import etc, gpudevices, jobuser, landlock, namespaces, seccomp
 from pushtrain.ports import Cage, Confinement, Enclosure, Landlock
 
 _LOCK: Final = 20
@@ -53,7 +55,7 @@ class Bubblewrap:
             return "bubblewrap is not installed", "`sudo apt install bubblewrap`"
         if not seccomp.supported():
             return f"there is no system call filter for {os.uname().machine}", ""
-        return "", ""
+        return jobuser.lacking() if jobuser.wanted() else ("", "")
 
     def explain(self, complaint: str) -> tuple[str, str]:
         """Most machines that refuse have a switch for it."""
@@ -63,24 +65,24 @@ class Bubblewrap:
         """The command line of bubblewrap, and what it needs open.
 
         Raises:
-            OSError: The files that it shows cannot be made.
+            OSError: The files that it shows cannot be made, or a folder not be given to the job's uid.
         """
+        uid = jobuser.settle(cage) if jobuser.wanted() else None
+        nodes = gpudevices.devices(cage.gpus)
+        places = _Places(apart=uid is not None)
         prefix = (
-            shutil.which("bwrap") or "bwrap",
+            os.path.realpath(shutil.which("bwrap") or "bwrap"),  # a link could lie where only root passes
             *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
             *(("--unshare-net",) if cage.network is JobNetwork.NONE else ()),
             *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
             *("--uid", str(etc.USER), "--gid", str(etc.USER), "--hostname", etc.HOST),
             *("--sync-fd", str(_LOCK), "--json-status-fd", str(_STATUS), "--seccomp", str(_FILTER)),
             *("--args", str(_VARIABLES)),
-            *self._system(),
-            *_tmp(cage),
-            *_gpus(cage),
+            *self._system(places),
+            *_tmp(cage, places),
+            *_gpus(nodes, places),
             *_names(cage.network),
-            *_shown(cage),
-            *(
-                ("--remount-ro", "/proc") if os.geteuid() == 0 else ()
-            ),  # root's settings of the kernel are in it
+            *_shown(cage, places),
             *("--remount-ro", "/"),  # memory that nobody counts; what lies on it is mounted for itself
             "--",
             *("/bin/sh", "-c", LAUNCH, "pushtrain"),
@@ -95,10 +97,13 @@ class Bubblewrap:
             uplink=cage.network in {JobNetwork.INTERNET, JobNetwork.FETCH_ONLY},
             # Abstract sockets belong to the network, and so they do not go away where it is shared.
             landlock=Landlock(scoped=landlock.ABSTRACT_SOCKETS) if shared else None,
+            user=(uid, uid) if uid is not None else None,
+            groups=gpudevices.groups(nodes) if uid is not None else (),
+            trees=tuple(places.trees) if uid is not None else None,
         )
         return Enclosure(prefix=prefix, env=env, confinement=confinement)
 
-    def _system(self) -> Iterator[str]:
+    def _system(self, places: "_Places") -> Iterator[str]:
         """What every job sees."""
         for name in PROGRAMS:
             path = Path(name)
@@ -107,21 +112,38 @@ class Bubblewrap:
             elif path.exists():
                 yield from ("--ro-bind", name, name)
         skeleton = etc.skeleton(self._ground.folder / "etc")
-        yield from ("--ro-bind", str(skeleton), "/etc")
+        yield from ("--ro-bind", places.of(skeleton), "/etc")
         yield from ("--proc", "/proc", "--dev", "/dev", "--dir", "/run", "--dir", "/var")
         yield from ("--symlink", "../tmp", "/var/tmp", "--symlink", "../run", "/var/run")  # noqa: S108
 
 
-def _tmp(cage: Cage) -> Iterator[str]:
+@dataclass
+class _Places:
+    """Where bubblewrap finds what it shows: as root's job it cannot pass through root's folders."""
+
+    apart: bool
+    trees: list[tuple[str, bool]] = field(default_factory=list)
+
+    def of(self, path: Path, *, writable: bool = False) -> str:
+        """The name under which it finds this."""
+        if not self.apart:
+            return str(path)
+        self.trees.append((str(path), writable))
+        return f"/tmp/{len(self.trees) - 1}"  # noqa: S108  see `Confinement.trees`
+
+
+def _tmp(cage: Cage, places: _Places) -> Iterator[str]:
     where = "/tmp"  # noqa: S108  the job's own
-    yield from ("--tmpfs", where) if cage.tmp is None else ("--bind", str(cage.tmp), where)
+    yield from (
+        ("--tmpfs", where) if cage.tmp is None else ("--bind", places.of(cage.tmp, writable=True), where)
+    )
 
 
-def _gpus(cage: Cage) -> Iterator[str]:
+def _gpus(nodes: tuple[Path, ...], places: _Places) -> Iterator[str]:
     """The devices of its GPUs alone, and how they are connected."""
-    for node in gpudevices.devices(cage.gpus):
-        yield from ("--dev-bind", str(node), str(node))
-    if cage.gpus:
+    for node in nodes:
+        yield from ("--dev-bind", places.of(node, writable=True), str(node))
+    if nodes:
         for name in gpudevices.SYSTEM:
             yield from ("--ro-bind-try", name, name)
         if Path(gpudevices.HIDDEN).is_dir():
@@ -134,8 +156,8 @@ def _names(network: JobNetwork) -> Iterator[str]:
         yield from ("--ro-bind-try", str(Path("/etc", etc.RESOLV).resolve()), f"/etc/{etc.RESOLV}")
 
 
-def _shown(cage: Cage) -> Iterator[str]:
+def _shown(cage: Cage, places: _Places) -> Iterator[str]:
     """Outer folders before inner ones, so that none is covered by a later one."""
     how = dict.fromkeys(cage.readable, "--ro-bind-try") | dict.fromkeys(cage.writable, "--bind")
     for path in sorted(how, key=lambda one: len(one.parts)):
-        yield from (how[path], str(path), str(path))
+        yield from (how[path], places.of(path, writable=how[path] == "--bind"), str(path))

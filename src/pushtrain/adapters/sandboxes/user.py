@@ -6,7 +6,6 @@ has the machine's network. Its folders are given to that uid before each command
 them must let others pass, and the state folder is made so, its private files stay root's alone.
 """
 
-import hashlib
 import os
 import stat
 from pathlib import Path
@@ -15,11 +14,9 @@ from typing import Final
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import seccomp, shortcut
+from pushtrain.plumbing import jobuser, seccomp, shortcut
 from pushtrain.ports import Cage, Confinement, Enclosure
 
-_FIRST: Final = 0x7A000000
-"""The first of 2^24 uids that no distribution, directory service or container uses by custom."""
 _HARD_LINKS: Final = Path("/proc/sys/fs/protected_hardlinks")
 _MEND: Final = "`sudo sysctl -w fs.protected_hardlinks=1`"
 
@@ -62,13 +59,10 @@ class OwnUser:
                 f"At the level `{self.level}` a job cannot be held to the network `{cage.network}`.",
                 mend='The owner may allow `network = "full"`.',
             )
-        uid = _FIRST + int.from_bytes(hashlib.sha256(str(cage.writable[-1:]).encode()).digest()[:3], "big")
-        for path in cage.writable:
+        self._keep_private()
+        for path in (*cage.writable, *(path for path in cage.readable if path.exists())):
             self._open_way(path)
-            _give(path, uid)
-        for path in cage.readable:
-            if path.exists():
-                self._open_way(path)
+        uid = jobuser.settle(cage)
         tmp = shortcut.to(cage.tmp) if cage.tmp else None
         name = {"USER": "job", "LOGNAME": "job"}  # who has no entry in /etc/passwd is asked for these
         confinement = Confinement(user=(uid, uid), drop=True, filter=str(self._ground.filter(alone=False)))
@@ -86,28 +80,15 @@ class OwnUser:
                     f"A job's own user cannot pass through {folder} to {path}.",
                     mend="Keep the state folder elsewhere, for example `--state /var/lib/pushtrain`.",
                 )
-            if folder == state:
-                self._keep_private(state)
             folder.chmod(mode | stat.S_IXOTH)
 
-    @staticmethod
-    def _keep_private(state: Path) -> None:
-        """Before others may pass through the state folder, take from them what lies in it."""
-        for entry in state.iterdir():
-            if not entry.is_symlink():
-                entry.chmod(stat.S_IMODE(entry.stat().st_mode) & ~stat.S_IRWXO)
+    def _keep_private(self) -> None:
+        """Before others may pass through the state folder, take from them what lies in it, and what is new.
 
-
-def _give(path: Path, uid: int) -> None:
-    """Give a folder and everything below it to a uid, and to nobody else.
-
-    Folders are held open on the way: another job of the same uid may put links in the place of anything.
-    A file with several names may be somebody else's, too, and stays.
-    """
-    for _, folders, files, at in os.fwalk(path, follow_symlinks=False):
-        os.fchown(at, uid, uid)
-        for name in (*folders, *files):
-            found = os.stat(name, dir_fd=at, follow_symlinks=False)
-            if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:
-                os.chown(name, uid, uid, dir_fd=at, follow_symlinks=False)
-    path.chmod(0o700)
+        A folder that they may pass through and no more was opened by us, for jobs that may be running.
+        """
+        for entry in self._ground.folder.parent.iterdir():
+            found = entry.lstat()
+            opened = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_IRWXO == stat.S_IXOTH
+            if not opened and found.st_mode & stat.S_IRWXO and not stat.S_ISLNK(found.st_mode):
+                entry.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IRWXO)
