@@ -196,7 +196,8 @@ class Cage:
     """The GPUs whose devices it gets."""
     limits: Limits = field(default_factory=Limits)
     own: tuple[Path, ...] | None = None
-    """What in `writable` is given to its uid, where it has one of its own; None: all of it."""
+    """What in `writable` is given to its uid, where it has one of its own, and may be read by others later;
+    None: all of it, and nobody else may read it."""
 
 
 class Landlock(Value):

@@ -42,6 +42,7 @@ def compiling_cage(root: Path, python: Path, state: StateFolder, *, network: Job
         writable=(root,),
         readable=(*needed((python.parent,), never=_private(state)), state.tools / "python"),
         network=network,
+        own=(root,),
     )
 
 

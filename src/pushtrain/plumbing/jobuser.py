@@ -73,6 +73,8 @@ def settle(cage: Cage) -> int:
             raise OSError(errno.EPERM, "what a job may not write is not given to it", str(path))
     for path in own:
         give(path, uid)
+        if cage.own is None and path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
     return uid
 
 
@@ -81,7 +83,7 @@ def _own(cage: Cage) -> Sequence[Path]:
 
 
 def give(path: Path, uid: int) -> None:
-    """Give a folder and what is below it to a uid, and to nobody else.
+    """Give a folder and what is below it to a uid.
 
     Another job of the same uid may put links in the place of anything: none is followed. A file with several
     names may be somebody else's, too, and stays. A folder that is that uid's already is not entered, but for
@@ -97,5 +99,3 @@ def give(path: Path, uid: int) -> None:
 
     visit(path, one)
     os.chown(path, uid, uid, follow_symlinks=False)
-    if not path.is_symlink() and path.is_dir():
-        path.chmod(0o700)
