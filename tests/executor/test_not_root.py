@@ -18,6 +18,7 @@ from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.model import DataSource, JobNetwork, Outcome, Run
 from pushtrain.core.rules import Rules
 from pushtrain.plumbing import jobuser
+from pushtrain.plumbing.inside import command
 from pushtrain.plumbing.visits import disarm
 from pushtrain.ports import Cage
 
@@ -119,6 +120,25 @@ def test_nothing_is_given_away_that_a_job_may_not_write(tmp_path: Path) -> None:
     with pytest.raises(PermissionError, match="may not write"):
         jobuser.settle(cage)
     assert (tmp_path / "owners").stat().st_uid == (tmp_path / "own").stat().st_uid == 0
+
+
+def test_what_is_given_in_a_folder_that_root_alone_may_pass_can_be_reached(tmp_path: Path) -> None:
+    """An executor whose umask is 077 makes such folders."""
+    shared = tmp_path / "shared"
+    for path in (shared, shared / "between", shared / "between" / "tools"):
+        path.mkdir(0o700)
+    cage = Cage(writable=(shared,), own=(shared / "between" / "tools",))
+    argv, env = command(
+        Bubblewrap(Ground(tmp_path / "isolation")).enclose(cage),
+        (
+            "sh",
+            "-c",
+            f"touch {shared}/between/tools/made; touch {shared}/no {shared}/between/no; ls {shared}",
+        ),
+        {"PATH": "/usr/bin:/bin"},
+    )
+    subprocess.run(argv, env=env, capture_output=True, check=False)
+    assert [path.name for path in shared.rglob("*")] == ["between", "tools", "made"]
 
 
 def test_links_and_second_names_give_a_job_nothing(tmp_path: Path) -> None:

@@ -72,10 +72,20 @@ def settle(cage: Cage) -> int:
         if not any(path.is_relative_to(one) for one in cage.writable):
             raise OSError(errno.EPERM, "what a job may not write is not given to it", str(path))
     for path in own:
+        _open_way(path, cage.writable)
         give(path, uid)
         if cage.own is None and path.is_dir() and not path.is_symlink():
             path.chmod(0o700)
     return uid
+
+
+def _open_way(path: Path, writable: Sequence[Path]) -> None:
+    """Let others pass through what is shown as writable, to what in it is given away."""
+    for folder in path.parents:
+        if any(folder.is_relative_to(one) for one in writable):
+            held = folder.stat()
+            if not held.st_mode & stat.S_IXOTH and held.st_uid == 0:
+                folder.chmod(stat.S_IMODE(held.st_mode) | stat.S_IXOTH)
 
 
 def _own(cage: Cage) -> Sequence[Path]:
