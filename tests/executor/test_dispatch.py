@@ -160,6 +160,7 @@ async def test_nothing_of_the_executors_environment_reaches_a_job_but_the_list(
         "CUDA_VISIBLE_DEVICES",
         "HOME",
         "PATH",
+        "PYTHONPATH",
         "TMPDIR",
     }
     known = {"LANG", "TZ", "LC_ALL", "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME"} | ours

@@ -467,3 +467,45 @@ async def test_a_jobs_variables_reach_nothing_that_runs_outside(house: House, tm
     run, log = await ran(house, ("true",), env=traced)
     assert run.outcome is Outcome.SUCCEEDED, log
     assert list(outside.iterdir()) == [], "the loader of a program outside obeyed the job"
+
+
+API = """
+import os, sys
+import pushtrain
+assert "shown/python" in pushtrain.__file__, pushtrain.__file__
+at = pushtrain.checkpoint_dir / "step"
+if pushtrain.resuming:
+    print("went on from", at.read_text())
+    sys.exit(0)
+pushtrain.should_stop()
+pushtrain.log(step=1, loss=2)
+print("ready", flush=True)
+while not pushtrain.should_stop():
+    pass
+at.write_text("7")
+try:
+    os.unlink(os.environ["PUSHTRAIN_STOP_FILE"])
+except OSError:
+    print("read only")
+pushtrain.checkpointed()
+"""
+
+
+@pytest.mark.slow
+@story
+async def test_a_job_finds_the_api_without_installing_it_is_asked_to_stop_and_goes_on(
+    any_house: House,
+) -> None:
+    house = any_house
+    house.commit({"train.py": API})
+    async with house.running() as service:
+        run = house.send(service, ("/usr/bin/python3", "train.py"))
+        await logged(service, run, "ready")
+        service.preempt(run.id, reason=Reason.PREEMPTED, detail="the owner is back", grace=20)
+        run = await done(service, run)
+        first, second = service.store.attempts(run.id)
+        assert (run.outcome, first.reason) == (Outcome.SUCCEEDED, Reason.CHECKPOINTED)
+        assert service.log_chunk(run.id, 2, 0, MIB).data == b"went on from 7\n"
+        if house.sandbox.level not in {"none", "user"}:
+            assert b"read only" in service.log_chunk(run.id, 1, 0, MIB).data
+    assert second.exit_code == 0

@@ -41,6 +41,7 @@ from pushtrain.core.model import (
 )
 from pushtrain.core.rules import Limits, Rules
 from pushtrain.core.settings import ExecutorSettings
+from pushtrain.executor import library
 from pushtrain.executor.access import Access
 from pushtrain.executor.bytecode import Compiler
 from pushtrain.executor.cages import compiling_cage, job_cage, limited
@@ -229,6 +230,7 @@ class Preparation:
         self._shop.make_room()
         activation, root = self._data_and_environment()
         caches = self._shop.caches(self._run.command.repository, apart=self._apart)
+        library.show(folder)
         env = job_environment(
             self._run,
             folder,

@@ -329,23 +329,24 @@ class Shim:
         A shell does not pass the signal on, so what it runs is asked as well. A program that the shell has
         become is asked alone: its helpers are its own to end.
         """
-        pid = self.inner(pid)
-        told = [pid]
+        command = self.inner(pid)
+        told = [command]
         with Quietly(OSError):  # it was quicker
-            if wrapped and os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "bash":
-                told += [one for one in below(pid) if self.parent(one) == pid]
-        alive = {one: start_time(one) for one in told}
+            if wrapped and os.path.basename(os.readlink(f"/proc/{command}/exe")) == "bash":
+                told += [one for one in below(command) if self.parent(one) == command]
+        # What stands around the command is waited for, too: it is about to tell the exit code.
+        alive = {one: start_time(one) for one in dict.fromkeys((pid, *told))}
         timed_out = ended.reason == "timeout"
-        kill_at = self.ask(alive, ended, self.orders["grace"] if timed_out else self.order()[2], float("inf"))
+        kill_at = self.ask(told, ended, self.orders["grace"] if timed_out else self.order()[2], float("inf"))
         while self.reap() and alive and time.monotonic() < kill_at:
             alive = {one: start for one, start in alive.items() if start and start_time(one) == start}
             if alive and self.stop_wanted(kill_at):
                 reason, detail, grace = self.order()
                 if not timed_out:
                     ended.reason, ended.detail = reason, detail
-                kill_at = self.ask(alive, ended, grace, kill_at)
+                kill_at = self.ask(told, ended, grace, kill_at)
 
-    def ask(self, told: "dict[int, int]", ended: Ended, grace: float, latest: float) -> float:
+    def ask(self, told: "list[int]", ended: Ended, grace: float, latest: float) -> float:
         """Say to processes that they should end, in a file and by a signal; when they must have."""
         now = time.monotonic()
         kill_at = min(latest, now + max(0.0, grace))

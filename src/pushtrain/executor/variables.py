@@ -80,6 +80,7 @@ def job_environment(
     env |= activation.env
     env["PATH"] = ":".join([*map(str, activation.path), env.get("PATH", _DEFAULT_PATH)])
     env |= command.job.env
+    env["PYTHONPATH"] = ":".join(filter(None, (env.get("PYTHONPATH"), str(folder.library))))
     return env | _ours(run, folder) | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
 
 
@@ -108,6 +109,7 @@ def _ours(run: Run, folder: RunDir) -> dict[str, str]:
             "PUSHTRAIN_RESULTS_DIR": str(folder.results),
             "PUSHTRAIN_CHECKPOINT_DIR": str(folder.checkpoint),
             "PUSHTRAIN_STOP_FILE": str(folder.stop_file),
+            "PUSHTRAIN_PREEMPT_SIGNAL": command.job.preempt_signal.value,
             "PUSHTRAIN_SUMMARY": str(folder.summary),
             "PUSHTRAIN_METRICS": str(folder.metrics),
         }

@@ -211,6 +211,11 @@ class RunDir:
         return self.root / "shown"
 
     @property
+    def library(self) -> Path:
+        """What stands at the end of the job's `PYTHONPATH`."""
+        return self.shown / "python"
+
+    @property
     def stop_file(self) -> Path:
         """There when the command is asked to end."""
         return self.shown / "stop"
