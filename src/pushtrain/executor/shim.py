@@ -157,7 +157,7 @@ class Shim:
         self.rss = 0
         self.disk_read = 0
         self.disk_written = 0
-        self.tape = tape.Tape()
+        self.tape = tape.Tape(os.path.join(self.folder, "tape"))
         self.poll = select.poll()
         self.poll.register(signals(), select.POLLIN)
         self.stages: list[dict[str, object]] = []
