@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 BRISK: Final = 1.25
 """Seconds between two looks while runs hold something or wait."""
+AT_ONCE: Final = 0.05
+"""Seconds ago that a look may be for a claim: those of one burst share one."""
 CALM: Final = 15.0
 """... while there are none."""
 SOON: Final = 0.2
@@ -212,10 +214,14 @@ class Landlord:
 
     # --- from any thread ----------------------------------------------------------------------------------
 
-    def terms(self) -> Terms:
-        """What may be claimed now; never by a look that is older than one of the brisk ones."""
+    def terms(self, within: float = AT_ONCE) -> Terms:
+        """What may be claimed now: by a look of this very moment.
+
+        Args:
+            within: Seconds ago that a look may be where nothing is claimed by it.
+        """
         holders = tuple(self._holders())
-        if self._steady() - self._looked_at > BRISK or holders != self._held:
+        if self._steady() - self._looked_at > within or holders != self._held:
             calm = self._calm(holders)
             self._look(self._presence.latest(_STALE if calm else 2 * _SENSES, calm=calm))
         return self._terms

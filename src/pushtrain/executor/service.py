@@ -46,7 +46,7 @@ from pushtrain.executor.courier import Courier, Publisher
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.drain import Drain
 from pushtrain.executor.idle import Idle
-from pushtrain.executor.landlord import Landlord
+from pushtrain.executor.landlord import BRISK, Landlord
 from pushtrain.executor.lending import Terms
 from pushtrain.executor.meter import Meter
 from pushtrain.executor.prepare import Workshop
@@ -503,7 +503,7 @@ class ExecutorService:
         """What is free at this moment."""
         at = self._clock()
         queued, active, _ = self.store.counts()
-        gpus, slots = self._landlord.terms().of(self.gpus, self._slots)
+        gpus, slots = self._landlord.terms(within=BRISK).of(self.gpus, self._slots)
         free_slots, free_gpus = self.store.room(slots=slots, gpus=gpus)
         if self.drain.on:
             free_slots, free_gpus = 0, ()
