@@ -4,7 +4,7 @@ PY := .venv/bin/python
 # A tool that writes no bytecode starts slowly, and so would everything that we measure.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick coverage defences lint format bench clean
+.PHONY: demo test quick coverage chaos defences lint format bench clean
 
 .venv/ready: pyproject.toml uv.lock scripts/bootstrap.sh
 	@scripts/bootstrap.sh
@@ -42,6 +42,10 @@ lint: .venv/ready   ## ruff, strict types, the house plan
 format: .venv/ready
 	@.venv/bin/ruff check --fix
 	@.venv/bin/ruff format
+
+chaos: .venv/ready  ## a thousand random kills of everything, and what is left of it; about an hour
+	@scripts/bootstrap.sh test
+	@$(PY) tests/chaos/storm.py $(ARGS)
 
 bench: .venv/ready  ## the table of docs/benchmarks.md, floor measured in the same run
 	@scripts/bootstrap.sh test
