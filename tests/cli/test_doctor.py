@@ -132,8 +132,8 @@ def test_the_canary_matrix_is_told_with_the_level_of_jobs(
     assert (found["verdict"], "jobs run at level `" in found["text"]) == ("ok", True)
     (acts,) = patient.findings("acts")
     assert acts["matrix"].keys() == {act.value for act in Act}
-    assert acts["matrix"]["read the owner's home"]["none"] in {"done", "absent"}
-    assert acts["matrix"]["signal the executor"]["none"] == "done"
+    assert acts["matrix"]["read the owner's home"]["none"] in {"known", "absent"}
+    assert acts["matrix"]["signal the executor"]["none"] == "known"
     run(["doctor", "--state", str(patient.folder.root)])
     assert "signal the executor" in capsys.readouterr().out
 

@@ -3,7 +3,6 @@
 The words are those of the engines' documentation; no engine runs here.
 """
 
-import os
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +15,7 @@ from pushtrain.adapters.sandboxes.container import IMAGE, Container
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork, Outcome
 from pushtrain.core.rules import Limits, Rules
+from pushtrain.plumbing import jobuser
 from pushtrain.ports import Cage
 from pushtrain.testing import a_gpu, eventually
 
@@ -82,9 +82,14 @@ def test_the_engine_is_told_all_that_a_job_must_not_have(tmp_path: Path) -> None
     (tmp_path / "work").mkdir()
     told = words(tmp_path, writable=(tmp_path / "work",), readable=(Path("/usr"),))
     pairs = list(pairwise(told))
+    owner = (tmp_path / "work").stat().st_uid
+    assert (owner >= jobuser.FIRST) == jobuser.wanted(), (
+        "root's jobs are not root in the engine's eyes either"
+    )
+    user = f"{owner}:{(tmp_path / 'work').stat().st_gid}"
     for pair in (
         ("--network", "none"), ("--cap-drop", "ALL"), ("--security-opt", "no-new-privileges"),
-        ("--memory", str(1 << 30)), ("--pids-limit", "99"), ("--user", f"{os.geteuid()}:{os.getegid()}"),
+        ("--memory", str(1 << 30)), ("--pids-limit", "99"), ("--user", user),
         ("--mount", f"type=bind,source={tmp_path}/work,target={tmp_path}/work"),
         ("--mount", "type=bind,source=/usr,target=/usr,readonly"),
     ):  # fmt: skip

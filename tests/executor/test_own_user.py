@@ -143,6 +143,7 @@ def test_the_canary_finds_what_the_level_stops(state: Path, monkeypatch: pytest.
     machine = Machine(state / "isolation" / "trials", state, (state / "identity.key",))
     findings = try_level(OwnUser(Ground(state / "isolation")), machine, JobNetwork.FULL)
     assert findings.through(JobNetwork.FULL) == ()
+    assert state.stat().st_mode & 0o777 == 0o700, "who only looks leaves no way open"
     stopped = (
         Act.STATE,
         Act.ENVIRON,

@@ -16,12 +16,15 @@ from pushtrain.cli import (
 )
 from pushtrain.cli.connect import here
 from pushtrain.cli.finding import Finding
+from pushtrain.cli.hanging import MARGIN, hang
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import NeedsMending, PushtrainError
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.settings import load_settings, open_state
 
+_NAMES: Final = 16
+"""Columns for what was looked at."""
 _MARKS: Final = {"ok": "[green]✓[/]", "note": "[yellow]·[/]", "wrong": "[red]✗[/]"}
 
 _CHECKS: Final[tuple[Callable[[StateFolder, Settings], Iterator[Finding]], ...]] = (
@@ -52,9 +55,7 @@ def doctor(*, json: Json = False, state: State = None) -> None:
     for finding in _examine(open_state(state)):
         found.append(finding)
         if not json:
-            render.say(f"{_MARKS[finding.verdict]} [bold]{finding.what:<16}[/]{_escaped(finding.text)}")
-            if finding.mend:
-                render.say(f"  {'':<16}[bold]→[/] {_escaped(finding.mend)}")
+            _show(finding)
             if finding.matrix is not None:
                 isolation_check.show(finding.matrix)
     if json:
@@ -66,6 +67,23 @@ def doctor(*, json: Json = False, state: State = None) -> None:
 
 def _told(finding: Finding) -> dict[str, object]:
     return {name: value for name, value in asdict(finding).items() if value is not None}
+
+
+def _show(finding: Finding) -> None:
+    """One finding, and below it its mend, which may be copied."""
+    width = render.width()
+    head = f"{finding.what:<{_NAMES}}"
+    first, *more = hang(" " * MARGIN + head, finding.text, width=width)
+    name, told = first[MARGIN : MARGIN + len(head)], first[MARGIN + len(head) :]
+    render.say(f"{_MARKS[finding.verdict]} [bold]{_escaped(name)}[/]{_escaped(told)}")
+    for line in more:
+        render.say(_escaped(line))
+    if finding.mend:
+        first, *more = hang(" " * (MARGIN + _NAMES) + "→ ", finding.mend, width=width)
+        before, arrow, told = first.partition("→")
+        render.say(f"{before}[bold]{arrow}[/]{_escaped(told)}")
+        for line in more:
+            render.say(_escaped(line))
 
 
 def _escaped(text: str) -> str:

@@ -17,4 +17,5 @@ class Finding:
     mend: str = ""
     """What to do about it, when something is wrong."""
     matrix: Mapping[str, Mapping[str, str]] | None = None
-    """What came of each act (rows) inside each level of isolation (columns)."""
+    """What came of each act (rows) inside each level of isolation (columns): `denied`, `done`, `absent`, or
+    `known` for what was done and is known not to be stopped."""

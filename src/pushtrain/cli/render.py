@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from pushtrain.cli.hanging import hang
 from pushtrain.cli.terminal import clean
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ COLOURS: Final = {
 
 
 _HIDDEN: Final = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_WHO: Final = "pushtrain: "
 _UNCUT: Final = 10_000
 """Columns of what is no terminal: one line a row, for `grep` and `awk`."""
 
@@ -41,6 +43,12 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=True)
+
+
+def width() -> int | None:
+    """Columns of the terminal; None: there is none, and nothing is wrapped or cut."""
+    screen = console()
+    return screen.width if screen.is_terminal or "COLUMNS" in os.environ else None
 
 
 def say(text: str = "") -> None:
@@ -102,10 +110,17 @@ def error(message: str, mend: str = "", *, code: str = "error", as_json: bool = 
     from rich.console import Console
     from rich.text import Text
 
-    line = Text.assemble(("pushtrain: ", "bold red"), clean(message))
-    if mend:
-        line.append(f" {clean(mend)}", "bold")
-    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
+    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = screen.width if screen.is_terminal else None
+    message, mend = clean(message), clean(mend)
+    if columns is None or len(_WHO) + len(message) + 1 + len(mend) <= columns:
+        told = [Text.assemble((_WHO, "bold red"), message, (f" {mend}" if mend else "", "bold"))]
+    else:
+        first, *more = hang(_WHO, message, width=columns)
+        told = [Text.assemble((_WHO, "bold red"), first[len(_WHO) :]), *map(Text, more)]
+        told += [Text(line, "bold") for line in (hang(" " * len(_WHO), mend, width=columns) if mend else ())]
+    for line in told:
+        screen.print(line)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
@@ -120,7 +135,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
     for row in rows:
         out.add_row(*(cell if hasattr(cell, "__rich_console__") else str(cell) for cell in row))
     screen = console()
-    if not (screen.is_terminal or "COLUMNS" in os.environ):
+    if width() is None:
         from rich.console import Console
 
         screen = Console(highlight=False, width=_UNCUT)

@@ -19,6 +19,8 @@ from pushtrain.ports import Cage
 
 FIRST: Final = 0x7A000000
 """The first of 2^24 uids that no distribution, directory service or container uses by custom."""
+NAMES: Final = {"USER": "job", "LOGNAME": "job"}
+"""Variables that tell the name of who has no entry in `/etc/passwd`."""
 _COUNT: Final = 1 << 24
 _EVERYBODY: Final = ["0", "0", str(0xFFFFFFFF)]
 _NEEDED: Final = {"CHOWN": 0, "DAC_OVERRIDE": 1, "KILL": 5, "SETGID": 6, "SETUID": 7, "SYS_ADMIN": 21}

@@ -122,6 +122,8 @@ class _Trial:
     def _lay_out(self) -> None:
         machine, stack = self._machine, self._stack
         stack.callback(remove_tree, self._root)
+        if machine.state.is_dir():  # a level may let others pass through it
+            stack.callback(machine.state.chmod, stat.S_IMODE(machine.state.stat().st_mode))
         for folder in (self.own / "tmp", self._root / "other"):
             folder.mkdir(parents=True)
         shutil.copyfile(canary.__file__, self.program)

@@ -25,7 +25,7 @@ from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.system import PROGRAMS
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import etc, process, seccomp
+from pushtrain.plumbing import etc, jobuser, process, seccomp
 from pushtrain.plumbing.files import replace
 from pushtrain.ports import Cage, Confinement, Enclosure
 
@@ -97,7 +97,7 @@ class Container:
         Raises:
             ConfigError: No engine is here; or the cage asks for the internet without the owner's network,
                 which an engine's networks are not.
-            OSError: The files that it shows cannot be made.
+            OSError: The files that it shows cannot be made, or a folder not be given to the job's uid.
         """
         engine = _engine()
         if engine is None:
@@ -107,12 +107,14 @@ class Container:
                 f"At the level `{self.level}` a job cannot be held to the network `{cage.network}`.",
                 mend='The owner may allow `network = "full"` or `"none"`.',
             )
+        uid = jobuser.settle(cage) if jobuser.wanted() else None
+        user, group = (uid, uid) if uid is not None else (os.geteuid(), os.getegid())
         name = f"pushtrain-{secrets.token_hex(8)}"
         prefix = (
             *(engine, "run", "--rm", "--init", "--interactive", "--name", name),
             *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
             *("--security-opt", f"seccomp={self._profile()}", "--ipc", "private"),
-            *("--user", f"{os.geteuid()}:{os.getegid()}", "--hostname", etc.HOST),
+            *("--user", f"{user}:{group}", "--hostname", etc.HOST),
             *(("--userns", "keep-id") if Path(engine).name == "podman" and os.geteuid() else ()),
             *("--network", "none" if cage.network is JobNetwork.NONE else "host"),
             *_limits(cage),
@@ -122,6 +124,7 @@ class Container:
             *(IMAGE, "/bin/sh", "-c", WATCH, "pushtrain"),
         )
         env = {"TMPDIR": "/tmp"} if cage.tmp else {}  # noqa: S108  its own
+        env |= jobuser.NAMES if uid is not None else {}
         return Enclosure(
             prefix=prefix,
             env=env,

@@ -64,9 +64,8 @@ class OwnUser:
             self._open_way(path)
         uid = jobuser.settle(cage)
         tmp = shortcut.to(cage.tmp) if cage.tmp else None
-        name = {"USER": "job", "LOGNAME": "job"}  # who has no entry in /etc/passwd is asked for these
         confinement = Confinement(user=(uid, uid), drop=True, filter=str(self._ground.filter(alone=False)))
-        return Enclosure(env=name | ({"TMPDIR": str(tmp)} if tmp else {}), confinement=confinement)
+        return Enclosure(env=jobuser.NAMES | ({"TMPDIR": str(tmp)} if tmp else {}), confinement=confinement)
 
     def _open_way(self, path: Path) -> None:
         """Let others pass on the way to a path; what is not ours must do so already."""

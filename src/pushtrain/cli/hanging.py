@@ -1,0 +1,53 @@
+"""Wrap a line for people under its own beginning, so that a column of words stays a column.
+
+What stands between backticks is a command or a name, and is never broken: somebody copies it. One that is too
+long for a line gets a line of its own, from the margin on and without the backticks; the terminal breaks it,
+which copying undoes.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+MARGIN: Final = 2
+_LEAST: Final = 24
+"""Columns beside which nothing can be told well; then nothing is wrapped."""
+_PIECES: Final = re.compile(r"[^\s`]*`[^`]*`[^\s`]*|\S+")
+"""A word, or a span between backticks with what clings to it."""
+_COMMAND: Final = re.compile(r"`([^`]*)`[.,;]?")
+
+
+def hang(head: str, text: str, *, width: int | None) -> list[str]:
+    """The lines of `head` and then `text`, each under the text's first.
+
+    Args:
+        head: What stands before the text, once.
+        text: Words; white space between them counts as one blank, but not between backticks.
+        width: Columns of the terminal; None: there is none, and one line is made.
+    """
+    indent = len(head)
+    if width is None or width - indent < _LEAST:
+        return [f"{head}{text}"]
+    lines = [_placed(line, indent, width) for line in _lines(text, width - indent)]
+    if lines and len(lines[0]) <= width and lines[0].startswith(" " * indent):
+        return [head + lines[0][indent:], *lines[1:]]
+    return [head.rstrip(), *lines]
+
+
+def _placed(line: str, indent: int, width: int) -> str:
+    """A line under the first one; a command that does not fit there begins at the margin."""
+    if len(line) <= width - indent:
+        return " " * indent + line
+    command = _COMMAND.fullmatch(line)
+    return " " * MARGIN + (command[1] if command else line)
+
+
+def _lines(text: str, room: int) -> Iterator[str]:
+    line = ""
+    for piece in _PIECES.findall(text):
+        if line and len(line) + 1 + len(piece) > room:
+            yield line
+            line = ""
+        line = f"{line} {piece}" if line else piece
+    if line:
+        yield line

@@ -1,0 +1,43 @@
+"""Lines for people hang under their own beginning, and a command in them can be copied."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushtrain.cli.hanging import hang
+from pushtrain.plumbing.namespaces import PROFILE
+
+WORDS = st.lists(
+    st.text("abcdefgh", min_size=1, max_size=12)
+    | st.text("abc ", min_size=1, max_size=30).map("`{}`".format),
+    min_size=1,
+    max_size=30,
+)
+
+
+@given(WORDS, st.integers(40, 130), st.integers(1, 15))
+def test_no_line_is_wider_than_the_terminal_and_no_command_is_broken(
+    words: list[str], width: int, head: int
+) -> None:
+    lines = hang("·" * head + " ", " ".join(words), width=width)
+    shown = "\n".join(lines)
+    for word in words:
+        assert word in shown or word[1:-1] in lines or f"  {word[1:-1]}" in lines
+    assert all(len(line) <= width for line in lines)
+    assert all(line.startswith(" " * min(2, head + 1)) for line in lines[1:])
+
+
+def test_text_hangs_under_its_first_word() -> None:
+    assert hang("· key    ", "none yet; it is made when it is needed first", width=40) == [
+        "· key    none yet; it is made when it is",
+        "         needed first",
+    ]
+
+
+def test_a_command_that_is_too_long_stands_alone_and_can_be_copied_whole() -> None:
+    lines = hang("      → ", f"Allow it: `{PROFILE}`.", width=80)
+    assert lines == ["      → Allow it:", f"  {PROFILE}"]
+    assert hang("      → ", f"`{PROFILE}`", width=80) == ["      →", f"  {PROFILE}"]
+
+
+def test_what_is_no_terminal_gets_one_line() -> None:
+    assert hang("· ", "word " * 100, width=None) == ["· " + "word " * 100]
