@@ -70,6 +70,37 @@ def test_a_redelivered_command_is_the_same_run(executor: Served) -> None:
     assert len(executor.store.runs()) == 1
 
 
+def test_nobody_is_answered_with_a_run_of_another_job_that_took_its_id(executor: Served) -> None:
+    """A run's id says neither what its job does nor on which branch its commit is.
+
+    Whoever may send for a branch that holds the commit, too, could else run something of his own in the name
+    of everybody's push: the right command would be answered with a run that never trains.
+    """
+    executor.authorized.add(STRANGER.public_key(), name="eve", branches=["exp/**"])
+    evil = a_command(ref="refs/heads/exp/x", job=a_spec(command="true"))
+    right = a_command()
+    assert evil.run_id == right.run_id
+    assert send(executor, evil, key=STRANGER).status == 202
+    answer = send(executor, right)
+    assert (answer.status, answer.error, answer.bound) == (409, "conflict", True)
+    assert "before, for refs/heads/exp/x" in answer.told
+    assert executor.store.run(right.run_id).command == evil
+    assert send(executor, evil, key=STRANGER).status == 202, "his own is his own still"
+    same = a_command(ref="refs/heads/exp/y")
+    assert send(executor, same, key=STRANGER).status == 409, "he cannot bend it afterwards either"
+
+
+def test_a_released_run_does_not_come_back_as_another_job(executor: Served) -> None:
+    executor.authorized.add(STRANGER.public_key(), name="eve")
+    right = a_command()
+    send(executor, right)
+    assert ask(executor, "POST", f"/v1/runs/{right.run_id}/release").status == 200
+    later = {"attempt": 1}
+    evil = a_command(job=a_spec(command="true")).model_copy(update=later)
+    assert send(executor, evil, key=STRANGER).status == 409
+    assert send(executor, right.model_copy(update=later)).status == 202
+
+
 def test_a_replayed_request_is_refused(executor: Served) -> None:
     command = a_command()
     body = command.model_dump_json().encode()

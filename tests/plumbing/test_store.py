@@ -526,8 +526,14 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 12), gpus=st.integers(0, 3), most=st.sampled_from([None, 1, 2]))
     def accepts(self, number: int, gpus: int, most: int | None) -> None:
-        run, new = accept(self.store, cell(number, gpus=gpus, most=most))
-        assert new == (run.id not in self.model)
+        command = cell(number, gpus=gpus, most=most)
+        known = self.model.get(command.run_id)
+        if known is not None and known.command.job != command.job:
+            with pytest.raises(Conflict):
+                accept(self.store, command)
+            return
+        run, new = accept(self.store, command)
+        assert new == (known is None)
         if new:
             self.model[run.id] = run
             self.moves[run.id] = 1

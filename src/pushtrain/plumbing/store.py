@@ -81,6 +81,7 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
 
         Raises:
             Unauthorized: The nonce was used before.
+            Conflict: The run is there with another job: whoever sent that one had other ideas of this commit.
             Busy: `queue_limit` runs wait already.
         """
         now = self._clock()
@@ -98,6 +99,8 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
         def work(db: apsw.Connection) -> tuple[Run, bool]:
             rows.use_nonce(db, nonce, nonce_expires, now)
             known = rows.get(db, command.run_id)
+            if known is not None and known.command.job != command.job:
+                raise _taken(known)
             if known is not None and not comes_back(known, command):
                 return known, False
             queued = db.execute("SELECT runs FROM tally WHERE state = 'queued'").get
@@ -474,3 +477,13 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
         return self._database.read(
             lambda db: [Artifact.model_validate_json(row[0]) for row in db.execute(query, (run_id,))]
         )
+
+
+def _taken(known: Run) -> Conflict:
+    """The answer to a command whose run is there with another job, instead of that run."""
+    return Conflict(
+        f"Run {known.short} is here with another job of the name {known.command.job.name}: it was sent "
+        f"before, for {known.command.ref}, and not as you send it.",
+        mend="Make a commit of your own (`git commit --amend`) and push that; the executor's owner sees with "
+        "`pushtrain show` who sent the other one.",
+    )
