@@ -19,8 +19,16 @@ from bench.isolation import isolation
 from bench.measures import MEASURES as HERE
 from bench.measures import Figure
 from bench.tunnel import tunnel
+from bench.turns import turns
 
-MEASURES = {**HERE, "adoption": adoption, "gate": gate, "isolation": isolation, "tunnel": tunnel}
+MEASURES = {
+    **HERE,
+    "adoption": adoption,
+    "gate": gate,
+    "isolation": isolation,
+    "tunnel": tunnel,
+    "turns": turns,
+}
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BEGIN, END = "<!-- table: begin, written by `make bench ARGS=--write` -->", "<!-- table: end -->"
 

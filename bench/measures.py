@@ -470,7 +470,7 @@ def start_up(quick: bool) -> Iterator[Figure]:
 
 def placement(quick: bool) -> Iterator[Figure]:
     """Deciding where runs go, among a hundred executors of which everything is known."""
-    from pushtrain.core.model import Resources
+    from pushtrain.core.model import FreeGpu, Resources
     from pushtrain.plumbing.outbox import Outgoing
     from pushtrain.sender.placement import Given, Seen, decide
     from pushtrain.testing import a_capacity, a_card, a_command, a_gpu, a_spec
@@ -483,7 +483,7 @@ def placement(quick: bool) -> Iterator[Figure]:
         gpus = tuple(a_gpu(index, memory=8 * (1 + number % 4) << 30) for index in range(1 + number % 8))
         card = a_card(name=f"lab-{number}", gpus=gpus, labels=("lab",))
         memory = tuple(gpu.memory for gpu in gpus) if free else ()
-        capacity = a_capacity(free_gpus=len(memory), free_memory=memory)
+        capacity = a_capacity(free_gpus=len(memory), free=tuple(FreeGpu(memory=size) for size in memory))
         return Seen(str(number), card.name, card, capacity, proven=True)
 
     labs = {free: [seen(number, free) for number in range(100)] for free in (True, False)}

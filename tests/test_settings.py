@@ -132,7 +132,7 @@ def test_a_state_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 
 def test_every_executor_setting_can_be_given_in_the_environment(folder: StateFolder) -> None:
     values = {"name": "x", "host": "::1", "labels": "a", "mounts": "m=/m", "environments": "e=/e"}
-    values |= {"tunnel": "none", "ssh_remote": "0"}
+    values |= {"tunnel": "none", "ssh_remote": "0", "prefer": "-10"}
     fields = ExecutorSettings.model_fields
     values |= {field: "true" for field, info in fields.items() if info.annotation is bool}
     environ = {

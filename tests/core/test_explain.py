@@ -17,7 +17,14 @@ FULL = Rules(
     results_branches=("reports",),
     artifact_urls=("s3://bucket/x",),
     submodules=("github.com/octo/*",),
-    limits=Limits(memory=32 * 10**9, downloads_per_day=200 * 10**9, data=10**9, gpu_idle=3600),
+    limits=Limits(
+        memory=32 * 10**9,
+        downloads_per_day=200 * 10**9,
+        data=10**9,
+        gpu_hours_per_day=8,
+        priority=0,
+        gpu_idle=3600,
+    ),
     hooks=Hooks(before=(("/bin/a", "x"),), after=(("/bin/b",), ("/bin/c",))),
     owner=OwnerRules(
         hours=("Sat,Sun",),

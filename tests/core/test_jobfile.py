@@ -24,6 +24,7 @@ from pushtrain.core.model import (
     EnvironmentKind,
     EnvironmentSpec,
     JobSpec,
+    Launcher,
     PreemptSignal,
     Reason,
     Resources,
@@ -81,6 +82,9 @@ def test_every_key_becomes_its_value() -> None:
         gpu_memory = "8GB"
         cpus = 1.5
         memory = "16 GiB"
+        gpu_capability = 8.0
+        launcher = "torchrun"
+        priority = -3
         labels = ["a100", "nvlink"]
         timeout = "1h30m"
         results = ["outputs/**", "./*.png"]
@@ -110,8 +114,15 @@ def test_every_key_becomes_its_value() -> None:
         setup=("make data", "nvidia-smi"),
         env={"EPOCHS": "5", "RATE": "0.1", "DEBUG": "true", "NAME": "x"},
         resources=Resources(
-            gpus=2, gpu_memory=8 * 10**9, cpus=1.5, memory=16 * 2**30, labels=("a100", "nvlink")
+            gpus=2,
+            gpu_memory=8 * 10**9,
+            gpu_capability="8.0",
+            cpus=1.5,
+            memory=16 * 2**30,
+            labels=("a100", "nvlink"),
         ),
+        launcher=Launcher.TORCHRUN,
+        priority=-3,
         timeout=5400,
         results=("outputs/**", "*.png"),
         submodules=True,
@@ -256,6 +267,14 @@ MISTAKES = [
     ("memory = -1", "is not a size that a machine can have", True),
     ("memory = 1.5", "is not a size", True),
     ('gpu_memory = "8GB"', "asks for memory of no GPU", False),
+    ('gpu_capability = "8.9"', "asks something of no GPU. Write `gpus = 1` too", False),
+    ('gpus = 1\ngpu_capability = "ampere"', "is no compute capability. Write it as", True),
+    ("gpus = 1\ngpu_capability = true", "is no compute capability", True),
+    ('gpus = 2\ngpu_memory = "8GB"\ngpu_share = true', "needs one GPU and its memory", False),
+    ("gpus = 1\ngpu_share = true", "Write `gpus = 1` and what it uses at most", False),
+    ('gpus = 1\nlauncher = "mpirun"', 'is no launcher. Write "torchrun", or leave it out', True),
+    ('launcher = "torchrun"', "starts a process for each GPU", False),
+    ("priority = 101", "is not a whole number from -100 to 100", True),
     ('timeout = "soon"', '`job.train.timeout = "soon"` is not a duration', True),
     ('timeout = ""', "duration", True),
     ("timeout = 0", "is not a duration between nothing and ten years", True),
@@ -525,6 +544,8 @@ def test_the_schema_is_a_schema() -> None:
 GOOD = [
     'command = "x"',
     'command = ["python", "train.py"]\ntimeout = "1h30m"\ngpus = 1\ngpu_memory = "8GiB"\nmemory = 2000000',
+    'gpus = 1\ngpu_memory = "6GB"\ngpu_share = true\ngpu_capability = "8"\npriority = 5',
+    'gpus = 2\nlauncher = "torchrun"',
     'environment = "uv"',
     'environment = {uv = ".", groups = ["a"], extras = ["b"], python = "3.12"}',
     'environment = {named = "torch-2.5"}',
@@ -559,6 +580,10 @@ KEYS = st.sampled_from(
         "env",
         "gpus",
         "gpu_memory",
+        "gpu_capability",
+        "gpu_share",
+        "launcher",
+        "priority",
         "cpus",
         "min_isolation",
         "memory",

@@ -12,6 +12,7 @@ from pushtrain.core.model import (
     Capacity,
     DataSource,
     ExecutorCard,
+    FreeGpu,
     Gpu,
     Isolation,
     JobSpec,
@@ -283,7 +284,7 @@ def free(*, slots: int = 0, gpus: int = 0, queued: int = 0, running: int = 0) ->
         slots=1,
         free_slots=slots,
         free_gpus=gpus,
-        free_memory=(80 * GB,) * gpus,
+        free=(FreeGpu(memory=80 * GB, room=79 * GB),) * gpus,
         queued=queued,
         running=running,
     )

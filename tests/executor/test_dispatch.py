@@ -158,6 +158,8 @@ async def test_nothing_of_the_executors_environment_reaches_a_job_but_the_list(
         "NO_PROXY",
         "CI",
         "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER",
+        "NVIDIA_VISIBLE_DEVICES",
         "HOME",
         "PATH",
         "PYTHONPATH",

@@ -193,11 +193,15 @@ def test_free_is_what_no_waiting_run_will_take(tmp_path: Path) -> None:
         executor.authorized.add(SENDER.public_key())
         sender = client(executor)
         free = sender.challenge().capacity
-        assert (free.free_slots, free.free_gpus, free.free_memory) == (4, 2, (8 << 30, 24 << 30))
+        assert (free.free_slots, free.free_gpus) == (4, 2)
+        assert [(gpu.memory, gpu.room, gpu.whole) for gpu in free.free] == [
+            (8 << 30, 7 << 30, True),
+            (24 << 30, 23 << 30, True),
+        ]
         sender.send(a_command(job=a_spec(resources=Resources(gpus=1, gpu_memory=16 << 30))))
         sender.send(a_command(request="cpu"))
         free = sender.challenge().capacity
-        assert (free.free_slots, free.free_memory, free.queued) == (3, (8 << 30,), 2)
+        assert (free.free_slots, [gpu.memory for gpu in free.free], free.queued) == (3, [8 << 30], 2)
         sender.send(a_command(request="both", job=a_spec(resources=Resources(gpus=2))))
         free = sender.challenge().capacity
         assert (free.free_slots, free.free_gpus, free.at) == (3, 0, executor.clock())

@@ -373,7 +373,10 @@ def test_a_job_may_set_what_it_likes_but_not_which_gpus_it_sees(tmp_path: Path) 
     """Names that begin with PUSHTRAIN_ do not get as far as here: no job can hold them."""
     env = a_job_environment(tmp_path, env={"HF_HOME": "/x", "CUDA_VISIBLE_DEVICES": "0"})
     assert env["HF_HOME"] == "/x"
-    assert env["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    assert env["CUDA_VISIBLE_DEVICES"] == env["NVIDIA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+    assert env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert (env["MASTER_ADDR"], env["NPROC_PER_NODE"]) == ("127.0.0.1", "2")
+    assert not {"WORLD_SIZE", "RANK", "LOCAL_RANK"} & set(env)
 
 
 def test_parameters_are_there_as_json_and_one_by_one(tmp_path: Path) -> None:

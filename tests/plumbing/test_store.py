@@ -33,6 +33,7 @@ from pushtrain.core.model import (
     Artifact,
     Attempt,
     Gpu,
+    GpuUse,
     Outcome,
     Reason,
     Resources,
@@ -40,6 +41,8 @@ from pushtrain.core.model import (
     State,
     TrainCommand,
 )
+from pushtrain.core.turns import Bounds
+from pushtrain.plumbing.database import Database
 from pushtrain.plumbing.store import Store
 from pushtrain.testing import NOON, SENDER, Clock, a_command, a_gpu, a_push, a_spec
 
@@ -58,15 +61,27 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
     opened.close()
 
 
-def cell(number: int, *, gpus: int = 0, most: int | None = None, job: str = "train") -> TrainCommand:
-    spec = a_spec(name=job, cell={"n": number}, resources=Resources(gpus=gpus), max_parallel=most)
+def cell(
+    number: int,
+    *,
+    gpus: int = 0,
+    most: int | None = None,
+    job: str = "train",
+    part: int = 0,
+    priority: int = 0,
+) -> TrainCommand:
+    """A cell's command; with `part` it shares its GPU, of which it needs so many GiB."""
+    resources = Resources(gpus=gpus, gpu_memory=part << 30, gpu_share=bool(part))
+    spec = a_spec(name=job, cell={"n": number}, resources=resources, max_parallel=most, priority=priority)
     return a_command(job=spec)
 
 
-def accept(store: Store, command: TrainCommand, *, nonce: str = "", limit: int = 1000) -> tuple[Run, bool]:
+def accept(
+    store: Store, command: TrainCommand, *, nonce: str = "", limit: int = 1000, sender: str = SENDER
+) -> tuple[Run, bool]:
     return store.accept(
         command,
-        sender=SENDER,
+        sender=sender,
         raw=b"the bytes",
         headers={"signature": "s"},
         nonce=nonce or f"n{next(_numbers)}",
@@ -176,6 +191,67 @@ def test_gpus_are_held_by_one_run_at_a_time(store: Store) -> None:
     store.advance(held[0].id, Requeued(Reason.INTERRUPTED), token=held[0].token)
     again, attempt = claim(store, slots=1, gpus=gpus)
     assert again.gpus == attempt.gpus == held[0].gpus
+
+
+def test_small_runs_share_a_gpu_as_far_as_its_memory_less_the_reserve_goes(store: Store) -> None:
+    gpus, bounds = (a_gpu(0),), Bounds(reserve=2 << 30)
+    for number in range(3):
+        accept(store, cell(number, gpus=1, part=11))
+    accept(store, cell(3, gpus=1))
+    first = store.claim(slots=1, gpus=gpus, executor="lab-1", bounds=bounds)
+    second = store.claim(slots=1, gpus=gpus, executor="lab-1", bounds=bounds)
+    assert first is not None
+    assert second is not None
+    assert first[0].gpus == second[0].gpus == (gpus[0].uuid,)
+    assert store.claim(slots=1, gpus=gpus, executor="lab-1", bounds=bounds) is None
+    store.advance(first[0].id, Requeued(Reason.DATA, not_before=NOON + 9), token=first[0].token)
+    assert [place.room for place in store.room(slots=1, gpus=gpus, bounds=bounds)[1]] == [0]
+    third = store.claim(slots=1, gpus=gpus, executor="lab-1", bounds=bounds)
+    assert third is not None
+    assert third[0].command.job.cell == {"n": 2}
+
+
+def test_a_priority_and_what_was_used_lately_decide_who_comes_first(store: Store, clock: Clock) -> None:
+    accept(store, cell(1, gpus=1))
+    urgent, _ = accept(store, cell(2, gpus=1, priority=3))
+    first, attempt = claim(store, gpus=(a_gpu(0),))
+    assert first.id == urgent.id
+    other, _ = accept(store, cell(3, gpus=1, job="other"), sender="SHA256:bob")
+    store.advance(first.id, Prepared(), token=first.token)
+    clock.advance(3600)
+    used = attempt.model_copy(update={"gpu": GpuUse(seconds=3600)})
+    store.advance(first.id, Exited(Reason.EXITED, 0), token=first.token, attempt=used)
+    assert claim(store, gpus=(a_gpu(0),))[0].id == other.id, "bob has used nothing yet"
+
+
+def test_ten_thousand_waiting_runs_do_not_make_a_claim_slow(tmp_path: Path) -> None:
+    path = tmp_path / "many.db"
+    many = Store(path, clock=Clock())
+    run, _ = accept(many, cell(0, gpus=1))
+    many.close()
+    file = Database(path)
+    file.write(
+        lambda db: db.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) INSERT INTO "
+            "runs (id, repository, commit_id, ref, job, request, gpus, gpu_memory, state, not_before, "
+            "command, value, sender, rank) SELECT i, repository, commit_id, ref, job, i, 1, 0, state, 0, "
+            "command, value, 'key' || (i % 20), rank + i FROM runs, n"
+        )
+    )
+    file.close()
+    many = Store(path, clock=Clock())
+    read = 0
+
+    def may(_: str) -> bool:
+        nonlocal read
+        read += 1
+        return True
+
+    claimed = many.claim(slots=1, gpus=(a_gpu(0),), executor="lab-1", may_start=may)
+    many.close()
+    assert claimed is not None
+    assert claimed[0].id == run.id
+    assert read == 21, "one look at each person's queue"
 
 
 def test_no_more_cells_of_a_group_run_at_once_than_it_allows(store: Store) -> None:
@@ -507,6 +583,7 @@ def test_threads_that_accept_at_once_each_get_their_own_answer(store: Store) -> 
 
 GPUS = (a_gpu(0), a_gpu(1, memory=48 << 30))
 SLOTS = 2
+BOUNDS = Bounds(reserve=1 << 30)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -524,9 +601,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.store.close()
         self.folder.cleanup()
 
-    @rule(number=st.integers(0, 12), gpus=st.integers(0, 3), most=st.sampled_from([None, 1, 2]))
-    def accepts(self, number: int, gpus: int, most: int | None) -> None:
-        command = cell(number, gpus=gpus, most=most)
+    @rule(
+        number=st.integers(0, 12),
+        gpus=st.integers(0, 3),
+        most=st.sampled_from([None, 1, 2]),
+        part=st.sampled_from([0, 0, 6, 20]),
+    )
+    def accepts(self, number: int, gpus: int, most: int | None, part: int) -> None:
+        command = cell(number, gpus=gpus, most=most, part=part if gpus == 1 else 0)
         known = self.model.get(command.run_id)
         if known is not None and known.command.job != command.job:
             with pytest.raises(Conflict):
@@ -541,7 +623,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def claims(self) -> None:
-        claimed = self.store.claim(slots=SLOTS, gpus=GPUS, executor="lab-1")
+        claimed = self.store.claim(slots=SLOTS, gpus=GPUS, executor="lab-1", bounds=BOUNDS)
         due = [
             run for run in self.model.values() if run.state is State.QUEUED and run.not_before <= self.clock()
         ]
@@ -636,8 +718,14 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_given_twice(self) -> None:
-        held = [uuid for run in self.model.values() for uuid in run.gpus]
-        assert len(held) == len(set(held))
+        held: dict[str, list[Resources]] = {}
+        for run in self.model.values():
+            for uuid in run.gpus:
+                held.setdefault(uuid, []).append(run.command.job.resources)
+        for gpu in GPUS:
+            users = held.get(gpu.uuid, [])
+            assert len(users) <= 1 or all(one.gpu_share for one in users)
+            assert sum(one.gpu_memory for one in users if one.gpu_share) <= gpu.memory - BOUNDS.reserve
         assert self.active(gpu=False) <= SLOTS
         queued = sum(1 for run in self.model.values() if run.state is State.QUEUED)
         active = self.active(gpu=True) + self.active(gpu=False)

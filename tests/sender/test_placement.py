@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.model import Capacity, JobSpec, Resources
+from pushtrain.core.model import Capacity, FreeGpu, JobSpec, Resources
 from pushtrain.core.policy import fits, starts_now
 from pushtrain.plumbing.outbox import Outgoing
 from pushtrain.sender.placement import FIRST_ASKED, RECALL_AFTER, Given, Plan, Queued, Seen, decide, less
@@ -39,7 +39,7 @@ def room(slots: int = 0, memory: tuple[int, ...] = (), **changes: int) -> Capaci
         slots=4,
         free_slots=slots,
         free_gpus=len(sizes),
-        free_memory=sizes,
+        free=tuple(FreeGpu(memory=size, room=size) for size in sizes),
         **{"queued": 0, "running": 0, **changes},
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pushtrain.core.errors import Busy, Conflict, Draining, Forbidden, StorageError, Unreachable
-from pushtrain.core.model import Resources, TrainCommand
+from pushtrain.core.model import FreeGpu, Resources, TrainCommand
 from pushtrain.plumbing.outbox import Outgoing
 from pushtrain.plumbing.store import Store
 from pushtrain.sender import board
@@ -151,7 +151,7 @@ def test_of_three_executors_one_is_dead_one_busy_one_too_small(sender: Sender) -
             "busy is busy; dead does not answer; small has 0 GPUs of at least 17.1799 GB; the job asks for 1"
         )
         assert (small.received, small.opened, busy.received) == ([], 0, [])
-        busy.capacity = a_capacity(free_gpus=1, free_memory=(24 << 30,))
+        busy.capacity = a_capacity(free_gpus=1, free=(FreeGpu(memory=24 << 30),))
         begun = time.monotonic()
         busy.tell()
         await eventually(lambda: busy.received == [run_id])

@@ -65,6 +65,11 @@ def _card() -> Schema:
                 "until when the old one counts, and the old key's signature."
             ),
             "labels": _texts("Words that jobs may ask for."),
+            "prefer": {
+                "description": "What its owner wishes: of several executors the one with the highest number.",
+                "type": "integer",
+                "default": 0,
+            },
             "mounts": _texts("Names of the folders that it lends to jobs."),
             "gpus": {"description": "Its GPUs.", "type": "array", "items": _gpu()},
             "repositories": _texts("Repositories that it serves and whose roster this is."),
@@ -104,6 +109,12 @@ def _gpu() -> Schema:
             "driver": _text("The driver's version; empty unless the owner publishes it."),
             "capability": _text("CUDA's compute capability, such as `8.9`; empty: not known."),
             "display": {"description": "Whether a display is attached.", "type": "boolean", "default": False},
+            "slice": {
+                "description": "Its number among the slices (MIG) of its card; null: it is a whole card.",
+                "type": ["integer", "null"],
+                "minimum": 0,
+                "default": None,
+            },
         },
     }
 

@@ -249,6 +249,11 @@ _GROUPS: Final[Mapping[str, Mapping[str, _Words]]] = {
         ),
         "rules.limits.memory": (_or("most of it"), _memory),
         "rules.limits.disk": (_or("nothing"), _says("Written below the attempt's own folders.")),
+        "rules.limits.gpu_hours_per_day": (
+            lambda hours: f"{hours:g} h" if hours else "no limit",
+            _says("What one person's runs may use of GPUs in a day; then they wait."),
+        ),
+        "rules.limits.priority": (_count, _says("The highest priority of a job that counts.")),
         "rules.limits.processes": (_count, _says("Processes and threads at once.")),
         "rules.limits.gpu_idle": (_or("no limit", spoken), _idle),
         "rules.limits.log": (amount, _says("Kept of its log, half head and half tail; the rest is counted.")),

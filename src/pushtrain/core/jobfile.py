@@ -28,6 +28,7 @@ from pushtrain.core.forms import (
 from pushtrain.core.matrix import Matrix
 from pushtrain.core.model import (
     MAX_SECRETS,
+    MOST_PRIORITY,
     RESULTS_BRANCH,
     JobSpec,
     ResultsTarget,
@@ -186,7 +187,9 @@ def _job(name: str, table: Table, target: ResultsTarget) -> Job | None:
         "env": _env(table),
         "secrets": _secrets(table),
         "network": needs.network(table),
-        "resources": needs.resources(table),
+        "resources": (resources := needs.resources(table)),
+        "launcher": needs.launcher(table, resources),
+        "priority": int(table.number("priority", least=-MOST_PRIORITY, most=MOST_PRIORITY)),
         "timeout": table.read("timeout", duration, None),
         "preempt_signal": again.preempt_signal(table),
         "retry": again.retry(table),

@@ -33,6 +33,9 @@ RESULTS_BRANCH: Final = "pushtrain/results"
 CONFIG_BRANCH: Final = "pushtrain/config"
 MAX_SECRETS: Final = 50
 """Secrets of one job."""
+MOST_PRIORITY: Final = 100
+CAPABILITY: Final = r"^$|^[0-9]{1,2}\.[0-9]{1,2}$"
+"""CUDA's compute capability, such as `8.9`; empty: not known, or any."""
 _MOST: Final = 2**53
 """The largest number that every JSON reader and the store take."""
 CHECKPOINTED: Final = 85
@@ -241,11 +244,24 @@ class Resources(Value):
 
     gpus: int = Field(default=0, ge=0, le=64)
     gpu_memory: int = Field(default=0, ge=0, le=_MOST)
-    """Bytes on each GPU."""
+    """Bytes on each GPU: at least, or with `gpu_share` at most."""
+    gpu_capability: str = Field(default="", pattern=CAPABILITY)
+    """CUDA's compute capability that each GPU must have at least; empty: any."""
+    gpu_share: bool = False
+    """Whether others may use its one GPU at the same time, each with memory of its own."""
     cpus: float = Field(default=0, ge=0, le=_MOST)
     memory: int = Field(default=0, ge=0, le=_MOST)
     """Bytes."""
     labels: tuple[str, ...] = ()
+
+
+class Launcher(StrEnum):
+    """What starts a job's command, and how often (docs/gpus.md)."""
+
+    NONE = ""
+    """The command is started once."""
+    TORCHRUN = "torchrun"
+    """PyTorch's: once for each GPU."""
 
 
 class PreemptSignal(StrEnum):
@@ -323,6 +339,9 @@ class JobSpec(Value):
     """The matrix cell's values; empty without a matrix."""
     max_parallel: int | None = Field(default=None, ge=1, le=1_000_000)
     """How many cells of this job and commit may run at once."""
+    launcher: Launcher = Launcher.NONE
+    priority: int = Field(default=0, ge=-MOST_PRIORITY, le=MOST_PRIORITY)
+    """How much earlier its turn comes than its acceptance says, in hours (`core.fairness`)."""
 
     @property
     def title(self) -> str:
@@ -380,6 +399,13 @@ class Gpu(Value):
     """CUDA's compute capability, for example `8.9`."""
     display: bool = False
     """Whether a display was attached and lit when the executor started."""
+    slice: int | None = None
+    """Its number among the slices (MIG) that its card is cut into; None: it is a whole card."""
+
+    @property
+    def number(self) -> str:
+        """What people call it: `0`, or `0.2` for a slice of GPU 0."""
+        return str(self.index) if self.slice is None else f"{self.index}.{self.slice}"
 
 
 class ExecutorCard(Value):
@@ -401,6 +427,9 @@ class ExecutorCard(Value):
     succession: tuple[str, ...] = ()
     """What its former keys said of the next one, the oldest first (`core.succession`); empty: it had none."""
     labels: tuple[str, ...] = ()
+    prefer: int = 0
+    """What its owner wishes: where several executors could start a run, the one with the highest number is
+    asked for it."""
     mounts: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     repositories: tuple[str, ...] = ()
@@ -421,14 +450,29 @@ class ExecutorCard(Value):
     """Base64 Ed25519 over the card without this field; empty: it was never published."""
 
 
+class FreeGpu(Value):
+    """What is free of one GPU."""
+
+    memory: int
+    """Bytes that it has in all."""
+    whole: bool = True
+    """Whether nobody uses it: a run may have it alone."""
+    room: int = 0
+    """Bytes that a run may have that shares it."""
+    capability: str = ""
+    slice: bool = False
+    """Whether it is a MIG slice: a run of several GPUs cannot use it."""
+
+
 class Capacity(Value):
     """What a run that came now would find: what is free, and not spoken for by a run that waits."""
 
     slots: int
     free_slots: int
     free_gpus: int
-    free_memory: tuple[int, ...] = ()
-    """Bytes of each free GPU."""
+    """GPUs that nobody uses."""
+    free: tuple[FreeGpu, ...] = ()
+    """Those, and those that are shared and have room for more."""
     queued: int
     running: int
     waits: str = ""

@@ -6,11 +6,13 @@ from typing import Final
 
 from pushtrain.core.forms import Wrong, inside, kind, listed, size
 from pushtrain.core.model import (
+    CAPABILITY,
     DataSource,
     EnvironmentKind,
     EnvironmentSpec,
     Isolation,
     JobNetwork,
+    Launcher,
     Resources,
 )
 from pushtrain.core.reading import Table
@@ -30,7 +32,7 @@ _KINDS: Final = {
 
 
 def resources(table: Table) -> Resources:
-    """`gpus`, `gpu_memory`, `cpus`, `memory` and `labels`."""
+    """`gpus`, `gpu_memory`, `gpu_capability`, `gpu_share`, `cpus`, `memory` and `labels`."""
     labels = table.texts("labels", example="a100")
     for label in labels:
         if not WORD.fullmatch(label):
@@ -40,6 +42,8 @@ def resources(table: Table) -> Resources:
     found = Resources(
         gpus=int(table.number("gpus", most=64)),
         gpu_memory=table.read("gpu_memory", size, 0),
+        gpu_capability=_capability(table),
+        gpu_share=table.flag("gpu_share", default=False),
         cpus=table.number("cpus", most=4096, whole=False),
         memory=table.read("memory", size, 0),
         labels=labels,
@@ -48,7 +52,42 @@ def resources(table: Table) -> Resources:
         table.wrong(
             "gpu_memory", table.data["gpu_memory"], "asks for memory of no GPU", "Write `gpus = 1` too."
         )
+    if found.gpu_capability and not found.gpus and "gpus" not in table.data:
+        asked = table.data["gpu_capability"]
+        table.wrong("gpu_capability", asked, "asks something of no GPU", "Write `gpus = 1` too.")
+    if found.gpu_share and not (found.gpus == 1 and found.gpu_memory):
+        mend = 'Write `gpus = 1` and what it uses at most, as in `gpu_memory = "6GB"`.'
+        table.wrong("gpu_share", table.data["gpu_share"], "needs one GPU and its memory", mend)
     return found
+
+
+def _capability(table: Table) -> str:
+    """`gpu_capability`: text such as "8.0"; TOML's number 8.0 is understood, too."""
+    value = table.take("gpu_capability")
+    if value is None:
+        return ""
+    text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    text = f"{text}.0" if isinstance(text, str) and text.isascii() and text.isdigit() else text
+    if isinstance(text, str) and text and re.fullmatch(CAPABILITY, text):
+        return text
+    table.wrong("gpu_capability", value, "is no compute capability", 'Write it as NVIDIA does, as in "8.0".')
+    return ""
+
+
+def launcher(table: Table, resources: Resources) -> Launcher:
+    """`launcher`."""
+    value = table.take("launcher")
+    if value is None:
+        return Launcher.NONE
+    if value != Launcher.TORCHRUN:
+        table.wrong("launcher", value, "is no launcher", 'Write "torchrun", or leave it out.')
+    elif not resources.gpus:
+        table.wrong(
+            "launcher", value, "starts a process for each GPU, and there is none", "Write `gpus = 2`."
+        )
+    else:
+        return Launcher.TORCHRUN
+    return Launcher.NONE
 
 
 def isolation(table: Table) -> Isolation | None:

@@ -5,7 +5,8 @@ branches never do, and on a shared branch a commit is ours by what it changes, n
 person's commit that forges our trailers still runs.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pushtrain.core import network
@@ -19,6 +20,7 @@ from pushtrain.core.model import (
     Isolation,
     JobSpec,
     Push,
+    Resources,
     ResultsTarget,
     TrainCommand,
     Value,
@@ -26,12 +28,15 @@ from pushtrain.core.model import (
 )
 from pushtrain.core.patterns import selects
 from pushtrain.core.place import secrets_path
+from pushtrain.core.room import given, heard, needs_of, version
 from pushtrain.core.triggers import PushTrigger
 
 SKIP_TOKENS: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip train]")
 SHARED_FOLDER: Final = "pushtrain-results"
 """Where results lie on a branch that is not ours alone, unless `[results] path` names a folder."""
 OUR_BRANCHES: Final = (RESULTS_BRANCH, CONFIG_BRANCH)
+_STEP: Final = 1.25
+"""How many times longer a job must take for an executor to count as slower."""
 _BRANCH: Final = "refs/heads/"
 _TAG: Final = "refs/tags/"
 
@@ -168,39 +173,69 @@ def fits(card: ExecutorCard, spec: JobSpec, repository: str = "") -> str:
     mounts = [source.mount for source in spec.data if source.mount and source.mount not in card.mounts]
     if mounts:
         return f"{card.name} lends no folder {listed(mounts)}"
-    if len(card.gpus) < needs.gpus:
-        return f"{card.name} has {len(card.gpus)} GPUs; the job asks for {needs.gpus}"
-    large = sum(1 for gpu in card.gpus if gpu.memory >= needs.gpu_memory)
-    if large < needs.gpus:
+    return _too_small(card, needs)
+
+
+def _too_small(card: ExecutorCard, needs: Resources) -> str:
+    """What an executor's GPUs lack for a job; empty: nothing."""
+    asked = f"the job asks for {needs.gpus}"
+    whole = [gpu for gpu in card.gpus if needs.gpus <= 1 or gpu.slice is None]
+    if len(whole) < needs.gpus:
+        cut = "" if len(whole) == len(card.gpus) else " that are no slices"
+        return f"{card.name} has {len(whole)} GPUs{cut}; {asked}"
+    large = [gpu for gpu in whole if gpu.memory >= needs.gpu_memory]
+    if len(large) < needs.gpus:
         memory = f"{needs.gpu_memory / 10**9:g} GB"
-        return f"{card.name} has {large} GPUs of at least {memory}; the job asks for {needs.gpus}"
+        return f"{card.name} has {len(large)} GPUs of at least {memory}; {asked}"
+    least = version(needs.gpu_capability)
+    able = sum(1 for gpu in large if version(gpu.capability) >= least)
+    if able < needs.gpus:
+        return f"{card.name} has {able} GPUs of compute capability {needs.gpu_capability} or more; {asked}"
     return ""
 
 
 def starts_now(capacity: Capacity, spec: JobSpec) -> bool:
     """Whether an executor that has this free could start the job at once."""
-    needs = spec.resources
-    if needs.gpus:
-        return sum(1 for memory in capacity.free_memory if memory >= needs.gpu_memory) >= needs.gpus
+    if spec.resources.gpus:
+        return given(heard(capacity), needs_of(spec.resources)) is not None
     return capacity.free_slots > 0
 
 
 def choose(
-    candidates: Sequence[tuple[ExecutorCard, Capacity | None]], spec: JobSpec
+    candidates: Sequence[tuple[ExecutorCard, Capacity | None]],
+    spec: JobSpec,
+    speeds: Mapping[str, float] | None = None,
 ) -> tuple[ExecutorCard, ...]:
-    """The executors that fit, best first: free now, shortest queue, smallest GPUs that do."""
+    """The executors that fit, best first.
 
-    def rank(candidate: tuple[ExecutorCard, Capacity | None]) -> tuple[bool, bool, int, int, str]:
+    Free now; what their owners prefer; about as fast as the fastest; shortest queue; smallest GPUs that do.
+
+    Args:
+        candidates: Each with what it has free; None: not known.
+        spec: The job.
+        speeds: By an executor's public key, the seconds that this job took there. One that is not named
+            counts as the fastest, so that it is tried.
+    """
+    known = speeds or {}
+    fastest = min(known.values(), default=0.0)
+
+    def rank(candidate: tuple[ExecutorCard, Capacity | None]) -> tuple[bool, bool, int, int, int, int, str]:
         card, capacity = candidate
         gpus = spec.resources.gpus
         memory = min((gpu.memory for gpu in card.gpus if gpu.memory >= spec.resources.gpu_memory), default=0)
         spare = memory if gpus else len(card.gpus)
+        wish, slower = -card.prefer, _slower(known.get(card.public_key, fastest), fastest)
         if capacity is None:
-            return (True, True, 0, spare, card.name)
+            return (True, True, wish, slower, 0, spare, card.name)
         free = starts_now(capacity, spec)
-        return (False, not free, capacity.queued + capacity.running, spare, card.name)
+        return (False, not free, wish, slower, capacity.queued + capacity.running, spare, card.name)
 
     return tuple(card for card, _ in sorted(candidates, key=rank) if not fits(card, spec))
+
+
+def _slower(seconds: float, fastest: float) -> int:
+    """By how many steps of a quarter a job takes longer than at the fastest; less than a step is chance."""
+    return int(math.log(seconds / fastest, _STEP)) if 0 < fastest < seconds else 0
 
 
 def _never(push: Push, jobs: JobFile, message: str, changed: Sequence[str] | None, roster: str) -> str:

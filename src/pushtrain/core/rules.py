@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from pushtrain.core.forms import Wrong
 from pushtrain.core.lent import check_entry
-from pushtrain.core.model import Isolation, JobNetwork, Value
+from pushtrain.core.model import MOST_PRIORITY, Isolation, JobNetwork, Value
 from pushtrain.core.names import store_problem
 from pushtrain.core.outward import listed as data_host
 from pushtrain.core.owner import OwnerRules
@@ -128,6 +128,11 @@ class Limits(Value):
     many as `disk`."""
     data_files: int = Field(default=2_000_000, ge=1)
     """Files in one archive, or in one folder's manifest."""
+    gpu_hours_per_day: float = Field(default=0, ge=0)
+    """GPU-hours that one person (a sender's key) may use from midnight to midnight UTC; 0: no limit. What
+    would begin beyond them waits for the next day; what runs goes on."""
+    priority: int = Field(default=10, ge=0, le=MOST_PRIORITY)
+    """The highest `priority` of a job that counts here; each step is one hour earlier in the queue."""
     data_ratio: int = Field(default=1000, ge=1)
     """Bytes that may come out of each packed byte of an archive that unpacks to more than 1 GiB."""
 

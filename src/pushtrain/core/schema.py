@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pushtrain.core import again, jobfile, matrix, names, needs, secretname
 from pushtrain.core.forms import MAX_DURATION, MAX_INTEGER
-from pushtrain.core.model import MAX_SECRETS, RETRIED, Isolation, JobNetwork
+from pushtrain.core.model import MAX_SECRETS, MOST_PRIORITY, RETRIED, Isolation, JobNetwork, Launcher
 
 URL: Final = "https://raw.githubusercontent.com/pushtrain/pushtrain/main/docs/pushtrain.schema.json"
 
@@ -77,8 +77,28 @@ def _job() -> Schema:
                 "description": "What it reaches at most (docs/network.md); the owner may allow less.",
                 "enum": [network.value for network in JobNetwork],
             },
-            "gpus": _number("GPUs that the run gets for itself.", 0, 64, default=0, whole=True),
-            "gpu_memory": _size("Memory of each GPU at least."),
+            "gpus": _number("GPUs that the run gets.", 0, 64, default=0, whole=True),
+            "gpu_memory": _size("Memory of each GPU at least; with `gpu_share` the run's part of it."),
+            "gpu_capability": {
+                "description": 'CUDA compute capability of each GPU at least, such as "8.0".',
+                "oneOf": [
+                    {"type": "string", "pattern": _whole(r"[0-9]{1,2}(\.[0-9]{1,2})?")},
+                    {"type": "number", "minimum": 0, "maximum": 99},
+                ],
+                "examples": ["8.0"],
+            },
+            "gpu_share": _flag("Whether others may use the GPU, too, each its own memory.", default=False),
+            "launcher": {
+                "description": "What starts the command: torchrun, once for each GPU. Else once.",
+                "enum": [Launcher.TORCHRUN.value],
+            },
+            "priority": _number(
+                "Hours by which its turn comes earlier (or, below 0, later).",
+                -MOST_PRIORITY,
+                MOST_PRIORITY,
+                default=0,
+                whole=True,
+            ),
             "cpus": _number("CPU cores at least.", 0, 4096),
             "memory": _size("Main memory at least."),
             "labels": _texts(

@@ -92,6 +92,9 @@ class ExecutorSettings(Value):
     """Runs at once that ask for no GPU; on a machine with GPUs at least as many as there are GPUs."""
     labels: tuple[str, ...] = ()
     """Words that jobs may ask for."""
+    prefer: int = Field(default=0, ge=-100, le=100)
+    """Where several executors could start a run, senders take the one with the highest number, before they
+    look at speed and load: 10 for the fast machine, -10 for the one that should only help out."""
     mounts: dict[Name, str] = Field(default_factory=dict)
     """Folders lent read-only to jobs, by name."""
     environments: dict[Name, str] = Field(default_factory=dict)

@@ -46,7 +46,8 @@ class Active:
         """What it has of this machine."""
         job = self.run.command.job
         shim = self._shim.pid if self._shim is not None else None
-        return Holder(self.run.id, self.run.attempt, job.title, self.run.gpus, job.resources.gpu_memory, shim)
+        part = job.resources.gpu_memory if job.resources.gpu_share else 0
+        return Holder(self.run.id, self.run.attempt, job.title, self.run.gpus, part, shim)
 
     @property
     def order(self) -> StopOrder | None:

@@ -241,7 +241,11 @@ class Dispatch:
         gpus, slots = self._terms().of(shop.gpus, self._slots)
         with self._lock:
             claimed = self._store.claim(
-                slots=slots, gpus=gpus, executor=shop.settings.name, may_start=self._may_start
+                slots=slots,
+                gpus=gpus,
+                executor=shop.settings.name,
+                may_start=self._may_start,
+                bounds=shop.bounds,
             )
             if claimed is None:
                 return None

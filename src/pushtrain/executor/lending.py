@@ -18,7 +18,7 @@ class Holder:
     gpus: tuple[str, ...] = ()
     """UUIDs."""
     gpu_memory: int = 0
-    """Bytes that it asked for on each; 0: all."""
+    """Bytes that are its own of a GPU which it shares; 0: all of each."""
     shim: int | None = None
     """The pid of its shim; None: it has none yet."""
 

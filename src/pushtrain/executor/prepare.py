@@ -41,6 +41,7 @@ from pushtrain.core.model import (
 )
 from pushtrain.core.rules import Limits, Rules
 from pushtrain.core.settings import ExecutorSettings
+from pushtrain.core.turns import Bounds
 from pushtrain.executor import library
 from pushtrain.executor.access import Access
 from pushtrain.executor.bytecode import Compiler
@@ -48,6 +49,7 @@ from pushtrain.executor.cages import compiling_cage, job_cage, limited
 from pushtrain.executor.meter import Meter
 from pushtrain.executor.preflight import ask_torch
 from pushtrain.executor.rulebook import Against, Rulebook
+from pushtrain.executor.torchrun import launched
 from pushtrain.executor.variables import attempt_mark, job_environment
 from pushtrain.executor.vault import Given, Vault
 from pushtrain.plumbing import data
@@ -123,6 +125,11 @@ class Workshop:
     def rules(self) -> Rules:
         """What the owner allows."""
         return self.rulebook.rules
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the owner keeps of shared GPUs, and allows a person."""
+        return Bounds(self.rules.owner.reserve, self.rules.limits.gpu_hours_per_day)
 
     def caches(self, repository: str, *, apart: str = "") -> Path:
         """A repository's own folder for `HF_HOME` and its like, kept between runs.
@@ -248,10 +255,11 @@ class Preparation:
         def enclosure(reached: JobNetwork) -> Enclosure:
             return self._enclosure(reached, activation, root, caches)
 
+        argv = (*SHELL, job.command) if isinstance(job.command, str) else job.command
         return Orders(
             setup=tuple(SetupStep(title=line, argv=(*SHELL, line)) for line in job.setup),
-            argv=(*SHELL, job.command) if isinstance(job.command, str) else job.command,
-            shell=isinstance(job.command, str),
+            argv=launched(job, argv, processes=len(self._run.gpus)),
+            shell=isinstance(job.command, str) and not job.launcher,
             enclosure=enclosure(then),
             setup_enclosure=enclosure(during) if job.setup else Enclosure(),
             env=env,

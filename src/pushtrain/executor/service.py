@@ -36,6 +36,7 @@ from pushtrain.core.model import (
 )
 from pushtrain.core.policy import fits
 from pushtrain.core.redact import NOTHING, Mask
+from pushtrain.core.room import told
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.usage import Usage
@@ -373,6 +374,7 @@ class ExecutorService:
             nonce=nonce,
             nonce_expires=nonce_expires,
             queue_limit=self.settings.executor.queue_limit,
+            most_priority=self._shop.rules.limits.priority,
         )
         if fresh:
             self._changed(run.id)
@@ -490,6 +492,7 @@ class ExecutorService:
             sealing_key=self._shop.vault.public,
             succession=tuple(map(str, identity.chain)),
             labels=settings.labels,
+            prefer=settings.prefer,
             mounts=tuple(settings.mounts),
             gpus=self.gpus,
             repositories=tuple(repository.key for repository in self.settings.repositories),
@@ -504,14 +507,14 @@ class ExecutorService:
         at = self._clock()
         queued, active, _ = self.store.counts()
         gpus, slots = self._landlord.terms(within=BRISK).of(self.gpus, self._slots)
-        free_slots, free_gpus = self.store.room(slots=slots, gpus=gpus)
+        free_slots, places = self.store.room(slots=slots, gpus=gpus, bounds=self._shop.bounds)
         if self.drain.on:
-            free_slots, free_gpus = 0, ()
+            free_slots, places = 0, ()
         return Capacity(
             slots=self._slots,
             free_slots=free_slots,
-            free_gpus=len(free_gpus),
-            free_memory=tuple(gpu.memory for gpu in free_gpus),
+            free_gpus=sum(1 for place in places if place.whole),
+            free=told(places),
             queued=queued,
             running=active,
             waits=self._landlord.stands(),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.model import Run
+from pushtrain.executor.torchrun import free_port, meeting_point
 from pushtrain.plumbing.process import ATTEMPT_MARK
 from pushtrain.plumbing.rundir import RunDir
 from pushtrain.ports import Activation
@@ -77,11 +78,12 @@ def job_environment(
         "GITHUB_REF": command.ref,
         "GITHUB_REPOSITORY": command.repository.partition("/")[2],
     }
+    env |= meeting_point(len(gpus), port=free_port())
     env |= activation.env
     env["PATH"] = ":".join([*map(str, activation.path), env.get("PATH", _DEFAULT_PATH)])
     env |= command.job.env
     env["PYTHONPATH"] = ":".join(filter(None, (env.get("PYTHONPATH"), str(folder.library))))
-    return env | _ours(run, folder) | {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+    return env | _ours(run, folder) | _pinned(gpus)
 
 
 def _passed_on(inherited: Mapping[str, str]) -> dict[str, str]:
@@ -90,6 +92,15 @@ def _passed_on(inherited: Mapping[str, str]) -> dict[str, str]:
         if "@" not in (value := inherited.get(name, "@")):
             env[name] = value
     return env
+
+
+def _pinned(gpus: Sequence[str]) -> dict[str, str]:
+    """The GPUs that a job sees, by UUID: numbers mean something else to each program."""
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "NVIDIA_VISIBLE_DEVICES": ",".join(gpus) or "void",
+    }
 
 
 def _ours(run: Run, folder: RunDir) -> dict[str, str]:

@@ -68,6 +68,15 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         wanted  REAL NOT NULL,
         PRIMARY KEY (day, what)
     ) STRICT, WITHOUT ROWID""",
+    """ALTER TABLE runs ADD COLUMN gpu_capability INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE runs ADD COLUMN gpu_share INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE runs ADD COLUMN sender TEXT NOT NULL DEFAULT '';
+    ALTER TABLE runs ADD COLUMN rank REAL NOT NULL DEFAULT 0;
+    UPDATE runs SET sender = coalesce(json_extract(value, '$.sender'), ''),
+        rank = coalesce(json_extract(value, '$.accepted_at'), 0);
+    DROP INDEX runs_queued;
+    CREATE INDEX runs_queued ON runs (sender, repository, gpus > 0, rank, seq, not_before)
+        WHERE state = 'queued'""",
 )
 """SQL scripts; the n-th (from 1) leads from version n to n + 1. `schema.sql` is always the newest version."""
 

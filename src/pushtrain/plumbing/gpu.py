@@ -57,7 +57,7 @@ def inventory() -> tuple[Gpu, ...]:
             return ()
         try:
             driver = pynvml.nvmlSystemGetDriverVersion()
-            return tuple(_gpu(index, handle, driver) for index, _, handle in _devices())
+            return tuple(_gpu(index, part, handle, driver) for index, part, handle in _devices())
         except pynvml.NVMLError as error:
             _log.warning("The GPUs could not be read, so none are offered: %s.", error)
             return ()
@@ -174,7 +174,7 @@ def _devices() -> Iterator[tuple[int, int | None, Any]]:
                 yield index, number, pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
 
 
-def _gpu(index: int, handle: Any, driver: str) -> Gpu:
+def _gpu(index: int, part: int | None, handle: Any, driver: str) -> Gpu:
     whole = _whole(handle)
     capability = _or((), pynvml.nvmlDeviceGetCudaComputeCapability, whole)
     return Gpu(
@@ -185,6 +185,7 @@ def _gpu(index: int, handle: Any, driver: str) -> Gpu:
         driver=driver,
         capability=".".join(map(str, capability)),
         display=bool(_or(0, pynvml.nvmlDeviceGetDisplayActive, whole)),
+        slice=part,
     )
 
 

@@ -6,14 +6,16 @@ Nothing here begins or ends a transaction; each function works in the one that i
 # ruff: noqa: S608  what is put into SQL here are this module's own constants; values are bound
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import apsw
 
 from pushtrain.core.errors import Conflict, NotFound, Unauthorized
+from pushtrain.core.fairness import Line, weights
 from pushtrain.core.model import Attempt, Run, State
-from pushtrain.core.turns import Active, Waiting
+from pushtrain.core.room import Needs, needs_of
+from pushtrain.core.turns import Active, Queue, Waiting
 
 RUN: Final = "command, value"
 """Columns that `read` takes."""
@@ -71,12 +73,12 @@ def put(db: apsw.Connection, run: Run, *, before: State) -> bool:
     return bool(rows)
 
 
-def insert(db: apsw.Connection, run: Run, command: str, value: str) -> None:
+def insert(db: apsw.Connection, run: Run, command: str, value: str, *, rank: float) -> None:
     """Write a run that was not here before; `command` and `value` are its two halves as JSON."""
+    names = ("id", *GROUP.split(", "), "ref", *_ASKED, "state", "not_before", *RUN.split(", "))
     job = run.command.job
     db.execute(
-        f"INSERT INTO runs (id, {GROUP}, ref, gpus, gpu_memory, max_parallel, state, not_before, {RUN}) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0.0, ?, ?)",
+        f"INSERT INTO runs ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
         (
             run.id,
             run.command.repository,
@@ -84,23 +86,21 @@ def insert(db: apsw.Connection, run: Run, command: str, value: str) -> None:
             job.name,
             run.command.request,
             run.command.ref,
-            job.resources.gpus,
-            job.resources.gpu_memory,
-            job.max_parallel,
+            *_asked(run, rank),
             run.state.value,
+            0.0,
             command,
             value,
         ),
     )
 
 
-def take_back(db: apsw.Connection, run: Run, command: str, raw: bytes, headers: str) -> None:
+def take_back(db: apsw.Connection, run: Run, command: str, raw: bytes, headers: str, *, rank: float) -> None:
     """Write a run that was released from here and is queued anew, with the command it comes back with."""
     put(db, run, before=State.DONE)
-    job = run.command.job
     db.execute(
-        "UPDATE runs SET command = ?, ref = ?, gpus = ?, gpu_memory = ?, max_parallel = ? WHERE id = ?",
-        (command, run.command.ref, job.resources.gpus, job.resources.gpu_memory, job.max_parallel, run.id),
+        f"UPDATE runs SET command = ?, ref = ?, {', '.join(f'{name} = ?' for name in _ASKED)} WHERE id = ?",
+        (command, run.command.ref, *_asked(run, rank), run.id),
     )
     db.execute(
         "INSERT INTO received VALUES (?, ?, ?) "
@@ -108,6 +108,16 @@ def take_back(db: apsw.Connection, run: Run, command: str, raw: bytes, headers: 
         (run.id, raw, headers),
     )
     tell(db, run, "returned", f"as attempt {run.command.attempt + 1} or later", run.updated_at)
+
+
+_ASKED: Final = ("gpus", "gpu_memory", "gpu_capability", "gpu_share", "max_parallel", "sender", "rank")
+
+
+def _asked(run: Run, rank: float) -> tuple[int | float | str | None, ...]:
+    """What a run asks for, and its place among those that wait: the columns `_ASKED`."""
+    needs = needs_of(run.command.job.resources)
+    most = run.command.job.max_parallel
+    return needs.gpus, needs.memory, needs.capability, int(needs.share), most, run.sender, rank
 
 
 def put_attempt(db: apsw.Connection, attempt: Attempt) -> None:
@@ -136,21 +146,49 @@ def use_nonce(db: apsw.Connection, nonce: str, expires: float, now: float) -> No
         raise Unauthorized("The signature has been used before.", mend="Sign the request afresh.")
 
 
-def waiting(db: apsw.Connection, now: float) -> Iterator[Waiting]:
-    """Queued runs that may start now, in order of acceptance; read as they are asked for."""
+_WAITING: Final = f"id, gpus, gpu_memory, gpu_capability, gpu_share, max_parallel, rank, seq, {GROUP}"
+
+
+_HEAD: Final = (
+    "(SELECT seq FROM runs INDEXED BY runs_queued WHERE state = 'queued' AND sender = keys.sender AND "
+    "repository = keys.repository AND (gpus > 0) = {} AND not_before <= ?1 ORDER BY rank, seq LIMIT 1)"
+)
+_NEXT: Final = (
+    "SELECT seq FROM runs INDEXED BY runs_queued WHERE state = 'queued' AND {} "
+    "ORDER BY sender, repository LIMIT 1"
+)
+_QUEUES: Final = (
+    "WITH RECURSIVE keys (sender, repository) AS (SELECT * FROM (SELECT sender, repository FROM runs "
+    "INDEXED BY runs_queued WHERE state = 'queued' ORDER BY sender, repository LIMIT 1) UNION ALL "
+    "SELECT next.sender, next.repository FROM keys JOIN runs AS next ON next.seq = coalesce("
+    f"({_NEXT.format('sender = keys.sender AND repository > keys.repository')}), "
+    f"({_NEXT.format('sender > keys.sender')}))) "
+    "SELECT head.sender, head.repository, head.gpus > 0, head.rank, head.seq FROM keys JOIN runs AS head "
+    f"ON head.seq IN ({_HEAD.format(0)}, {_HEAD.format(1)})"
+)
+"""The head of each queue, found by jumping from one to the next in the index."""
+
+
+def queues(db: apsw.Connection, now: float, may_start: Callable[[str], bool]) -> list[Queue]:
+    """The queued runs that may start now, by who sent them, the repository and the kind of room they want.
+
+    Only where each begins is read here; the rest as it is asked for.
+    """
+    return [
+        Queue(sender, repository, bool(gpus), (rank, seq), _waiting(db, (sender, repository, gpus), now))
+        for sender, repository, gpus, rank, seq in db.execute(_QUEUES, (now,))
+        if may_start(sender)
+    ]
+
+
+def _waiting(db: apsw.Connection, key: tuple[str, str, int], now: float) -> Iterator[Waiting]:
     query = (
-        f"SELECT id, json_extract(value, '$.sender'), gpus, gpu_memory, max_parallel, {GROUP} FROM runs "
-        "WHERE state = 'queued' AND not_before <= ? ORDER BY seq"
+        f"SELECT {_WAITING} FROM runs INDEXED BY runs_queued WHERE state = 'queued' AND sender = ? "
+        "AND repository = ? AND (gpus > 0) = ? AND not_before <= ? ORDER BY rank, seq"
     )
-    for run_id, sender, gpus, gpu_memory, max_parallel, *group in db.execute(query, (now,)):
-        yield Waiting(
-            id=run_id,
-            gpus=gpus,
-            gpu_memory=gpu_memory,
-            group=tuple(group),
-            max_parallel=max_parallel,
-            sender=sender,
-        )
+    for run_id, gpus, memory, capability, share, most, rank, seq, *group in db.execute(query, (*key, now)):
+        needs = Needs(gpus, memory, capability, bool(share))
+        yield Waiting(run_id, needs, tuple(group), most, rank, seq)
 
 
 def unended(db: apsw.Connection) -> dict[str, list[tuple[str, State]]]:
@@ -168,7 +206,24 @@ def unended(db: apsw.Connection) -> dict[str, list[tuple[str, State]]]:
 def active(db: apsw.Connection) -> list[Active]:
     """What the active runs hold."""
     query = (
-        f"SELECT json_extract(value, '$.gpus'), {GROUP} FROM runs "
-        "WHERE state IN ('preparing', 'running') ORDER BY seq"
+        "SELECT json_extract(value, '$.gpus'), gpu_memory, gpu_share, sender, "
+        f"coalesce(json_extract(value, '$.started_at'), json_extract(value, '$.updated_at')), {GROUP} "
+        "FROM runs WHERE state IN ('preparing', 'running') ORDER BY seq"
     )
-    return [Active(gpus=tuple(json.loads(gpus)), group=tuple(group)) for gpus, *group in db.execute(query)]
+    return [
+        Active(tuple(json.loads(gpus)), tuple(group), memory, bool(share), sender, since)
+        for gpus, memory, share, sender, since, *group in db.execute(query)
+    ]
+
+
+def used_lately(db: apsw.Connection, now: float) -> list[Line]:
+    """What people have used of GPUs lately, by the ledger, each day as `core.fairness` weighs it."""
+    days = weights(now)
+    values = ", ".join(["(?, ?)"] * len(days))
+    query = (
+        f"WITH days (day, weight) AS (VALUES {values}) SELECT sender, repository, sum(gpu_seconds * weight), "
+        "sum(CASE WHEN usage.day = ? THEN gpu_seconds ELSE 0 END) FROM days JOIN usage USING (day) "
+        "WHERE gpu_seconds > 0 GROUP BY sender, repository"
+    )
+    given = [each for pair in days.items() for each in pair]
+    return [Line(*line) for line in db.execute(query, (*given, max(days)))]

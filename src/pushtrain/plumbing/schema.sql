@@ -18,9 +18,13 @@ CREATE TABLE runs (
     state        TEXT NOT NULL,
     not_before   REAL NOT NULL,
     command      TEXT NOT NULL,              -- TrainCommand; another one only when a moved run comes back
-    value        TEXT NOT NULL               -- Run without its command
+    value        TEXT NOT NULL,              -- Run without its command
+    gpu_capability INTEGER NOT NULL DEFAULT 0,  -- 100 times the major number and the minor one
+    gpu_share    INTEGER NOT NULL DEFAULT 0,
+    sender       TEXT NOT NULL DEFAULT '',   -- fingerprint of the key
+    rank         REAL NOT NULL DEFAULT 0     -- its place in the order of turns: when it came, less its priority
 ) STRICT;
-CREATE INDEX runs_queued ON runs (seq, not_before, gpus, gpu_memory, max_parallel) WHERE state = 'queued';
+CREATE INDEX runs_queued ON runs (sender, repository, gpus > 0, rank, seq, not_before) WHERE state = 'queued';
 CREATE INDEX runs_active ON runs (seq) WHERE state IN ('preparing', 'running');
 CREATE INDEX runs_publishing ON runs (not_before, seq) WHERE state = 'publishing';
 CREATE INDEX runs_later ON runs (not_before) WHERE state = 'queued' AND not_before > 0;

@@ -19,9 +19,21 @@ from typing import Final
 import apsw
 
 from pushtrain.core.errors import Busy, Conflict, Forbidden
+from pushtrain.core.fairness import rank
 from pushtrain.core.lifecycle import Cancelled, Claimed, Event, Released, Returned, advance, comes_back
-from pushtrain.core.model import Artifact, Attempt, Gpu, Outcome, Run, RunEvent, State, TrainCommand
-from pushtrain.core.turns import left, pick
+from pushtrain.core.model import (
+    MOST_PRIORITY,
+    Artifact,
+    Attempt,
+    Gpu,
+    Outcome,
+    Run,
+    RunEvent,
+    State,
+    TrainCommand,
+)
+from pushtrain.core.room import Place
+from pushtrain.core.turns import UNBOUNDED, Bounds, Room, left, pick
 from pushtrain.plumbing import rows
 from pushtrain.plumbing.accounts import Accounts, charge
 from pushtrain.plumbing.cards import Cards
@@ -72,6 +84,7 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
         nonce: str,
         nonce_expires: float,
         queue_limit: int,
+        most_priority: int = MOST_PRIORITY,
     ) -> tuple[Run, bool]:
         """Keep a command as a queued run, together with the nonce it came with.
 
@@ -110,9 +123,11 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
                 )
             if known is not None:
                 back = advance(known, Returned(command, sender), now=now)
-                rows.take_back(db, back, command_json, raw, signed_headers)
+                place = rank(back.accepted_at, command.job.priority, most_priority)
+                rows.take_back(db, back, command_json, raw, signed_headers, rank=place)
                 return back, True
-            rows.insert(db, run, command_json, value)
+            place = rank(now, command.job.priority, most_priority)
+            rows.insert(db, run, command_json, value, rank=place)
             db.execute("INSERT INTO received VALUES (?, ?, ?)", (run.id, raw, signed_headers))
             rows.tell(db, run, "accepted", "", now)
             return run, True
@@ -145,6 +160,7 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
         gpus: Sequence[Gpu],
         executor: str,
         may_start: Callable[[str], bool] = lambda _: True,
+        bounds: Bounds = UNBOUNDED,
     ) -> tuple[Run, Attempt] | None:
         """Start the next attempt of the run whose turn it is (`core.turns`), or return None.
 
@@ -153,12 +169,14 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
             gpus: The GPUs that are lent, free or not.
             executor: Who claims; goes into the attempt.
             may_start: Whether runs may start that the key with this fingerprint sent; others only wait.
+            bounds: What the owner keeps of shared cards, and allows a person.
         """
         now, may = self._clock(), cache(may_start)
 
         def work(db: apsw.Connection) -> tuple[Run, Attempt] | None:
-            waiting = (each for each in rows.waiting(db, now) if may(each.sender))
-            turn = pick(waiting, rows.active(db), slots=slots, gpus=gpus)
+            ledger = rows.used_lately(db, now)
+            queues = rows.queues(db, now, may)
+            turn = pick(queues, rows.active(db), Room(slots, gpus, bounds), ledger=ledger, now=now)
             if turn is None:
                 return None
             chosen, uuids = turn
@@ -433,11 +451,19 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
 
         return self._database.read(work)
 
-    def room(self, *, slots: int, gpus: Sequence[Gpu]) -> tuple[int, tuple[Gpu, ...]]:
+    def room(
+        self, *, slots: int, gpus: Sequence[Gpu], bounds: Bounds = UNBOUNDED
+    ) -> tuple[int, tuple[Place, ...]]:
         """The slots and GPUs that a run which came now would find (`core.turns.left`); as `claim`'s."""
         now = self._clock()
         return self._database.read(
-            lambda db: left(rows.waiting(db, now), rows.active(db), slots=slots, gpus=gpus)
+            lambda db: left(
+                rows.queues(db, now, lambda _: True),
+                rows.active(db),
+                Room(slots, gpus, bounds),
+                ledger=rows.used_lately(db, now),
+                now=now,
+            )
         )
 
     def queued_of(self, senders: Collection[str], *, limit: int) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Final
 from pushtrain.core.forms import clean
 from pushtrain.core.model import Capacity, ExecutorCard, JobSpec, TrainCommand
 from pushtrain.core.policy import choose, fits, starts_now
+from pushtrain.core.room import Place, can, could, given, heard, needs_of, told, without
 from pushtrain.plumbing.outbox import Outgoing
 
 RECALL_AFTER: Final = 5.0
@@ -132,25 +133,30 @@ class _Room:
 
     def fitting(self, spec: JobSpec) -> int:
         """Free GPUs that the job could use."""
-        return sum(1 for memory in self.capacity.free_memory if memory >= spec.resources.gpu_memory)
+        needs = needs_of(spec.resources)
+        return sum(1 for place in heard(self.capacity) if can(place, needs))
 
     def keep(self, spec: JobSpec) -> None:
         """Nobody else gets the GPUs that the job could use."""
-        rest = tuple(memory for memory in self.capacity.free_memory if memory < spec.resources.gpu_memory)
-        self.capacity = self.capacity.model_copy(update={"free_memory": rest, "free_gpus": len(rest)})
+        needs = needs_of(spec.resources)
+        self.capacity = _with(
+            self.capacity, [each for each in heard(self.capacity) if not could(each, needs)]
+        )
 
 
 def less(capacity: Capacity, spec: JobSpec) -> Capacity:
     """What is left when a run has taken its part: the smallest GPUs that do, as the executor gives them."""
-    needs = spec.resources
+    needs = needs_of(spec.resources)
     if not needs.gpus:
         return capacity.model_copy(update={"free_slots": max(0, capacity.free_slots - 1)})
-    memory = sorted(capacity.free_memory)
-    for _ in range(needs.gpus):
-        fitting = [size for size in memory if size >= needs.gpu_memory]
-        if fitting:
-            memory.remove(fitting[0])
-    return capacity.model_copy(update={"free_memory": tuple(memory), "free_gpus": len(memory)})
+    places = heard(capacity)
+    return _with(capacity, without(places, given(places, needs) or (), needs))
+
+
+def _with(capacity: Capacity, places: Sequence[Place]) -> Capacity:
+    """A capacity with other GPUs free."""
+    whole = sum(1 for place in places if place.whole)
+    return capacity.model_copy(update={"free": told(places), "free_gpus": whole})
 
 
 @dataclass(slots=True)
@@ -319,7 +325,8 @@ class _Decision:
         job = command.job
         refused = self._given.refused.get(run_id, frozenset())
         mounts = tuple(source.mount for source in job.data)
-        key = (command.repository, job.results_to.repository, job.resources, mounts, refused)
+        asks = (job.resources, job.min_isolation, job.network, mounts)
+        key = (command.repository, job.results_to.repository, asks, refused)
         kind = self._kinds.get(key)
         if kind is None:
             kind = self._kinds[key] = self._new_kind(command, refused)
