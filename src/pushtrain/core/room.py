@@ -5,7 +5,7 @@ shares a card asks for memory, and all of them together never for more than the 
 reserve.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pushtrain.core.model import Capacity, FreeGpu, Gpu, Resources
@@ -108,6 +108,14 @@ def without(places: Sequence[Place], taken: Sequence[Place], needs: Needs) -> li
 
 def _by_size(place: Place) -> tuple[int, int, int]:
     return place.memory, place.capability, place.index
+
+
+def part(resources: Resources, uuids: Collection[str], gpus: Iterable[Gpu]) -> float:
+    """How much of each of its GPUs a run has, from 0 to 1: of one that it shares, its part of the memory."""
+    sizes = [gpu.memory for gpu in gpus if gpu.uuid in uuids]
+    if not resources.gpu_share or not sizes or not sizes[0]:
+        return 1.0
+    return min(1.0, resources.gpu_memory / sizes[0])
 
 
 # --- over the wire ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pushtrain.core.errors import Cancelled, Conflict, StorageError
 from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, Requeued, unless_cancelled
 from pushtrain.core.model import Attempt, Run, State
+from pushtrain.core.room import part
 from pushtrain.executor import launch, verdicts
 from pushtrain.executor.active import Active
 from pushtrain.executor.prepare import Workshop, time_limit
@@ -93,7 +94,8 @@ class Endings:
     def _ended(self, active: Active, event: Event) -> Attempt:
         size = log_size(active.folder.log)
         attempt = verdicts.ended(active.attempt, event, now=self._clock(), size=size)
-        return attempt.model_copy(update={"gpu": self._shop.meter.used(attempt)})
+        share = part(active.run.command.job.resources, attempt.gpus, self._shop.gpus)
+        return attempt.model_copy(update={"gpu": self._shop.meter.used(attempt, share=share)})
 
     def _again(self, run: Run, active: Active, event: Event) -> Event:
         """What becomes of the run where the policy starts it again."""

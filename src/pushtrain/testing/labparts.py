@@ -10,7 +10,8 @@ from typing import Any, Final, Protocol
 from pushtrain.core.gpus import GpuSample
 from pushtrain.core.lifecycle import Claimed, Event, advance
 from pushtrain.core.model import Gpu, Run, State, TrainCommand
-from pushtrain.core.turns import Active, Waiting, pick
+from pushtrain.core.room import needs_of
+from pushtrain.core.turns import Active, Queue, Room, Waiting, pick
 from pushtrain.executor.meter import Meter
 from pushtrain.plumbing import gpu
 from pushtrain.plumbing.energy import EnergyDay
@@ -101,12 +102,19 @@ class Memory:
         """Start the run whose turn it is."""
         queued = [run for run in self.runs.values() if run.state is State.QUEUED]
         holding = [run for run in self.runs.values() if run.state in {State.PREPARING, State.RUNNING}]
-        waiting = [
-            Waiting(run.id, needs.gpus, needs.gpu_memory, (run.id,), None)
-            for run in queued
-            for needs in (run.command.job.resources,)
-        ]
-        turn = pick(waiting, [Active(run.gpus, (run.id,)) for run in holding], slots=slots, gpus=gpus)
+        queues = []
+        for wants in (False, True):
+            waiting = [
+                Waiting(run.id, needs, (run.id,), rank=run.accepted_at, number=number)
+                for number, run in enumerate(queued)
+                for needs in (needs_of(run.command.job.resources),)
+                if bool(needs.gpus) is wants
+            ]
+            if waiting:
+                first = (waiting[0].rank, waiting[0].number)
+                queues.append(Queue(SENDER, waiting[0].id, wants, first, waiting))
+        active = [Active(run.gpus, (run.id,), since=run.updated_at) for run in holding]
+        turn = pick(queues, active, Room(slots, gpus), ledger=(), now=self._clock())
         if turn is None:
             return None
         chosen, uuids = turn

@@ -16,6 +16,7 @@ from pushtrain.core.errors import Conflict
 from pushtrain.core.lifecycle import next_attempt
 from pushtrain.core.model import Capacity, Resources, State, TrainCommand
 from pushtrain.core.owner import OwnerRules
+from pushtrain.core.room import told
 from pushtrain.plumbing.outbox import Outgoing
 from pushtrain.plumbing.store import Store
 from pushtrain.sender.placement import Given, Queued, Seen, decide
@@ -185,8 +186,8 @@ def _seen(machine: Machine, now: float) -> Seen:
     capacity = Capacity(
         slots=len(machine.gpus),
         free_slots=free_slots,
-        free_gpus=len(free),
-        free_memory=tuple(one.memory for one in free),
+        free_gpus=sum(1 for one in free if one.whole),
+        free=told(free),
         queued=machine.desk.waiting(),
         running=len(machine.tenants),
         waits=machine.landlord.stands(),
