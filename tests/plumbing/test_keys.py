@@ -174,6 +174,17 @@ def test_a_grant_holds_for_its_scopes_and_repositories_only(
     assert grant.allows(scope, repository) is allowed
 
 
+@pytest.mark.parametrize("name", ["owner", "SHA256:Vkdap1RjR0wChd9dvyvKtz2mUTWIOem3dIGy6rEHcIw", "SHA256:x"])
+def test_no_key_is_called_so_that_rules_take_it_for_another(tmp_path: Path, name: str) -> None:
+    """`senders = ["owner"]` means this executor's own key, and a fingerprint the key that has it."""
+    authorized = Authorized(tmp_path / "authorized_keys")
+    with pytest.raises(UsageError, match="would stand for"):
+        authorized.add(KEY, name=name)
+    (tmp_path / "authorized_keys").write_text(f"{TEXT} name={name}\n")
+    assert authorized.grants() == []
+    assert authorized.add(KEY, name="owner-of-lab-3").name == "owner-of-lab-3"
+
+
 def test_an_expired_key_is_unknown_but_still_listed(path: Path) -> None:
     clock = Clock(NOON)
     authorized = Authorized(path, clock=clock)

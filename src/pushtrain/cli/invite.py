@@ -13,7 +13,7 @@ from pushtrain.cli import render
 from pushtrain.cli.granting import Branches, Expires, Name, Repos, Scopes, called, pattern, rights
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import Unauthorized, Unreachable, UsageError
-from pushtrain.core.grants import Scope, Terms, check_patterns, moment
+from pushtrain.core.grants import Scope, Terms, check_name, check_patterns, moment
 from pushtrain.core.invitation import (
     LONGEST,
     SECRET_BYTES,
@@ -117,6 +117,7 @@ def _terms(
 ) -> Terms:
     try:
         check_patterns(*map(pattern, repo), *branch)
+        check_name(name)
         until = moment(expires, now) if expires else None
     except ValueError as error:
         raise UsageError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error

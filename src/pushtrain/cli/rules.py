@@ -10,12 +10,11 @@ from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import Forbidden, UsageError
 from pushtrain.core.explain import DEFAULT, Row, explain
-from pushtrain.core.grants import Grant, Scope
+from pushtrain.core.grants import OWNER, Grant, Scope
 from pushtrain.core.ruling import (
     ALLOW,
     COMMITTED,
     KEYS,
-    OWNER,
     SIGNED,
     Allowed,
     Question,

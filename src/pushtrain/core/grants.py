@@ -10,6 +10,8 @@ from pushtrain.core.model import Value
 from pushtrain.core.patterns import PatternError, compiled, selects
 
 _HEADS: Final = "refs/heads/"
+OWNER: Final = "owner"
+"""What rules call the executor's own key."""
 
 
 class Scope(StrEnum):
@@ -131,6 +133,17 @@ def check_patterns(*patterns: str) -> None:
             compiled(pattern)
         except PatternError as error:
             raise ValueError(f"`{pattern[:40]}` is no pattern: {error}") from None
+
+
+def check_name(name: str) -> None:
+    """See that a key's name cannot be taken for another key where rules list senders.
+
+    Raises:
+        ValueError: It can; the text says how.
+    """
+    if name == OWNER or name.startswith("SHA256:"):
+        meant = "the executor's own key" if name == OWNER else "the key with that fingerprint"
+        raise ValueError(f"the name `{name[:60]}` would stand for {meant} in the owner's rules")
 
 
 def moment(text: str, now: float) -> float:

@@ -27,8 +27,6 @@ COMMITTED: Final = "rules.committed_jobs"
 SIGNED: Final = "rules.require_signed_commits"
 BEFORE: Final = "rules.hooks.before"
 
-OWNER: Final = "owner"
-"""What the executor's own key is called."""
 _PULLS: Final = ("refs/pull/", "refs/merge-requests/", "refs/pull-requests/", "refs/changes/")
 """Where hosts keep the heads of pull requests: GitHub and Gitea, GitLab, Bitbucket, Gerrit."""
 

@@ -9,11 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pushtrain.core.errors import UsageError
 from pushtrain.core.grants import (
+    OWNER,
     Grant,
     Scope,
     Terms,
     Trust,
     Word,
+    check_name,
     check_patterns,
     moment,
     word,
@@ -55,7 +57,7 @@ class Authorized:
             identity = self._owner()
             key = identity.counting(now).get(key_id)
             if key is not None:
-                return Grant(public_key=public_text(key.public_key()), name="owner", was=identity.was)
+                return Grant(public_key=public_text(key.public_key()), name=OWNER, was=identity.was)
         grant = self._file.entries().get(key_id)
         return grant if grant is not None and grant.live(now) else None
 
@@ -177,6 +179,7 @@ class Authorized:
         """
         try:
             check_patterns(*repositories, *branches)
+            check_name(name)
             until = moment(expires, self._clock()) if expires else None
         except ValueError as error:
             raise UsageError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
@@ -243,6 +246,7 @@ def _grant(key: Ed25519PublicKey, options: Mapping[str, str]) -> Grant:
     scopes = options.get("scopes")
     repositories, branches = listed(options, "repo"), listed(options, "branch")
     check_patterns(*repositories, *branches)
+    check_name(options.get("name", ""))
     if options.get("running", "cancel") != "cancel":
         raise ValueError("`running` can only be `cancel`")
     return Grant(
