@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from pushtrain.cli.columns import Layout, layout
 from pushtrain.cli.hanging import hang
 from pushtrain.cli.terminal import clean
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 COLOURS: Final = {
     "waiting": "cyan",
@@ -124,22 +127,55 @@ def error(message: str, mend: str = "", *, code: str = "error", as_json: bool = 
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """Print a light table; cells may be text or rich renderables. Nothing is cut when piped."""
+    """Print a light table; cells may be text or rich's. Nothing is cut or wrapped when piped."""
+    from rich.console import Console
+    from rich.text import Text
+
+    cells = [
+        [cell if isinstance(cell, Text) else Text.from_markup(str(cell)) for cell in row] for row in rows
+    ]
+    wide = width()
+    made = layout(columns, [[cell.plain for cell in row] for row in cells], wide)
+    screen = console() if wide is not None else Console(highlight=False, width=_UNCUT)
+    if not made.below:
+        screen.print(_table(columns, cells, made, right))
+        return
+    screen.print(_table(columns, (), made, right))
+    for row in cells:
+        screen.print(_table(columns, (row,), made, right, headed=False))
+        for at in made.below:
+            for line in hang(f"  {columns[at]}  ", row[at].plain, width=wide) if row[at].plain else ():
+                screen.print(Text(line, "dim"))
+
+
+def _table(
+    columns: Sequence[str],
+    rows: "Iterable[Sequence[Text]]",
+    made: Layout,
+    right: Sequence[str],
+    *,
+    headed: bool = True,
+) -> "Table":
+    """What stays a table of it; in parts, where something stands between its rows."""
     from rich import box
     from rich.table import Table
 
-    out = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        justify: Literal["left", "right"] = "right" if column in right else "left"
-        out.add_column(column, justify=justify, overflow="fold", no_wrap=column == "run")  # an id stays whole
+    out = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, made.gap - 2, 0, 1),  # its box has a blank between columns, too
+        header_style="bold",
+        show_edge=False,
+        show_header=headed,
+    )
+    for at, least in zip(made.kept, made.widths, strict=True):
+        justify: Literal["left", "right"] = "right" if columns[at] in right else "left"
+        no_wrap = columns[at] == "run" or made.wrapped not in {None, at}  # an id stays whole
+        wide = least if made.below else None
+        out.add_column(columns[at], justify=justify, overflow="fold", no_wrap=no_wrap, width=wide)
     for row in rows:
-        out.add_row(*(cell if hasattr(cell, "__rich_console__") else str(cell) for cell in row))
-    screen = console()
-    if width() is None:
-        from rich.console import Console
-
-        screen = Console(highlight=False, width=_UNCUT)
-    screen.print(out)
+        out.add_row(*(row[at] for at in made.kept))
+    return out
 
 
 def coloured(word: str) -> str:
