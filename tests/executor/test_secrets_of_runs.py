@@ -8,12 +8,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from executor_house import House, Killable, done, logged, story
 
-from pushtrain.core.model import LogChunk, Outcome, Reason, Run
+from pushtrain.core.model import DataSource, LogChunk, Outcome, Reason, Run
 from pushtrain.core.redact import Mask
 from pushtrain.core.secrets import parse, without
 from pushtrain.core.settings import OwnerSecret
@@ -243,9 +244,10 @@ async def test_a_secret_in_two_writes_is_never_seen_not_even_its_first_half(hous
     async with house.running() as service:
         run = house.send(service, command, **NAMES)
         await eventually((house.folder / "half").exists)
+        there = b"key " + TOKEN[:11].encode()  # it comes by a pipe, a moment later
+        await eventually(lambda: folder(house, run).log.read_bytes() == there)
         chunk = everything(service, run)
         assert (chunk.data, chunk.next_offset, chunk.complete) == (b"key ", 4, False)
-        assert folder(house, run).log.read_bytes() == b"key " + TOKEN[:11].encode(), "it is there"
         beyond = service.log_chunk(run.id, 1, 9, 100)
         assert (beyond.data, beyond.next_offset) == (b"", 9)
         go.touch()
@@ -399,6 +401,36 @@ async def test_a_command_that_spells_the_secret_is_left_out_of_the_results(house
     names = house.work.files(house.work.fetch("pushtrain/results"))
     assert not [name for name in names if "command" in name]
     assert [one for one, content in published(house) if TOKEN.encode() in content] == []
+
+
+SPELT: dict[str, dict[str, Any]] = {
+    "setup": {"setup": (f"echo {TOKEN!r}; false",)},
+    "a matrix value": {"cell": {"x": TOKEN}},
+    "a matrix name": {"cell": {TOKEN: 1}},
+    "a variable": {"env": {"X": TOKEN}},
+    "the work folder": {"workdir": TOKEN},
+    "a data path": {"data": (DataSource(url="http://127.0.0.1:1/x", path=f"data/{TOKEN}"),)},
+    "a glob": {"results": (f"{TOKEN}/**",)},
+    "a program": {"command": (TOKEN, "x")},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", SPELT)
+@story
+async def test_a_secret_that_is_spelt_anywhere_in_a_command_is_in_no_result_and_no_commit(
+    tmp_path: Path, where: str
+) -> None:
+    """Titles, the sentence that says why it failed, folders' names, the commit's message."""
+    house = House(tmp_path)
+    house.seal("API_TOKEN", TOKEN)
+    fields = {"command": "exit 3", **NAMES, **SPELT[where]}
+    async with house.running() as service:
+        run = await done(service, house.send(service, **fields))
+    assert run.outcome is Outcome.FAILED
+    assert house.result(run, "README.md")
+    mask = Mask({"API_TOKEN": TOKEN})
+    assert [one for one, content in published(house) if mask.found(content)] == []
 
 
 @story
