@@ -107,19 +107,26 @@ def to_url(
 def from_url(file: Artifact, target: Path) -> None:
     """Download a file that an earlier upload placed; the caller verifies it.
 
+    Who can push can write what a results branch tells: no more is taken than it announces.
+
     Raises:
-        UploadError: The store refused, or is not reachable.
+        UploadError: The store refused, is not reachable, or brings more than was published.
     """
     store, key = _store(file.url)
+    left = file.size
     partial = target.with_name(f".{target.name[:100]}.partial")
     try:
         import obstore
 
         with partial.open("wb") as writing:
             for chunk in obstore.get(store, key).stream():
+                left -= len(chunk)
+                if left < 0:
+                    raise ValueError(f"it has more than the {file.size} bytes that were published")  # noqa: TRY301
                 writing.write(chunk)
         partial.replace(target)
     except Exception as error:
+        partial.unlink(missing_ok=True)
         words = str(error).strip().splitlines()
         raise UploadError(
             f"{file.url} could not be downloaded: {words[0] if words else type(error).__name__}",
