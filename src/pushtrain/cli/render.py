@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from pushtrain.cli import markup
 from pushtrain.cli.columns import Layout, layout
 from pushtrain.cli.hanging import hang
 from pushtrain.cli.terminal import clean
@@ -36,6 +37,8 @@ COLOURS: Final = {
 
 _HIDDEN: Final = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _WHO: Final = "pushtrain: "
+_AS_A_TERMINAL: Final = ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS")
+"""Variables that ask for what a terminal would show."""
 _UNCUT: Final = 10_000
 """Columns of what is no terminal: one line a row, for `grep` and `awk`."""
 
@@ -50,20 +53,28 @@ def console() -> "Console":
 
 def width() -> int | None:
     """Columns of the terminal; None: there is none, and nothing is wrapped or cut."""
+    if _piped():
+        return None
     screen = console()
     return screen.width if screen.is_terminal or "COLUMNS" in os.environ else None
 
 
+def _piped() -> bool:
+    """Whether output goes into a pipe or a file, and nobody asks for what a terminal would show."""
+    return not (sys.stdout.isatty() or any(name in os.environ for name in _AS_A_TERMINAL))
+
+
 def say(text: str = "") -> None:
     """Print one line; `[bold]…[/]` is rich's markup."""
+    if _piped():
+        sys.stdout.write(markup.bare(text) + "\n")
+        return
     console().print(text)
 
 
 def literal(text: str) -> str:
     """Text from outside, fit to stand in markup: no tag of it counts, and nothing in it steers a terminal."""
-    from rich.markup import escape
-
-    return escape(clean(text).replace("\t", " "))
+    return markup.escape(clean(text).replace("\t", " "))
 
 
 def plain(text: str) -> None:
@@ -128,11 +139,17 @@ def error(message: str, mend: str = "", *, code: str = "error", as_json: bool = 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """Print a light table; cells may be text or rich's. Nothing is cut or wrapped when piped."""
+    given = [list(row) for row in rows]
+    if _piped():
+        bare = [[_bare(cell) for cell in row] for row in given]
+        if not any("\n" in cell for row in bare for cell in row):
+            sys.stdout.writelines(f"{line}\n" for line in markup.lines(columns, bare, right=right))
+            return
     from rich.console import Console
     from rich.text import Text
 
     cells = [
-        [cell if isinstance(cell, Text) else Text.from_markup(str(cell)) for cell in row] for row in rows
+        [cell if isinstance(cell, Text) else Text.from_markup(str(cell)) for cell in row] for row in given
     ]
     wide = width()
     made = layout(columns, [[cell.plain for cell in row] for row in cells], wide)
@@ -146,6 +163,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Se
         for at in made.below:
             for line in hang(f"  {columns[at]}  ", row[at].plain, width=wide) if row[at].plain else ():
                 screen.print(Text(line, "dim"))
+
+
+def _bare(cell: object) -> str:
+    """What of a cell is no markup; rich's own text says so itself."""
+    plain = getattr(cell, "plain", None)
+    return plain if isinstance(plain, str) else markup.bare(str(cell))
 
 
 def _table(

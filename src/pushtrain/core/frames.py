@@ -7,6 +7,7 @@ be dropped, repeated, swapped or taken from another stream; a stream that is cut
 
 import base64
 import hashlib
+from functools import cache
 from typing import Annotated, Final, Literal
 
 from cryptography.exceptions import InvalidSignature
@@ -69,7 +70,12 @@ class RunFrame(Value):
 
 
 Frame = LogFrame | ViewFrame | BeatFrame | EndFrame | CapacityFrame | RunFrame
-_FRAMES: Final[TypeAdapter[Frame]] = TypeAdapter(Annotated[Frame, Field(discriminator="kind")])
+
+
+@cache
+def _frames() -> "TypeAdapter[Frame]":
+    """What reads a frame; made when first needed, as most callers read none."""
+    return TypeAdapter(Annotated[Frame, Field(discriminator="kind")])
 
 
 def seal(frame: Frame, *, key: Ed25519PrivateKey, request: str, number: int) -> bytes:
@@ -101,7 +107,7 @@ def unseal(sealed: bytes, *, key: Ed25519PublicKey, request: str, number: int) -
         raise _forged() from None
     if body != _sealed(line, signature):  # a signature in another spelling, or a member with another name
         raise _forged()
-    return _FRAMES.validate_json(line)
+    return _frames().validate_json(line)
 
 
 def _sealed(line: bytes, signature: bytes) -> bytes:

@@ -21,7 +21,6 @@ from pushtrain.core.lfsapi import endpoint
 from pushtrain.core.outward import Outward
 from pushtrain.plumbing.complaint import UnsafeContent
 from pushtrain.plumbing.gitcommand import LONGEST, Git
-from pushtrain.plumbing.lfsbatch import LfsServer
 from pushtrain.plumbing.remotes import key_of, validate_remote
 from pushtrain.plumbing.strangers import approach
 from pushtrain.ports import Stop
@@ -104,6 +103,8 @@ def fetch(
             )
         url = _lfs_url(git, commit)
         if git.stranger or (url and not _is_own(url, git.remote)):
+            from pushtrain.plumbing.lfsbatch import LfsServer  # lazy: most repositories have none
+
             server = LfsServer(_server(url, git.remote, outward), _store(git), outward=outward, stop=stop)
             server.fetch({pointers[path].oid: pointers[path].size for path in missing})
         else:

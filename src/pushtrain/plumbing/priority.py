@@ -5,7 +5,6 @@ others of its process whenever it has the interpreter's lock.
 """
 
 import contextlib
-import ctypes
 import os
 import threading
 from typing import Final
@@ -31,4 +30,6 @@ def lower_disk() -> None:
 def _idle_at_disk(pid: int) -> None:
     number = _IOPRIO_SET.get(os.uname().machine)
     if number is not None:
+        import ctypes  # lazy: every verb loads this module, and few lower anything
+
         ctypes.CDLL(None, use_errno=True).syscall(number, _PROCESS, pid, _IDLE)
