@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.adoption import adoption
+from bench.crowd import crowd
 from bench.gate import gate
 from bench.isolation import isolation
 from bench.measures import MEASURES as HERE
@@ -23,6 +24,7 @@ from bench.turns import turns
 
 MEASURES = {
     **HERE,
+    "crowd": crowd,
     "adoption": adoption,
     "gate": gate,
     "isolation": isolation,

@@ -1,7 +1,9 @@
 """A real Git host, real rooms as child processes, and repositories for them: what every measure stands on."""
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,14 +16,68 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pushtrain.core.lifecycle import Claimed, Exited, Prepared, Published
+from pushtrain.core.model import Attempt, EnvironmentKind, EnvironmentSpec, Reason
+from pushtrain.core.signing import fingerprint
 from pushtrain.demo.host import Host, hosting
 from pushtrain.demo.webhook import Update, payload, signature
 from pushtrain.plumbing.keys import load_or_create
-from pushtrain.testing import WorkRepository
+from pushtrain.plumbing.rundir import RunDir
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.store import Store
+from pushtrain.testing import WorkRepository, a_command, a_spec
 
 SECRET = b"bench-secret"
 PUSHTRAIN = str(Path(sys.executable).parent / "pushtrain")
 RESULTS = "refs/heads/pushtrain/results"
+
+
+FINISHED = os.environ.get("BENCH_FINISHED", "")
+"""So many runs each state folder has seen before it is measured: `make bench ARGS=line BENCH_FINISHED=10000`."""
+
+
+def fill(
+    folder: Path, count: int, *, command: str = "python train.py --lr 0.1", ended: bool, **place: str
+) -> None:
+    """Put so many runs into the store of a state folder that nobody serves: waiting ones, or published ones."""
+    state = StateFolder(folder).create()
+    owner = fingerprint(load_or_create(state.key).public_key())
+    signed = {"signature": "sig1=:" + "A" * 86 + "==:", "signature-input": "sig1=(" + "x" * 300 + ")"}
+    job = a_spec(command=command, environment=EnvironmentSpec(kind=EnvironmentKind.SYSTEM))
+    store = Store(state.store)
+    try:
+        for number in range(count):
+            body = a_command(job=job, request=f"before-{number}", **place)
+            run, _ = store.accept(
+                body, sender=owner, raw=body.model_dump_json().encode(), headers=signed,
+                nonce=f"before-{number}", nonce_expires=0, queue_limit=10**9,
+            )  # fmt: skip
+            if not ended:
+                continue
+            at = time.time()
+            attempt = Attempt(run_id=run.id, number=1, executor="bench", claimed_at=at, started_at=at)
+            store.advance(run.id, Claimed(token="t" * 32, gpus=()), attempt=attempt)
+            results = Published("c" * 40, f"runs/train/2026-11/27-{number}")
+            for event in (Prepared(at), Exited(Reason.EXITED, 0), results):
+                store.advance(run.id, event)
+            log = RunDir.of(state.runs, run.id, 1).log
+            log.parent.mkdir(parents=True)
+            log.write_bytes(b"epoch 1 loss 0.5\n" * 100)
+    finally:
+        store.close()
+
+
+def finished(folder: Path, count: int) -> None:
+    """Have a state folder that has seen so many runs; made once for all of a call, then copied."""
+    made = Path(tempfile.gettempdir()) / f"pushtrain-bench-finished-{os.getpid()}"
+    if not made.exists():
+        shutil.copytree(folder, made)
+        fill(made, count, ended=True)
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+    for name in ("store.db", "store.db-mark"):
+        if (made / name).exists():
+            shutil.copy2(made / name, folder / name)
+    shutil.copytree(made / "runs", folder / "runs", dirs_exist_ok=True)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -71,6 +127,8 @@ class World:
             secret.touch(0o600)
             secret.write_bytes(SECRET)
         load_or_create(folder / "identity.key")
+        if FINISHED and not (folder / "store.db").exists():
+            finished(folder, int(FINISHED))
         process = subprocess.Popen(
             (PUSHTRAIN, verb, "--json", "--state", str(folder), "--port", "0", *flags),
             env=environment(

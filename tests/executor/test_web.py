@@ -213,6 +213,8 @@ def test_a_full_queue_is_busy(tmp_path: Path) -> None:
         assert send(executor).status == 202
         answer = send(executor, a_command(request="again"))
         assert (answer.status, answer.bound, answer.error) == (429, True, "busy")
+        assert answer.headers["retry-after"] == "10"
+        assert b"1 runs wait already" in answer.body
         assert send(executor).status == 202, "the run that is known already is no further one"
 
 

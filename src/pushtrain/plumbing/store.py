@@ -119,7 +119,8 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
             queued = db.execute("SELECT runs FROM tally WHERE state = 'queued'").get
             if queued is not None and queued >= queue_limit:
                 raise Busy(
-                    f"{queued} runs wait already, which is this executor's limit.", mend="Try again later."
+                    f"{queued} runs wait already, which is this executor's limit.",
+                    mend="A sender tries again by itself; the owner may raise `queue_limit`.",
                 )
             if known is not None:
                 back = advance(known, Returned(command, sender), now=now)
