@@ -15,6 +15,7 @@ PIECES = st.lists(
         size=st.integers(0, 50),
         used=st.integers(0, 9).map(float),
         stays=st.sampled_from(("", "", "", "a run uses it")),
+        spent=st.sampled_from((False, False, False, True)),
     ),
     max_size=30,
     unique_by=lambda piece: (piece.kind, piece.name),
@@ -36,16 +37,16 @@ def test_enough_goes_or_everything_that_may(pieces: list[Piece], excess: int) ->
 @given(PIECES, st.integers(0, 800))
 def test_no_more_goes_than_is_needed(pieces: list[Piece], excess: int) -> None:
     going = choose(pieces, excess)
-    if going and going[-1].kind is not Kind.LEFTOVER:
+    if going and not going[-1].spent:
         assert sum(piece.size for piece in going[:-1]) < excess
-        assert all(piece.size for piece in going if piece.kind is not Kind.LEFTOVER)
+        assert all(piece.size for piece in going if not piece.spent)
 
 
 @given(PIECES, st.integers(0, 800))
 def test_nothing_goes_that_was_used_later_than_something_that_stays(pieces: list[Piece], excess: int) -> None:
-    going = [piece for piece in choose(pieces, excess) if piece.kind is not Kind.LEFTOVER]
+    going = [piece for piece in choose(pieces, excess) if not piece.spent]
     left = [piece for piece in pieces if piece not in going and not piece.stays and piece.size]
-    left = [piece for piece in left if piece.kind is not Kind.LEFTOVER]
+    left = [piece for piece in left if not piece.spent]
     assert max((piece.used for piece in going), default=0) <= min((p.used for p in left), default=9)
 
 
@@ -59,9 +60,9 @@ def test_the_order_in_which_the_disk_was_looked_at_changes_nothing(
 
 
 @given(PIECES)
-def test_leftovers_go_without_any_need_and_nothing_else_does(pieces: list[Piece]) -> None:
-    leftovers = {piece.name for piece in pieces if piece.kind is Kind.LEFTOVER and not piece.stays}
-    assert {piece.name for piece in choose(pieces, 0)} == leftovers
+def test_what_is_spent_goes_without_any_need_and_nothing_else_does(pieces: list[Piece]) -> None:
+    spent = {(piece.kind, piece.name) for piece in pieces if piece.spent and not piece.stays}
+    assert {(piece.kind, piece.name) for piece in choose(pieces, 0)} == spent
 
 
 @given(PIECES, st.integers(0, 900), st.integers(0, 900))

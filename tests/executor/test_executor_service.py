@@ -1,5 +1,4 @@
 import asyncio
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,13 @@ from pushtrain.core.model import (
 )
 from pushtrain.executor import courier as courier_module
 from pushtrain.executor import verdicts
-from pushtrain.executor.courier import Courier, clear_expired, clear_left, pause_after
+from pushtrain.executor.courier import Courier, clear_left, pause_after
 from pushtrain.executor.publish import Publishable, Published
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.branch import Branch
 from pushtrain.plumbing.rundir import RunDir, Verdict
 from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.trees import remove_tree
 from pushtrain.testing import SENDER, a_command, a_gpu, a_run, a_spec, an_attempt, eventually
 
 
@@ -344,37 +344,16 @@ def test_what_a_killed_executor_did_not_clear_is_cleared_later(tmp_path: Path) -
     assert RunDir.of(tmp_path, "going", 1).tree.exists()
 
 
-def test_kept_files_go_when_their_time_is_over(tmp_path: Path) -> None:
-    folder = RunDir.of(tmp_path, "run", 1).create()
-    folder.artifacts.mkdir()
-    since = 1_000_000.0
-    assert clear_expired(tmp_path, lambda _: since, before=since - 1) == 0
-    assert clear_expired(tmp_path, lambda _: since, before=since + 1) == 1
-    assert not folder.artifacts.exists()
-
-
-def test_a_log_goes_when_its_time_is_over_and_reads_as_empty(house: House) -> None:
+def test_a_log_that_has_gone_reads_as_empty(house: House) -> None:
     service = house.open()
     run, _ = offer(service)
     service.store.claim(slots=1, gpus=(), executor="lab-1")
     folder = RunDir.of(house.state.runs, run.id, 1).create()
     folder.log.write_bytes(b"a long story")
-    assert clear_expired(house.state.runs, lambda _: 1.0, before=2.0) == 1
-    assert not folder.root.parent.exists()
+    remove_tree(folder.root.parent)
     assert service.view(run.id).log_size == 0
     assert service.log_chunk(run.id, 1, 0, 100).data == b""
     service.store.close()
-
-
-def test_files_of_a_run_that_could_not_be_published_for_long_stay(tmp_path: Path) -> None:
-    folder = RunDir.of(tmp_path, "run", 1).create()
-    folder.artifacts.mkdir()
-    os.utime(folder.artifacts, (0, 0))
-    assert clear_expired(tmp_path, lambda _: None, before=2e9) == 0
-    assert folder.artifacts.exists()
-
-
-# --- how an attempt ended, in words -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pushtrain.core.errors import Cancelled
 from pushtrain.core.lean import Piece
 from pushtrain.core.lifecycle import Claimed, Event, Exited, Prepared, Published, Requeued
 from pushtrain.core.model import Artifact, Reason, State
@@ -25,7 +26,7 @@ from pushtrain.plumbing.rundir import RunDir, take_lock
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
 from pushtrain.plumbing.trees import weigh
-from pushtrain.plumbing.upkeep import DAY, Upkeep
+from pushtrain.plumbing.upkeep import DAY, Upkeep, apart
 from pushtrain.testing import REPOSITORY, SENDER, WorkRepository, a_command, a_spec
 
 MB = 1_000_000
@@ -141,6 +142,16 @@ def test_the_log_of_a_published_run_goes_and_the_run_is_still_known(disk: Disk) 
     assert names(disk.upkeep().collect()) == [f"runs: {run_id}"]
     assert not (disk.state.runs / run_id).exists()
     assert disk.store.run(run_id).state is State.DONE
+
+
+def test_the_log_of_a_run_goes_when_its_time_is_over_on_a_disk_with_room_enough(disk: Disk) -> None:
+    run_id, waits = disk.run(), disk.run(state=State.PUBLISHING)
+    upkeep = disk.upkeep(budget=10**9, keep=30 * DAY)
+    disk.now += 29 * DAY
+    assert upkeep.collect() == []
+    disk.now += 2 * DAY
+    assert names(upkeep.collect()) == [f"runs: {run_id}"]
+    assert (disk.state.runs / waits).exists(), "its files are all there is"
 
 
 def test_files_that_were_promised_until_a_day_stay_to_that_day(disk: Disk) -> None:
@@ -338,6 +349,21 @@ def test_files_shared_by_two_entries_come_free_with_the_last(tmp_path: Path) -> 
     assert weigh(two, {}).size >= MB
 
 
+def test_a_process_apart_collects_by_the_owners_settings(disk: Disk) -> None:
+    disk.data.build("a", fill)
+    disk.state.settings.write_text("[executor]\ndisk_floor = 0\ndisk_budget = 100000\n")
+    apart(disk.state, lambda: None)
+    assert not disk.data.has("a")
+
+
+def test_a_process_apart_ends_when_it_is_to(disk: Disk) -> None:
+    def stop() -> None:
+        raise Cancelled("The executor stops.")
+
+    with pytest.raises(Cancelled):
+        apart(disk.state, stop)
+
+
 # --- the store ---
 
 
@@ -345,7 +371,7 @@ def test_a_run_whose_details_went_is_still_the_same_run_when_it_is_sent_again(di
     run_id = disk.run()
     disk.now += 10
     before = disk.store.run(run_id)
-    disk.upkeep().tend(lambda: None)
+    disk.upkeep().forget()
     assert disk.store.attempts(run_id) == []
     assert disk.store.events(run_id) == []
     again, fresh = disk.store.accept(
@@ -357,7 +383,7 @@ def test_a_run_whose_details_went_is_still_the_same_run_when_it_is_sent_again(di
 def test_nothing_is_forgotten_of_a_run_that_is_not_over(disk: Disk) -> None:
     run_id = disk.run(state=State.PUBLISHING)
     disk.now += 1000 * DAY
-    disk.upkeep().tend(lambda: None)
+    disk.upkeep().forget()
     assert disk.store.command_as_received(run_id)[0] == b"{}"
     assert disk.store.events(run_id)
 

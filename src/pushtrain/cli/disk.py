@@ -44,7 +44,7 @@ def disk(
     if not folder.store.exists():
         raise NotFound(f"Nothing has run on the state folder {folder.root} yet.", mend="It is empty.")
     with opened(folder, load_settings(folder)) as tidier:
-        gone = tidier.collect(wanted) if collect or wanted is not None else []
+        gone = _collected(tidier, wanted) if collect or wanted is not None else []
         found = tidier.look()
     if json:
         render.emit_json({
@@ -57,6 +57,11 @@ def disk(
     if collect or wanted is not None:
         freed = render.size(sum(piece.size for piece in gone))
         render.say(f"Collected: {freed}, in {len(gone)} piece{'s' if len(gone) != 1 else ''}.")
+
+
+def _collected(tidier: Upkeep, wanted: int | None) -> list[Piece]:
+    tidier.tend(lambda: None)
+    return tidier.collect(wanted)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Everything that pushtrain keeps is a piece of some kind with a size, the time of its last use, and, where it
 must stay, the reason why. Whoever looks at the disk says the reasons; here is decided what goes, in which
-order. What nobody asked to be kept (`LEFTOVER`) always goes, whether there is need or not.
+order. What is spent always goes, whether there is need or not.
 """
 
 from collections.abc import Iterable
@@ -49,6 +49,8 @@ class Piece:
     stays: str = ""
     """Why it must stay, for people; empty: it may go."""
     files: int = 0
+    spent: bool = False
+    """Whether it goes in any case: it was left behind, or has had its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,8 @@ def choose(pieces: Iterable[Piece], excess: int) -> list[Piece]:
     waiting: list[Piece] = []
     for piece in pieces:
         if not piece.stays:
-            (going if piece.kind is Kind.LEFTOVER else waiting).append(piece)
-    going.sort(key=lambda piece: piece.name)
+            (going if piece.spent else waiting).append(piece)
+    going.sort(key=lambda piece: (piece.kind, piece.name))
     freed = sum(piece.size for piece in going)
     for piece in sorted(waiting, key=lambda one: (one.used, _ORDER[one.kind], -one.size, one.name)):
         if freed >= excess:

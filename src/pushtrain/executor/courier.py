@@ -264,20 +264,3 @@ def clear_left(runs: Path, over: Callable[[str], bool]) -> None:
         folder = last.parents[1]
         if over(folder.name):
             clear(folder)
-
-
-def clear_expired(runs: Path, done_at: Callable[[str], float | None], *, before: float) -> int:
-    """Remove the logs and result files that were kept for long enough; of how many runs.
-
-    Args:
-        runs: The state folder's `runs`.
-        done_at: When the run with this id was published; None: it is not yet, and its files are all there is.
-        before: What is left of runs that were published before this time go.
-    """
-    removed = 0
-    for folder in runs.glob("*"):
-        since = done_at(folder.name)
-        if since is not None and since < before:
-            remove_tree(folder)
-            removed += 1
-    return removed

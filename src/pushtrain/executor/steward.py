@@ -1,22 +1,26 @@
 """See to it that the disk of a lent machine does not fill: at the start, after runs, and when it grows full.
 
-What had its time goes once a day: logs and files of old runs, what died with its process, what mirrors hold
-needlessly; a copy of the store is kept. Beyond the budget `plumbing.upkeep` collects what was used least.
+What killed processes left half-done is ended at once. What takes its time is done by a process apart
+(`plumbing.upkeep`), half a minute after the start and then once a day, within minutes after an attempt has
+ended, and when the disk grows full.
 """
 
 import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from pushtrain.core.errors import Cancelled, PushtrainError
-from pushtrain.executor.courier import clear_expired, clear_left
+from pushtrain.executor.courier import clear_left
 from pushtrain.plumbing.identity import forget_former
-from pushtrain.plumbing.upkeep import DAY, Upkeep, in_the_background
+from pushtrain.plumbing.upkeep import DAY, Upkeep, apart, in_the_background
 
 _log = logging.getLogger(__name__)
 
+_SETTLE: Final = 30.0
+"""Seconds that an executor has for its runs first."""
 _LOOK: Final = 60.0
 """Seconds between two looks at how much of the disk is free."""
 _BETWEEN: Final = 300.0
@@ -30,7 +34,7 @@ class Steward:
         self._upkeep = upkeep
         self._stopping = threading.Event()
         self._tended = -DAY
-        self._looked = 0.0
+        self._looked = -_BETWEEN
         self._ended = 0.0
 
     def ended(self) -> None:
@@ -40,47 +44,46 @@ class Steward:
     async def run(self) -> None:
         """Keep house until cancelled."""
         try:
+            await self._try(self.begin)
+            await asyncio.sleep(_SETTLE)
             while True:
-                try:
-                    await self._round()
-                except Cancelled:
-                    return
-                except (OSError, PushtrainError) as error:
-                    _log.warning("what served its purpose could not be removed: %s", error)
+                now = time.monotonic()
+                if now - self._tended >= DAY:
+                    if self._tended > 0:
+                        await self._try(self.begin)
+                    self._tended = now
+                    self._looked = -_BETWEEN
+                    self._ended = now
+                if now - self._looked >= _BETWEEN and (self._ended > self._looked or self._upkeep.low):
+                    self._looked = now
+                    await self._try(self._apart)
                 await asyncio.sleep(_LOOK)
         finally:
             self._stopping.set()
 
-    async def _round(self) -> None:
-        now, daily = time.monotonic(), False
-        if now - self._tended >= DAY:
-            self._tended, daily = now, True
-            await asyncio.to_thread(in_the_background, self.clear)
-        asked = now - self._looked >= _BETWEEN and (self._ended > self._looked or self._upkeep.low)
-        if daily or asked:
-            self._looked = now
-            await asyncio.to_thread(in_the_background, self._upkeep.collect)
+    async def _try(self, work: Callable[[], None]) -> None:
+        try:
+            await asyncio.to_thread(in_the_background, work)
+        except Cancelled:
+            return
+        except (OSError, PushtrainError) as error:
+            _log.warning("what served its purpose could not be removed: %s", error)
 
-    def clear(self) -> None:
-        """Remove what had its time, and keep a copy of the store.
+    def begin(self) -> None:
+        """End what killed processes left half-done, and keep a copy of the store.
 
         Raises:
-            Cancelled: The executor stops.
             StorageError: The disk or the store cannot be written.
         """
         holdings = self._upkeep.holdings
-        runs, store = holdings.state.runs, holdings.store
-        clear_expired(runs, self._expiring, before=holdings.clock() - holdings.keep)
-        clear_left(runs, lambda run_id: store.over_since(run_id) is not None)
+        holdings.finish()
+        clear_left(holdings.state.runs, lambda run_id: holdings.store.over_since(run_id) is not None)
         forget_former(holdings.state.key)
-        store.copy()
-        self._upkeep.tend(self._unless_stopping)
+        self._upkeep.forget()
+        holdings.store.copy()
 
-    def _expiring(self, run_id: str) -> float | None:
-        """When a run was over; later, where somebody was told that its files are kept for longer."""
-        holdings = self._upkeep.holdings
-        over = holdings.store.over_since(run_id)
-        return None if over is None else max(over, holdings.store.promised_until(run_id) - holdings.keep)
+    def _apart(self) -> None:
+        apart(self._upkeep.holdings.state, self._unless_stopping)
 
     def _unless_stopping(self) -> None:
         if self._stopping.is_set():

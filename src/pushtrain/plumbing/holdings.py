@@ -97,10 +97,18 @@ class Holdings:
         return found
 
     def _piece(
-        self, kind: Kind, name: str, path: Path, shared: _Shared, *, used: float, stays: str = ""
+        self,
+        kind: Kind,
+        name: str,
+        path: Path,
+        shared: _Shared,
+        *,
+        used: float,
+        stays: str = "",
+        spent: bool = False,
     ) -> Piece:
         weight = weigh(path, shared)
-        return Piece(kind, name, weight.size, min(used, self.clock()), stays, weight.files)
+        return Piece(kind, name, weight.size, min(used, self.clock()), stays, weight.files, spent)
 
     def _leftovers(self, shared: _Shared) -> Iterator[Piece]:
         root, old = self.state.root, self.clock() - _STALE
@@ -115,7 +123,9 @@ class Holdings:
                 continue
             with suppress(OSError):
                 if path.lstat().st_mtime < old:
-                    yield self._piece(Kind.LEFTOVER, str(path.relative_to(root)), path, shared, used=0)
+                    yield self._piece(
+                        Kind.LEFTOVER, str(path.relative_to(root)), path, shared, used=0, spent=True
+                    )
 
     def _entries(self, cache: Cache, kind: Kind, shared: _Shared) -> Iterator[Piece]:
         whole = {entry.key: entry.used for entry in cache.entries()}
@@ -167,7 +177,8 @@ class Holdings:
     def _runs(self, needs: Needs, shared: _Shared) -> Iterator[Piece]:
         for path in sorted(self.state.runs.glob("*")):
             used, stays = self._standing(path, needs.runs)
-            yield self._piece(Kind.RUN, path.name, path, shared, used=used, stays=stays)
+            spent = not stays and used + self.keep < self.clock()
+            yield self._piece(Kind.RUN, path.name, path, shared, used=used, stays=stays, spent=spent)
 
     def _standing(self, folder: Path, unended: "frozenset[str]") -> tuple[float, str]:
         """When a run was over, and why its folder must stay."""

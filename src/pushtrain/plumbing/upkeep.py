@@ -1,7 +1,8 @@
 """Keep a state folder lean: what served its purpose goes, and under a budget what was used least.
 
-`collect` looks at the disk and takes away what `core.lean` chooses; `tend`, once a day, removes what has had
-its time. Both may be cut short at any line and called again, by several processes at once. What was
+`collect` looks at the disk and takes away what `core.lean` chooses; `tend` is for once a day; `apart` does
+both in a process of its own, behind everybody else: to look at a million files takes seconds, in which nobody
+should wait. All may be cut short at any line and called again, by several processes at once. What was
 promised, what a run needs and what nobody else has is never taken.
 """
 
@@ -9,6 +10,7 @@ import fcntl
 import logging
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,18 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import GitError, PushtrainError
-from pushtrain.core.lean import Disk, Kind, Piece, beyond_help, budget_of, choose
+from pushtrain.core.errors import GitError, PushtrainError, StorageError
+from pushtrain.core.lean import Disk, Piece, beyond_help, budget_of, choose
 from pushtrain.core.settings import ExecutorSettings
-from pushtrain.plumbing import priority, shortcut
+from pushtrain.plumbing import priority, process, shortcut
 from pushtrain.plumbing.data import forget_notes
 from pushtrain.plumbing.holdings import Holdings, Needs
 from pushtrain.plumbing.repack import collect_mirror
+from pushtrain.plumbing.state import StateFolder
 from pushtrain.ports import Stop
 
 _log = logging.getLogger(__name__)
 
 DAY: Final = 86_400.0
+_ANSWER: Final = 65536
 _ROUNDS: Final = 4
 """Files that several pieces share come free with the last of them: one look does not always do."""
 
@@ -105,20 +109,29 @@ class Upkeep:
                 if not removed or not found.disk.excess:
                     break
         for piece in gone:
-            if piece.kind is not Kind.LEFTOVER:
+            if not piece.spent:
                 _log.info("collected: %s %s, %d bytes", piece.kind, piece.name, piece.size)
         if budget is None:
             self._tell(found.stuck)
         return gone
 
+    def forget(self) -> None:
+        """Let the store go of what it need not know any more; for the one process that writes it.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        now, keep = self.holdings.clock(), max(self._keep_runs, self.holdings.keep)
+        self.holdings.store.forget(now - keep, now=now)
+
     def tend(self, stop: Stop) -> None:
-        """Remove what has had its time, join what has fallen into pieces.
+        """Remove what was superseded, join what has fallen into pieces.
 
         Args:
             stop: Called now and then; what it raises ends the work.
 
         Raises:
-            StorageError: The disk or the store cannot be written.
+            StorageError: The disk or the store cannot be read.
         """
         holdings = self.holdings
         with self._alone():
@@ -126,8 +139,6 @@ class Upkeep:
             holdings.superseded()
             shortcut.sweep()
             forget_notes(holdings.data)
-            now = holdings.clock()
-            holdings.store.forget(now - max(self._keep_runs, holdings.keep), now=now)
             needs = Needs.of(holdings.store.unended_runs())
         for mirror in sorted(holdings.state.repositories.glob("*.git")):
             stop()
@@ -167,6 +178,35 @@ def upkeep_of(holdings: Holdings, settings: ExecutorSettings) -> Upkeep:
         floor=settings.disk_floor,
         keep_runs=settings.keep_runs_days * DAY,
     )
+
+
+def apart(state: StateFolder, stop: Stop) -> None:
+    """Tend and collect in a process of its own, behind everybody else at the processor and the disk.
+
+    Args:
+        state: The folder; its settings count as they are now.
+        stop: Called now and then; what it raises ends the process.
+
+    Raises:
+        StorageError: It did not come to its end.
+    """
+    argv = (
+        sys.executable,
+        "-m",
+        "pushtrain",
+        "executor",
+        "disk",
+        "--collect",
+        "--json",
+        "--state",
+        state.root,
+    )
+    try:
+        done = process.run(argv, stop=stop, lowly=True, limit=_ANSWER, timeout=DAY)
+    except (OSError, TimeoutError) as error:
+        raise StorageError(f"The disk could not be cleared: {error}.") from error
+    if done.code:
+        raise StorageError(f"The disk could not be cleared: {done.complaint[-500:]}")
 
 
 def in_the_background(work: Callable[[], object]) -> None:

@@ -2,21 +2,24 @@
 
 import asyncio
 import logging
+import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from pushtrain.adapters.environments.site import Site
 from pushtrain.adapters.environments.tool import clean
-from pushtrain.core.errors import PushtrainError
+from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.cache import Cache
 from pushtrain.plumbing.holdings import Holdings
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
-from pushtrain.plumbing.upkeep import DAY, Upkeep, in_the_background, upkeep_of
+from pushtrain.plumbing.upkeep import DAY, Upkeep, apart, upkeep_of
 
 _log = logging.getLogger(__name__)
 
+_SETTLE: Final = 30.0
 _HOURLY: Final = 3600.0
 
 
@@ -34,21 +37,30 @@ def upkeep(state: StateFolder, settings: Settings, store: Store) -> Upkeep:
     return upkeep_of(holdings, settings.executor)
 
 
-def _go_on() -> None:
-    """Nobody stops it."""
-
-
 async def keep_lean(state: StateFolder, settings: Settings, store: Store) -> None:
     """Do it for a sender that has the folder to itself, until cancelled."""
-    found = upkeep(state, settings, store)
+    found, stopping = upkeep(state, settings, store), threading.Event()
+
+    def unless_stopping() -> None:
+        if stopping.is_set():
+            raise Cancelled("The sender stops.")
+
+    try:
+        await _hourly(found, partial(apart, state, unless_stopping))
+    finally:
+        stopping.set()
+
+
+async def _hourly(found: Upkeep, clear: Callable[[], None]) -> None:
     hours = 0
+    await asyncio.sleep(_SETTLE)
     while True:
         try:
             if hours % 24 == 0:
-                await asyncio.to_thread(in_the_background, partial(found.tend, _go_on))
-                await asyncio.to_thread(store.copy)
+                await asyncio.to_thread(found.forget)
+                await asyncio.to_thread(found.holdings.store.copy)
             if hours % 24 == 0 or found.low:
-                await asyncio.to_thread(in_the_background, found.collect)
+                await asyncio.to_thread(clear)
         except (OSError, PushtrainError) as error:
             _log.warning("the state folder could not be cleared: %s", error)
         hours += 1
