@@ -136,6 +136,18 @@ def test_the_queue_is_read_no_further_than_needed() -> None:
     assert read == ["a"], "there is no GPU, so nobody looks who wants one"
 
 
+def test_a_queue_whose_first_runs_were_not_read_stands_where_its_next_one_does() -> None:
+    """Whoever reads the queue may leave out what `max_parallel` holds back."""
+    late, early = waiting("late", at=NOW + 7), waiting("early", at=NOW + 3)
+    queues = [
+        Queue("ada", "host/one", gpus=False, first=(NOW, 0), runs=[late]),
+        Queue("bob", "host/one", gpus=False, first=(NOW + 3, 0), runs=[early]),
+    ]
+    turn = turn_of(queues)
+    assert turn is not None
+    assert turn[0].id == "early"
+
+
 # --- sharing a card ---------------------------------------------------------------------------------------
 
 

@@ -46,7 +46,8 @@ class Queue:
     first: tuple[float, int]
     """Rank and number of the first of them."""
     runs: Iterable[Waiting]
-    """In order of rank and number; read only as far as needed."""
+    """In order of rank and number; read only as far as needed. Those that their `max_parallel` holds back may
+    be left out, also the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,11 @@ class _Turns:
             while heap and not started:
                 at = heapq.heappop(heap)[-1]
                 line = lines[at]
+                place = line.place
                 if not self._free(gpus=line.queue.gpus) or (run := line.head()) is None:
+                    continue
+                if line.place != place:  # who stood there before is held back, and was not read
+                    heapq.heappush(heap, line.turn(used, at))
                     continue
                 taken = self._taken(run)
                 if taken is not None:

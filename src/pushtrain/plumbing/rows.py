@@ -6,7 +6,8 @@ Nothing here begins or ends a transaction; each function works in the one that i
 # ruff: noqa: S608  what is put into SQL here are this module's own constants; values are bound
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import apsw
@@ -17,6 +18,8 @@ from pushtrain.core.model import Attempt, Run, State
 from pushtrain.core.room import Needs, needs_of
 from pushtrain.core.turns import Active, Queue, Waiting
 
+_GROUPS: Final = 32
+"""Groups that the query passes over; of more, the runs are read and passed over one by one."""
 RUN: Final = "command, value"
 """Columns that `read` takes."""
 GROUP: Final = "repository, commit_id, job, request"
@@ -169,24 +172,34 @@ _QUEUES: Final = (
 """The head of each queue, found by jumping from one to the next in the index."""
 
 
-def queues(db: apsw.Connection, now: float, may_start: Callable[[str], bool]) -> list[Queue]:
+def queues(
+    db: apsw.Connection, now: float, may_start: Callable[[str], bool], active: Sequence[Active] = ()
+) -> list[Queue]:
     """The queued runs that may start now, by who sent them, the repository and the kind of room they want.
 
-    Only where each begins is read here; the rest as it is asked for.
+    Only where each begins is read here; the rest as it is asked for, but those that their `max_parallel`
+    holds back: of a matrix of ten thousand cells they would be read for each acceptance.
     """
+    full = tuple(Counter(run.group for run in active).items())[:_GROUPS]
     return [
-        Queue(sender, repository, bool(gpus), (rank, seq), _waiting(db, (sender, repository, gpus), now))
+        Queue(
+            sender, repository, bool(gpus), (rank, seq), _waiting(db, (sender, repository, gpus), now, full)
+        )
         for sender, repository, gpus, rank, seq in db.execute(_QUEUES, (now,))
         if may_start(sender)
     ]
 
 
-def _waiting(db: apsw.Connection, key: tuple[str, str, int], now: float) -> Iterator[Waiting]:
+def _waiting(
+    db: apsw.Connection, key: tuple[str, str, int], now: float, full: Sequence[tuple[tuple[str, ...], int]]
+) -> Iterator[Waiting]:
+    held = f"AND NOT (max_parallel IS NOT NULL AND max_parallel <= ? AND ({GROUP}) = (?, ?, ?, ?)) "
     query = (
         f"SELECT {_WAITING} FROM runs INDEXED BY runs_queued WHERE state = 'queued' AND sender = ? "
-        "AND repository = ? AND (gpus > 0) = ? AND not_before <= ? ORDER BY rank, seq"
+        f"AND repository = ? AND (gpus > 0) = ? AND not_before <= ? {held * len(full)}ORDER BY rank, seq"
     )
-    for run_id, gpus, memory, capability, share, most, rank, seq, *group in db.execute(query, (*key, now)):
+    values = (*key, now, *(value for group, count in full for value in (count, *group)))
+    for run_id, gpus, memory, capability, share, most, rank, seq, *group in db.execute(query, values):
         needs = Needs(gpus, memory, capability, bool(share))
         yield Waiting(run_id, needs, tuple(group), most, rank, seq)
 

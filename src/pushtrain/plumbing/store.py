@@ -176,8 +176,9 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
 
         def work(db: apsw.Connection) -> tuple[Run, Attempt] | None:
             ledger = rows.used_lately(db, now)
-            queues = rows.queues(db, now, may)
-            turn = pick(queues, rows.active(db), Room(slots, gpus, bounds), ledger=ledger, now=now)
+            active = rows.active(db)
+            queues = rows.queues(db, now, may, active)
+            turn = pick(queues, active, Room(slots, gpus, bounds), ledger=ledger, now=now)
             if turn is None:
                 return None
             chosen, uuids = turn
@@ -457,15 +458,14 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
     ) -> tuple[int, tuple[Place, ...]]:
         """The slots and GPUs that a run which came now would find (`core.turns.left`); as `claim`'s."""
         now = self._clock()
-        return self._database.read(
-            lambda db: left(
-                rows.queues(db, now, lambda _: True),
-                rows.active(db),
-                Room(slots, gpus, bounds),
-                ledger=rows.used_lately(db, now),
-                now=now,
-            )
-        )
+
+        def work(db: apsw.Connection) -> tuple[int, tuple[Place, ...]]:
+            active = rows.active(db)
+            queues = rows.queues(db, now, lambda _: True, active)
+            ledger = rows.used_lately(db, now)
+            return left(queues, active, Room(slots, gpus, bounds), ledger=ledger, now=now)
+
+        return self._database.read(work)
 
     def queued_of(self, senders: Collection[str], *, limit: int) -> list[str]:
         """Ids of the waiting runs that these keys sent, the last first."""
