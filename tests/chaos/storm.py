@@ -60,6 +60,7 @@ for number in range(begin, {LINES}):
     saved.with_suffix(".new").write_text(str(number + 1))
     os.replace(saved.with_suffix(".new"), saved)
     time.sleep(0.02)
+print(f"end of attempt {{attempt}}", flush=True)
 note("ended")
 """
 TOML: Final = """\
@@ -320,7 +321,7 @@ class Storm:
                 found.append(f"the results of {run.short} are at {where[0]}, not {run.result_path}")
             else:
                 log = self.work.show(tip, f"{where[0]}/log.txt").splitlines()
-                if log[-1:] != [f"line {LINES - 1} of attempt {run.attempt}"]:
+                if log[-1:] != [f"end of attempt {run.attempt}"]:
                     found.append(f"the published log of {run.short} is not whole: {log[-1:]}")
         commits = self.work.git("rev-list", "--count", tip) if tip else "0"
         if int(commits) > len(runs):

@@ -171,7 +171,7 @@ def test_the_job_has_three_descriptors_and_none_of_them_is_the_lock(start: Start
         os.close(leaky)
     nothing, out, err = attempt.log.splitlines()
     assert nothing == "0 /dev/null"
-    assert out == f"1 {attempt.folder.tape}", "with the log itself it could take back what it said"
+    assert out.startswith("1 pipe:"), "with the log itself it could take back what it said"
     assert err.split()[1] == out.split()[1]
 
 

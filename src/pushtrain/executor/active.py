@@ -5,18 +5,12 @@ shim, whoever prepares asks for it at every step; once there is one, it is told 
 who preempts, in either order, and a shorter grace over a longer one.
 """
 
-import logging
-import os
 import threading
 
-from pushtrain.core.errors import StorageError
 from pushtrain.core.model import Attempt, Progress, Reason, Run
 from pushtrain.executor import launch
 from pushtrain.executor.lending import Holder
-from pushtrain.plumbing import tape
 from pushtrain.plumbing.rundir import RunDir, StopOrder
-
-_log = logging.getLogger(__name__)
 
 
 class Active:
@@ -36,7 +30,6 @@ class Active:
         self.told_at = 0.0
         self.hooked = False
         """Whether the owner's programs have run after it."""
-        self._tape: int | None = None
         self._lock = threading.Lock()
         self._order: StopOrder | None = None
         self._shim: launch.Process | None = None
@@ -63,31 +56,6 @@ class Active:
     def why(self) -> str:
         """Who wants it to end, and why."""
         return self._order.detail if self._order is not None else ""
-
-    def hold_tape(self) -> None:
-        """Hold what the job says in case that the shim is killed before it has copied it.
-
-        Raises:
-            StorageError: The attempt's folder cannot be written.
-        """
-        if self._tape is None:
-            try:
-                self._tape = tape.hold(str(self.folder.tape))
-            except OSError as error:
-                raise StorageError(f"{self.folder.tape} cannot be made: {error.strerror}.") from error
-
-    def let_tape_go(self, *, copied: bool) -> None:
-        """Let it go when nobody writes into it any more; its rest goes to the log where nobody copied it."""
-        if self._tape is None:
-            return
-        try:
-            if not copied:
-                tape.last_words(self._tape, str(self.folder.log))
-        except OSError as error:
-            _log.warning("run %s: the end of its log is lost: %s", self.run.short, error.strerror)
-        finally:
-            os.close(self._tape)
-            self._tape = None
 
     def stop(self, order: StopOrder) -> None:
         """End it, whatever it does. A second wish joins the first."""

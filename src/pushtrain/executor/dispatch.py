@@ -192,8 +192,6 @@ class Dispatch:
             self._stopping.set()
             self._pool.shutdown(wait=False)
             await asyncio.to_thread(self._pool.shutdown)
-            for active in self._active.values():
-                active.let_tape_go(copied=True)  # its shim goes on copying
 
     async def _call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
@@ -308,7 +306,6 @@ class Dispatch:
             orders = preparation.orders()
             if not self._may_start(run.sender):
                 return Requeued(Reason.DEFERRED, "the key that sent it does not count at the moment")
-            active.hold_tape()
             shim = launch.start(
                 folder, orders, self._compiled, secrets=preparation.secrets, uplink=preparation.uplink
             )
@@ -362,7 +359,6 @@ class Dispatch:
 
     def _let_go(self, active: Active) -> None:
         """An attempt has ended, and that is written down."""
-        active.let_tape_go(copied=True)
         with self._lock:
             if self._active.get(active.run.id) is active:
                 del self._active[active.run.id]

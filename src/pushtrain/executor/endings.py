@@ -52,7 +52,7 @@ class Endings:
         run, folder = active.run, active.folder
         verdict = folder.read_verdict()
         killed = launch.clear_up(folder, attempt_mark(run)) if verdict is None else 0
-        active.let_tape_go(copied=verdict is not None)
+        launch.settle(folder)
         self._clean(folder)
         if verdict is None:
             _log.warning("run %s was lost; %d of its processes were ended", run.short, killed)

@@ -13,6 +13,7 @@ import os
 import py_compile
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Final
 from pushtrain.core.errors import StorageError
 from pushtrain.executor import shim as shim_module
 from pushtrain.plumbing import apart, cgroups, confine, guard, process, tape, terse
-from pushtrain.plumbing.rundir import Orders, RunDir, Started, StopOrder, take_lock, write_record
+from pushtrain.plumbing.rundir import Orders, RunDir, Started, StopOrder, held, take_lock, write_record
 from pushtrain.plumbing.uplink import Uplink
 
 _log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ _LOCK: Final = 3
 _UPLINK: Final = (4, 5, 6)
 """The descriptors that it finds an uplink's control at, and its namespaces."""
 _OUT_OF_THE_WAY: Final = 64
+_LAST_WORDS: Final = 10.0
+_MOMENT: Final = 0.005
 _ELSEWHERE: Final = 30.0
 """Seconds that an engine gets to end a container."""
 _BLOCKED: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -161,6 +164,13 @@ def stop(folder: RunDir, one: Process, order: StopOrder) -> bool:
     except StorageError as error:  # on a full disk the order counts without its reason
         _log.warning("%s", error)
     return process.send(one.pid, one.start, signal.SIGTERM)
+
+
+def settle(folder: RunDir) -> None:
+    """Wait until what a killed shim had not copied is in the log: until then its second half has the lock."""
+    patience = time.monotonic() + _LAST_WORDS
+    while held(folder.lock) and time.monotonic() < patience:
+        time.sleep(_MOMENT)
 
 
 def clear_up(folder: RunDir, mark: str) -> int:

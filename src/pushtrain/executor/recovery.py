@@ -48,8 +48,6 @@ def recall(store: Store, active: Active, *, grace: float) -> Event | None:
 async def adopt(active: Active) -> launch.Process | None:
     """The living shim of an attempt; None when it is dead. One that is just starting is waited for."""
     folder = active.folder
-    if folder.tape.exists():
-        active.hold_tape()
     while held(folder.lock):
         shim = launch.find(folder)
         if shim is not None:

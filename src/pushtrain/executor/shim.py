@@ -6,9 +6,9 @@ attempt's uplink where there is one; the job gets none of these descriptors, nor
 pipe, and the shim takes it down. It writes `started.json` durably before each command's first instruction,
 and `exit.json` durably when the whole tree is dead. As a subreaper it becomes the parent of whatever the
 job leaves behind, so a double fork does not escape it; should it be killed itself, the kernel kills the
-command. SIGTERM means: end the job politely, and after the grace by force; `stop.json` says why and how soon.
-A later order may only hasten it, or cancel what was to be started again. Without an order it is the machine
-that wants us gone: nobody has cancelled anything.
+command, and a second process takes down what that had said. SIGTERM means: end the job politely, and after
+the grace by force; `stop.json` says why and how soon. A later order may only hasten it, or cancel what was
+to be started again. Without an order it is the machine that wants us gone: nobody has cancelled anything.
 
 Every import delays the job's first statement: `_signal` is the C half of a module whose Python half is slow.
 Of pushtrain it knows only what is compiled to lie beside it (`launch.compile_shim`): how a child confines
@@ -140,7 +140,12 @@ class Shim:
     """One attempt, from its orders to its verdict."""
 
     def __init__(
-        self, spec: str, lock: int, secrets: "dict[str, str]", uplink: "tuple[int, ...]" = ()
+        self,
+        spec: str,
+        lock: int,
+        log: tape.Tape,
+        secrets: "dict[str, str]",
+        uplink: "tuple[int, ...]" = (),
     ) -> None:
         self.secrets = secrets
         self.uplink = uplink
@@ -157,7 +162,7 @@ class Shim:
         self.rss = 0
         self.disk_read = 0
         self.disk_written = 0
-        self.tape = tape.Tape(os.path.join(self.folder, "tape"))
+        self.tape = log
         self.poll = select.poll()
         self.poll.register(signals(), select.POLLIN)
         self.stages: list[dict[str, object]] = []
@@ -246,7 +251,7 @@ class Shim:
                 ended.reason = "timeout"
             elif self.stop_wanted(deadline):
                 ended.reason, ended.detail, _ = self.order()
-            elif over := self.guard.look(lambda: below(self.pid)):
+            elif over := self.guard.look(self.tree):
                 ended.reason, ended.detail = over
                 self.end_all()
                 break
@@ -403,17 +408,28 @@ class Shim:
             except ChildProcessError:
                 return False
             if pid == 0:
-                return True
+                return self.others()
             self.gone[pid] = status
             self.cpu += usage.ru_utime + usage.ru_stime
             self.rss = max(self.rss, usage.ru_maxrss * 1024)
             self.disk_read += usage.ru_inblock * BLOCK
             self.disk_written += usage.ru_oublock * BLOCK
 
+    def others(self) -> bool:
+        """Whether a child is left beside the tape's second process."""
+        told = read_small(f"/proc/self/task/{self.pid}/children")
+        if not told:  # not every kernel tells them
+            return bool(self.tree())
+        return any(int(child) != self.tape.second for child in told.split())
+
+    def tree(self) -> "list[int]":
+        """All living processes below us, the tape's second one left out."""
+        return [pid for pid in below(self.pid) if pid != self.tape.second]
+
     def end_all(self) -> None:
         """Kill everything below us until nothing is left. A process that the kernel cannot end holds us."""
         while self.reap():
-            for pid in below(self.pid):
+            for pid in self.tree():
                 with Quietly(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             signal.sigtimedwait({signal.SIGCHLD}, 0.05)
@@ -494,7 +510,6 @@ def handed_over() -> "dict[str, str]":
 def main() -> None:
     """Take over the descriptors, then run the attempt."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    secrets = handed_over()
     kept = tuple(map(int, sys.argv[2:]))
     for one in kept:
         os.set_inheritable(one, False)
@@ -503,9 +518,13 @@ def main() -> None:
             with Quietly(OSError):  # the descriptor of this very listing
                 os.close(int(name))
     os.chdir("/")
+    log = tape.Tape()
+    log.hold(apart_from=(0, *kept[1:]))  # before there are secrets that it would have a copy of
+    secrets = handed_over()
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _libc.prctl(PR_SET_NAME, b"pushtrain-shim", 0, 0, 0)
-    Shim(sys.argv[1], kept[0], secrets, kept[2:]).run()
+    Shim(sys.argv[1], kept[0], log, secrets, kept[2:]).run()
+    log.let_go()
     os._exit(0)  # tidying up the interpreter would only hold up the news
 
 

@@ -181,11 +181,6 @@ class RunDir:
         return self.root / "log.txt"
 
     @property
-    def tape(self) -> Path:
-        """The pipe in which what the job says is on its way to the log."""
-        return self.root / "tape"
-
-    @property
     def spec(self) -> Path:
         """The shim's orders."""
         return self.root / "spec.json"

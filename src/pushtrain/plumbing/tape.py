@@ -1,11 +1,10 @@
 """Take down what a job says: the shim's other half, so standard library only and few imports.
 
 The job writes into a pipe and never has the log itself: with that it could truncate it, or write over what it
-said before. Here it is copied to the end of the log, to the byte. The pipe has a name, and the executor holds
-it open: what the job has said and a killed shim has not copied any more is still in there (`last_words`).
-Past head and tail the middle is let go by punching a hole, so offsets and sizes stay those of everything that
-was said, at any speed: a writer that is quicker than the disk waits. On a full disk what cannot be kept
-becomes a part of the hole, and counts.
+said before. Here it is copied to the end of the log, to the byte. A second process holds the pipe, and copies
+what a shim that is killed has left in it. Past head and tail the middle is let go by punching a hole, so
+offsets and sizes stay those of everything that was said, at any speed: a writer that is quicker than the disk
+waits. On a full disk what cannot be kept becomes a part of the hole, and counts.
 """
 
 import ctypes
@@ -16,6 +15,7 @@ import os
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
 F_SETPIPE_SZ = 1031
+SIGKILL = 9
 
 LOG = 1  # standard output of the shim
 ROOM = 1 << 20  # the largest pipe that everybody may have
@@ -28,11 +28,12 @@ _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctype
 class Tape:
     """A job's output on its way to the log."""
 
-    def __init__(self, path: str) -> None:
-        make(path)
-        self.heard = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self.given = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    def __init__(self) -> None:
+        self.heard, self.given = os.pipe()
         """What we read from, and what the job writes into."""
+        self.second = 0
+        """The pid of the process that copies the rest when we are killed; 0: there is none."""
+        os.set_blocking(self.heard, False)
         self.limit = 0
         """Bytes of the log that are kept; 0: all."""
         self.elided: tuple[int, int] | None = None
@@ -40,6 +41,38 @@ class Tape:
             fcntl.fcntl(self.given, F_SETPIPE_SZ, ROOM)
         except OSError:
             return  # this user has many pipes already; 64 KiB do
+
+    def hold(self, *, apart_from: "tuple[int, ...]" = ()) -> None:
+        """Fork the process that copies the rest when we are killed, whatever else dies with us.
+
+        It keeps our descriptors: the attempt's lock is held as long as something is copied.
+
+        Args:
+            apart_from: Descriptors that it does not keep.
+        """
+        life, ours = os.pipe()  # ours is closed by our death, and by nothing else
+        pid = os.fork()
+        if pid:
+            os.close(life)
+            self.second = pid
+            return
+        try:
+            for one in (ours, *apart_from):
+                os.close(one)
+            os.setsid()
+            if not os.read(life, 1):
+                self.copy()
+        finally:
+            os._exit(0)
+
+    def let_go(self) -> None:
+        """End it: everything is copied."""
+        if self.second:
+            try:
+                os.kill(self.second, SIGKILL)
+                os.waitpid(self.second, 0)
+            except OSError:
+                pass  # somebody has killed it, and it is buried
 
     def copy(self) -> int:
         """Write down what has been said so far; how many bytes that were."""
@@ -88,44 +121,3 @@ class Tape:
             return
         if _libc.fallocate(LOG, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, begin, end - begin) == 0:
             self.elided = (begin, end)
-
-
-def make(path: str) -> None:
-    """Make the pipe if there is none."""
-    if not os.path.exists(path):
-        os.mkfifo(path, 0o600)
-
-
-def hold(path: str) -> int:
-    """Hold the pipe open, made if there is none: a descriptor, which the caller closes.
-
-    Raises:
-        OSError: It cannot be made.
-    """
-    make(path)
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def last_words(held: int, log: str) -> int:
-    """Write to the end of the log what is left in a pipe that nobody copies any more; how many bytes.
-
-    Args:
-        held: What `hold` gave.
-        log: The log's path.
-
-    Raises:
-        OSError: It cannot be written; what was read is lost.
-    """
-    written = 0
-    out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while True:
-            try:
-                rest = memoryview(os.read(held, ROOM))
-            except BlockingIOError:
-                return written
-            while rest:
-                count = os.write(out, rest)
-                rest, written = rest[count:], written + count
-    finally:
-        os.close(out)
