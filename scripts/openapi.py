@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from pushtrain.core import frames
+from pushtrain.core.gpustate import MachineGpus
 from pushtrain.core.invitation import NAME, PROOF, Introduction, Welcome
 from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.model import Challenge, LogChunk, Run, RunView, TrainCommand
@@ -82,6 +83,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     (f"{_RUN}/cancel", "POST"): Operation("cancel", Run),
     (f"{_RUN}/release", "POST"): Operation("send", Run, query={"attempt": _ATTEMPT}),
     ("/v1/usage", "GET"): Operation("read", Usage, query={"days": _number(30, LONGEST_LEDGER)}),
+    ("/v1/gpus", "GET"): Operation("read", MachineGpus),
     (f"{_RUN}/artifacts/{{path}}", "GET"): Operation(
         "read", None, query={"offset": _number(0), "limit": _number(1024 * 1024, MAX_PIECE)}
     ),

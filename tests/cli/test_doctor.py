@@ -161,12 +161,12 @@ def test_a_full_disk_is_wrong(patient: Patient) -> None:
 
 
 def test_a_driver_without_a_gpu_is_wrong(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushtrain.plumbing.gpu.inventory", lambda: ())
+    monkeypatch.setattr("pushtrain.plumbing.gpu.inventory", lambda **_: ())
     monkeypatch.setattr(checks, "_DRIVER", patient.folder.root)
     assert patient.finding("gpu")["verdict"] == "wrong"
     monkeypatch.setattr(checks, "_DRIVER", patient.folder.root / "nowhere")
     assert patient.finding("gpu")["verdict"] == "note"
-    monkeypatch.setattr("pushtrain.plumbing.gpu.inventory", lambda: (a_gpu(),))
+    monkeypatch.setattr("pushtrain.plumbing.gpu.inventory", lambda **_: (a_gpu(),))
     assert "NVIDIA RTX 4090" in patient.finding("gpu")["text"]
 
 

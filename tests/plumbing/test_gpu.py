@@ -70,10 +70,34 @@ def test_every_card_is_told_and_the_library_is_let_go(machine: FakeNvml) -> None
     assert machine.sessions == 0
 
 
-def test_a_lost_card_offers_none_and_lets_go(machine: FakeNvml) -> None:
+def test_a_lost_card_is_not_offered_and_the_others_are(machine: FakeNvml) -> None:
     machine.cards[0].lost = True
-    assert inventory() == ()
+    assert [one.name for one in inventory()] == ["NVIDIA H100"]
     assert machine.sessions == 0
+
+
+def test_who_only_wants_to_show_the_cards_wakes_none_that_sleeps(machine: FakeNvml, tmp_path: Path) -> None:
+    for bus, status in (("0000:01:00.0", "suspended"), ("0000:02:00.0", "active")):
+        asleep(tmp_path, bus, status=status)
+        (tmp_path / bus / "vendor").write_text("0x10de\n")
+        (tmp_path / bus / "class").write_text("0x030000\n")
+    asleep(tmp_path, "0000:00:02.0")
+    (tmp_path / "0000:00:02.0" / "vendor").write_text("0x8086\n")
+    (tmp_path / "0000:00:02.0" / "class").write_text("0x030000\n")
+    found = inventory(wake=False, pci=tmp_path)
+    assert [(one.index, one.uuid, one.name) for one in found] == [
+        (0, "", "NVIDIA GPU"),
+        (1, machine.cards[1].uuid, "NVIDIA H100"),
+    ]
+    sampler = Sampler(pci=tmp_path, wake=False)
+    assert [one.uuid for one in sampler.sample()] == [machine.cards[1].uuid]
+    sampler.close()
+    assert set(machine.attached) == {machine.cards[1].bus}
+    asleep(tmp_path, "0000:02:00.0")
+    machine.attached.clear()
+    assert [one.uuid for one in inventory(wake=False, pci=tmp_path)] == ["", ""]
+    assert Sampler(pci=tmp_path, wake=False).sample() == ()
+    assert machine.attached == []
 
 
 def test_a_card_that_is_cut_into_slices_offers_its_slices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,7 @@ VERBS: Final[tuple[tuple[str, str, str, Group], ...]] = (
     ("invite", "invite:invite", "Invite somebody to send to the executor that runs here.", _MACHINES),
     ("join", "join:join", "Join an executor whose owner has invited you.", _MACHINES),
     ("key", "key:app", "Who may command whom.", _MACHINES),
+    ("gpus", "gpus:gpus", "Show what each GPU does now, who has it, and whether it is lent.", _MACHINES),
     ("usage", "usage:usage", "Tell who used how much of the machines, and for what runs waited.", _MACHINES),
     ("doctor", "doctor:doctor", "Check this machine, and say the mend for what is wrong.", _MACHINES),
     ("store", "store:app", "Check, copy and recover this machine's memory of runs.", _MACHINES),

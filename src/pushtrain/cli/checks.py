@@ -14,7 +14,7 @@ from typing import Final
 from pushtrain.cli import render
 from pushtrain.cli.finding import Finding
 from pushtrain.core.errors import PushtrainError
-from pushtrain.core.model import State
+from pushtrain.core.model import Gpu, State
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
@@ -179,11 +179,22 @@ def _disk(folder: StateFolder, settings: Settings) -> Finding:
 def _gpus() -> Finding:
     from pushtrain.plumbing.gpu import inventory
 
-    gpus = inventory()
+    gpus = inventory(wake=False)
     if not gpus and _DRIVER.exists():
         text = "NVIDIA's driver is loaded, but its library finds no GPU"
         return Finding("gpu", "wrong", text, "`nvidia-smi` says why; after an update of the driver, reboot.")
     if not gpus:
         return Finding("gpu", "note", "none with a working NVIDIA driver: this is a CPU executor")
-    shown = ", ".join(f"{gpu.index}: {gpu.name}, {render.size(gpu.memory)}" for gpu in gpus)
-    return Finding("gpu", "ok", f"{shown} (driver {gpus[0].driver})")
+    driver = next((gpu.driver for gpu in gpus if gpu.driver), "")
+    shown = "; ".join(map(_gpu, gpus))
+    return Finding("gpu", "ok", f"{shown} (driver {driver})" if driver else shown)
+
+
+def _gpu(gpu: Gpu) -> str:
+    """One GPU: `0: NVIDIA A100-SXM4-40GB, 42.9 GB, compute capability 8.0, display`."""
+    told = [gpu.name, render.size(gpu.memory) if gpu.memory else "asleep, and not woken"]
+    if gpu.capability:
+        told.append(f"compute capability {gpu.capability}")
+    if gpu.display:
+        told.append("display")
+    return f"{gpu.number}: {', '.join(told)}"

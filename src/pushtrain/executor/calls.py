@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from pushtrain.core import strictjson
 from pushtrain.core.errors import Forbidden, NotFound, UsageError
+from pushtrain.core.gpustate import GpuRun, MachineGpus
 from pushtrain.core.model import (
     Capacity,
     Challenge,
@@ -95,6 +96,9 @@ class Service(House, Protocol):
 
     def capacity(self) -> Capacity:
         """What is free now."""
+
+    def machine_gpus(self) -> MachineGpus:
+        """What the GPUs do at this moment, and how they stand."""
 
     def usage(self, days: int) -> Usage:
         """What the ledger tells of the last days, today among them."""
@@ -327,6 +331,21 @@ def usage(call: Call) -> Reply:
     return _json(told.model_copy(update=change))
 
 
+def gpus(call: Call) -> Reply:
+    """`GET /v1/gpus`: what the GPUs do at this moment; runs that the key may not read have no name."""
+    call.demand(Scope.READ)
+    call.query()
+    told = call.service.machine_gpus()
+    states = []
+    for state in told.gpus:
+        runs = tuple(
+            run if run.id and call.grant.allows(Scope.READ, run.repository) else GpuRun()
+            for run in state.runs
+        )
+        states.append(state.model_copy(update={"runs": runs}))
+    return _json(told.model_copy(update={"gpus": tuple(states)}))
+
+
 _RUN: Final = "/v1/runs/{run_id}"
 ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     "/v1/challenge": {"POST": challenge},
@@ -338,6 +357,7 @@ ROUTES: Final[Mapping[str, Mapping[str, Handler]]] = {
     f"{_RUN}/cancel": {"POST": cancel},
     f"{_RUN}/release": {"POST": release},
     "/v1/usage": {"GET": usage},
+    "/v1/gpus": {"GET": gpus},
     f"{_RUN}/artifacts/{{path:path}}": {"GET": artifact},
 }
 """Every path that asks for a signature, and what each of its methods does."""

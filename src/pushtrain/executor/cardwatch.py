@@ -53,6 +53,8 @@ class Cards:
     """Cards whose memory has not come back yet."""
     blind: bool = False
     """Whether the driver tells nothing of processes that means anything here."""
+    samples: Mapping[str, GpuSample] = field(default_factory=dict)
+    """What was read of each."""
     theirs: Mapping[str, tuple[tuple[int, int | None], ...]] = field(default_factory=dict)
     """By card: pid and bytes of each process that is not ours; for the owner's own screen."""
 
@@ -128,7 +130,13 @@ class CardWatch:
                 for process in one.processes or ()
                 if process.pid not in ours and process.pid not in dead
             )
-        self.last = Cards(tuple(seen), frozenset(emptying), blind, {} if blind else theirs)
+        self.last = Cards(
+            tuple(seen),
+            frozenset(emptying),
+            blind,
+            {one.uuid: one for one in samples},
+            {} if blind else theirs,
+        )
         return self.last
 
     def close(self) -> None:

@@ -230,6 +230,10 @@ class Landlord:
         """How things stood at the last look."""
         return self._verdict
 
+    def cards(self) -> Cards:
+        """What was seen of the GPUs at the last look."""
+        return self._cards.last
+
     def why(self, needs: Resources) -> str:
         """Why a run that waits does so as far as the owner is concerned; empty: it waits for other runs."""
         return told(self._executor, waits(self._verdict, self._gpus, needs))

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pushtrain import __version__
 from pushtrain.core import queries
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound
+from pushtrain.core.gpustate import MachineGpus
 from pushtrain.core.grants import Word
 from pushtrain.core.invitation import TRIES, Invitation
 from pushtrain.core.lifecycle import comes_back
@@ -40,6 +41,7 @@ from pushtrain.core.room import told
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.usage import Usage
+from pushtrain.executor import gpuboard
 from pushtrain.executor.access import Access
 from pushtrain.executor.books import Books
 from pushtrain.executor.cardwatch import Samples
@@ -520,6 +522,11 @@ class ExecutorService:
             waits=self._landlord.stands(),
             at=at,
         )
+
+    def machine_gpus(self) -> MachineGpus:
+        """What the GPUs do at this moment, and how they stand."""
+        name = self.settings.executor.name
+        return gpuboard.now(name, self.gpus, self._landlord, self._dispatch, self.store)
 
     def usage(self, days: int) -> Usage:
         """What the ledger tells of the last days, today among them."""

@@ -41,6 +41,7 @@ from pushtrain.core.frames import (
     ViewFrame,
     unseal,
 )
+from pushtrain.core.gpustate import MachineGpus
 from pushtrain.core.model import (
     Artifact,
     Challenge,
@@ -204,6 +205,10 @@ class ExecutorClient:
     def usage(self, days: int) -> Usage:
         """What the executor's ledger tells of the last days."""
         return self._value(Usage, Request("GET", "/v1/usage", urlencode({"days": days})))
+
+    def gpus(self) -> MachineGpus:
+        """What the executor's GPUs do at this moment."""
+        return self._value(MachineGpus, Request("GET", "/v1/gpus"))
 
     def view(self, run_id: str) -> RunView:
         """One run. Raises NotFound."""

@@ -12,7 +12,7 @@ heat, errors) is told of each of its slices.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -35,6 +35,12 @@ _THROTTLES: Final = (
     (pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown, "power-brake"),
 )
 _PCI: Final = Path("/sys/bus/pci/devices")  # Linux only, like the driver's own power management
+_NVIDIA: Final = "0x10de"
+_DISPLAYS: Final = ("0x0300", "0x0302")
+"""Classes of PCI devices: VGA and 3D controllers."""
+_ASLEEP: Final = "NVIDIA GPU"
+_Bus = tuple[tuple[int, tuple[str, bool]], ...]
+"""Cards by their index: address, and whether it sleeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +56,24 @@ class _Card:
         return whole if self.slice is None else pynvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, self.slice)
 
 
-def inventory() -> tuple[Gpu, ...]:
-    """The GPUs of this machine in the driver's order, MIG slices in place of their card. It wakes them."""
+def inventory(*, wake: bool = True, pci: Path = _PCI) -> tuple[Gpu, ...]:
+    """The GPUs of this machine in the driver's order, MIG slices in place of their card.
+
+    Args:
+        wake: Whether sleeping cards are woken to be read; else they are there without UUID, name and memory.
+        pci: Where the kernel tells about power.
+    """
+    bus = () if wake else _on_bus(pci)
+    asleep = tuple(Gpu(uuid="", index=at, name=_ASLEEP, memory=0) for at, (_, sleeps) in bus if sleeps)
+    if bus and len(asleep) == len(bus):
+        return asleep
     with _library() as there:
         if not there:
             return ()
         try:
             driver = pynvml.nvmlSystemGetDriverVersion()
-            return tuple(_gpu(index, part, handle, driver) for index, part, handle in _devices())
+            read = (_gpu(index, part, handle, driver) for index, part, handle in _devices(bus))
+            return tuple(sorted((*read, *asleep), key=lambda gpu: (gpu.index, gpu.slice or 0)))
         except pynvml.NVMLError as error:
             _log.warning("The GPUs could not be read, so none are offered: %s.", error)
             return ()
@@ -96,10 +112,15 @@ class Sampler:
     Args:
         pci: Where the kernel tells about power.
         clock: Seconds, for the samples.
+        wake: Whether cards that sleep when they are first looked at are woken, to be found; else they are
+            passed over.
     """
 
-    def __init__(self, *, pci: Path = _PCI, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, pci: Path = _PCI, clock: Callable[[], float] = time.monotonic, wake: bool = True
+    ) -> None:
         self._pci = pci
+        self._wake = wake
         self._clock = clock
         self._cards: tuple[_Card, ...] | None = None
         self._kept: contextlib.ExitStack | None = None
@@ -107,7 +128,7 @@ class Sampler:
     def sample(self) -> tuple[GpuSample, ...]:
         """Every GPU as it is now, in the inventory's order; empty without a driver."""
         if self._cards is None:
-            self._cards = _found()
+            self._cards = _found(() if self._wake else _on_bus(self._pci))
         awake = [card for card in self._cards if self._power(card, "runtime_status") != "suspended"]
         now = self._clock()
         found = self._look(awake, now) if awake else {}
@@ -161,10 +182,40 @@ def _library() -> Iterator[bool]:
         pynvml.nvmlShutdown()
 
 
-def _devices() -> Iterator[tuple[int, int | None, Any]]:
-    """Every card's index and handle; of one that is cut into slices, each slice's."""
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+def _on_bus(pci: Path) -> _Bus:
+    """NVIDIA's cards by the kernel, in the driver's order, which is the bus's; empty: it tells of none."""
+    found = []
+    for device in sorted(pci.glob("*")):
+        try:
+            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+            if vendor == _NVIDIA and kind.startswith(_DISPLAYS):
+                status = device / "power" / "runtime_status"
+                found.append((device.name, status.exists() and status.read_text().strip() == "suspended"))
+        except OSError:
+            continue
+    return tuple(enumerate(found))
+
+
+def _devices(bus: _Bus = ()) -> Iterator[tuple[int, int | None, Any]]:
+    """Every card's index and handle; of one that is cut into slices, each slice's.
+
+    Args:
+        bus: The machine's cards, where those that sleep are to be passed over; empty: all are asked.
+    """
+    ask = pynvml.nvmlDeviceGetHandleByPciBusId if bus else pynvml.nvmlDeviceGetHandleByIndex
+    cards: Iterable[tuple[int, int | str]] = (
+        [(index, f"0000{address.upper()}") for index, (address, sleeps) in bus if not sleeps]
+        if bus
+        else enumerate(range(pynvml.nvmlDeviceGetCount()))
+    )
+    for index, name in cards:
+        try:
+            handle = ask(name)
+        except pynvml.NVMLError as error:
+            if error.value not in _GONE:
+                raise
+            _log.warning("GPU %d does not answer, so it is not offered: %s.", index, error)
+            continue
         mode = _or(None, pynvml.nvmlDeviceGetMigMode, handle)
         if not mode or not mode[0]:
             yield index, None, handle
@@ -189,7 +240,9 @@ def _gpu(index: int, part: int | None, handle: Any, driver: str) -> Gpu:
     )
 
 
-def _found() -> tuple[_Card, ...]:
+def _found(bus: _Bus) -> tuple[_Card, ...]:
+    if bus and all(sleeps for _, (_, sleeps) in bus):
+        return ()
     with _library() as there:
         if not there:
             return ()
@@ -200,7 +253,7 @@ def _found() -> tuple[_Card, ...]:
                     slice=number,
                     uuid=pynvml.nvmlDeviceGetUUID(handle),
                 )
-                for _, number, handle in _devices()
+                for _, number, handle in _devices(bus)
             )
         except pynvml.NVMLError as error:
             _log.warning("The GPUs could not be read: %s.", error)
