@@ -59,6 +59,7 @@ def test_a_run_that_the_key_may_not_read_has_no_name(
     executor: Served, monkeypatch: pytest.MonkeyPatch, library: FakeNvml
 ) -> None:
     executor.authorized.add(SENDER.public_key())
+    library.cards[0].utilization = 0  # else it would look like its owner before the run is there
     run = client(executor).send(a_command())
     holder = Holder(run.id, 1, "train", (library.cards[0].uuid,))
     monkeypatch.setattr(executor.service._dispatch, "holders", lambda: (holder,))
