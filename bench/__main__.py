@@ -19,6 +19,7 @@ from bench.gate import gate
 from bench.isolation import isolation
 from bench.measures import MEASURES as HERE
 from bench.measures import Figure
+from bench.owners import owners
 from bench.tunnel import tunnel
 from bench.turns import turns
 
@@ -28,6 +29,7 @@ MEASURES = {
     "adoption": adoption,
     "gate": gate,
     "isolation": isolation,
+    "owners": owners,
     "tunnel": tunnel,
     "turns": turns,
 }

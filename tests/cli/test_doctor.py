@@ -404,3 +404,27 @@ def test_a_host_that_cannot_be_asked_for_a_number_is_wrong(patient: Patient) -> 
     found = patient.findings("rules")[-1]
     assert found["verdict"] == "wrong"
     assert "status_api" in found["mend"]
+
+
+def test_whether_the_owner_is_seen_is_told(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushtrain.plumbing.presence.sessions", lambda: ())
+    found = patient.finding("owner")
+    assert found["verdict"] == "ok"
+    assert "nobody is logged in" in found["text"]
+    monkeypatch.setattr("pushtrain.plumbing.presence.sessions", lambda: None)
+    monkeypatch.setattr("pushtrain.plumbing.presence.typed_at", lambda _: None)
+    assert "keyboard and mouse cannot be told" in patient.finding("owner")["text"]
+
+
+def test_a_rule_that_asks_for_what_this_machine_cannot_tell_is_wrong(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushtrain.plumbing.presence.sessions", lambda: None)
+    monkeypatch.setattr("pushtrain.plumbing.presence.typed_at", lambda _: None)
+    patient.settings({"rules": {"owner": {"idle": "10m"}}})
+    found = patient.finding("owner")
+    assert found["verdict"] == "wrong"
+    assert "nothing is lent" in found["text"]
+    assert "hours" in found["mend"]
+    patient.settings({"rules": {"owner": {"idle": "10m", "hours": ["18:00-08:00"]}}})
+    assert patient.finding("owner")["verdict"] == "ok"

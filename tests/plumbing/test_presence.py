@@ -134,7 +134,9 @@ def test_a_program_that_hangs_is_ended_and_tells_nothing(
     monkeypatch.setattr("pushtrain.plumbing.asking.PATIENCE", 0.1)
     (tmp_path / "2").touch()
     programs("loginctl", "exec sleep 600")
+    begin = time.monotonic()
     assert sessions.sessions(tmp_path) is None
+    assert time.monotonic() - begin < 4
 
 
 def test_without_logind_a_terminals_last_key_is_looked_at() -> None:

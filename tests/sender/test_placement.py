@@ -89,6 +89,15 @@ def test_a_run_that_nobody_can_start_waits_and_says_for_what() -> None:
     assert plan.again_in == 3.0
 
 
+def test_an_executor_that_its_owner_uses_says_so_in_its_own_words() -> None:
+    words = "the owner is using GPU 0 (9 GB)\x1b[2J" + "x" * 99
+    owned = seen("lab-3", room().model_copy(update={"waits": words}), gpus=(24,))
+    (why,) = planned(out(job=gpu_job()), at=(owned, seen("lab-7", room(), gpus=(24,)))).why.values()
+    assert why.startswith("lab-7 is busy; lab-3 waits: the owner is using GPU 0 (9 GB)")
+    assert "\x1b" not in why
+    assert len(why) < 130
+
+
 def test_executors_that_were_not_asked_are_asked_a_few_at_a_time() -> None:
     labs = tuple(seen(f"lab-{number:02d}") for number in range(50))
     first = planned(out(), at=labs)

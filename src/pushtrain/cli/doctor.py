@@ -8,6 +8,7 @@ from pushtrain.cli import (
     checks,
     isolation_check,
     network_check,
+    owner_check,
     remote_checks,
     render,
     roster_check,
@@ -32,6 +33,7 @@ _CHECKS: Final[tuple[Callable[[StateFolder, Settings], Iterator[Finding]], ...]]
     rules_check.rules,
     isolation_check.isolation,
     network_check.network,
+    owner_check.owner,
     remote_checks.repositories,
     remote_checks.commit_statuses,
     roster_check.rosters,
@@ -47,9 +49,10 @@ def doctor(*, json: Json = False, state: State = None) -> None:
     """Check this machine, and everything elsewhere that it needs; say the mend for what is wrong.
 
     Programs, private files, disk, GPUs; what your rules need; how well jobs are kept apart, tried inside each
-    level; what they reach over the network; for each repository whether it can be read and pushed; the token
-    for commit statuses; executors, tunnel and clocks; the service. Exits with 14 when something must be
-    mended. Changes nothing but the state folder, which it makes when there is none.
+    level; what they reach over the network; whether it is seen that you need the machine; for each repository
+    whether it can be read and pushed; the token for commit statuses; executors, tunnel and clocks; the
+    service. Exits with 14 when something must be mended. Changes nothing but the state folder, which it makes
+    when there is none.
     """
     found: list[Finding] = []
     for finding in _examine(open_state(state)):
