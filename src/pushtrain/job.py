@@ -99,7 +99,8 @@ def log(step: float | None = None, **metrics: float) -> None:
 
 
 def _number(value: Any) -> float:
-    return value if isinstance(value, (int, float)) else float(value)
+    item = getattr(value, "item", None)  # a tensor's, an array's
+    return value if isinstance(value, (int, float)) else float(item() if callable(item) else value)
 
 
 class _Wish:
