@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.cli.hanging import hang
-from pushtrain.plumbing.namespaces import PROFILE
+from pushtrain.plumbing.namespaces import profile
 
 WORDS = st.lists(
     st.text("abcdefgh", min_size=1, max_size=12)
@@ -34,9 +34,10 @@ def test_text_hangs_under_its_first_word() -> None:
 
 
 def test_a_command_that_is_too_long_stands_alone_and_can_be_copied_whole() -> None:
-    lines = hang("      → ", f"Allow it: `{PROFILE}`.", width=80)
-    assert lines == ["      → Allow it:", f"  {PROFILE}"]
-    assert hang("      → ", f"`{PROFILE}`", width=80) == ["      →", f"  {PROFILE}"]
+    command = profile()
+    lines = hang("      → ", f"Allow it: `{command}`.", width=80)
+    assert lines == ["      → Allow it:", f"  {command}"]
+    assert hang("      → ", f"`{command}`", width=80) == ["      →", f"  {command}"]
 
 
 def test_what_is_no_terminal_gets_one_line() -> None:

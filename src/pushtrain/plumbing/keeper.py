@@ -365,7 +365,7 @@ class Keeper:
             os.close(one)
         try:
             if os.read(told, 1) != b"1":
-                raise OSError(0, "a user namespace in another one: not permitted")
+                raise OSError(1, "a user namespace in another one: not permitted")  # EPERM
             return (
                 os.open(f"/proc/{pid}/ns/net", os.O_RDONLY),
                 (os.open(f"/proc/{pid}/ns/user", os.O_RDONLY),),

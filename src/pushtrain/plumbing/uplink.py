@@ -281,7 +281,7 @@ def _refused(number: int, text: str) -> ConfigError:
     if number in {errno.EOPNOTSUPP, errno.ENOTSUP}:
         mend = "Load the modules that it takes: `sudo modprobe -a veth tun`."
         return ConfigError(f"The kernel cannot make what an uplink takes: {text}.", mend=mend)
-    if number in {errno.EPERM, errno.ENOSPC}:
+    if number in {errno.EPERM, errno.EACCES, errno.ENOSPC}:
         why, mend = namespaces.explain(text)
         return ConfigError(f"An uplink could not be made: {why}.", mend=mend)
     return ConfigError(f"An uplink could not be made: {text}.")
