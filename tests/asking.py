@@ -3,6 +3,7 @@
 import http.client
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -16,6 +17,15 @@ SENDER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 STRANGER = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
 JSON = "application/json"
 _nonces = iter(range(10**9))
+
+
+class How(TypedDict, total=False):
+    """How a request is signed, where not as usual."""
+
+    key: Ed25519PrivateKey
+    idempotency: str
+    nonce: str
+    kind: str
 
 
 @dataclass
@@ -45,19 +55,15 @@ def headers_for(
     path: str,
     query: str = "",
     body: bytes = b"",
-    *,
-    key: Ed25519PrivateKey = SENDER,
-    idempotency: str = "",
-    nonce: str = "",
-    kind: str = JSON,
+    **how: Unpack[How],
 ) -> dict[str, str]:
     return sign_request(
-        Message(method, path, query, {"content-type": kind}, body),
-        key=key,
+        Message(method, path, query, {"content-type": how.get("kind", JSON)}, body),
+        key=how.get("key", SENDER),
         audience=fingerprint(executor.key.public_key()),
-        nonce=nonce or f"nonce-{next(_nonces):016d}",
+        nonce=how.get("nonce") or f"nonce-{next(_nonces):016d}",
         now=executor.clock(),
-        idempotency_key=idempotency or "none",
+        idempotency_key=how.get("idempotency") or "none",
     )
 
 
@@ -92,15 +98,9 @@ def ask(
     path: str,
     query: str = "",
     body: bytes = b"",
-    *,
-    key: Ed25519PrivateKey = SENDER,
-    idempotency: str = "",
-    nonce: str = "",
-    kind: str = JSON,
+    **how: Unpack[How],
 ) -> Answer:
-    headers = headers_for(
-        executor, method, path, query, body, key=key, idempotency=idempotency, nonce=nonce, kind=kind
-    )
+    headers = headers_for(executor, method, path, query, body, **how)
     return exchange(executor, method, f"{path}?{query}" if query else path, list(headers.items()), body)
 
 

@@ -6,13 +6,25 @@ else in the file. The roster is such a file, and so are the sealed secrets besid
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from pushtrain.core.errors import ConfigError
+from pydantic import ValidationError
+
+from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.forms import clean
 from pushtrain.core.members import Member, NoObject, members
+
+ValueT = TypeVar("ValueT")
+
+
+def unfit(error: ValidationError) -> UsageError:
+    """Why an entry has not the form that it should have: the first thing that is wrong with it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return UsageError(f"`{clean(where[:60])}`: {first['msg'].lower()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,32 @@ class Register:
         if len(found) > self.most:
             raise self._broken(source, f"it has more than {self.most} {self.entry}")
         return found
+
+    def read(
+        self, text: str, source: str, one: Callable[[str, str], ValueT]
+    ) -> tuple[tuple[ValueT, ...], tuple[tuple[str, str], ...]]:
+        """What the entries are, and which cannot be read and why; one that cannot spoils no other.
+
+        Args:
+            text: The file.
+            source: For messages: where it stands.
+            one: An entry's value, of its name and its text; a UsageError says why it is none.
+
+        Raises:
+            ConfigError: As `entries`.
+        """
+        found = self.entries(text, source)
+        times = Counter(member.name for member in found)
+        values: list[ValueT] = []
+        unread: list[tuple[str, str]] = []
+        for member in found:
+            try:
+                if times[member.name] > 1:
+                    raise UsageError("it stands there twice")  # noqa: TRY301  one way to say why
+                values.append(one(member.name, text[member.at : member.end]))
+            except UsageError as error:
+                unread.append((clean(member.name[:80]), error.message))
+        return tuple(values), tuple(dict.fromkeys(unread))
 
     def with_entry(self, text: str, name: str, document: Mapping[str, Any], source: str) -> str:
         """The file with this entry in the place of the one of that name; everything else stays.

@@ -12,7 +12,6 @@ docs/config-json.md describes the file for people, docs/config.schema.json for e
 import base64
 import json
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,9 +25,8 @@ from pydantic import ValidationError
 
 from pushtrain.core.address import is_loopback
 from pushtrain.core.errors import ConfigError, UsageError
-from pushtrain.core.forms import clean
 from pushtrain.core.model import ExecutorCard, Gpu, Value
-from pushtrain.core.register import Register
+from pushtrain.core.register import Register, unfit
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.strictjson import loads
 
@@ -121,18 +119,8 @@ def parse(text: str, *, source: str = "config.json") -> Roster:
         BrokenRoster: It is no roster at all.
         ConfigError: A newer pushtrain wrote it.
     """
-    executors = _REGISTER.entries(text, source)
-    times = Counter(member.name for member in executors)
-    cards: list[Listed] = []
-    unread: list[Unread] = []
-    for member in executors:
-        try:
-            if times[member.name] > 1:
-                raise UsageError("it stands there twice")  # noqa: TRY301  one way to say why
-            cards.append(_listed(member.name, text[member.at : member.end]))
-        except UsageError as error:
-            unread.append(Unread(fingerprint=clean(member.name[:80]), why=error.message))
-    return Roster(tuple(cards), tuple(dict.fromkeys(unread)))
+    cards, unread = _REGISTER.read(text, source, _listed)
+    return Roster(cards, tuple(Unread(fingerprint=name, why=why) for name, why in unread))
 
 
 def _listed(name: str, text: str) -> Listed:
@@ -147,9 +135,7 @@ def _listed(name: str, text: str) -> Listed:
         card = ExecutorCard.model_validate_json(json.dumps(_known(document)), strict=True)
         return Listed(name, card, canonical(document))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"`{clean(where[:60])}`: {first['msg'].lower()}") from error
+        raise unfit(error) from error
 
 
 def _known(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ docs/secrets.md describes the file for people.
 
 import base64
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +32,7 @@ from pushtrain.core.forms import clean
 from pushtrain.core.model import RepositoryKey, Value
 from pushtrain.core.patterns import PatternError, selects
 from pushtrain.core.redact import LEAST
-from pushtrain.core.register import Register
+from pushtrain.core.register import Register, unfit
 from pushtrain.core.secretname import SecretName
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.strictjson import loads
@@ -163,18 +162,8 @@ def parse(text: str, *, source: str = "secrets.json") -> SecretsFile:
         BrokenSecrets: It is no such file at all.
         ConfigError: A newer pushtrain wrote it.
     """
-    found = _REGISTER.entries(text, source)
-    times = Counter(member.name for member in found)
-    entries: list[Sealed] = []
-    unread: list[Unread] = []
-    for member in found:
-        try:
-            if times[member.name] > 1:
-                raise UsageError("it stands there twice")  # noqa: TRY301  one way to say why
-            entries.append(_entry(member.name, text[member.at : member.end]))
-        except UsageError as error:
-            unread.append(Unread(slot=clean(member.name[:80]), why=error.message))
-    return SecretsFile(tuple(entries), tuple(dict.fromkeys(unread)))
+    entries, unread = _REGISTER.read(text, source, _entry)
+    return SecretsFile(entries, tuple(Unread(slot=slot, why=why) for slot, why in unread))
 
 
 def _entry(slot: str, text: str) -> Sealed:
@@ -184,9 +173,7 @@ def _entry(slot: str, text: str) -> Sealed:
     try:
         entry = Sealed.model_validate_json(text.encode("utf-8", "surrogateescape"), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"`{clean(where[:60])}`: {first['msg'].lower()}") from error
+        raise unfit(error) from error
     if entry.slot != slot:
         raise UsageError("it does not stand in its place")
     return entry

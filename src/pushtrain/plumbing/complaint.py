@@ -158,31 +158,38 @@ def _pause(said: Sequence[str], now: float) -> float:
         return 0.0
 
 
+_ORDINARY: Final[tuple[tuple[re.Pattern[str], type[PushtrainError], str], ...]] = (
+    (
+        _NO_ACCESS,
+        CredentialError,
+        "Give git access: a credential helper, an SSH key that needs no prompt, or PUSHTRAIN_GIT_TOKEN.",
+    ),
+    (_DECLINED, PushDeclined, "The host's rules refused the push: protected branch, hook, or file size."),
+    (_MOVED, PushRejected, "Fetch and try again."),
+    (
+        _NO_HOST,
+        GitError,
+        "What answers there is no Git host: a sign-in page of the network, a proxy? It is tried again.",
+    ),
+    (
+        _ABSENT,
+        NotFound,
+        "Check the remote in settings.toml; hosts also say so when the credentials lack access.",
+    ),
+    (_NO_NETWORK, GitError, "Check the network; it is tried again."),
+    (
+        _BROKEN,
+        BrokenRepository,
+        "Delete the repository's folder below the state folder; it is rebuilt.",
+    ),
+)
+"""What goes wrong in any week, the first that fits: git's words, the error, the mend."""
+
+
 def _ordinary(failed: str, lower: str) -> PushtrainError:
-    """The error for what goes wrong in any week: access, network, a branch that moved."""
-    if _NO_ACCESS.search(lower):
-        mend = (
-            "Give git access: a credential helper, an SSH key that needs no prompt, or PUSHTRAIN_GIT_TOKEN."
-        )
-        return CredentialError(failed, mend=mend)
-    if _DECLINED.search(lower):
-        return PushDeclined(
-            failed, mend="The host's rules refused the push: protected branch, hook, or file size."
-        )
-    if _MOVED.search(lower):
-        return PushRejected(failed, mend="Fetch and try again.")
-    if _NO_HOST.search(lower):
-        mend = "What answers there is no Git host: a sign-in page of the network, a proxy? It is tried again."
-        return GitError(failed, mend=mend)
-    if _ABSENT.search(lower):
-        mend = "Check the remote in settings.toml; hosts also say so when the credentials lack access."
-        return NotFound(failed, mend=mend)
-    if _NO_NETWORK.search(lower):
-        return GitError(failed, mend="Check the network; it is tried again.")
-    if _BROKEN.search(lower):
-        return BrokenRepository(
-            failed, mend="Delete the repository's folder below the state folder; it is rebuilt."
-        )
+    for words, error, mend in _ORDINARY:
+        if words.search(lower):
+            return error(failed, mend=mend)
     return GitError(failed)
 
 

@@ -107,9 +107,10 @@ _FAMILIES: Final = 64
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
 
-def supported(machine: str | None = None) -> bool:
-    """Whether there is a filter for this kind of processor."""
-    return (machine or os.uname().machine) in _MACHINES
+def missing(machine: str | None = None) -> tuple[str, str]:
+    """Why there is no filter for this kind of processor, and the mend; empty: there is one."""
+    machine = machine or os.uname().machine
+    return ("", "") if machine in _MACHINES else (f"there is no filter of system calls for {machine}", "")
 
 
 def program(machine: str | None = None, *, alone: bool) -> bytes:

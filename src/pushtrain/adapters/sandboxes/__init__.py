@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pushtrain.core.errors import ConfigError
+from pushtrain.core.model import Isolation, JobNetwork
 from pushtrain.plumbing import seccomp
 from pushtrain.plumbing.files import replace
+from pushtrain.ports import Cage
 
 registry: Final[dict[str, str]] = {
     "sandbox": "pushtrain.adapters.sandboxes.sandbox:Bubblewrap",
@@ -44,3 +47,17 @@ class Ground:
             self.folder.mkdir(parents=True, exist_ok=True)
             replace(path, content, durable=False)
         return path
+
+
+def demand_network(level: Isolation, cage: Cage, *kept: JobNetwork) -> None:
+    """Refuse a cage whose network a level cannot keep.
+
+    Raises:
+        ConfigError: It can keep only `kept`.
+    """
+    if cage.network not in kept:
+        allowed = " or ".join(f'"{one}"' for one in kept)
+        raise ConfigError(
+            f"At the level `{level}` a job cannot be held to the network `{cage.network}`.",
+            mend=f"The owner may allow `network = {allowed}`.",
+        )

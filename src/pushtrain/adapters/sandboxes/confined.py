@@ -8,11 +8,10 @@ is looked for them again. It has no network of its own either: where jobs must n
 it is not offered.
 """
 
-import os
 from pathlib import Path
 from typing import Final
 
-from pushtrain.adapters.sandboxes import Ground
+from pushtrain.adapters.sandboxes import Ground, demand_network
 from pushtrain.adapters.sandboxes.system import PROGRAMS, RESOLVERS
 from pushtrain.core.canaries import KNOWN
 from pushtrain.core.errors import ConfigError
@@ -42,9 +41,7 @@ class Confined:
         if landlock.abi() < landlock.SCOPED:
             known = f"its Landlock has ABI {landlock.abi()}" if landlock.abi() else "it has no Landlock"
             return f"the kernel is too old for it: {known}", _KERNEL
-        if not seccomp.supported():
-            return f"there is no filter of system calls for {os.uname().machine}", ""
-        return "", ""
+        return seccomp.missing()
 
     def explain(self, complaint: str) -> tuple[str, str]:
         """Nothing is known to keep it from working."""
@@ -57,11 +54,7 @@ class Confined:
             ConfigError: A socket has come within reach by which a job could leave it; or the cage restricts
                 the network.
         """
-        if cage.network is not JobNetwork.FULL:
-            raise ConfigError(
-                f"At the level `{self.level}` a job cannot be held to the network `{cage.network}`.",
-                mend='The owner may allow `network = "full"`.',
-            )
+        demand_network(self.level, cage, JobNetwork.FULL)
         self._look_around()
         tmp = shortcut.to(cage.tmp) if cage.tmp else None
         version = landlock.abi()

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from pushtrain.adapters.sandboxes import Ground
+from pushtrain.adapters.sandboxes import Ground, demand_network
 from pushtrain.adapters.sandboxes.system import PROGRAMS
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork
@@ -82,9 +82,7 @@ class Container:
         there = _ask(engine, "image", "inspect", IMAGE)
         if there is None and _ask(engine, "import", "-", IMAGE, given=_EMPTY_ARCHIVE) is None:
             return f"{Path(engine).name} does not take an empty image", ""
-        if not seccomp.supported():
-            return f"there is no filter of system calls for {os.uname().machine}", ""
-        return "", ""
+        return seccomp.missing()
 
     def explain(self, complaint: str) -> tuple[str, str]:
         """What the engine said."""
@@ -102,11 +100,7 @@ class Container:
         engine = _engine()
         if engine is None:
             raise ConfigError("Neither Podman nor Docker is installed.", mend="`sudo apt install podman`")
-        if cage.network not in {JobNetwork.FULL, JobNetwork.NONE}:
-            raise ConfigError(
-                f"At the level `{self.level}` a job cannot be held to the network `{cage.network}`.",
-                mend='The owner may allow `network = "full"` or `"none"`.',
-            )
+        demand_network(self.level, cage, JobNetwork.FULL, JobNetwork.NONE)
         uid = jobuser.settle(cage) if jobuser.wanted() else None
         user, group = (uid, uid) if uid is not None else (os.geteuid(), os.getegid())
         name = f"pushtrain-{secrets.token_hex(8)}"

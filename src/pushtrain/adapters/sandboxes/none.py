@@ -1,7 +1,6 @@
 """No isolation: a job is an ordinary child of the executor and may do what its user may."""
 
-from pushtrain.adapters.sandboxes import Ground
-from pushtrain.core.errors import ConfigError
+from pushtrain.adapters.sandboxes import Ground, demand_network
 from pushtrain.core.model import Isolation, JobNetwork
 from pushtrain.plumbing import shortcut
 from pushtrain.ports import Cage, Enclosure
@@ -29,9 +28,5 @@ class Unconfined:
         Raises:
             ConfigError: The cage restricts the network.
         """
-        if cage.network is not JobNetwork.FULL:
-            raise ConfigError(
-                f"Without isolation a job cannot be held to the network `{cage.network}`.",
-                mend='The owner may allow `network = "full"`.',
-            )
+        demand_network(self.level, cage, JobNetwork.FULL)
         return Enclosure(env={"TMPDIR": str(shortcut.to(cage.tmp))} if cage.tmp else {})

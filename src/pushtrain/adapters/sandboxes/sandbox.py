@@ -53,9 +53,9 @@ class Bubblewrap:
         """Whether there is a bubblewrap."""
         if shutil.which("bwrap") is None:
             return "bubblewrap is not installed", "`sudo apt install bubblewrap`"
-        if not seccomp.supported():
-            return f"there is no system call filter for {os.uname().machine}", ""
-        return jobuser.lacking() if jobuser.wanted() else ("", "")
+        if jobuser.wanted() and jobuser.lacking()[0]:
+            return jobuser.lacking()
+        return seccomp.missing()
 
     def explain(self, complaint: str) -> tuple[str, str]:
         """Most machines that refuse have a switch for it."""

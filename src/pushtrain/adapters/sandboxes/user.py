@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from pushtrain.adapters.sandboxes import Ground
+from pushtrain.adapters.sandboxes import Ground, demand_network
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork
 from pushtrain.plumbing import jobuser, seccomp, shortcut
@@ -39,9 +39,7 @@ class OwnUser:
             return "only an executor that root runs can give its jobs another user", ""
         if _HARD_LINKS.read_text().strip() != "1":
             return "a job could have others' files given to it by hard links", _MEND
-        if not seccomp.supported():
-            return f"there is no filter of system calls for {os.uname().machine}", ""
-        return "", ""
+        return seccomp.missing()
 
     def explain(self, complaint: str) -> tuple[str, str]:
         """Usually the job's Python lies where only root passes."""
@@ -54,11 +52,7 @@ class OwnUser:
             ConfigError: That uid cannot get there; or the cage restricts the network.
             OSError: A folder cannot be given away.
         """
-        if cage.network is not JobNetwork.FULL:
-            raise ConfigError(
-                f"At the level `{self.level}` a job cannot be held to the network `{cage.network}`.",
-                mend='The owner may allow `network = "full"`.',
-            )
+        demand_network(self.level, cage, JobNetwork.FULL)
         self._keep_private()
         for path in (*cage.writable, *(path for path in cage.readable if path.exists())):
             self._open_way(path)
