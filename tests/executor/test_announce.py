@@ -386,6 +386,19 @@ def test_a_roster_that_cannot_be_written_is_tried_again_later_each_time(
     assert lab.told().online
 
 
+def test_a_clock_that_is_set_back_keeps_no_roster_waiting(lab: Lab) -> None:
+    lab.announcer.look()
+    mend = lab.break_remote()
+    lab.card = FACE.model_copy(update={"labels": ("new",)})
+    for _ in range(12):
+        lab.clock.advance(900)
+        lab.announcer.look()
+    mend()
+    lab.clock.advance(-3600)
+    lab.announcer.look()
+    assert lab.told().labels == ("new",)
+
+
 def test_a_new_address_does_not_wait_for_the_end_of_a_pause(lab: Lab) -> None:
     lab.announcer.look()
     mend = lab.break_remote()

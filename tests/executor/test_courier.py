@@ -103,6 +103,19 @@ async def test_after_days_without_a_network_results_are_out_within_ten_minutes(t
 
 
 @story
+async def test_a_clock_that_is_set_back_an_hour_keeps_no_results(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.remote.trouble = RateLimited("Less.", after=90)
+    run = desk.ended()
+    async with desk.working():
+        await desk.tried(run, 1)
+        desk.remote.trouble = None
+        desk.clock.advance(-3600)
+        desk.courier.wake()
+        await eventually(lambda: desk.store.run(run.id).state is State.DONE, what="the results")
+
+
+@story
 async def test_a_host_that_asks_to_be_left_alone_is_by_all_runs_of_that_repository(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.remote.trouble = RateLimited("Less.", after=90)

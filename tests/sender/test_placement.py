@@ -227,6 +227,14 @@ def test_after_an_hour_of_silence_it_may_go_elsewhere_but_only_once_it_was_asked
     assert (back.lost, back.deliver) == ([], [(bound.run_id, "first")])
 
 
+def test_a_sender_that_slept_or_whose_clock_jumped_asks_for_minutes_before_it_gives_up() -> None:
+    bound = out("r", executor="first", placed_at=NOON - 8 * HOUR)
+    labs = (seen("first", trouble="no", ask_in=9.0), seen("second", room(4)))
+    woken = planned(bound, at=labs, awake=NOON - 10)
+    assert (woken.lost, woken.again_in) == ([], 9.0)
+    assert planned(bound, at=labs, awake=NOON - 300).lost == [bound.run_id]
+
+
 def test_an_executor_that_is_not_known_any_more_keeps_its_run_for_as_long() -> None:
     bound = out("r", executor="gone", placed_at=NOON - 2 * HOUR)
     labs = (seen("second", room(4)),)

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from pushtrain.core.errors import Busy, Conflict, Draining, Forbidden, StorageError, Unreachable
+from pushtrain.core.frames import CapacityFrame
 from pushtrain.core.model import FreeGpu, Resources, TrainCommand
 from pushtrain.plumbing.outbox import Outgoing
 from pushtrain.plumbing.store import Store
 from pushtrain.sender import board
 from pushtrain.sender import rounds as rounds_module
 from pushtrain.sender.rounds import Rounds
-from pushtrain.testing import Clock, a_capacity, a_command, a_gpu, a_spec, eventually
+from pushtrain.testing import NOON, Clock, a_capacity, a_command, a_gpu, a_spec, eventually
 from sender_world import ScriptedExecutor
 
 FREE, BUSY = a_capacity(), a_capacity(free_slots=0, running=1)
@@ -29,6 +30,8 @@ class Sender:
         self.folder = folder
         self.executors = list(executors)
         self.clock = Clock()
+        self.jumped = 0.0
+        """Seconds by which the clock went ahead while no time passed."""
         self.store = Store(folder / "store.db", clock=self.clock)
         self.rounds = self.begin()
 
@@ -40,6 +43,7 @@ class Sender:
             self.store,
             lambda: [(executor, None) for executor in self.executors],
             clock=self.clock,
+            ticks=lambda: time.monotonic() + self.clock() - NOON - self.jumped,
             jitter=lambda: 0.0,
         )
         return self.rounds
@@ -314,6 +318,76 @@ def test_a_lost_answer_keeps_the_run_from_others_until_the_executor_was_silent_f
         assert (command.possible_duplicate, command.attempt) == (True, 1)
 
     sender.play(story)
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_after_eight_hours_of_sleep_a_silent_executor_keeps_its_run_for_minutes_more(
+    sender: Sender, comes_back: bool
+) -> None:
+    """The network of a machine that has just woken up takes a while: that is no silence of the executor's."""
+    first, second = lab("first"), lab("second", running=3)
+    first.loses_answers = True
+    sender.executors = [first, second]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: sender.out(run_id).tries)
+        first.down = True
+        asked = first.asked
+        sender.jumped += 8 * 3600
+        sender.clock.advance(8 * 3600)
+        sender.rounds.wake()
+        await eventually(lambda: first.asked > asked and "may have it" in sender.out(run_id).detail)
+        assert second.received == []
+        if comes_back:
+            first.down = first.loses_answers = False
+            sender.clock.advance(30)
+            sender.rounds.wake()
+            await eventually(lambda: first.received.count(run_id) == 2, what="the same executor again")
+            assert second.received == []
+        else:
+            sender.clock.advance(310)
+            sender.rounds.wake()
+            await eventually(lambda: second.received)
+            assert second.accepted[run_id].possible_duplicate
+
+    sender.play(story)
+
+
+def test_a_clock_that_is_set_back_an_hour_holds_up_no_command(sender: Sender) -> None:
+    one = lab("lab")
+    one.refusal = StorageError("Its disk is full.")
+    sender.executors = [one]
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: sender.out(run_id).tries)
+        one.refusal = None
+        sender.jumped -= 3600
+        sender.clock.advance(-3600)
+        sender.rounds.wake()
+        await eventually(lambda: run_id in one.accepted, what="the run there")
+
+    sender.play(story)
+
+
+def test_what_was_taken_before_an_executors_clock_was_set_back_takes_no_room_any_more() -> None:
+    one = lab("lab", slots=1, free_slots=1)
+    known = board.Board(clock=lambda: 0.0)
+    known.know([(one, None)])
+    number = known.opening(one.id)
+    command = a_command()
+    known.sent(one.id, command)
+    known.accepted(one.id, command, NOON)
+
+    def free(at: float) -> int:
+        known.told(one.id, number, CapacityFrame(capacity=a_capacity(free_slots=1, at=at), waiting=()))
+        (seen,) = known.seen()
+        assert seen.capacity is not None
+        return seen.capacity.free_slots
+
+    assert free(NOON - 1) == 0, "told before it took the command on"
+    assert free(NOON - 3600) == 1, "its clock was set back since"
 
 
 # --- recall -----------------------------------------------------------------------------------------------

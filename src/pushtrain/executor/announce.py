@@ -44,6 +44,8 @@ _FRESH: Final = 60.0
 must not write one each time."""
 _FIRST_PAUSE: Final = 5.0
 _LONGEST_PAUSE: Final = 900.0
+_LONGEST_WRONG: Final = 40.0
+"""The same while what the roster says is wrong: senders look for us where we are not."""
 _FAREWELL: Final = 8.0
 """Seconds that a stop waits for the rosters."""
 _NOT_TOLD: Final = ("timestamp", "sequence", "expires", "signature", "online")
@@ -239,6 +241,9 @@ class Announcer:
                     target.not_before = -math.inf
             self._seen = card
             for target in self._targets:
+                if target.not_before > now + 2 * _LONGEST_PAUSE:
+                    target.not_before = -math.inf  # the clock was set back
+            for target in self._targets:
                 if not target.looked and target.not_before <= now:
                     self._attempt(target, lambda target=target: self._recall(target))  # type: ignore[misc]
             self._write_due(card, now)
@@ -312,7 +317,9 @@ class Announcer:
             target.tries, target.trouble, target.not_before = 0, "", -math.inf
             return
         target.tries += 1
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(target.tries - 1, 10))
+        right = target.last is not None and self._seen and not differs(target.face(self._seen), target.last)
+        longest = _LONGEST_PAUSE if right else _LONGEST_WRONG
+        pause = min(longest, _FIRST_PAUSE * 2.0 ** min(target.tries - 1, 10))
         target.not_before = self._clock() + pause * (0.75 + 0.5 * self._jitter())
         if trouble != target.trouble:
             target.trouble = trouble

@@ -139,7 +139,7 @@ class Courier:
         for run in self._store.publishable(now, limit=200):
             target = _target(run)
             until = self._left_alone.get(target, now)
-            if until > now:
+            if now < until <= now + _LONGEST_WISH:
                 dues.append(until)
             elif target not in self._busy:
                 batches.setdefault(target, []).append(run)

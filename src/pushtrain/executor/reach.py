@@ -20,8 +20,8 @@ _log = logging.getLogger(__name__)
 
 _FIRST: Final = 0.5
 """Seconds before the first new try at most; twice as many before the next."""
-_LONGEST: Final = 60.0
-"""Seconds between tries at most."""
+_LONGEST: Final = 45.0
+"""Seconds between tries at most: a minute after the network is back the roster has the new address."""
 _MENDING: Final = 300.0
 """Seconds between tries when a person must mend something first."""
 _STEADY: Final = 10.0

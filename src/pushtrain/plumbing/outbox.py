@@ -66,6 +66,10 @@ _OUT: Final = (
     "command, state, executor, tries, not_before, created_at, updated_at, detail, placed_at, accepted_at"
 )
 _HEARD: Final = "id, value, source, received_at, note"
+_FAR: Final = 600.0
+"""Seconds to the next try that no pause is as long as: the clock was set back since it was noted."""
+_STEPPED: Final = 60.0
+"""Seconds by which an executor's word cannot be older than its acceptance: its clock was set back."""
 _LATELY: Final = 10_000
 """Commands among which refused and cancelled ones are looked for: each is read for that."""
 
@@ -149,8 +153,12 @@ class Outbox:
 
     def outbox_due(self, now: float, *, limit: int = 1000) -> list[Outgoing]:
         """Commands that should be tried now, in the order they came."""
-        query = f"SELECT {_OUT} FROM outbox WHERE state = 'waiting' AND not_before <= ? ORDER BY seq LIMIT ?"
-        return self._database.read(lambda db: [_outgoing(*row) for row in db.execute(query, (now, limit))])
+        query = (
+            f"SELECT {_OUT} FROM outbox WHERE state = 'waiting' AND (not_before <= ?1 OR not_before > ?2) "
+            "ORDER BY seq LIMIT ?3"
+        )
+        given = (now, now + _FAR, limit)
+        return self._database.read(lambda db: [_outgoing(*row) for row in db.execute(query, given)])
 
     def outbox_next(self, *, after: float = -1) -> float | None:
         """When the next waiting command is due, looking only beyond `after`; None when none is."""
@@ -285,9 +293,11 @@ class Outbox:
         now = self._clock()
         query = (
             "UPDATE outbox SET state = 'started', updated_at = ? WHERE executor = ? AND state = 'delivered' "
-            f"AND accepted_at <= ? AND run_id NOT IN ({', '.join('?' * len(waiting))})"
+            "AND (accepted_at <= ? OR accepted_at > ?) "
+            f"AND run_id NOT IN ({', '.join('?' * len(waiting))})"
         )
-        self._database.write(lambda db: db.execute(query, (now, executor, at, *waiting)).fetchall())
+        given = (now, executor, at, at + _STEPPED, *waiting)
+        self._database.write(lambda db: db.execute(query, given).fetchall())
 
     def outbox_recalling(self) -> list[Outgoing]:
         """Commands whose recall has not been answered yet, in the order they came."""

@@ -43,6 +43,8 @@ from pushtrain.plumbing.retention import Retention
 from pushtrain.plumbing.statuses import Statuses
 
 _HEX: Final = frozenset("0123456789abcdef")
+_FAR: Final = 3600.0
+"""Seconds to the next try of publishing that no pause is longer than: the clock was set back since."""
 
 
 class Store(Outbox, Statuses, Cards, Accounts, Retention):
@@ -417,7 +419,9 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
     def publishable(self, now: float, *, limit: int = 100) -> list[Run]:
         """Runs whose results should be published now, oldest first."""
         return self._select(
-            "WHERE state = 'publishing' AND not_before <= ? ORDER BY not_before, seq LIMIT ?", (now, limit)
+            "WHERE state = 'publishing' AND (not_before <= ? OR not_before > ?) "
+            "ORDER BY not_before, seq LIMIT ?",
+            (now, now + _FAR, limit),
         )
 
     def next_due(self) -> float | None:

@@ -26,6 +26,8 @@ REMEMBERED: Final = 300.0
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 20.0
 """Together with the time that a connection may take it stays below a minute."""
+_STEPPED: Final = 60.0
+"""Seconds by which an executor's word cannot be older than its acceptance: its clock was set back."""
 _FULL: Final = 10.0
 """Seconds for which an executor that said that it is full is left alone."""
 
@@ -246,7 +248,9 @@ def _fail(entry: _Entry, why: str, now: float, *, pause: float = 0) -> None:
 def _told(entry: _Entry, capacity: Capacity) -> None:
     entry.capacity = capacity
     entry.taken = {
-        run_id: (spec, at) for run_id, (spec, at) in entry.taken.items() if at is None or at > capacity.at
+        run_id: (spec, at)
+        for run_id, (spec, at) in entry.taken.items()
+        if at is None or capacity.at < at <= capacity.at + _STEPPED
     }
 
 

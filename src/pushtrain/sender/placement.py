@@ -27,6 +27,8 @@ PATIENCE: Final = 0.5
 """Seconds for which an answer is waited for before others are taken instead."""
 FIRST_ASKED: Final = 3
 """Executors that are asked at first where many fit; each further time about as many as have been asked."""
+_HEARING: Final = 300.0
+"""Seconds in which a silent executor is asked again and again by a sender that just began, or was asleep."""
 _SHOWN: Final = 4
 """Executors that a sentence names."""
 _LONGEST: Final = 80
@@ -82,6 +84,8 @@ class Given:
     """By run: the executor that has the other cells of a job with `max_parallel`, which only it can count."""
     began: float = 0
     """When this sender began: an executor that it does not know yet may still be announced."""
+    awake: float = 0
+    """Since when it watches without a gap: since it began, or since its machine slept or its clock jumped."""
 
 
 @dataclass(slots=True)
@@ -228,7 +232,8 @@ class _Decision:
         self._give_up(out, out.placed_at if seen else max(out.placed_at, self._given.began))
 
     def _give_up(self, out: Outgoing, since: float) -> None:
-        left = since + self._lost_after - self._now
+        heard = self._given.awake + min(_HEARING, self._lost_after)
+        left = max(since + self._lost_after, heard) - self._now
         if left <= 0:
             self._plan.lost.append(out.run_id)
         else:

@@ -47,6 +47,8 @@ _LISTED: Final = 2.0
 """Seconds for which the list of executors counts."""
 _TICK: Final = 20.0
 """Seconds after which the list is looked at again while anything could be moved."""
+_STEP: Final = 60.0
+"""Seconds by which the clock must have run ahead: the machine slept, or the clock jumped."""
 _GLANCE: Final = 0.5
 """Seconds between glances at the folder where people leave things; each costs one `stat`."""
 _MOST: Final = 4000
@@ -88,7 +90,8 @@ class Rounds:
         self._clock = clock
         self._ticks = ticks
         self._jitter = jitter
-        self._began = clock()
+        self._began = self._awake = clock()
+        self._apart = clock() - ticks()
         self._listed_at: float | None = None
         self._refused: dict[str, dict[str, PushtrainError]] = {}
         self._watches: dict[str, Watch] = {}
@@ -223,10 +226,14 @@ class Rounds:
         if self._kept is not None:
             self._take_in(self._kept)
         self._list()
+        now = self._clock()
+        if now - self._ticks() > self._apart + _STEP:
+            self._awake = now
+        self._apart = now - self._ticks()
         given = self._given()
         found = {out.run_id: out for out in (*given.waiting, *given.recalling)}
         found |= {queued.out.run_id: queued.out for queued in given.queued}
-        plan = decide(given, now=self._clock(), lost_after=self._lost_after)
+        plan = decide(given, now=now, lost_after=self._lost_after)
         for run_id in plan.lost:
             self._lost(found[run_id])
         for run_id in plan.refuse:
@@ -293,6 +300,7 @@ class Rounds:
                 if out.command.job.max_parallel is not None and (home := self._store.outbox_home(out.command))
             },
             began=self._began,
+            awake=self._awake,
         )
 
     def _queued(
