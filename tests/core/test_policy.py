@@ -21,6 +21,7 @@ from pushtrain.core.model import (
     ResultsTarget,
     run_id,
 )
+from pushtrain.core.policy import choose, fits, pace_key, paces, starts_now
 
 COMMIT = "1" * 40
 GB = 10**9
@@ -358,3 +359,55 @@ def test_a_job_takes_the_smallest_gpu_that_does() -> None:
         (card("none"), free(slots=1)),
     ]
     assert [executor.name for executor in policy.choose(candidates, ON_GPU)] == ["right", "huge", "busy"]
+
+
+# --- what owners prefer, and how fast it is ----------------------------------------------------------------
+
+
+def named(*executors: ExecutorCard, speeds: dict[str, float] | None = None) -> list[str]:
+    return [each.name for each in choose([(one, free(gpus=1)) for one in executors], ON_GPU, speeds)]
+
+
+def test_an_owners_wish_comes_before_speed_and_load() -> None:
+    wished = card("wished", gpus=[80]).model_copy(update={"prefer": 1, "public_key": "slow"})
+    plain = card("plain", gpus=[80]).model_copy(update={"public_key": "fast"})
+    avoided = card("avoided", gpus=[80]).model_copy(update={"prefer": -1, "public_key": "faster"})
+    speeds = {"slow": 900.0, "fast": 100.0, "faster": 10.0}
+    assert named(plain, avoided, wished, speeds=speeds) == ["wished", "plain", "avoided"]
+    busy = choose([(wished, free()), (plain, free(gpus=1))], ON_GPU)
+    assert [each.name for each in busy] == ["plain", "wished"], "who can start it now comes before all wishes"
+
+
+def test_the_faster_one_gets_it_and_a_few_percent_are_chance() -> None:
+    one, two, new = (
+        card(name, gpus=[80]).model_copy(update={"public_key": name}) for name in ("one", "two", "new")
+    )
+    assert named(one, two, speeds={"one": 100, "two": 60}) == ["two", "one"]
+    assert named(one, two, speeds={"one": 70, "two": 60}) == ["one", "two"]
+    assert named(two, new, speeds={"two": 60}) == ["new", "two"], "who has never run it is tried"
+    assert named(one, two, new, speeds={"one": 100, "two": 60})[-1] == "one"
+
+
+def test_a_pace_is_the_median_of_the_last_runs_and_names_no_job() -> None:
+    told = paces([("h/r", "train", float(n)) for n in (5, 4, 6)] + [("h/r", "eval", 1.0)] * 20)
+    assert {one.job: one.seconds for one in told} == {pace_key("h/r", "train"): 5, pace_key("h/r", "eval"): 1}
+    assert not any("train" in one.job for one in told)
+    late = [("h/r", "train", 1.0)] * 9 + [("h/r", "train", 100.0)] * 50
+    assert [one.seconds for one in paces(late)] == [1.0], "what was long ago does not count"
+
+
+def test_capability_slices_and_shares_decide_who_fits_and_who_starts_now() -> None:
+    new = JobSpec(name="t", command="x", resources=Resources(gpus=1, gpu_capability="9.0"))
+    two = JobSpec(name="t", command="x", resources=Resources(gpus=2))
+    old = card("lab", gpus=[80, 80])
+    assert fits(old, new) == "lab has 0 GPUs of compute capability 9.0 or more; the job asks for 1"
+    cut = old.model_copy(update={"gpus": tuple(gpu.model_copy(update={"slice": 0}) for gpu in old.gpus)})
+    assert fits(cut, two) == "lab has 0 GPUs that are no slices; the job asks for 2"
+    shared = FreeGpu(memory=24 * GB, whole=False, room=6 * GB, capability="8.9")
+    there = free().model_copy(update={"free": (shared,)})
+    part = JobSpec(name="t", command="x", resources=Resources(gpus=1, gpu_memory=6 * GB, gpu_share=True))
+    more = JobSpec(name="t", command="x", resources=Resources(gpus=1, gpu_memory=7 * GB, gpu_share=True))
+    assert [starts_now(there, job) for job in (part, more, ON_GPU)] == [True, False, False]
+    whole = FreeGpu(memory=24 * GB, room=23 * GB, capability="8.9", slice=True)
+    sliced = free().model_copy(update={"free": (whole, whole)})
+    assert [starts_now(sliced, job) for job in (part, ON_GPU, two, new)] == [True, True, False, False]

@@ -13,6 +13,7 @@ from pushtrain.core.errors import Busy, Conflict, Forbidden, NotFound, Unauthori
 from pushtrain.core.frames import CapacityFrame, RunFrame
 from pushtrain.core.lifecycle import Exited, Prepared, Published, Requeued, next_attempt
 from pushtrain.core.model import Outcome, Reason, Resources, State
+from pushtrain.core.policy import pace_key
 from pushtrain.core.signing import fingerprint
 from pushtrain.core.wire import MAX_TOLD
 from pushtrain.executor import events, stream
@@ -185,6 +186,17 @@ def test_a_run_is_released_or_started_whoever_comes_first(executor: Served) -> N
 
 
 # --- what is free -----------------------------------------------------------------------------------------
+
+
+def test_how_long_a_job_took_is_told_to_who_may_send(executor: Served) -> None:
+    client(executor).send(a_command())
+    run, _ = executor.claim()
+    executor.store.advance(run.id, Prepared(), token=run.token)
+    executor.clock.advance(90)
+    executor.store.advance(run.id, Exited(Reason.EXITED, 0), token=run.token)
+    executor.service._paced = None  # it is kept for half a minute
+    key = pace_key(run.command.repository, run.command.job.name)
+    assert [(one.job, one.seconds) for one in client(executor).challenge().capacity.paces] == [(key, 90.0)]
 
 
 def test_free_is_what_no_waiting_run_will_take(tmp_path: Path) -> None:

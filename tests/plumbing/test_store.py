@@ -44,7 +44,7 @@ from pushtrain.core.model import (
 from pushtrain.core.turns import Bounds
 from pushtrain.plumbing.database import Database
 from pushtrain.plumbing.store import Store
-from pushtrain.testing import NOON, SENDER, Clock, a_command, a_gpu, a_push, a_spec
+from pushtrain.testing import NOON, REPOSITORY, SENDER, Clock, a_command, a_gpu, a_push, a_spec
 
 _numbers = count()
 
@@ -222,6 +222,16 @@ def test_a_priority_and_what_was_used_lately_decide_who_comes_first(store: Store
     used = attempt.model_copy(update={"gpu": GpuUse(seconds=3600)})
     store.advance(first.id, Exited(Reason.EXITED, 0), token=first.token, attempt=used)
     assert claim(store, gpus=(a_gpu(0),))[0].id == other.id, "bob has used nothing yet"
+
+
+def test_what_runs_took_is_known_of_those_that_succeeded_at_once(store: Store, clock: Clock) -> None:
+    for number, code in enumerate((0, 1, 0)):
+        accept(store, cell(number))
+        run, _ = claim(store)
+        store.advance(run.id, Prepared(), token=run.token)
+        clock.advance(10 + number)
+        store.advance(run.id, Exited(Reason.EXITED, code), token=run.token)
+    assert store.took() == [(REPOSITORY, "train", 12.0), (REPOSITORY, "train", 10.0)]
 
 
 def test_ten_thousand_waiting_runs_do_not_make_a_claim_slow(tmp_path: Path) -> None:

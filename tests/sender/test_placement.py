@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.model import Capacity, FreeGpu, JobSpec, Resources
-from pushtrain.core.policy import fits, starts_now
+from pushtrain.core.policy import fits, pace_key, starts_now
 from pushtrain.plumbing.outbox import Outgoing
 from pushtrain.sender.placement import FIRST_ASKED, RECALL_AFTER, Given, Plan, Queued, Seen, decide, less
 from pushtrain.testing import NOON, REPOSITORY, a_card, a_command, a_gpu, a_spec
@@ -391,3 +391,20 @@ def test_what_is_asked_or_watched_is_known_and_its_time_has_come(world: Given) -
 def test_where_nothing_waits_nobody_is_asked_and_no_stream_is_open(labs: list[Seen]) -> None:
     plan = decide(Given([], labs), now=NOON, lost_after=HOUR)
     assert (plan.deliver, plan.recall, dict(plan.ask), plan.watch) == ([], [], {}, set())
+
+
+# --- how fast it is there ---------------------------------------------------------------------------------
+
+
+def test_a_run_goes_where_its_job_was_fastest() -> None:
+    job = gpu_job()
+    key = pace_key(REPOSITORY, job.name)
+
+    def lab(name: str, seconds: float) -> Seen:
+        card = a_card(name=name, gpus=(a_gpu(memory=24 * GIB),), public_key=name)
+        return seen(name, room(1, (24,)), card=card, paces={key: seconds})
+
+    labs = (lab("a", 900.0), lab("b", 300.0))
+    assert planned(out("x", job), at=labs).deliver == [(out("x", job).run_id, "b")]
+    other = gpu_job(name="other")
+    assert planned(out("x", other), at=labs).deliver == [(out("x", other).run_id, "a")]

@@ -464,6 +464,15 @@ class FreeGpu(Value):
     """Whether it is a MIG slice: a run of several GPUs cannot use it."""
 
 
+class Pace(Value):
+    """How long a job takes at an executor."""
+
+    job: str
+    """`core.policy.pace_key` of repository and job."""
+    seconds: float
+    """The median of its last runs."""
+
+
 class Capacity(Value):
     """What a run that came now would find: what is free, and not spoken for by a run that waits."""
 
@@ -477,6 +486,8 @@ class Capacity(Value):
     running: int
     waits: str = ""
     """Why a part of it is not lent at the moment, for people: `the owner is using GPU 0 (9 GB)`."""
+    paces: tuple[Pace, ...] = ()
+    """How long jobs take here, of those that ran lately."""
     at: float = 0
     """When this was so, by the executor's clock."""
 

@@ -5,8 +5,10 @@ branches never do, and on a shared branch a commit is ours by what it changes, n
 person's commit that forges our trailers still runs.
 """
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 from typing import Final
 
 from pushtrain.core import network
@@ -19,6 +21,7 @@ from pushtrain.core.model import (
     ExecutorCard,
     Isolation,
     JobSpec,
+    Pace,
     Push,
     Resources,
     ResultsTarget,
@@ -28,13 +31,15 @@ from pushtrain.core.model import (
 )
 from pushtrain.core.patterns import selects
 from pushtrain.core.place import secrets_path
-from pushtrain.core.room import given, heard, needs_of, version
+from pushtrain.core.room import version
 from pushtrain.core.triggers import PushTrigger
 
 SKIP_TOKENS: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip train]")
 SHARED_FOLDER: Final = "pushtrain-results"
 """Where results lie on a branch that is not ours alone, unless `[results] path` names a folder."""
 OUR_BRANCHES: Final = (RESULTS_BRANCH, CONFIG_BRANCH)
+_LAST_RUNS: Final = 9
+"""Runs of a job whose time counts."""
 _STEP: Final = 1.25
 """How many times longer a job must take for an executor to count as slower."""
 _BRANCH: Final = "refs/heads/"
@@ -178,59 +183,101 @@ def fits(card: ExecutorCard, spec: JobSpec, repository: str = "") -> str:
 
 def _too_small(card: ExecutorCard, needs: Resources) -> str:
     """What an executor's GPUs lack for a job; empty: nothing."""
+    if not needs.gpus:
+        return ""
+    least, able = version(needs.gpu_capability), 0
+    for gpu in card.gpus:
+        if gpu.memory >= needs.gpu_memory and (needs.gpus == 1 or gpu.slice is None):
+            able += not least or version(gpu.capability) >= least
+            if able == needs.gpus:
+                return ""
     asked = f"the job asks for {needs.gpus}"
-    whole = [gpu for gpu in card.gpus if needs.gpus <= 1 or gpu.slice is None]
+    whole = [gpu for gpu in card.gpus if needs.gpus == 1 or gpu.slice is None]
     if len(whole) < needs.gpus:
         cut = "" if len(whole) == len(card.gpus) else " that are no slices"
         return f"{card.name} has {len(whole)} GPUs{cut}; {asked}"
-    large = [gpu for gpu in whole if gpu.memory >= needs.gpu_memory]
-    if len(large) < needs.gpus:
-        memory = f"{needs.gpu_memory / 10**9:g} GB"
-        return f"{card.name} has {len(large)} GPUs of at least {memory}; {asked}"
-    least = version(needs.gpu_capability)
-    able = sum(1 for gpu in large if version(gpu.capability) >= least)
-    if able < needs.gpus:
-        return f"{card.name} has {able} GPUs of compute capability {needs.gpu_capability} or more; {asked}"
-    return ""
+    large = sum(1 for gpu in whole if gpu.memory >= needs.gpu_memory)
+    if large < needs.gpus:
+        return f"{card.name} has {large} GPUs of at least {needs.gpu_memory / 10**9:g} GB; {asked}"
+    return f"{card.name} has {able} GPUs of compute capability {needs.gpu_capability} or more; {asked}"
 
 
 def starts_now(capacity: Capacity, spec: JobSpec) -> bool:
     """Whether an executor that has this free could start the job at once."""
-    if spec.resources.gpus:
-        return given(heard(capacity), needs_of(spec.resources)) is not None
-    return capacity.free_slots > 0
+    asked = spec.resources
+    if not asked.gpus:
+        return capacity.free_slots > 0
+    least, wanted = version(asked.gpu_capability), asked.gpus
+    for gpu in capacity.free:
+        room = gpu.room if asked.gpu_share else gpu.memory if gpu.whole else -1
+        if room >= asked.gpu_memory and not (gpu.slice and asked.gpus > 1):
+            wanted -= not least or version(gpu.capability) >= least
+            if not wanted:
+                return True
+    return False
+
+
+Candidate = tuple[ExecutorCard, Capacity | None]
+"""An executor, and what it has free; None: not known."""
 
 
 def choose(
-    candidates: Sequence[tuple[ExecutorCard, Capacity | None]],
-    spec: JobSpec,
-    speeds: Mapping[str, float] | None = None,
+    candidates: Sequence[Candidate], spec: JobSpec, speeds: Mapping[str, float] | None = None
 ) -> tuple[ExecutorCard, ...]:
     """The executors that fit, best first.
 
     Free now; what their owners prefer; about as fast as the fastest; shortest queue; smallest GPUs that do.
 
     Args:
-        candidates: Each with what it has free; None: not known.
+        candidates: Those in question.
         spec: The job.
         speeds: By an executor's public key, the seconds that this job took there. One that is not named
             counts as the fastest, so that it is tried.
     """
-    known = speeds or {}
-    fastest = min(known.values(), default=0.0)
+    fitting = [candidate for candidate in candidates if not fits(candidate[0], spec)]
+    rank = ranking(spec, speeds or {})
+    return tuple(card for card, _ in sorted(fitting, key=rank))
 
-    def rank(candidate: tuple[ExecutorCard, Capacity | None]) -> tuple[bool, bool, int, int, int, int, str]:
+
+Rank = tuple[bool, bool, int, int, int, int, str]
+
+
+def ranking(spec: JobSpec, speeds: Mapping[str, float]) -> Callable[[Candidate], Rank]:
+    """What orders executors that fit, the best first; as `choose` tells."""
+    fastest = min(speeds.values(), default=0.0)
+    needs = spec.resources
+
+    def rank(candidate: Candidate) -> Rank:
         card, capacity = candidate
-        gpus = spec.resources.gpus
-        memory = min((gpu.memory for gpu in card.gpus if gpu.memory >= spec.resources.gpu_memory), default=0)
-        spare = memory if gpus else len(card.gpus)
-        wish, slower = -card.prefer, _slower(known.get(card.public_key, fastest), fastest)
+        spare = len(card.gpus)
+        if needs.gpus:
+            spare = min((gpu.memory for gpu in card.gpus if gpu.memory >= needs.gpu_memory), default=0)
+        wish, slower = -card.prefer, _slower(speeds.get(card.public_key, fastest), fastest)
         if capacity is None:
             return (True, True, wish, slower, 0, spare, card.name)
         free = starts_now(capacity, spec)
         return (False, not free, wish, slower, capacity.queued + capacity.running, spare, card.name)
 
-    return tuple(card for card, _ in sorted(candidates, key=rank) if not fits(card, spec))
+    return rank
+
+
+def pace_key(repository: str, job: str) -> str:
+    """What a job's pace is told under: who knows the job finds it, and nobody else learns its name."""
+    return hashlib.sha256(f"pushtrain-pace-1\n{repository}\n{job}".encode()).hexdigest()[:16]
+
+
+def paces(runs: Iterable[tuple[str, str, float]]) -> tuple[Pace, ...]:
+    """The median of what the last runs of each job took.
+
+    Args:
+        runs: Repository, job and seconds of runs that succeeded, the last first.
+    """
+    took: dict[tuple[str, str], list[float]] = {}
+    for repository, job, seconds in runs:
+        of_job = took.setdefault((repository, job), [])
+        if len(of_job) < _LAST_RUNS:
+            of_job.append(seconds)
+    return tuple(Pace(job=pace_key(*key), seconds=round(median(all_), 3)) for key, all_ in took.items())
 
 
 def _slower(seconds: float, fastest: float) -> int:

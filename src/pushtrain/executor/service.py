@@ -29,13 +29,14 @@ from pushtrain.core.model import (
     Gpu,
     Isolation,
     LogChunk,
+    Pace,
     Reason,
     Run,
     RunView,
     State,
     TrainCommand,
 )
-from pushtrain.core.policy import fits
+from pushtrain.core.policy import fits, paces
 from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.core.room import told
 from pushtrain.core.settings import Settings
@@ -81,6 +82,8 @@ _log = logging.getLogger(__name__)
 
 _MOST_TOLD: Final = 200
 """Waiting runs whose readers are told at once that the owner came or went; others read it when they ask."""
+_PACED: Final = 30.0
+"""Seconds for which it counts how long jobs took."""
 _MOST_MASKS: Final = 64
 """Attempts whose secrets are kept in memory while their logs are read."""
 
@@ -145,6 +148,7 @@ class ExecutorService:
         self.drain = Drain(state.drain, store, clock=clock)
         """The owner's order to take nothing new and stop."""
         self._masks: dict[Path, Mask] = {}
+        self._paced: tuple[float, tuple[Pace, ...]] | None = None
         self._slots = max(settings.executor.slots, len(self.gpus))
         self.rulebook = Rulebook.of(
             settings, state, grant_of=authorized.spokesman, number_of=number_of, now=clock
@@ -520,8 +524,16 @@ class ExecutorService:
             queued=queued,
             running=active,
             waits=self._landlord.stands(),
+            paces=self._paces(),
             at=at,
         )
+
+    def _paces(self) -> tuple[Pace, ...]:
+        """How long jobs take here, by what ended up to a while ago."""
+        now = time.monotonic()
+        if self._paced is None or now - self._paced[0] > _PACED:
+            self._paced = (now, paces(self.store.took()))
+        return self._paced[1]
 
     def machine_gpus(self) -> MachineGpus:
         """What the GPUs do at this moment, and how they stand."""

@@ -471,6 +471,17 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
 
         return self._database.read(work)
 
+    def took(self, *, limit: int = 300) -> list[tuple[str, str, float]]:
+        """Repository, job and seconds of runs that succeeded at their first attempt, the last first."""
+        query = (
+            "SELECT repository, job, json_extract(value, '$.ended_at') - json_extract(value, '$.started_at') "
+            "FROM (SELECT seq, repository, job, value FROM runs WHERE state IN ('publishing', 'done') "
+            "ORDER BY seq DESC LIMIT ?) WHERE json_extract(value, '$.outcome') = 'succeeded' "
+            "AND json_extract(value, '$.attempt') = 1 AND json_extract(value, '$.started_at') IS NOT NULL "
+            "AND json_extract(value, '$.ended_at') IS NOT NULL ORDER BY seq DESC"
+        )
+        return self._database.read(lambda db: [(a, b, float(c)) for a, b, c in db.execute(query, (limit,))])
+
     def queued_of(self, senders: Collection[str], *, limit: int) -> list[str]:
         """Ids of the waiting runs that these keys sent, the last first."""
         marks = ", ".join("?" * len(senders))

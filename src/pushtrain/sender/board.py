@@ -7,7 +7,7 @@ kept: a sender that starts asks anew. Any thread may call.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -72,6 +72,7 @@ class _Entry:
     """When it was asked, as long as there is no answer."""
     heard_at: float = float("-inf")
     capacity: Capacity | None = None
+    paces: Mapping[str, float] = field(default_factory=dict)
     stream: int = 0
     """Number of the event stream that counts; what an earlier one says comes too late."""
     opening: bool = False
@@ -246,7 +247,7 @@ def _fail(entry: _Entry, why: str, now: float, *, pause: float = 0) -> None:
 
 
 def _told(entry: _Entry, capacity: Capacity) -> None:
-    entry.capacity = capacity
+    entry.capacity, entry.paces = capacity, {pace.job: pace.seconds for pace in capacity.paces}
     entry.taken = {
         run_id: (spec, at)
         for run_id, (spec, at) in entry.taken.items()
@@ -272,6 +273,7 @@ def _seen(name: str, entry: _Entry, now: float) -> Seen:
         name=entry.name,
         card=entry.answered if fresh and entry.answered else entry.listed,
         capacity=None if trouble else capacity,
+        paces=entry.paces,
         proven=entry.live or age <= PROVEN,
         asking=asking,
         trouble=trouble,

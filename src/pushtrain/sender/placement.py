@@ -17,7 +17,7 @@ from typing import Final
 
 from pushtrain.core.forms import clean
 from pushtrain.core.model import Capacity, ExecutorCard, JobSpec, TrainCommand
-from pushtrain.core.policy import choose, fits, starts_now
+from pushtrain.core.policy import choose, fits, pace_key, ranking, starts_now
 from pushtrain.core.room import Place, can, could, given, heard, needs_of, told, without
 from pushtrain.plumbing.outbox import Outgoing
 
@@ -51,6 +51,8 @@ class Seen:
     """Whether it has answered lately with its own key."""
     asking: bool = False
     """Whether its answer is being waited for."""
+    paces: Mapping[str, float] = field(default_factory=dict)
+    """What it told last of how long jobs take there."""
     trouble: str = ""
     """Why it does not answer, or does not take what fits."""
     ask_in: float = 0
@@ -168,6 +170,8 @@ class _Kind:
     """Runs that ask for the same: the same executors fit them, and when nobody is free, for none of them."""
 
     job: JobSpec
+    pace: str
+    """Under which executors tell how long it takes."""
     could: list[Seen] = field(default_factory=list)
     """Those that fit, or of which nothing is known."""
     misfits: list[str] = field(default_factory=list)
@@ -250,7 +254,7 @@ class _Decision:
             self._nobody(out, kind)
         elif len(candidates) == 1:
             self._only(out, candidates[0])
-        elif not kind.held and (best := self._ready(kind.job, candidates)):
+        elif not kind.held and (best := self._ready(kind.job, kind.pace, candidates)):
             self._deliver(out, best)
         else:
             if not kind.held:
@@ -278,7 +282,7 @@ class _Decision:
         if out.command.job.max_parallel is not None:
             self._homes[_siblings(out.command)] = seen.id
 
-    def _ready(self, spec: JobSpec, candidates: Sequence[Seen]) -> Seen | None:
+    def _ready(self, spec: JobSpec, key: str, candidates: Sequence[Seen]) -> Seen | None:
         """The best of those that can start it now; None as well while others are still being asked."""
         if any(seen.asking for seen in candidates):
             return None
@@ -287,8 +291,9 @@ class _Decision:
             for seen in candidates
             if (room := self._room.get(seen.id)) and seen.card and starts_now(room.capacity, spec)
         ]
-        best = choose([(card, capacity) for card, capacity, _ in ready], spec)
-        return next((seen for card, _, seen in ready if best and card is best[0]), None)
+        rank = ranking(spec, _speeds(key, [seen for _, _, seen in ready]))
+        best = min(ready, key=lambda one: rank((one[0], one[1])), default=None)
+        return best[2] if best is not None else None
 
     def _reserve(self, kind: _Kind) -> None:
         """A run that waits for several GPUs keeps those of one executor, or smaller ones would starve it."""
@@ -312,7 +317,7 @@ class _Decision:
             else:
                 (unknown if seen.capacity is None else busy).append(seen)
         most = max(FIRST_ASKED, len(busy) + len(silent), len(kind.held))
-        self._plan.ask |= dict.fromkeys(seen.id for seen in _in_turn(unknown, kind.job)[:most])
+        self._plan.ask |= dict.fromkeys(seen.id for seen in _in_turn(unknown, kind)[:most])
         for seen in busy:
             self._watch(seen)
         for seen in silent:
@@ -331,14 +336,14 @@ class _Decision:
         refused = self._given.refused.get(run_id, frozenset())
         mounts = tuple(source.mount for source in job.data)
         asks = (job.resources, job.min_isolation, job.network, mounts)
-        key = (command.repository, job.results_to.repository, asks, refused)
+        key = (command.repository, job.name, job.results_to.repository, asks, refused)
         kind = self._kinds.get(key)
         if kind is None:
             kind = self._kinds[key] = self._new_kind(command, refused)
         return kind
 
     def _new_kind(self, command: TrainCommand, refused: frozenset[str]) -> _Kind:
-        kind = _Kind(command.job)
+        kind = _Kind(command.job, pace_key(command.repository, command.job.name))
         for seen in self._given.seen:
             if seen.id in refused:
                 continue
@@ -364,7 +369,7 @@ class _Decision:
             self._plan.look_again(RECALL_AFTER - queued.for_)
         elif not self._callable(here):
             return
-        elif best := self._ready(kind.job, others):
+        elif best := self._ready(kind.job, kind.pace, others):
             self._room[best.id].take(kind.job)
             self._plan.recall.append((out.run_id, here.id))
         else:
@@ -400,10 +405,16 @@ def _siblings(command: TrainCommand) -> str:
     return f"{command.repository}\n{command.commit}\n{command.job.name}\n{command.request}"
 
 
-def _in_turn(unknown: Sequence[Seen], spec: JobSpec) -> list[Seen]:
-    """Whom to ask first: those of which nothing is known, then the smallest that fit."""
+def _speeds(key: str, seen: Sequence[Seen]) -> dict[str, float]:
+    """By public key: how long a job takes, at those that have told."""
+    return {one.card.public_key: one.paces[key] for one in seen if one.card and key in one.paces}
+
+
+def _in_turn(unknown: Sequence[Seen], kind: _Kind) -> list[Seen]:
+    """Whom to ask first: those of which nothing is known, then as `core.policy.choose` tells."""
     by_card = {id(seen.card): seen for seen in unknown if seen.card}
-    cards = choose([(seen.card, None) for seen in unknown if seen.card], spec)
+    speeds = _speeds(kind.pace, unknown)
+    cards = choose([(seen.card, None) for seen in unknown if seen.card], kind.job, speeds)
     return [seen for seen in unknown if not seen.card] + [by_card[id(card)] for card in cards]
 
 
