@@ -1,5 +1,7 @@
 """The landlord with real rules, cards and processes, on its own clock; the driver's library is a fake."""
 
+import asyncio
+import contextlib
 import math
 import os
 import subprocess
@@ -24,7 +26,7 @@ from pushtrain.plumbing.gpu import Sampler, inventory
 from pushtrain.plumbing.lock import FolderLock
 from pushtrain.plumbing.pause import PauseFile
 from pushtrain.plumbing.presence import Signals
-from pushtrain.testing import Clock
+from pushtrain.testing import Clock, eventually
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 
 GB = 10**9
@@ -395,10 +397,43 @@ def test_looks_are_brisk_while_runs_hold_or_wait_and_rare_else(estate: Estate) -
     step = estate.landlord._step
     assert step() == module.CALM
     estate.waiting = 1
-    assert step() == module.BRISK
+    assert step() == module.WAITING
     estate.waiting = 0
     estate.lend(0)
     assert step() == module.BRISK
+
+
+def test_looks_that_are_dear_are_rare_while_nothing_hangs_on_them(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop's card takes 20 ms a look, as the library is let go after each."""
+    spent = iter(range(10**6))
+    monkeypatch.setattr("time.thread_time", lambda: next(spent) * 0.02)
+    estate.waiting = 1
+    assert estate.landlord._step() == pytest.approx(10)
+    estate.lend(0)
+    assert estate.landlord._step() == module.BRISK
+
+
+def test_a_run_that_starts_while_looks_are_rare_is_watched_at_once(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BRISK", 0.05)
+    monkeypatch.setattr(module, "CALM", 600.0)
+
+    async def story() -> None:
+        task = asyncio.create_task(estate.landlord.run())
+        await eventually(lambda: estate.landlord.verdict().at)
+        await asyncio.sleep(0)
+        estate.lend(0)
+        await asyncio.to_thread(estate.landlord.terms)  # as whoever claims does, before and after it
+        estate.owner(0, 9 * GB)
+        await eventually(lambda: estate.asked)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(story())
 
 
 def test_energy_of_cards_that_runs_have_is_counted_and_of_others_not(

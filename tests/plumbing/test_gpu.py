@@ -174,6 +174,10 @@ def test_a_card_that_may_sleep_is_let_go_after_each_look(machine: FakeNvml, tmp_
     asleep(tmp_path, "0000:01:00.0", status="active")
     assert len(sampler.sample()) == 2
     assert machine.sessions == 0
+    sampler.sample(held={machine.cards[0].uuid})
+    assert machine.sessions == 1  # a run of ours keeps it awake anyway
+    sampler.sample(held={machine.cards[1].uuid})
+    assert machine.sessions == 0
     asleep(tmp_path, "0000:01:00.0", status="active", control="on")
     sampler.sample()
     assert machine.sessions == 1

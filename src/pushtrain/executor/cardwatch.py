@@ -30,8 +30,8 @@ _COOLING: Final = 3.0
 class Samples(Protocol):
     """Where samples come from: `plumbing.gpu.Sampler`."""
 
-    def sample(self) -> tuple[GpuSample, ...]:
-        """Every GPU as it is now."""
+    def sample(self, *, held: Collection[str] = ()) -> tuple[GpuSample, ...]:
+        """Every GPU as it is now; `held`: those that runs of ours have."""
 
     def close(self) -> None:
         """Let the driver's library go."""
@@ -98,8 +98,8 @@ class CardWatch:
         if not self._index:
             return self.last
         now = self._clock()
-        samples = [one for one in self._samples.sample() if one.uuid in self._index]
         held = {uuid for holder in holders for uuid in holder.gpus}
+        samples = [one for one in self._samples.sample(held=held) if one.uuid in self._index]
         self._released |= dict.fromkeys(self._held - held, now)
         self._held = held
         for uuid in held:

@@ -41,13 +41,18 @@ from pushtrain.plumbing.state import StateFolder
 _log = logging.getLogger(__name__)
 
 BRISK: Final = 1.25
-"""Seconds between two looks while runs hold something or wait."""
+"""Seconds between two looks while runs hold something."""
+WAITING: Final = 5.0
+"""... while they only wait: a claim looks for itself."""
 AT_ONCE: Final = 0.05
 """Seconds ago that a look may be for a claim: those of one burst share one."""
 CALM: Final = 15.0
 """... while there are none."""
 SOON: Final = 0.2
 """... while memory has not come back yet."""
+_SHARE: Final = 0.002
+"""Of a processor, for looks that nothing hangs on: a card that may sleep takes a hundred times as long."""
+_RAREST: Final = 60.0
 _SENSES: Final = 2.5
 """Seconds between two looks at what is not a GPU; each signal has a pace of its own."""
 _STALE: Final = 30.0
@@ -278,6 +283,7 @@ class Landlord:
 
     def _step(self) -> float:
         """One look; seconds until the next."""
+        begin = time.thread_time()
         try:
             self._look(self._presence.latest(2 * _STALE, calm=True))
         except Exception:  # noqa: BLE001  whatever it was, the owner must not suffer for it
@@ -286,7 +292,10 @@ class Landlord:
             return BRISK
         if self._cards.last.emptying:
             return SOON
-        return CALM if self._calm(self._held) else BRISK
+        if self._held:
+            return BRISK
+        pause = CALM if self._calm(self._held) else WAITING
+        return max(pause, min(_RAREST, (time.thread_time() - begin) / _SHARE))
 
     def _calm(self, holders: Sequence[Holder]) -> bool:
         return not holders and not self._busy()
@@ -300,12 +309,15 @@ class Landlord:
             terms = Terms(verdict.lent, frozenset(kept | cards.emptying))
             news = terms != self._terms or not same(before, verdict)
             self._verdict, self._terms = verdict, terms
+            begins = bool(holders and not self._held)
             self._looked_at, self._held = self._steady(), holders
             self._show(verdict, cards, holders)
             wanted = self._wanted(verdict, holders)
         for run_id, detail, grace in wanted:
             _log.info("run %s gives back what it holds within %g s: %s", run_id[:8], grace, detail)
             self._preempt(run_id, reason=Reason.PREEMPTED, detail=detail, grace=grace)
+        if begins:
+            self.look_again()  # the loop may be at rest until long after
         if news:
             self._changed()
 

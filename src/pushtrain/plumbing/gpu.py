@@ -3,7 +3,8 @@
 A machine without a driver has no GPUs; that is no error. `inventory()` reads once and lets go. A `Sampler`
 reads again and again: it keeps the library open, which costs 0.1 ms a look instead of 20, but for cards that
 may power down by themselves (laptops). Those are asked of the kernel first, a sleeping one is never woken,
-and the library is let go after each look, because an open handle keeps them awake.
+and the library is let go after each look unless runs of ours have them, because an open handle keeps them
+awake.
 
 A MIG slice is a GPU of its own with a UUID of its own; what the library tells of the whole card only (power,
 heat, errors) is told of each of its slices.
@@ -12,7 +13,7 @@ heat, errors) is told of each of its slices.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -125,13 +126,17 @@ class Sampler:
         self._cards: tuple[_Card, ...] | None = None
         self._kept: contextlib.ExitStack | None = None
 
-    def sample(self) -> tuple[GpuSample, ...]:
-        """Every GPU as it is now, in the inventory's order; empty without a driver."""
+    def sample(self, *, held: Collection[str] = ()) -> tuple[GpuSample, ...]:
+        """Every GPU as it is now, in the inventory's order; empty without a driver.
+
+        Args:
+            held: UUIDs of those that runs of ours have: they are awake anyway, so the library may stay open.
+        """
         if self._cards is None:
             self._cards = _found(() if self._wake else _on_bus(self._pci))
         awake = [card for card in self._cards if self._power(card, "runtime_status") != "suspended"]
         now = self._clock()
-        found = self._look(awake, now) if awake else {}
+        found = self._look(awake, now, held=held) if awake else {}
         return tuple(
             found.get(card.uuid) or GpuSample(uuid=card.uuid, at=now, asleep=True) for card in self._cards
         )
@@ -142,8 +147,8 @@ class Sampler:
             self._kept.close()
             self._kept = None
 
-    def _look(self, cards: list[_Card], now: float) -> dict[str, GpuSample]:
-        if any(self._power(card, "control") == "auto" for card in cards):
+    def _look(self, cards: list[_Card], now: float, *, held: Collection[str]) -> dict[str, GpuSample]:
+        if any(card.uuid not in held and self._power(card, "control") == "auto" for card in cards):
             self.close()
             with _library() as there:
                 return {card.uuid: _sample(card, now, there=there) for card in cards}

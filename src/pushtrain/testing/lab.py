@@ -336,8 +336,9 @@ class Machine:
     def _pace(self) -> float:
         if self.cards.last.emptying:
             return landlords.SOON
-        busy = self.tenants or self.desk.waiting()
-        return landlords.BRISK if busy else landlords.CALM
+        if self.tenants:
+            return landlords.BRISK
+        return landlords.WAITING if self.desk.waiting() else landlords.CALM
 
     def _turn(self, due: float) -> None:
         if self._looking != due:

@@ -224,10 +224,10 @@ class Library:
         self._library = library
         self._sampler = Sampler(pci=_NOWHERE, clock=clock)
 
-    def sample(self) -> tuple[GpuSample, ...]:
+    def sample(self, *, held: Collection[str] = ()) -> tuple[GpuSample, ...]:
         """Every GPU as it is now."""
         put_library(self._library)
-        return self._sampler.sample()
+        return self._sampler.sample(held=held)
 
     def close(self) -> None:
         """Let the library go."""
