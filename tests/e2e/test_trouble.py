@@ -1,6 +1,8 @@
 """The line when parts of it fail, are missing, or are all in one process."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,3 +169,33 @@ def test_a_drained_executor_has_finished_and_what_came_meanwhile_waits_at_the_se
     again = house.cli("executor", "drain", state=house.executor_state)
     assert (again.returncode, "No executor serves" in again.stderr) == (5, True)
     assert house.json("show", first.id, state=house.executor_state)["run"]["state"] == "done"
+
+
+def test_an_executor_that_stood_still_goes_on_as_if_nothing_had_been(house: House) -> None:
+    """As a machine does that slept: nothing of it runs, its connections stand, and then it goes on."""
+    house.start_executor("--slots", "2")
+    house.start_sender()
+    work = house.work(f'[job.train]\ncommand = "echo begun; {AT_THE_GATE}; echo through"\n{SYSTEM}')
+    first = house.until(house.run_of(work.pushed()).run.id, State.RUNNING).run
+    executor = house.processes["executor"]
+    asleep = [executor.pid, *house.jobs()]
+    for pid in asleep:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        second = work.pushed("While it sleeps", {"a.txt": "1"})
+        house.wait(
+            lambda: [
+                one for one in house.json("sender", "status")["pushes"] if "starts 1 run" in one["note"]
+            ][1:],
+            "the sender to have something for it",
+        )
+    finally:
+        for pid in asleep:
+            os.kill(pid, signal.SIGCONT)
+    view = house.until(house.run_of(second).run.id, State.RUNNING)
+    open_gate(house.executor_state)
+    for run in (first, view.run):
+        ended = house.until(run.id, State.DONE)
+        assert (ended.run.outcome, len(ended.attempts)) == (Outcome.SUCCEEDED, 1)
+        assert work.results(ended)["log.txt"].split() == ["begun", "through"]
+    assert len(house.runs(second)) == 1
