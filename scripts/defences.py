@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+_PATIENCE = ("--timeout", "90")
+"""A test that waits for ever without its defence has seen it gone."""
 FAILED = 1
 """pytest's exit code where a test failed; anything else (nothing found, a wrong call) is no proof."""
 
@@ -52,7 +54,7 @@ def seen(defence: Defence) -> bool:
         shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
         defence.remove(folder)
         done = subprocess.run(
-            (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", defence.test),
+            (sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *_PATIENCE, defence.test),
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(folder / "src"), "HYPOTHESIS_STORAGE_DIRECTORY": name},
             capture_output=True,
