@@ -51,6 +51,7 @@ def seen(defence: Defence) -> bool:
     """Whether its test fails without it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        folder.chmod(0o755)  # some tests become another user
         shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
         defence.remove(folder)
         done = subprocess.run(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pushtrain
+
 ROOT = Path(__file__).parents[2]
 SYSTEM = Path(f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}")
 TRIED = "forge or truncate or reads_no_other or outlives or ends_with_its_shim or variables or runs_in"
@@ -33,7 +35,7 @@ def test_the_attacks_come_to_nothing_for_an_ordinary_users_executor_too() -> Non
             "PATH": f"{folder}/venv/bin:/usr/bin:/bin",
             "HOME": f"{folder}/home",
             "TMPDIR": f"{folder}/home",
-            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *packages]),
+            "PYTHONPATH": os.pathsep.join([str(Path(pushtrain.__file__).parents[1]), *packages]),
         }
         become = ("setpriv", "--reuid", "34567", "--regid", "34567", "--clear-groups")
         words = ("-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", TRIED)
