@@ -325,3 +325,10 @@ def test_windows_of_the_week_may_hold_commas_in_the_environment(folder: StateFol
     assert load_settings(folder, environ={"PUSHTRAIN_RULES_OWNER_HOURS": ""}).rules.owner.hours == ()
     with pytest.raises(ConfigError, match="is no window of the week"):
         load_settings(folder, environ={"PUSHTRAIN_RULES_OWNER_QUIET": "at night"})
+
+
+def test_a_bandwidth_that_nothing_could_be_loaded_with_is_refused(folder: StateFolder) -> None:
+    found = load_settings(folder, environ={"PUSHTRAIN_RULES_OWNER_BANDWIDTH": "4MB"}).rules.owner
+    assert found.bandwidth == 4_000_000
+    with pytest.raises(ConfigError, match="is less than 64 KiB a second"):
+        load_settings(folder, environ={"PUSHTRAIN_RULES_OWNER_BANDWIDTH": "10"})

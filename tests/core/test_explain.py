@@ -42,6 +42,7 @@ FULL = Rules(
         kwh_per_day=5,
         slurm=False,
         nice=0,
+        bandwidth=10**6,
         quiet=("09:00-17:00",),
     ),
 )

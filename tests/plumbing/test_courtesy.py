@@ -14,7 +14,8 @@ from pushtrain.core.hours import WEEK, closes_in
 from pushtrain.plumbing.download import Ask, Stream, Version
 from pushtrain.plumbing.ledger import Ledger, Quiet
 from pushtrain.plumbing.localtime import minute_of_week, quiet_until
-from pushtrain.testing import NOON
+from pushtrain.plumbing.throttle import Throttle
+from pushtrain.testing import NOON, Clock
 
 HOUR = 60
 LESS = "import os; from pushtrain.plumbing.courtesy import stand_back; stand_back(5); print(os.nice(0))"
@@ -114,3 +115,23 @@ def test_an_executor_stands_back_with_all_its_threads(tmp_path: Path) -> None:
     finally:
         child.terminate()
         child.communicate()
+
+
+def test_data_comes_no_faster_than_the_owner_wants(tmp_path: Path) -> None:
+    clock, waited = Clock(), []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        clock.advance(seconds)
+
+    @contextlib.contextmanager
+    def opener(_: Ask) -> Iterator[Stream]:
+        yield Stream(Version(), chunks=iter((bytes(1000),) * 20), size=20_000)
+
+    ledger = Ledger(tmp_path / "day", 0, throttle=Throttle(1000, clock=clock, sleep=sleep))
+    begin = clock()
+    for _ in range(2):  # both share the line
+        with ledger.metered(opener)(Ask()) as stream:
+            assert sum(map(len, stream.chunks)) == 20_000
+    assert clock() - begin == pytest.approx(40, abs=1)
+    assert max(waited) <= 1.01

@@ -10,20 +10,31 @@ seen of them for `settle` seconds.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from pushtrain.core.forms import listed
+from pushtrain.core.forms import Wrong, listed
 from pushtrain.core.hours import Window, opens_in
 from pushtrain.core.model import Gpu, Resources, Value
 from pushtrain.core.units import Duration, Size
 
 MIB: Final = 1024**2
 GIB: Final = 1024**3
+_SLOWEST: Final = 64 * 1024
 
 
 # --- the policy -------------------------------------------------------------------------------------------
+
+
+def _fast_enough(value: int) -> int:
+    if 0 < value < _SLOWEST:
+        raise Wrong("is less than 64 KiB a second", "Write 0 for no limit, or a larger one.")
+    return value
+
+
+Bandwidth = Annotated[Size, AfterValidator(_fast_enough)]
+"""Bytes a second; below the least of them servers hang up, and a run could not be stopped in time."""
 
 
 class OwnerRules(Value):
@@ -65,6 +76,9 @@ class OwnerRules(Value):
     nice: int = Field(default=10, ge=0, le=19)
     """How far preparing, jobs and publishing stand back for the owner's programs where processor and disk are
     short: their `nice` value."""
+    bandwidth: Bandwidth = Field(default=0, ge=0)
+    """Bytes a second, 64 KiB at least, that the data of all runs together may be downloaded with; 0: no
+    limit."""
     quiet: tuple[Window, ...] = ()
     """Windows of the week in local time in which nothing is downloaded for runs and no results are published;
     what has its data goes on."""

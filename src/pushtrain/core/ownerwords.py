@@ -119,6 +119,14 @@ OWNER: Final[Mapping[str, _Words]] = {
             "Runs stand beside your programs as equals.",
         ),
     ),
+    "rules.owner.bandwidth": (
+        lambda count: f"{amount(count)}/s" if count else "no limit",
+        _chosen(
+            "bandwidth",
+            "The data of all runs together comes no faster.",
+            "Data comes as fast as the line lets it.",
+        ),
+    ),
     "rules.owner.quiet": (
         _windows("never"),
         _chosen(

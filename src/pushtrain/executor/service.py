@@ -75,6 +75,7 @@ from pushtrain.plumbing.rundir import RunDir, log_size
 from pushtrain.plumbing.sealing import sealing_key
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.throttle import Throttle
 from pushtrain.plumbing.upkeep import DAY, upkeep_of
 from pushtrain.ports import Environment, Sandbox
 
@@ -175,6 +176,7 @@ class ExecutorService:
             downloads=Ledger(
                 state.downloads,
                 settings.rules.limits.downloads_per_day,
+                throttle=Throttle(settings.rules.owner.bandwidth),
                 quiet=self._quiet_until,
                 clock=clock,
             ),

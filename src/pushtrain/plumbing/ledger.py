@@ -19,6 +19,7 @@ from typing import Final
 from pushtrain.core.errors import PushtrainError
 from pushtrain.plumbing.download import Ask, Opener, Stream
 from pushtrain.plumbing.files import replace
+from pushtrain.plumbing.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Ledger:
     Args:
         path: Where it is kept.
         limit: Bytes a day; 0: as many as come, and they are counted all the same.
+        throttle: Where each piece waits for its turn.
         quiet: When the hours end in which nothing may be brought in; None: these are none.
         clock: Seconds since the epoch.
     """
@@ -70,10 +72,12 @@ class Ledger:
         path: Path,
         limit: int,
         *,
+        throttle: Throttle | None = None,
         quiet: Callable[[], float | None] = lambda: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.limit = limit
+        self._throttle = throttle or Throttle()
         self._quiet = quiet
         self._path = path
         self._clock = clock
@@ -184,6 +188,7 @@ class Ledger:
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
             self.take(len(chunk))
+            self._throttle.spend(len(chunk))
             yield chunk
 
     def _turn(self) -> None:
