@@ -444,6 +444,46 @@ def test_the_lock_is_held_for_the_shims_life_only(start: Start) -> None:
     assert not held(attempt.folder.lock)
 
 
+@pytest.mark.parametrize("after", [100, 3_000, 10_000, 30_000])
+def test_all_that_a_job_had_said_when_its_shim_was_killed_is_in_the_log(
+    start: Start, tmp_path: Path, after: int
+) -> None:
+    script = (
+        "import os, sys\n"
+        "told = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)\n"
+        "for number in range(10_000_000):\n"
+        "    os.write(1, b'%d\\n' % number); os.pwrite(told, b'%d\\n' % number, 0)\n"
+    )
+    (tmp_path / "talk.py").write_text(script)
+    said = tmp_path / "said"
+    attempt = start(f"exec {sys.executable} {tmp_path}/talk.py {said}")
+    attempt.until(f"\n{after}\n")
+    process.send(attempt.shim.pid, attempt.shim.start, signal.SIGKILL)
+    launch.bury(attempt.shim)
+    launch.settle(attempt.folder)
+    lines = attempt.log.splitlines()
+    assert lines == list(map(str, range(len(lines))))
+    assert len(lines) > int(said.read_text())
+
+
+def test_what_is_said_is_never_in_the_shims_hands_alone(tmp_path: Path) -> None:
+    """The kernel moves it from pipe to log: a kill between reading and writing would lose it."""
+    script = (
+        "import os\n"
+        "from pushtrain.plumbing import tape\n"
+        "log = tape.Tape()\n"
+        "def read(*_): raise SystemExit('it is read')\n"
+        "tape.os.read = read\n"
+        "os.write(log.given, b'first\\n'); log.copy()\n"
+        "log.append(b'pushtrain: ours\\n')\n"
+        "os.write(log.given, b'second\\n'); log.copy()\n"
+    )
+    log = tmp_path / "log.txt"
+    with log.open("ab") as out:
+        subprocess.run((sys.executable, "-c", script), stdout=out, check=True)
+    assert log.read_text() == "first\npushtrain: ours\nsecond\n"
+
+
 def test_use_of_the_processor_and_of_memory_is_counted(start: Start) -> None:
     script = "x = bytearray(60_000_000); sum(range(4_000_000))"
     verdict = start(f'{sys.executable} -c "{script}"; true').verdict()
