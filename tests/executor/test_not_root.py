@@ -14,6 +14,7 @@ from executor_house import House, done, story
 
 import pushtrain
 from pushtrain.adapters.sandboxes import Ground
+from pushtrain.adapters.sandboxes.confined import Confined
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.model import DataSource, JobNetwork, Outcome, Run
 from pushtrain.core.rules import Rules
@@ -139,6 +140,22 @@ def test_what_is_given_in_a_folder_that_root_alone_may_pass_can_be_reached(tmp_p
     )
     subprocess.run(argv, env=env, capture_output=True, check=False)
     assert [path.name for path in shared.rglob("*")] == ["between", "tools", "made"]
+
+
+def test_a_level_whose_jobs_stay_root_takes_back_what_another_one_gave_away(tmp_path: Path) -> None:
+    """Without capabilities root cannot write what is somebody else's: caches would be lost to its jobs."""
+    caches = tmp_path / "caches"
+    caches.mkdir()
+    jobuser.settle(Cage(writable=(caches,)))
+    confined = Confined(Ground(tmp_path / "isolation"))
+    if why := confined.missing()[0]:
+        pytest.skip(f"level `confined` cannot be tried here: {why}")
+    enclosure = confined.enclose(Cage(writable=(caches,), network=JobNetwork.FULL))
+    argv, env = command(enclosure, ("sh", "-c", f"echo x >{caches}/made"), {"PATH": "/usr/bin:/bin"})
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert (caches / "made").exists(), done.stderr
+    jobuser.settle(Cage(writable=(caches,)))
+    assert (caches / "made").stat().st_uid >= jobuser.FIRST
 
 
 def test_links_and_second_names_give_a_job_nothing(tmp_path: Path) -> None:

@@ -69,6 +69,21 @@ def settle(cage: Cage) -> int:
         OSError: A folder cannot be given away, or is none that the cage may write: all below it would go.
     """
     uid = of(cage)
+    _settle(cage, uid)
+    return uid
+
+
+def take_back(cage: Cage) -> None:
+    """Give a cage's folders to root, for a level whose jobs stay root; another level may have had them.
+
+    Raises:
+        OSError: As `settle`.
+    """
+    if wanted():
+        _settle(cage, 0)
+
+
+def _settle(cage: Cage, uid: int) -> None:
     own = dict.fromkeys((*_own(cage), *((cage.tmp,) if cage.tmp else ())))
     for path in own:
         if not any(path.is_relative_to(one) for one in cage.writable):
@@ -78,7 +93,6 @@ def settle(cage: Cage) -> int:
         give(path, uid)
         if cage.own is None and path.is_dir() and not path.is_symlink():
             path.chmod(0o700)
-    return uid
 
 
 def _open_way(path: Path, writable: Sequence[Path]) -> None:

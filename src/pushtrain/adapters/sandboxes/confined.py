@@ -16,7 +16,7 @@ from pushtrain.adapters.sandboxes.system import PROGRAMS, RESOLVERS
 from pushtrain.core.canaries import KNOWN
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import etc, gpudevices, landlock, nearby, seccomp, shortcut
+from pushtrain.plumbing import etc, gpudevices, jobuser, landlock, nearby, seccomp, shortcut
 from pushtrain.ports import Cage, Confinement, Enclosure, Landlock
 
 _ETC: Final = (*etc.COPIED, "group", "hostname", "hosts", "nsswitch.conf", "passwd", etc.RESOLV)
@@ -53,9 +53,11 @@ class Confined:
         Raises:
             ConfigError: A socket has come within reach by which a job could leave it; or the cage restricts
                 the network.
+            OSError: A folder that another level gave away cannot be taken back.
         """
         demand_network(self.level, cage, JobNetwork.FULL)
         self._look_around()
+        jobuser.take_back(cage)
         tmp = shortcut.to(cage.tmp) if cage.tmp else None
         version = landlock.abi()
         wanted = [
