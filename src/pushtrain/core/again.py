@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from pushtrain.core.forms import duration, listed
-from pushtrain.core.model import CHECKPOINTED, RETRIED, PreemptSignal, Reason, Retry
+from pushtrain.core.model import CHECKPOINTED, RETRIED, Concurrency, PreemptSignal, Reason, Retry
 from pushtrain.core.reading import Table
 
 SIGNALS: Final = {
@@ -27,6 +27,15 @@ def preempt_signal(table: Table) -> PreemptSignal:
     mend = f"Write one of {listed(list(PreemptSignal))}."
     table.wrong("preempt_signal", value, "is no signal that a job can ask for", mend)
     return PreemptSignal.TERM
+
+
+def concurrency(table: Table) -> Concurrency:
+    """`concurrency`."""
+    value = table.take("concurrency")
+    if value is None or value in set(Concurrency):
+        return Concurrency.QUEUE if value is None else Concurrency(str(value))
+    table.wrong("concurrency", value, "is no way to go on", f"Write one of {listed(list(Concurrency))}.")
+    return Concurrency.QUEUE
 
 
 def retry(table: Table) -> Retry:

@@ -132,6 +132,10 @@ Event = (
     | Returned
 )
 
+NEVER: Final = 1e11
+"""The `not_before` of a run that waits for another one, not for a time."""
+GOES_FIRST: Final = "the run of a newer push goes first"
+
 TABLE: Final[dict[tuple[State, type[Event]], State]] = {
     (State.QUEUED, Claimed): State.PREPARING,
     (State.QUEUED, Cancelled): State.PUBLISHING,
@@ -182,6 +186,8 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901, PLR091
         case Requeued(reason, detail, not_before):
             change |= {"reason": reason, "detail": detail, "not_before": not_before, "gpus": (), "token": ""}
             change |= {"waiting_for": detail if not_before else "", "preempt_requested": False}
+            if run.gives_way_to:
+                change |= {"not_before": NEVER, "waiting_for": GOES_FIRST}
         case Exited(reason, exit_code, detail, at):
             change |= {"outcome": _verdict(reason, exit_code), "reason": reason, "detail": detail, "gpus": ()}
             change |= {"ended_at": now if at is None else at}
@@ -200,6 +206,7 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901, PLR091
         case Returned(command, sender, detail):
             change |= {"command": command, "sender": sender, "attempt": max(run.attempt, command.attempt)}
             change |= {"outcome": None, "reason": Reason.NONE, "detail": detail, "done_at": None}
+            change |= {"gives_way_to": "", "not_before": 0.0}
     return run.model_copy(update=change)
 
 

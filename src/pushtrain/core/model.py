@@ -276,6 +276,16 @@ class PreemptSignal(StrEnum):
     """No signal: the command looks at `PUSHTRAIN_STOP_FILE`."""
 
 
+class Concurrency(StrEnum):
+    """What becomes of a branch's older run when a newer push starts the same job."""
+
+    QUEUE = "queue"
+    """Both run, as they came."""
+    CANCEL = "cancel-older"
+    CHECKPOINT = "checkpoint-older"
+    """It saves where it is, and goes on when the newer one has ended."""
+
+
 class Retry(Value):
     """How often a run is started again, by what its attempt failed of; see `core/retry.py`."""
 
@@ -327,6 +337,8 @@ class JobSpec(Value):
     """What its command gets when the machine is wanted back."""
     retry: Retry = Retry()
     """When it is started again though it failed."""
+    concurrency: Concurrency = Concurrency.QUEUE
+    """What becomes of an older push's run of this job."""
     results: tuple[str, ...] = ()
     """Globs relative to the work folder."""
     results_to: ResultsTarget = ResultsTarget()
@@ -642,6 +654,8 @@ class Run(Value):
     """The current claim's token; late writes without it are refused."""
     cancel_requested: bool = False
     preempt_requested: bool = False
+    gives_way_to: str = ""
+    """The run of a newer push that goes first."""
     not_before: float = 0
     waiting_for: str = ""
     gpus: tuple[str, ...] = ()

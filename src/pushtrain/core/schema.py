@@ -8,7 +8,15 @@ from typing import Any, Final
 
 from pushtrain.core import again, jobfile, matrix, names, needs, secretname
 from pushtrain.core.forms import MAX_DURATION, MAX_INTEGER
-from pushtrain.core.model import MAX_SECRETS, MOST_PRIORITY, RETRIED, Isolation, JobNetwork, Launcher
+from pushtrain.core.model import (
+    MAX_SECRETS,
+    MOST_PRIORITY,
+    RETRIED,
+    Concurrency,
+    Isolation,
+    JobNetwork,
+    Launcher,
+)
 
 URL: Final = "https://raw.githubusercontent.com/pushtrain/pushtrain/main/docs/pushtrain.schema.json"
 
@@ -111,6 +119,11 @@ def _job() -> Schema:
                 "default": "SIGTERM",
             },
             "retry": _retry(),
+            "concurrency": {
+                "description": "What becomes of an older push's run when a newer one starts the same job.",
+                "enum": [each.value for each in Concurrency],
+                "default": "queue",
+            },
             "results": {
                 **_texts("Globs of files to keep, relative to the repository's root.", _PATH),
                 "examples": [["outputs/**", "*.png"]],

@@ -49,6 +49,7 @@ from pushtrain.executor.cardwatch import Samples
 from pushtrain.executor.courier import Courier, Publisher
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.drain import Drain
+from pushtrain.executor.giveway import GiveWay
 from pushtrain.executor.idle import Idle
 from pushtrain.executor.landlord import BRISK, Landlord
 from pushtrain.executor.lending import Terms
@@ -238,6 +239,9 @@ class ExecutorService:
             terms=lambda: Terms(starts=False) if self.drain.on else self._landlord.terms(),
             clock=clock,
         )
+        self._giveway = GiveWay(
+            store, self._dispatch, mirrors, grace=settings.executor.grace, changed=self._changed
+        )
         self._warden = Warden(
             store,
             authorized,
@@ -252,6 +256,7 @@ class ExecutorService:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._dispatch.run())
                 group.create_task(self._courier.run())
+                group.create_task(self._giveway.run())
                 group.create_task(self._warden.run())
                 group.create_task(self.drain.run())
                 group.create_task(self._landlord.run())
@@ -263,6 +268,7 @@ class ExecutorService:
     def _ended(self) -> None:
         self._courier.wake()
         self._steward.ended()
+        self._giveway.ended()
 
     def wake(self) -> None:
         """Look for work: something was accepted by other means than `accept`."""
@@ -386,6 +392,7 @@ class ExecutorService:
         )
         if fresh:
             self._changed(run.id)
+            self._giveway.soon(run)
             self._dispatch.accepted()
         return run, fresh
 

@@ -20,7 +20,17 @@ import apsw
 
 from pushtrain.core.errors import Busy, Conflict, Forbidden
 from pushtrain.core.fairness import rank
-from pushtrain.core.lifecycle import Cancelled, Claimed, Event, Released, Returned, advance, comes_back
+from pushtrain.core.lifecycle import (
+    GOES_FIRST,
+    NEVER,
+    Cancelled,
+    Claimed,
+    Event,
+    Released,
+    Returned,
+    advance,
+    comes_back,
+)
 from pushtrain.core.model import (
     MOST_PRIORITY,
     Artifact,
@@ -280,6 +290,52 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
             return run
 
         return self._database.write(work)
+
+    def give_way(self, run_id: str, *, to: str) -> None:
+        """Have a run wait until another one has ended; one that is active does so from its next attempt on.
+
+        Raises:
+            Conflict: It has ended.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> None:
+            before = rows.require(db, run_id)
+            if before.state not in {State.QUEUED, State.PREPARING, State.RUNNING}:
+                raise Conflict(f"Run {before.short} has ended already.", mend="Nothing needs to be done.")
+            change: dict[str, object] = {"gives_way_to": to, "updated_at": now}
+            if before.state is State.QUEUED:
+                change |= {"not_before": NEVER, "waiting_for": GOES_FIRST}
+            run = before.model_copy(update=change)
+            rows.put(db, run, before=before.state)
+            rows.tell(db, run, "gives-way", f"to run {to[:8]}", now)
+
+        self._database.write(work)
+
+    def free_ways(self) -> list[str]:
+        """Let runs go on whose way is free: the run that went first has ended. Their ids."""
+        waiting = self._select("WHERE state = 'queued' AND not_before >= ?", (NEVER,))
+        free = [run for run in waiting if not run.gives_way_to or self._ended(run.gives_way_to)]
+        if not free:
+            return []
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> list[str]:
+            freed = []
+            for one in free:
+                before = rows.require(db, one.id)
+                if before.state is not State.QUEUED or before.gives_way_to != one.gives_way_to:
+                    continue
+                change = {"gives_way_to": "", "not_before": 0.0, "waiting_for": "", "updated_at": now}
+                rows.put(db, before.model_copy(update=change), before=State.QUEUED)
+                freed.append(one.id)
+            return freed
+
+        return self._database.write(work)
+
+    def _ended(self, run_id: str) -> bool:
+        found = self._database.read(lambda db: rows.get(db, run_id))
+        return found is None or found.state not in {State.QUEUED, State.PREPARING, State.RUNNING}
 
     def request_preempt(self, run_id: str, *, token: str, detail: str) -> None:
         """Write down that an active run's machine is taken back; a second wish is the first one.

@@ -1,0 +1,152 @@
+"""Have an older push's run give way to a newer one's, as the job's `concurrency` says (`core.precedence`).
+
+The order of commits is asked of git, in the background: no caller waits for it. What was not decided yet when
+the executor died is decided at its next start; deciding twice changes nothing. Where the remote does not
+answer both runs stay as they are, and it is asked again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from pushtrain.core.errors import Conflict, NotFound, PushtrainError, StorageError
+from pushtrain.core.model import Concurrency, Reason, Run, State, TrainCommand
+from pushtrain.core.precedence import GivesWay, Order, giving_way, group_of
+from pushtrain.executor.dispatch import Dispatch
+from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.store import Store
+
+_log = logging.getLogger(__name__)
+
+_PAUSE: Final = 30.0
+_MOST: Final = 10_000
+_UNENDED: Final = (State.QUEUED, State.PREPARING, State.RUNNING)
+
+
+class GiveWay:
+    """Decides for the runs of one executor.
+
+    Args:
+        store: Where they are.
+        dispatch: Ends them.
+        mirrors: The mirror of a repository's key.
+        grace: Seconds that an older run has to save where it is.
+        changed: Told the id of each run that changed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        dispatch: Dispatch,
+        mirrors: Callable[[str], Mirror],
+        *,
+        grace: float,
+        changed: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._dispatch = dispatch
+        self._mirrors = mirrors
+        self._grace = grace
+        self._changed = changed
+        self._guard = threading.Lock()
+        self._new: set[str] = set()
+        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def soon(self, run: Run) -> None:
+        """A run was accepted; from any thread, and at once."""
+        if run.command.job.concurrency is Concurrency.QUEUE or group_of(run.command) is None:
+            return
+        with self._guard:
+            self._new.add(run.id)
+        self.ended()
+
+    def ended(self) -> None:
+        """A run has ended: another one's way may be free; from any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and we with it
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self) -> None:
+        """Decide until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        for run in await asyncio.to_thread(self._store.runs, states=_UNENDED, limit=_MOST):
+            self.soon(run)
+        while True:
+            self._wake.clear()
+            left = await asyncio.to_thread(self._look)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE if left else None):
+                    await self._wake.wait()
+
+    def _look(self) -> bool:
+        """Decide for every run that came, and let go on whose way is free; whether some are left."""
+        with self._guard:
+            new, self._new = self._new, set()
+        left: set[str] = set()
+        for run_id in new:
+            try:
+                self._decide(self._store.run(run_id))
+            except NotFound:
+                continue
+            except (PushtrainError, OSError) as error:
+                _log.warning("whether run %s gives way is not known yet: %s", run_id[:8], error)
+                left.add(run_id)
+        with self._guard:
+            self._new |= left
+        try:
+            freed = self._store.free_ways()
+        except StorageError as error:
+            _log.warning("whose way is free is not known yet: %s", error)
+            return True
+        for run_id in freed:
+            self._changed(run_id)
+        if freed:
+            self._dispatch.wake()
+        return bool(left)
+
+    def _decide(self, run: Run) -> None:
+        command = run.command
+        others = self._store.runs(
+            repository=command.repository, ref=command.ref, job=command.job.name, limit=1000
+        )
+        for one in giving_way(run, others, lambda this, that: self._order(command, this, that)):
+            self._do(one)
+
+    def _order(self, command: TrainCommand, this: str, that: str) -> Order:
+        """How two commits stand to each other; after a rewritten history the branch's tip decides."""
+        if this == that:
+            return Order.UNKNOWN
+        mirror = self._mirrors(command.repository)
+        for commit in (this, that):
+            if not mirror.has(commit):
+                with contextlib.suppress(NotFound):  # rewritten, and let go by the host
+                    mirror.fetch(command.ref, commit)
+        if mirror.is_ancestor(that, this):
+            return Order.NEWER
+        if mirror.is_ancestor(this, that):
+            return Order.OLDER
+        tip = mirror.ls_remote().get(command.ref, "")
+        if not tip:
+            return Order.UNKNOWN
+        if tip not in {this, that}:
+            mirror.fetch(command.ref, tip)
+        current = (mirror.is_ancestor(this, tip), mirror.is_ancestor(that, tip))
+        return {(True, False): Order.NEWER, (False, True): Order.OLDER}.get(current, Order.UNKNOWN)
+
+    def _do(self, one: GivesWay) -> None:
+        older, sha = one.older, one.newer.command.commit[:7]
+        _log.info("run %s gives way to a newer push, %s (%s)", older.short, sha, one.how)
+        try:
+            if one.how is Concurrency.CANCEL:
+                self._dispatch.cancel(older.id, by=f"a newer push, {sha}")
+                return
+            self._store.give_way(older.id, to=one.newer.id)
+        except Conflict:
+            return  # it has ended meanwhile
+        why = f"A newer push, {sha}, goes first."
+        self._dispatch.preempt(older.id, reason=Reason.PREEMPTED, detail=why, grace=self._grace)
+        self._changed(older.id)
