@@ -6,6 +6,7 @@ import platform
 import shutil
 import stat
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pushtrain.cli.finding import Finding
 from pushtrain.core.errors import PushtrainError
 from pushtrain.core.model import Gpu, State
 from pushtrain.core.settings import Settings
+from pushtrain.plumbing.excluded import Excluded
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
 from pushtrain.plumbing.systemd import UNIT, Manager
@@ -63,6 +65,7 @@ def hardware(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
     """Disk and GPUs."""
     yield _disk(folder, settings)
     yield _gpus()
+    yield from _failed(folder)
 
 
 def _version(*argv: str) -> str:
@@ -188,6 +191,13 @@ def _gpus() -> Finding:
     driver = next((gpu.driver for gpu in gpus if gpu.driver), "")
     shown = "; ".join(map(_gpu, gpus))
     return Finding("gpu", "ok", f"{shown} (driver {driver})" if driver else shown)
+
+
+def _failed(folder: StateFolder) -> Iterator[Finding]:
+    for one in Excluded(folder.excluded, clock=time.time).all().values():
+        text = f"GPU {one.number} ({one.name}) has failed ({one.trouble}), so nobody gets it"
+        mend = f"Restart the machine; or, if it is in order, `pushtrain gpus --mended {one.number}`."
+        yield Finding("gpu", "wrong", text, mend)
 
 
 def _gpu(gpu: Gpu) -> str:

@@ -15,6 +15,7 @@ from pushtrain.cli.terminal import clean
 from pushtrain.core.errors import NotFound, PushtrainError, Unreachable, UsageError
 from pushtrain.core.gpustate import GpuRun, GpuState, MachineGpus, state_of
 from pushtrain.core.model import State
+from pushtrain.plumbing.excluded import Excluded
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.history import open_history
 from pushtrain.wiring.parts import own_id
@@ -35,6 +36,7 @@ _HOT: Final = 85
 def gpus(
     *names: str,
     watch: Annotated[bool, Parameter(name=["--watch", "-w"], negative="")] = False,
+    mended: str = "",
     json: Json = False,
     state: Folder = None,
 ) -> None:
@@ -46,11 +48,17 @@ def gpus(
     Args:
         names: Executors to ask instead, by the names that `pushtrain executor status` tells; `all` is each
             that you may ask.
+        mended: Say that a GPU of this machine which has failed is in order again, by its number or UUID: it
+            is lent again, unless the driver still finds it wrong.
         watch: Show it again and again until Ctrl-C: this machine each second, others every five.
     """
     folder = open_state(state)
     if json and watch:
         raise UsageError("`--watch` is for people, `--json` for programs.", mend="Leave one of them out.")
+
+    if mended:
+        _mend(folder, mended, as_json=json)
+        return
 
     def look() -> list[MachineGpus]:
         return _asked(names, state) if names else [_here(folder, state)]
@@ -67,6 +75,18 @@ def gpus(
             render.console().print(part, soft_wrap=False)
         return
     _watch(look, _AFAR if names else _HERE)
+
+
+def _mend(folder: StateFolder, which: str, *, as_json: bool) -> None:
+    found = Excluded(folder.excluded, clock=time.time).forgive(which)
+    if found is None:
+        raise NotFound(
+            f"GPU {which} does not count as failed here.", mend="`pushtrain gpus` tells how each stands."
+        )
+    if as_json:
+        render.emit_json(found)
+        return
+    render.plain(f"GPU {found.number} ({found.name}) is lent again, unless it is still out of order.")
 
 
 def _watch(look: Callable[[], list[MachineGpus]], pause: float) -> None:

@@ -109,6 +109,7 @@ def _gpu() -> Schema:
             "driver": _text("The driver's version; empty unless the owner publishes it."),
             "capability": _text("CUDA's compute capability, such as `8.9`; empty: not known."),
             "display": {"description": "Whether a display is attached.", "type": "boolean", "default": False},
+            "trouble": _text("Why nobody gets it until it is mended; empty: it is in order."),
             "slice": {
                 "description": "Its number among the slices (MIG) of its card; null: it is a whole card.",
                 "type": ["integer", "null"],

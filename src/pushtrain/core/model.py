@@ -152,6 +152,10 @@ class Reason(StrEnum):
     SETUP = "setup"
     NO_GPU = "no-gpu"
     ISOLATION = "isolation"
+    GPU = "gpu"
+    """A GPU failed, or could not be used: not the run's fault."""
+    GPU_MEMORY = "gpu-memory"
+    """It ran out of a GPU's memory."""
     OOM = "oom"
     DISK = "disk"
     PROCESSES = "processes"
@@ -172,6 +176,7 @@ class Reason(StrEnum):
 RETRIED: Final = frozenset(
     {
         Reason.OOM,
+        Reason.GPU_MEMORY,
         Reason.DISK,
         Reason.PROCESSES,
         Reason.SETUP,
@@ -411,6 +416,8 @@ class Gpu(Value):
     """CUDA's compute capability, for example `8.9`."""
     display: bool = False
     """Whether a display was attached and lit when the executor started."""
+    trouble: str = ""
+    """Why nobody gets it until it is mended: `fallen-off`, `memory-errors`; empty: it is in order."""
     slice: int | None = None
     """Its number among the slices (MIG) that its card is cut into; None: it is a whole card."""
 

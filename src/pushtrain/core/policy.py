@@ -186,15 +186,17 @@ def _too_small(card: ExecutorCard, needs: Resources) -> str:
     if not needs.gpus:
         return ""
     least, able = version(needs.gpu_capability), 0
-    for gpu in card.gpus:
+    good = [gpu for gpu in card.gpus if not gpu.trouble]
+    for gpu in good:
         if gpu.memory >= needs.gpu_memory and (needs.gpus == 1 or gpu.slice is None):
             able += not least or version(gpu.capability) >= least
             if able == needs.gpus:
                 return ""
     asked = f"the job asks for {needs.gpus}"
-    whole = [gpu for gpu in card.gpus if needs.gpus == 1 or gpu.slice is None]
+    whole = [gpu for gpu in good if needs.gpus == 1 or gpu.slice is None]
     if len(whole) < needs.gpus:
-        cut = "" if len(whole) == len(card.gpus) else " that are no slices"
+        cut = " that are no slices" if len(whole) < len(good) else ""
+        cut = f"{cut} in order" if len(good) < len(card.gpus) else cut
         return f"{card.name} has {len(whole)} GPUs{cut}; {asked}"
     large = sum(1 for gpu in whole if gpu.memory >= needs.gpu_memory)
     if large < needs.gpus:

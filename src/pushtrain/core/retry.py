@@ -1,7 +1,8 @@
 """Whether a run is started again after an attempt that did not succeed, and when. Pure.
 
 - What an owner takes back, and what has saved where it is, goes on for nothing: no budget is asked.
-- Lost machines, failed commands and chosen exit codes have a budget each, counted over the run's attempts.
+- Lost machines and GPUs, failed commands and chosen exit codes have a budget each, counted over the run's
+  attempts.
 - Whatever would fail the same way again (no memory, no environment, no such commit) is not tried again unless
   the job asks for it. What a rule of the owner's refused, what was cancelled and what timed out never is.
 - Each try waits twice as long as the one before. A command that asks to be started again and again, without
@@ -68,7 +69,7 @@ def goes_on(ended: Attempt) -> bool:
 def _budget(ended: Attempt, retry: Retry) -> _Budget | None:
     """What an attempt that ended like this is counted against."""
     reason, code = ended.reason, ended.exit_code
-    if reason is Reason.LOST:
+    if reason in {Reason.LOST, Reason.GPU}:
         return _Budget("lost", retry.lost)
     if reason is Reason.EXITED and code is not None and code in retry.exit_codes:
         return _Budget(f"exit code {code}", retry.exit_codes[code])

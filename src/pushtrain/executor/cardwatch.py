@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from pushtrain.core.cardseen import Lent, card_seen, coming_back
-from pushtrain.core.gpus import GpuSample, Trouble, trouble
+from pushtrain.core.gpus import LASTING, GpuSample, Trouble, trouble
 from pushtrain.core.model import Gpu
 from pushtrain.core.owner import CardSeen
 from pushtrain.executor.lending import Holder
 from pushtrain.executor.meter import Meter
+from pushtrain.plumbing.excluded import Excluded
 from pushtrain.plumbing.kin import Kin, numbers_are_the_machines
 
 _log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class CardWatch:
         gpus: What the machine has.
         samples: Where samples come from.
         meter: Counts what our runs use of them.
+        excluded: Remembers which have failed; None: what is seen alone counts.
         kin: Knows whose a process is.
         clock: Seconds that only grow.
     """
@@ -76,10 +78,14 @@ class CardWatch:
         samples: Samples,
         meter: Meter,
         *,
+        excluded: Excluded | None = None,
         kin: Sorts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._gpus = {gpu.uuid: gpu for gpu in gpus}
         self._index = {gpu.uuid: gpu.index for gpu in gpus}
+        self._excluded = excluded
+        self._failed: set[str] = set()
         self._samples = samples
         self._meter = meter
         self._clock = clock
@@ -98,8 +104,9 @@ class CardWatch:
         if not self._index:
             return self.last
         now = self._clock()
+        known = self._remembered()
         held = {uuid for holder in holders for uuid in holder.gpus}
-        samples = [one for one in self._samples.sample(held=held) if one.uuid in self._index]
+        samples = self._sampled(now, held)
         self._released |= dict.fromkeys(self._held - held, now)
         self._held = held
         for uuid in held:
@@ -122,7 +129,7 @@ class CardWatch:
                     lent=_lent(holders, one.uuid),
                     cooling=self._since_release(one.uuid, now) < _COOLING,
                     blind=blind,
-                    trouble=self._trouble(one, now, dead=dead, blind=blind),
+                    trouble=self._trouble(one, now, dead=dead, blind=blind) or known.get(one.uuid, ""),
                 )
             )
             theirs[one.uuid] = tuple(
@@ -164,8 +171,27 @@ class CardWatch:
                 return ""
         else:
             self._stuck.pop(sample.uuid, None)
+        if found in LASTING and self._excluded is not None and sample.uuid not in self._failed:
+            self._excluded.add(self._gpus[sample.uuid], found)
         self._tell(sample.uuid, str(found or ""))
         return str(found or "")
+
+    def _sampled(self, now: float, held: Collection[str]) -> list[GpuSample]:
+        """What is read of each card; one that is missing among others does not answer."""
+        told = {one.uuid: one for one in self._samples.sample(held=held) if one.uuid in self._index}
+        if not told:
+            return []
+        return [told.get(uuid) or GpuSample(uuid=uuid, at=now, lost=True) for uuid in self._index]
+
+    def _remembered(self) -> dict[str, str]:
+        """Cards that have failed before; of one that the owner has taken out of these, errors count anew."""
+        if self._excluded is None:
+            return {}
+        known = {uuid: str(one.trouble) for uuid, one in self._excluded.all().items()}
+        for uuid in self._failed - known.keys():
+            self._errors.pop(uuid, None)
+        self._failed = set(known)
+        return known
 
     def _tell(self, uuid: str, found: str) -> None:
         if self._told.get(uuid, "") != found:

@@ -21,6 +21,7 @@ from pushtrain.core.lifecycle import Event, Prepared, PrepareFailed, Requeued
 from pushtrain.core.model import Attempt, Progress, Reason, Run, Stage
 from pushtrain.executor import launch
 from pushtrain.executor.active import Active
+from pushtrain.executor.cardwatch import Cards
 from pushtrain.executor.endings import Endings
 from pushtrain.executor.lending import ALL, Holder, Terms
 from pushtrain.executor.prepare import Preparation, PreparationError, Workshop
@@ -56,6 +57,7 @@ class Dispatch:
         ended: Called when a run has become publishable; from any thread.
         may_start: Whether runs may start that the key with this fingerprint sent; asked when a run is
             claimed, and again once it is prepared, which may be an hour later.
+        cards: What the GPUs tell at this moment.
         terms: What may be claimed now, as far as the machine's owner is concerned.
     """
 
@@ -69,6 +71,7 @@ class Dispatch:
         ended: Callable[[], None],
         may_start: Callable[[str], bool],
         terms: Callable[[], Terms] = lambda: ALL,
+        cards: Callable[[], Cards] = Cards,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -83,7 +86,7 @@ class Dispatch:
         self._active: dict[str, Active] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._endings = Endings(store, shop, stopping=self._stopping, clock=clock)
+        self._endings = Endings(store, shop, stopping=self._stopping, cards=cards, clock=clock)
         self._accepted_at = 0.0
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None

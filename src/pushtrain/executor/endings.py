@@ -7,18 +7,21 @@ transaction. Whoever cancels until then is heeded: nothing is started again that
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from pushtrain.core.errors import Cancelled, Conflict, StorageError
+from pushtrain.core.gpus import Trouble, diagnosis
 from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, Requeued, unless_cancelled
-from pushtrain.core.model import Attempt, Run, State
+from pushtrain.core.model import Attempt, Reason, Run, State
 from pushtrain.core.room import part
 from pushtrain.executor import launch, verdicts
 from pushtrain.executor.active import Active
+from pushtrain.executor.cardwatch import Cards
 from pushtrain.executor.prepare import Workshop, time_limit
 from pushtrain.executor.variables import attempt_mark
 from pushtrain.plumbing import reserve, shortcut
 from pushtrain.plumbing.cleanlog import clean_log
-from pushtrain.plumbing.rundir import RunDir, log_size
+from pushtrain.plumbing.rundir import RunDir, log_size, tail_of
 from pushtrain.plumbing.store import Store
 from pushtrain.plumbing.trees import remove_tree
 
@@ -32,15 +35,23 @@ class Endings:
         store: Where runs are.
         shop: What preparing took.
         stopping: Set when the executor stops.
+        cards: What the GPUs tell at this moment.
         clock: Seconds since the epoch.
     """
 
     def __init__(
-        self, store: Store, shop: Workshop, *, stopping: threading.Event, clock: Callable[[], float]
+        self,
+        store: Store,
+        shop: Workshop,
+        *,
+        stopping: threading.Event,
+        cards: Callable[[], Cards],
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._shop = shop
         self._stopping = stopping
+        self._cards = cards
         self._clock = clock
 
     def finish(self, active: Active) -> None:
@@ -64,7 +75,22 @@ class Endings:
         event = verdicts.event_of(
             verdict, self._store.run(run.id), order=active.order, limit=limit, most=limits.time
         )
-        self.write(active, event)
+        self.write(active, self._blamed(active, event))
+
+    def _blamed(self, active: Active, event: Event) -> Event:
+        """The event that says so, where a GPU is to blame that the command failed."""
+        mine = active.run.gpus
+        if not mine or not isinstance(event, Exited) or event.exit_code == 0:
+            return event
+        if event.reason not in {Reason.EXITED, Reason.SIGNALLED}:
+            return event
+        cards = [card for card in self._cards().seen if card.uuid in mine]
+        found = diagnosis(
+            tail_of(active.folder.log),
+            troubles=[Trouble(card.trouble) for card in cards if card.trouble],
+            crowded=active.run.command.job.resources.gpu_share or any(card.foreign_memory for card in cards),
+        )
+        return event if found is None else replace(event, reason=found.reason, detail=found.words)
 
     def write(self, active: Active, event: Event) -> None:
         """Move the run by the event that ends its attempt.

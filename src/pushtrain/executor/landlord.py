@@ -33,6 +33,7 @@ from pushtrain.executor.cardwatch import Cards, CardWatch, Samples
 from pushtrain.executor.lending import Holder, Terms
 from pushtrain.executor.meter import Meter
 from pushtrain.executor.ownerscreen import OwnerScreen
+from pushtrain.plumbing.excluded import Excluded
 from pushtrain.plumbing.localtime import minute_of_week
 from pushtrain.plumbing.pause import PauseFile
 from pushtrain.plumbing.presence import Presence, Signals
@@ -196,7 +197,7 @@ class Landlord:
             clock: Seconds since the epoch.
         """
         rules, name = settings.rules.owner, settings.executor.name
-        cards = CardWatch(gpus, samples, meter)
+        cards = CardWatch(gpus, samples, meter, excluded=Excluded(state.excluded, clock=clock))
         screen = OwnerScreen(state.standing, executor=name, gpus=gpus, waiting=waiting, kwh=cards.kwh)
 
         def shims() -> tuple[int, ...]:
@@ -234,6 +235,19 @@ class Landlord:
     def verdict(self) -> Verdict:
         """How things stood at the last look."""
         return self._verdict
+
+    def cards_now(self) -> Cards:
+        """What the GPUs tell at this moment."""
+        self.terms()
+        return self._cards.last
+
+    def marked(self) -> tuple[Gpu, ...]:
+        """The machine's GPUs, each with what is wrong with it, as far as the last look told."""
+        wrong = {card.uuid: card.trouble for card in self._cards.last.seen if card.trouble}
+        return tuple(
+            gpu.model_copy(update={"trouble": wrong[gpu.uuid]}) if gpu.uuid in wrong else gpu
+            for gpu in self._gpus
+        )
 
     def cards(self) -> Cards:
         """What was seen of the GPUs at the last look."""

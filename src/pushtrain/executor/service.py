@@ -237,6 +237,7 @@ class ExecutorService:
             ended=self._ended,
             may_start=lambda sender: authorized.word(sender) is Word.MAY,
             terms=lambda: Terms(starts=False) if self.drain.on else self._landlord.terms(),
+            cards=self._landlord.cards_now,
             clock=clock,
         )
         self._giveway = GiveWay(
@@ -375,7 +376,8 @@ class ExecutorService:
             raise self.drain.refuse(self.settings.executor.name)
         self.rulebook.admit(command, sender)
         self.access.settle(command.job.network)
-        if problem := fits(self.card(), command.job, command.repository):
+        mended = self.card().model_copy(update={"gpus": self.gpus})  # what has failed may be mended one day
+        if problem := fits(mended, command.job, command.repository):
             raise ConfigError(
                 f"Executor {self.settings.executor.name} can never run the job {command.job.name}: {problem}",
                 mend="Ask for less, or send it to another executor.",
@@ -509,7 +511,7 @@ class ExecutorService:
             labels=settings.labels,
             prefer=settings.prefer,
             mounts=tuple(settings.mounts),
-            gpus=self.gpus,
+            gpus=self._landlord.marked(),
             repositories=tuple(repository.key for repository in self.settings.repositories),
             sequence=card_number(self._state.card_number),
             isolation=self.isolation,

@@ -397,6 +397,16 @@ def read_log(path: Path, attempt: int, offset: int, limit: int, *, ended: bool) 
     )
 
 
+def tail_of(log: Path, *, most: int = 32_768) -> str:
+    """The end of a log as text, for who looks for words in it; empty where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+            return file.read(most).decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def log_size(path: Path) -> int:
     """Bytes written so far, those let go included."""
     try:

@@ -98,6 +98,11 @@ class StateFolder:
         return self.root / "energy.json"
 
     @property
+    def excluded(self) -> Path:
+        """GPUs that have failed and are lent to nobody."""
+        return self.root / "gpus-excluded.json"
+
+    @property
     def standing(self) -> Path:
         """How the machine and its GPUs stand, for the owner's own screen: it names programs."""
         return self.root / "standing.json"

@@ -1,0 +1,125 @@
+"""A card that fails: nobody gets it any more, everybody is told, and its run is tried again elsewhere."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from executor_house import House, done, story
+
+from pushtrain.core.model import Outcome, Reason, Resources
+from pushtrain.core.policy import fits
+from pushtrain.executor.cardwatch import CardWatch
+from pushtrain.executor.lending import Holder
+from pushtrain.executor.meter import Meter
+from pushtrain.plumbing import gpu
+from pushtrain.plumbing.energy import EnergyDay
+from pushtrain.plumbing.excluded import Excluded
+from pushtrain.plumbing.gpu import Sampler, inventory
+from pushtrain.testing import Clock, a_spec
+from pushtrain.testing.nvml import FakeCard, FakeNvml
+from served import served
+
+GB = 10**9
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    made = FakeNvml([FakeCard(memory=24 * GB, memory_errors=3), FakeCard(memory=24 * GB)])
+    monkeypatch.setattr(gpu, "pynvml", made)
+    return made
+
+
+def watch(tmp_path: Path, boot: str = "first") -> CardWatch:
+    """What an executor that starts now looks with."""
+    clock = Clock()
+    meter = Meter(tmp_path / "runs", EnergyDay(tmp_path / "energy", clock=clock), clock=clock)
+    excluded = Excluded(tmp_path / "excluded.json", clock=clock, boot=lambda: boot)
+    return CardWatch(inventory(), Sampler(clock=clock), meter, excluded=excluded, clock=clock)
+
+
+def troubles(cards: CardWatch, *holders: Holder) -> list[str]:
+    return [card.trouble for card in cards.look(holders).seen]
+
+
+def test_errors_of_its_memory_count_until_the_owner_says_that_it_is_mended(
+    library: FakeNvml, tmp_path: Path
+) -> None:
+    cards = watch(tmp_path)
+    assert troubles(cards) == ["", ""], "what was there before is no news"
+    library.cards[0].memory_errors = 4
+    assert troubles(cards) == ["memory-errors", ""]
+    cards.close()
+    again = watch(tmp_path)
+    assert troubles(again) == ["memory-errors", ""], "also for an executor that starts anew"
+    Excluded(tmp_path / "excluded.json", clock=Clock(), boot=lambda: "first").forgive("0")
+    assert troubles(again) == ["", ""]
+    library.cards[0].memory_errors = 5
+    assert troubles(again) == ["memory-errors", ""], "what comes then is new"
+    again.close()
+
+
+def test_a_card_that_fell_off_comes_back_with_the_machines_next_boot(
+    library: FakeNvml, tmp_path: Path
+) -> None:
+    cards = watch(tmp_path)
+    assert troubles(cards) == ["", ""]
+    library.cards[1].lost = True
+    assert troubles(cards) == ["", "fallen-off"]
+    library.cards[1].lost = False
+    assert troubles(cards) == ["", "fallen-off"], "that it answers again does not make it good"
+    cards.close()
+    after = watch(tmp_path, boot="second")
+    assert troubles(after) == ["", ""]
+    after.close()
+
+
+async def _ended(house: House, command: str, **spec: Any) -> tuple[Any, Any]:
+    async with house.running() as service:
+        run = await done(service, house.send(service, command, **spec))
+        return run, service.store.attempts(run.id)
+
+
+@story
+async def test_a_run_whose_gpu_failed_is_tried_again_and_one_that_took_too_much_memory_is_not(
+    tmp_path: Path,
+) -> None:
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(gpu, "pynvml", FakeNvml([FakeCard(memory=24 * GB)]))
+    try:
+        house = House(tmp_path)
+        house.gpus = inventory()
+        asked = {"resources": Resources(gpus=1), "retry": {"backoff": 0.1}}
+        mark = tmp_path / "second"
+        job = f"test -e {mark} && exit 0; touch {mark}; echo uncorrectable ECC error encountered; exit 1"
+        run, attempts = await _ended(house, job, **asked)
+        assert run.outcome is Outcome.SUCCEEDED, run.detail
+        assert [one.reason for one in attempts] == [Reason.GPU, Reason.EXITED]
+        run, attempts = await _ended(house, "echo CUDA out of memory; exit 1", **asked)
+        assert (run.outcome, run.reason, len(attempts)) == (Outcome.FAILED, Reason.GPU_MEMORY, 1)
+        assert "gpu_memory" in run.detail
+        run, attempts = await _ended(house, "echo CUDA out of memory; exit 1", retry={"backoff": 0.1})
+        assert run.reason is Reason.EXITED, "it had no GPU that could have failed"
+    finally:
+        monkeypatch.undo()
+
+
+def test_a_card_that_is_missing_when_it_is_looked_at_first_has_failed(
+    library: FakeNvml, tmp_path: Path
+) -> None:
+    cards = watch(tmp_path)
+    library.cards[0].lost = True
+    assert troubles(cards) == ["fallen-off", ""]
+    cards.close()
+
+
+def test_a_card_in_trouble_is_told_and_nothing_is_placed_on_it(library: FakeNvml, tmp_path: Path) -> None:
+    with served(tmp_path / "state", gpus=inventory()) as one:
+        library.cards[0].lost = True
+        assert [each.lent for each in one.service.machine_gpus().gpus] == [False, True]
+        card = one.service.card()
+        assert [each.trouble for each in card.gpus] == ["fallen-off", ""]
+        two = a_spec(resources=Resources(gpus=2))
+        assert fits(card, two) == "lab-1 has 1 GPUs in order; the job asks for 2"
+        assert fits(card, a_spec(resources=Resources(gpus=1))) == ""
+        assert [place.memory for place in one.service.capacity().free] == [24 * GB]
+        one.service._landlord._cards.close()
