@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -387,6 +388,71 @@ def test_a_library_that_breaks_lets_nothing_start(
     assert estate.landlord._step() == module.BRISK
     assert not estate.landlord._terms.starts
     assert "could not be looked at" in caplog.text
+
+
+def test_a_library_that_breaks_lets_nothing_be_claimed_and_is_told_of_once(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the driver is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "sample", broken)
+        for _ in range(3):
+            assert not estate.look().starts
+    assert len(caplog.records) == 1
+    assert estate.look() == Terms()
+
+
+def test_a_driver_that_hangs_lets_nothing_start_and_holds_up_nobody(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.05)
+    hangs, goes_on = threading.Event(), threading.Event()
+    real = Sampler.sample
+
+    def hanging(sampler: Sampler, **how: Any) -> Any:
+        hangs.set()
+        goes_on.wait(20)
+        return real(sampler, **how)
+
+    monkeypatch.setattr(Sampler, "sample", hanging)
+    stuck = threading.Thread(target=estate.look)
+    stuck.start()
+    assert hangs.wait(20)
+    assert not estate.look().starts
+    goes_on.set()
+    stuck.join()
+    assert estate.look() == Terms()
+
+
+def test_a_run_that_could_not_be_asked_is_asked_again_and_the_others_are_too(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run_id: str, **_: object) -> None:
+        raise RuntimeError(run_id)
+
+    estate.lend(0)
+    estate.lend(1, run="run-2")
+    estate.look()
+    estate.owner(0, 9 * GB)
+    estate.owner(1, 9 * GB)
+    with monkeypatch.context() as patch:
+        patch.setattr(estate.landlord, "_preempt", broken)
+        estate.look()
+    estate.look()
+    assert [run for run, *_ in estate.asked] == ["run-1", "run-2"]
+
+
+def test_a_screen_that_fails_keeps_no_owner_waiting(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(estate.landlord, "_show", broken)
+    estate.lend(0)
+    estate.owner(0, 9 * GB)
+    assert estate.look().kept == {estate.uuid(0)}
+    assert len(estate.asked) == 1
 
 
 # --- pace and energy --------------------------------------------------------------------------------------

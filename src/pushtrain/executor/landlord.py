@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from pushtrain.core.model import Gpu, Reason, Resources
@@ -58,6 +58,8 @@ _SENSES: Final = 2.5
 """Seconds between two looks at what is not a GPU; each signal has a pace of its own."""
 _STALE: Final = 30.0
 """Seconds after which what a signal told no longer counts for a claim."""
+_PATIENCE: Final = 2.0
+"""Seconds that a look waits for another one to come back."""
 _SHORTER: Final = 0.5
 """Seconds by which a second wish must be sooner than the first to be worth sending."""
 _LATE: Final = 15.0
@@ -164,6 +166,7 @@ class Landlord:
         self._terms = Terms()
         self._asked: dict[tuple[str, int], float] = {}
         self._late: set[tuple[str, int]] = set()
+        self._broken = ""
         self._wake: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -229,7 +232,7 @@ class Landlord:
         holders = tuple(self._holders())
         if self._steady() - self._looked_at > within or holders != self._held:
             calm = self._calm(holders)
-            self._look(self._presence.latest(_STALE if calm else 2 * _SENSES, calm=calm))
+            self._look_safely(_STALE if calm else 2 * _SENSES, calm=calm)
         return self._terms
 
     def verdict(self) -> Verdict:
@@ -285,7 +288,7 @@ class Landlord:
                             await self._wake.wait()
         finally:
             self._presence.close()
-            with self._lock:
+            with contextlib.suppress(TimeoutError), self._alone():
                 self._cards.close()
 
     async def _sense(self) -> None:
@@ -298,11 +301,7 @@ class Landlord:
     def _step(self) -> float:
         """One look; seconds until the next."""
         begin = time.thread_time()
-        try:
-            self._look(self._presence.latest(2 * _STALE, calm=True))
-        except Exception:  # noqa: BLE001  whatever it was, the owner must not suffer for it
-            _log.exception("the machine could not be looked at, so nothing starts")
-            self._terms = Terms(starts=False)
+        if not self._look_safely(2 * _STALE, calm=True):
             return BRISK
         if self._cards.last.emptying:
             return SOON
@@ -314,8 +313,31 @@ class Landlord:
     def _calm(self, holders: Sequence[Holder]) -> bool:
         return not holders and not self._busy()
 
+    def _look_safely(self, within: float, *, calm: bool) -> bool:
+        """Look; whether that was possible. Where it was not, nothing starts."""
+        try:
+            self._look(self._presence.latest(within, calm=calm))
+        except Exception as error:  # noqa: BLE001  whatever it was, the owner must not suffer for it
+            self._terms = Terms(starts=False)
+            if str(error) != self._broken:
+                self._broken = str(error)
+                _log.exception("the machine could not be looked at, so nothing starts")
+            return False
+        self._broken = ""
+        return True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One look at a time. Raises TimeoutError: another one hangs, with the driver."""
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise TimeoutError("the GPUs' driver does not answer")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _look(self, signals: Signals) -> None:
-        with self._lock:
+        with self._alone():
             holders = tuple(self._holders())
             cards = self._cards.look(holders)
             before, verdict = self._verdict, judge(self._rules, self._seen(signals, cards), self._verdict)
@@ -325,11 +347,18 @@ class Landlord:
             self._verdict, self._terms = verdict, terms
             begins = bool(holders and not self._held)
             self._looked_at, self._held = self._steady(), holders
-            self._show(verdict, cards, holders)
             wanted = self._wanted(verdict, holders)
+            try:
+                self._show(verdict, cards, holders)
+            except Exception:  # noqa: BLE001  a screen is no reason to keep the owner waiting
+                _log.exception("what was seen of the machine could not be shown")
         for run_id, detail, grace in wanted:
             _log.info("run %s gives back what it holds within %g s: %s", run_id[:8], grace, detail)
-            self._preempt(run_id, reason=Reason.PREEMPTED, detail=detail, grace=grace)
+            try:
+                self._preempt(run_id, reason=Reason.PREEMPTED, detail=detail, grace=grace)
+            except Exception:  # noqa: BLE001  the others must hear of it, and this one again
+                _log.exception("run %s could not be asked", run_id[:8])
+                self._asked = {key: at for key, at in self._asked.items() if key[0] != run_id}
         if begins:
             self.look_again()  # the loop may be at rest until long after
         if news:
