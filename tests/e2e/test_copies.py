@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from pushtrain.core.errors import Cloned
 from pushtrain.core.place import Place
 from pushtrain.core.roster import parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
-from pushtrain.core.signing import fingerprint
+from pushtrain.core.signing import fingerprint, public_text
 from pushtrain.executor import announce
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.identity import load
@@ -35,7 +37,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 def test_a_second_executor_names_the_first_and_leaves_it_alone(house: House) -> None:
     house.start_executor()
     first = house.processes["executor"].pid
-    for verb in ("executor", "sender", "up"):
+    for verb in ("executor", "up"):
         second = house.cli(verb, "--repo", house.remotes[0], "--port", "0", state=house.executor_state)
         assert second.returncode == 6
         told = re.search(r"already served by process (\d+), since 20\d\d-\d\d-\d\d \d\d:", second.stderr)
@@ -58,6 +60,33 @@ def test_a_copy_on_another_machine_is_refused_until_it_is_said_to_have_moved(hou
     assert "`pushtrain store moved`" in refused.stderr
     assert house.cli("store", "moved", state=house.executor_state).returncode == 0
     house.start_executor()
+
+
+def test_a_copy_that_cannot_be_told_apart_stops_at_its_start_while_the_first_one_works(house: House) -> None:
+    """As a cloned virtual machine does: it has the same machine-id."""
+    first, second = free_port(), free_port()
+    house.start_executor("--tunnel", "static", "--public-url", f"http://127.0.0.1:{first}", port=str(first))
+    key = house.client().public_key
+    work = house.work("")
+    house.wait(lambda: work.fetch("pushtrain/config") or None, "the first one's card")
+    copy = StateFolder(house.folder / "copy")
+    shutil.copytree(house.executor_state.root, copy.root, symlinks=True)
+    flags = ("--tunnel", "static", "--public-url", f"http://127.0.0.1:{second}", "--port", str(second))
+    refused = house.cli("executor", "--repo", house.remotes[0], *flags, state=copy)
+    assert refused.returncode == 3, refused.stderr
+    assert f"at http://127.0.0.1:{first}, which is not this one's" in refused.stderr
+    assert house.client().challenge().card.public_key == public_text(key)
+    home = json.loads(copy.machine.read_text())
+    assert "copy of this executor's state folder" in home["twin"], (
+        "no further start either, before a person looked"
+    )
+
+
+def free_port() -> int:
+    """A port that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port: int = one.getsockname()[1]
+        return port
 
 
 def test_an_executor_stops_when_the_roster_shows_that_a_copy_of_it_is_at_work(

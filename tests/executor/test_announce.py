@@ -46,6 +46,7 @@ class Lab:
         self.clock = Clock()
         self.card = FACE
         self.identity = Identity(KEY)
+        self.twin: Callable[[ExecutorCard], bool] = lambda _: False
         self.remotes: list[Path] = []
         self.places: list[Place] = []
         for number, branch in enumerate(branches or ("pushtrain/config",)):
@@ -67,6 +68,7 @@ class Lab:
             lambda: self.card,
             identity=lambda: self.identity,
             memory=self.folder / "number",
+            twin=self.twin,
             clock=self.clock,
             jitter=lambda: 0.5,
         )
@@ -331,6 +333,30 @@ def test_a_card_of_ours_that_we_have_not_written_is_a_copy_of_our_state_folder_a
         lab.announcer.look()
     lab.stop()
     assert lab.tip() == tip, "the other one's card stays as it is"
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_start_that_finds_its_key_at_work_at_another_address_stops(lab: Lab, alive: bool) -> None:
+    lab.announcer.look()
+    lab.card = FACE.model_copy(update={"public_url": "https://two.example"})
+    asked: list[str] = []
+
+    def twin(card: ExecutorCard) -> bool:
+        asked.append(card.public_url)
+        return alive
+
+    lab.twin = twin
+    lab.clock.advance(60)
+    tip, announcer = lab.tip(), lab.start()
+    if alive:
+        with pytest.raises(Cloned, match=r"card number 1 of its key, .* at https://one\.example"):
+            announcer.look()
+        assert lab.tip() == tip
+    else:
+        announcer.look()
+        announcer.look()
+        assert lab.told().public_url == "https://two.example"
+    assert asked == ["https://one.example"]
 
 
 def test_a_card_of_ours_whose_push_was_reported_as_failed_is_no_copy(

@@ -4,7 +4,8 @@
   executor is stopped in order. On the rosters' own branch it is also renewed before it expires, twice a day;
   on a branch that people use there is no such heartbeat. An idle hour is no commit at all.
 - The number of a card is on the disk before the card leaves, so that it never goes back. A genuine card of
-  ours with a newer number that we have not written comes from a copy of our state folder: who sees it stops.
+  ours with a newer number that we have not written comes from a copy of our state folder: who sees it stops;
+  so does a start that finds another process with our key at the address of a card of ours.
 - What fails is tried again, later each time, and disturbs nobody: runs do not know that there are rosters.
 - A card tells the GPUs' names and memory; not their UUIDs, nor the machine's name or address, unless the
   owner says so.
@@ -161,6 +162,7 @@ class Announcer:
         card: What may be published now; asked from any thread.
         identity: Whose cards they are now; its key signs them.
         memory: File that holds the number of the newest card.
+        twin: Whether another process than this one answers for our key at the address of a card of ours.
         clock: Seconds since the epoch.
         jitter: A number from 0 to 1; spreads tries.
     """
@@ -172,6 +174,7 @@ class Announcer:
         *,
         identity: Callable[[], Identity],
         memory: Path,
+        twin: Callable[[ExecutorCard], bool] = lambda _: False,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -179,6 +182,7 @@ class Announcer:
         self._card = card
         self._identity = identity
         self._memory = memory
+        self._is_twin = twin
         self._clock = clock
         self._jitter = jitter
         self._started = clock()
@@ -334,6 +338,8 @@ class Announcer:
     def _recall(self, target: _Target) -> None:
         """Find the card that an earlier life of ours left in the roster."""
         target.last = self._own(target.file.read(stop=self._stop).text, target)
+        if target.last is not None and self._at_work(target.last):
+            raise _twin(target.last, target.file.place.title)
         if target.last is not None and target.last.sequence > self._newest():
             self._used(target.last.sequence)  # our folder is older than the card, as a restored one is
             self._past = max(self._past, target.last.sequence)
@@ -380,6 +386,12 @@ class Announcer:
         target.last, target.looked = signed, True
         _log.info("The roster %s tells: %s is %s.", place.title, card.name, state)
 
+    def _at_work(self, card: ExecutorCard) -> bool:
+        """Whether a card that an earlier life may have left is that of a copy of our state folder."""
+        here = self._seen.public_url if self._seen else ""
+        there = card.online and self._clock() < card.expires and card.public_url not in {"", here}
+        return there and self._is_twin(card)
+
     def _foreign(self, card: ExecutorCard) -> bool:
         """Whether neither this life nor an earlier one has written a genuine card of ours."""
         return card.sequence > self._past and card.signature not in self._signed
@@ -405,6 +417,6 @@ def _twin(card: ExecutorCard, where: str) -> Cloned:
     at = f" at {card.public_url}" if card.public_url else ""
     return Cloned(
         f"Another machine works with a copy of this executor's state folder: the roster {where} has card "
-        f"number {card.sequence} of its key, {card.name}{at}, which was not written here.",
+        f"number {card.sequence} of its key, {card.name}{at}, which is not this one's.",
         mend="Stop one of the two for good.",
     )

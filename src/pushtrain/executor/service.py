@@ -8,6 +8,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -86,6 +87,8 @@ _MOST_TOLD: Final = 200
 """Waiting runs whose readers are told at once that the owner came or went; others read it when they ask."""
 _PACED: Final = 30.0
 """Seconds for which it counts how long jobs took."""
+_MOST_ASKED: Final = 1000
+"""Challenges that are remembered."""
 _MOST_MASKS: Final = 64
 """Attempts whose secrets are kept in memory while their logs are read."""
 
@@ -149,6 +152,7 @@ class ExecutorService:
         self._guard = threading.Lock()
         self.drain = Drain(state.drain, store, clock=clock)
         """The owner's order to take nothing new and stop."""
+        self._asked: deque[str] = deque(maxlen=_MOST_ASKED)
         self._masks: dict[Path, Mask] = {}
         self._paced: tuple[float, tuple[Pace, ...]] | None = None
         self._slots = max(settings.executor.slots, len(self.gpus))
@@ -574,7 +578,12 @@ class ExecutorService:
 
     def challenge(self, nonce: str) -> Challenge:
         """Who this is and what it has free."""
+        self._asked.append(nonce)
         return Challenge(nonce=nonce, card=self.card(), capacity=self.capacity(), version=__version__)
+
+    def was_asked(self, nonce: str) -> bool:
+        """Whether it was this process that was lately asked with this nonce who it is."""
+        return nonce in self._asked
 
     def _told(self, run: Run) -> Run:
         """A run as others see it: one that waits for the owner says so."""

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
-from pushtrain.core.errors import Cloned
+from pushtrain.core.errors import Cloned, PushtrainError
 from pushtrain.core.model import ExecutorCard
 from pushtrain.core.settings import Settings
-from pushtrain.core.signing import public_text
+from pushtrain.core.signing import parse_public, public_text
 from pushtrain.executor.announce import Announcer, public_card
 from pushtrain.executor.reach import Reach
 from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing.client import ExecutorClient
 from pushtrain.plumbing.gpu import inventory
 from pushtrain.plumbing.machine import saw_twin
 from pushtrain.plumbing.sealing import sealing_key, sealing_text
@@ -22,6 +23,8 @@ from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.parts import identity, local_url, mirror, running_card
 from pushtrain.wiring.rosters import roster_files
 
+_GREETING: Final = 5.0
+"""Seconds for whoever may be at the address of an earlier card to answer."""
 _SETTLING: Final = 10.0
 """Seconds that the first card waits for the tunnel, so that there are not two."""
 
@@ -57,6 +60,7 @@ class Voice:
             self.card,
             identity=lambda: service.identity,
             memory=state.card_number,
+            twin=self._is_twin,
         )
 
     def card(self) -> ExecutorCard:
@@ -64,6 +68,18 @@ class Voice:
         return public_card(
             self._service.card(), self._settings, tunnel=self._tunnel, host_name=socket.gethostname()
         )
+
+    def _is_twin(self, card: ExecutorCard) -> bool:
+        """Ask at a card's address who is there: our key, and not this process?"""
+        key = self._service.identity.key
+        client = ExecutorClient(card.public_url, parse_public(card.public_key), key, timeout=_GREETING)
+        try:
+            said = client.challenge()
+        except PushtrainError:
+            return False
+        finally:
+            client.close()
+        return not self._service.was_asked(said.nonce)
 
     def moved(self, url: str) -> None:
         """The tunnel's URL is another one now."""
