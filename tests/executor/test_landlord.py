@@ -481,8 +481,9 @@ def test_looks_that_are_dear_are_rare_while_nothing_hangs_on_them(
     assert estate.landlord._step() == module.BRISK
 
 
+@pytest.mark.parametrize("found_again", [False, True])
 def test_a_run_that_starts_while_looks_are_rare_is_watched_at_once(
-    estate: Estate, monkeypatch: pytest.MonkeyPatch
+    estate: Estate, monkeypatch: pytest.MonkeyPatch, *, found_again: bool
 ) -> None:
     monkeypatch.setattr(module, "BRISK", 0.05)
     monkeypatch.setattr(module, "CALM", 600.0)
@@ -492,7 +493,8 @@ def test_a_run_that_starts_while_looks_are_rare_is_watched_at_once(
         await eventually(lambda: estate.landlord.verdict().at)
         await asyncio.sleep(0)
         estate.lend(0)
-        await asyncio.to_thread(estate.landlord.terms)  # as whoever claims does, before and after it
+        if not found_again:  # whoever claims asks, before and after it; whoever finds a run again does not
+            await asyncio.to_thread(estate.landlord.terms)
         estate.owner(0, 9 * GB)
         await eventually(lambda: estate.asked)
         task.cancel()

@@ -282,14 +282,22 @@ class Landlord:
                 group.create_task(self._sense())
                 while True:
                     self._wake.clear()
-                    pause = await asyncio.to_thread(self._step)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(pause):
-                            await self._wake.wait()
+                    await self._rest(self._wake, await asyncio.to_thread(self._step))
         finally:
             self._presence.close()
             with contextlib.suppress(TimeoutError), self._alone():
                 self._cards.close()
+
+    async def _rest(self, wake: asyncio.Event, seconds: float) -> None:
+        """Wait so long, or until somebody wakes us, or until a run holds something where none did."""
+        while seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(seconds, BRISK)):
+                    await wake.wait()
+                    return
+            seconds -= BRISK
+            if self._holders() and not self._held:
+                return
 
     async def _sense(self) -> None:
         """Look at the machine apart from its GPUs: a program that hangs must not delay those."""
