@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from pushtrain.core.model import Reason, Stage
 from pushtrain.executor import launch
 from pushtrain.plumbing import process
-from pushtrain.plumbing.rundir import Orders, RunDir, SetupStep, StopOrder, Verdict, held, read_ends
+from pushtrain.plumbing.rundir import (
+    Orders,
+    RunDir,
+    SetupStep,
+    StopOrder,
+    Verdict,
+    held,
+    read_ends,
+    write_record,
+)
 from pushtrain.plumbing.terse import to_json
 
 MIB = 1024 * 1024
@@ -420,6 +429,39 @@ def test_the_command_dies_when_the_shim_is_killed_and_the_lock_is_free(start: St
     assert gone(command)
     assert all(gone(pid) for pid in below)
     assert attempt.folder.read_verdict() is None
+
+
+def test_a_shim_that_lives_is_found_whatever_the_boot_id_says_and_a_reused_pid_is_not_it(
+    start: Start,
+) -> None:
+    attempt = start("echo ready; sleep 60")
+    attempt.until("ready")
+    started = attempt.folder.read_started()
+    assert started is not None
+    write_record(attempt.folder.started, started.model_copy(update={"boot": "another"}))
+    assert launch.find(attempt.folder) == attempt.shim
+    write_record(attempt.folder.started, started.model_copy(update={"start": started.start + 1}))
+    other = launch.find(attempt.folder)
+    assert other is not None
+    assert launch.watch(other) is None
+
+
+def test_nobody_is_killed_whose_pid_a_dead_job_had_before_the_machine_was_restarted(start: Start) -> None:
+    attempt = start("true")
+    attempt.verdict()
+    stranger = subprocess.Popen(["sleep", "100"], start_new_session=True)
+    try:
+        began = process.start_time(stranger.pid)
+        started = attempt.folder.read_started()
+        assert started is not None
+        assert began is not None
+        as_was = {"boot": "another", "command_pid": stranger.pid, "command_start": began}
+        write_record(attempt.folder.started, started.model_copy(update=as_was))
+        assert launch.clear_up(attempt.folder, "no such mark") == 0
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_started_is_written_before_the_jobs_first_statement(start: Start) -> None:

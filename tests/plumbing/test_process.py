@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,28 +199,6 @@ def test_a_sweep_finds_a_double_forked_survivor_by_its_mark(tmp_path: Path) -> N
     assert process.sweep(mark) == 1
     assert gone(int(survivor))
     assert process.sweep(mark) == 0
-
-
-def test_tools_of_a_killed_starter_are_ended_and_those_of_a_living_one_are_not(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from pushtrain.plumbing import process\n"
-        "process.run(('bash', '-c', f'echo $$ > {sys.argv[1]}; exec sleep 100'))"
-    )
-    notes = [tmp_path / "one", tmp_path / "two"]
-    starters = [subprocess.Popen([PYTHON, "-c", script, note]) for note in notes]
-    try:
-        orphan, kept = (int(until(partial(written, note))) for note in notes)
-        starters[0].kill()
-        starters[0].wait()
-        process.end_orphans()
-        until(lambda: gone(orphan))
-        assert not gone(kept)
-    finally:
-        for starter in starters:
-            starter.kill()
-            starter.wait()
-        process.end_orphans()
-    until(lambda: gone(kept))
 
 
 def test_the_boot_id_is_the_kernels() -> None:

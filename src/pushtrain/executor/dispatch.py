@@ -26,7 +26,7 @@ from pushtrain.executor.endings import Endings
 from pushtrain.executor.lending import ALL, Holder, Terms
 from pushtrain.executor.prepare import Preparation, PreparationError, Workshop
 from pushtrain.executor.recovery import adopt, recall
-from pushtrain.plumbing import process, reserve
+from pushtrain.plumbing import orphans, reserve
 from pushtrain.plumbing.rundir import RunDir, StopOrder
 from pushtrain.plumbing.store import Store
 
@@ -181,7 +181,7 @@ class Dispatch:
         self._loop = asyncio.get_running_loop()
         try:
             self._compiled = await self._call(launch.compile_shim, self._shop.state.root)
-            await self._call(process.end_orphans)
+            await self._call(orphans.take_over, self._shop.state.root)
             async with asyncio.TaskGroup() as group:
                 for run in await self._call(self._store.active):
                     group.create_task(self._recover(run))

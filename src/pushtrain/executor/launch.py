@@ -21,7 +21,7 @@ from typing import Final
 
 from pushtrain.core.errors import StorageError
 from pushtrain.executor import shim as shim_module
-from pushtrain.plumbing import apart, cgroups, confine, guard, process, tape, terse
+from pushtrain.plumbing import apart, cgroups, confine, guard, orphans, process, tape, terse
 from pushtrain.plumbing.rundir import Orders, RunDir, Started, StopOrder, held, take_lock, write_record
 from pushtrain.plumbing.uplink import Uplink
 
@@ -131,11 +131,13 @@ def _in_memory(content: bytes) -> int:
 
 
 def find(folder: RunDir) -> Process | None:
-    """The shim of an attempt as it wrote itself down; None before it did, and after a reboot."""
+    """The shim of an attempt whose lock is held, as it wrote itself down; None before it did.
+
+    The lock proves that it lives, so what the boot id says does not count: in a container, or in a machine
+    that was put to sleep and woken elsewhere, it may have changed.
+    """
     started = folder.read_started()
-    if started is None or started.boot != process.boot_id():
-        return None
-    return Process(started.pid, started.start)
+    return None if started is None else Process(started.pid, started.start)
 
 
 def watch(one: Process) -> int | None:
@@ -177,13 +179,13 @@ def clear_up(folder: RunDir, mark: str) -> int:
     """Kill what a killed shim has left of its job; how many processes that were."""
     started: Started | None = folder.read_started()
     killed = 0
-    if started is not None and started.boot == process.boot_id():
+    if started is not None and started.boot == process.boot_id():  # else its pid may be anybody's
         if process.alive(started.command_pid, started.command_start):
             process.kill_tree(started.command_pid)
             killed += 1
         elif process.start_time(started.command_pid) is None:
             process.kill_tree(started.command_pid)  # its session may live on without it
-    killed += process.sweep(mark)
+    killed += process.sweep(mark) + orphans.end_clinging(folder.job)
     orders = folder.read_orders()
     if orders is None:
         return killed

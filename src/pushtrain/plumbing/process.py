@@ -30,8 +30,8 @@ ATTEMPT_MARK: Final = "PUSHTRAIN_ATTEMPT_ID"
 
 _OURS_ALONE: Final = frozenset({"PUSHTRAIN_KEY", "PUSHTRAIN_WEBHOOK_SECRET"})
 """Variables that no program which we start sees."""
-_PARENT_MARK: Final = "PUSHTRAIN_PARENT"
-"""The variable that programs we start carry: the pid and start time of who started it."""
+PARENT_MARK: Final = "PUSHTRAIN_PARENT"
+"""The variable that a server's programs carry: whose they are, its pid and start (`plumbing.orphans`)."""
 _CHUNK: Final = 65536
 _STOP_INTERVAL: Final = 0.1
 """How often a wish to stop is looked for while a program runs, in seconds."""
@@ -138,11 +138,20 @@ def _cap(pid: int, number: int, most: int) -> None:
         resource.prlimit(pid, number, (most, most))
 
 
+def serve(home: str) -> None:
+    """From now on be the server of a state folder, whose programs carry its mark; `home` names the folder."""
+    global _home  # noqa: PLW0603  a process is the server of one folder, or of none
+    _home = home
+
+
+_home = ""
+
+
 def marked_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """An environment (None: ours) with a mark of who starts a program in it; `end_orphans` finds it."""
+    """An environment (None: ours) with a server's mark, by which its next life finds what this one left."""
     given = os.environ if env is None else env
-    kept = {name: value for name, value in given.items() if name not in _OURS_ALONE}
-    return {**kept, _PARENT_MARK: _own_mark(os.getpid())}
+    kept = {name: value for name, value in given.items() if name not in (*_OURS_ALONE, PARENT_MARK)}
+    return {**kept, PARENT_MARK: f"{_home}.{_own_mark(os.getpid())}"} if _home else kept
 
 
 @cache
@@ -301,6 +310,8 @@ class Stat:
     session: int
     start: int
     """Clock ticks since boot."""
+    terminal: int = 0
+    """The number of its controlling terminal; 0: it has none."""
 
 
 def stat(pid: int) -> Stat | None:
@@ -310,7 +321,7 @@ def stat(pid: int) -> Stat | None:
     except OSError:
         return None
     fields = text[text.rindex(b")") + 2 :].split()
-    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]), int(fields[4]))
 
 
 def start_time(pid: int) -> int | None:
@@ -424,20 +435,3 @@ def sweep(value: str, *, seconds: float = 5.0) -> int:
             if start is not None and send(pid, start, signal.SIGKILL):
                 killed.add((pid, start))
     return len(killed)
-
-
-def end_orphans() -> int:
-    """Kill the programs whose starter was killed while it ran them; how many.
-
-    A killed executor leaves its git or uv behind, still writing where the next executor wants to write.
-    """
-    killed = 0
-    name = f"{_PARENT_MARK}=".encode()
-    for one in everybody():
-        with contextlib.suppress(OSError, ValueError):
-            for variable in Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0"):
-                if variable.startswith(name):
-                    pid, _, start = variable.removeprefix(name).decode().partition(".")
-                    if not alive(int(pid), int(start)):
-                        killed += send(one.pid, one.start, signal.SIGKILL)
-    return killed

@@ -20,6 +20,7 @@ from pushtrain.executor.publish import Publisher
 from pushtrain.executor.rulebook import unasked
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.web import create_app as create_executor_app
+from pushtrain.plumbing import orphans
 from pushtrain.plumbing.files import replace
 from pushtrain.plumbing.given import mask_of
 from pushtrain.plumbing.gpu import inventory
@@ -182,6 +183,7 @@ async def _room(state: StateFolder) -> AsyncIterator[Store]:
     """The folder's lock and its store; one room at a time."""
     with FolderLock(state.lock):
         settle(state.machine)
+        orphans.take_over(state.root)
         forget_former(state.key)
         store = Store(state.store)
         try:
