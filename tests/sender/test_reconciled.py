@@ -218,6 +218,18 @@ class Reconciled(RuleBasedStateMachine):
         if webhook == "early":
             self.the_host_gives_out_what_it_announced()
 
+    @rule(ref=st.sampled_from(REFS), seconds=st.sampled_from([1.0, 70.0, 600.0]))
+    def push_whose_commit_the_host_does_not_give_out_for_a_while(self, ref: str, seconds: float) -> None:
+        self.host_goes()
+        self.push(ref, "job", 1, "soon")
+        self.let(seconds)
+        self.host_comes()
+
+    @rule(ref=st.sampled_from(REFS[:2]))
+    def push_whose_webhook_is_a_moment_early(self, ref: str) -> None:
+        self.host_comes()
+        self.push(ref, "job", 1, "early")
+
     @rule(ref=st.sampled_from(REFS), data=st.data())
     def rewrite(self, ref: str, data: st.DataObject) -> None:
         """Force a branch to any commit that ever was, or to a sibling of its tip."""
@@ -346,7 +358,7 @@ class Reconciled(RuleBasedStateMachine):
 def test_every_tip_has_its_runs_within_two_minutes_whatever_happens() -> None:
     phases = (Phase.explicit, Phase.reuse, Phase.generate)  # to shrink what fails takes minutes
     chosen = settings(
-        max_examples=50,
+        max_examples=40,
         stateful_step_count=20,
         deadline=None,
         derandomize=True,
