@@ -133,7 +133,7 @@ class Estate:
 
     def lend(self, *cards: int, run: str = "run-1", memory: int = 8 * GB, attempt: int = 1) -> Holder:
         uuids = tuple(self.gpus[index].uuid for index in cards)
-        holder = Holder(run, attempt, "train", uuids, shim=4242)
+        holder = Holder(run, attempt, "train", uuids, shim=4242, mark="run-1")
         self.holders.append(holder)
         for index in cards:
             self.library.cards[index].processes[self.ours] = memory

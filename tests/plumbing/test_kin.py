@@ -62,7 +62,11 @@ def test_a_container_is_known_by_its_mark(started: list[subprocess.Popen[bytes]]
     child = subprocess.Popen(("sleep", "600"), env={**os.environ, process.ATTEMPT_MARK: "abc-1"})
     started.append(child)
     kin = Kin()
-    wait_until(lambda: kin.sort([child.pid], []) == ({child.pid}, set()))
+    wait_until(lambda: kin.sort([child.pid], [], ["abc-1"]) == ({child.pid}, set()))
+    assert Kin().sort([child.pid], [], ["abc-10", "abc"]) == (
+        set(),
+        set(),
+    )  # another executor's is a stranger
 
 
 def test_the_dead_are_told_apart(started: list[subprocess.Popen[bytes]]) -> None:

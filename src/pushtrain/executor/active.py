@@ -10,6 +10,7 @@ import threading
 from pushtrain.core.model import Attempt, Progress, Reason, Run
 from pushtrain.executor import launch
 from pushtrain.executor.lending import Holder
+from pushtrain.executor.variables import attempt_mark
 from pushtrain.plumbing.rundir import RunDir, StopOrder
 
 
@@ -40,7 +41,8 @@ class Active:
         job = self.run.command.job
         shim = self._shim.pid if self._shim is not None else None
         part = job.resources.gpu_memory if job.resources.gpu_share else 0
-        return Holder(self.run.id, self.run.attempt, job.title, self.run.gpus, part, shim)
+        mark = attempt_mark(self.run)
+        return Holder(self.run.id, self.run.attempt, job.title, self.run.gpus, part, shim, mark)
 
     @property
     def order(self) -> StopOrder | None:

@@ -41,8 +41,10 @@ class Samples(Protocol):
 class Sorts(Protocol):
     """Who knows whose a process is: `plumbing.kin.Kin`."""
 
-    def sort(self, pids: Iterable[int], roots: Collection[int]) -> tuple[set[int], set[int]]:
-        """Those that are ours, given our shims, and those that are gone."""
+    def sort(
+        self, pids: Iterable[int], roots: Collection[int], marks: Collection[str] = ()
+    ) -> tuple[set[int], set[int]]:
+        """Those that are ours, given our shims and our attempts' marks, and those that are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,9 @@ class CardWatch:
         for uuid in held:
             self._released.pop(uuid, None)
         pids = {process.pid for one in samples for process in one.processes or ()}
-        ours, dead = self._kin.sort(pids, [holder.shim for holder in holders if holder.shim])
+        ours, dead = self._kin.sort(
+            pids, [holder.shim for holder in holders if holder.shim], [holder.mark for holder in holders]
+        )
         self._meter.look(samples, holders, ours)
         blind = self._nested or any(one.processes is None for one in samples if not (one.asleep or one.lost))
         seen, emptying, theirs = [], set(), {}

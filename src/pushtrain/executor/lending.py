@@ -21,6 +21,8 @@ class Holder:
     """Bytes that are its own of a GPU which it shares; 0: all of each."""
     shim: int | None = None
     """The pid of its shim; None: it has none yet."""
+    mark: str = ""
+    """What its processes carry in their environment, also those that are not below its shim."""
 
 
 @dataclass(frozen=True, slots=True)

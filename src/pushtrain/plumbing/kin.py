@@ -1,4 +1,4 @@
-"""Which processes belong to our runs: below their shims, or marked as their attempt.
+"""Which processes belong to our runs: below their shims, or marked as one of their attempts.
 
 A job may fork as it likes, its shim is the subreaper above all of it, also where it has process numbers of
 its own. What a container's engine started is not below the shim, but carries the attempt's mark. A handful of
@@ -31,19 +31,24 @@ class Kin:
 
     def __init__(self) -> None:
         self._ours: dict[tuple[int, int], bool] = {}
-        self._roots: frozenset[int] = frozenset()
+        self._signs: tuple[frozenset[int], frozenset[bytes]] = (frozenset(), frozenset())
 
-    def sort(self, pids: Iterable[int], roots: Collection[int]) -> tuple[set[int], set[int]]:
+    def sort(
+        self, pids: Iterable[int], roots: Collection[int], marks: Collection[str] = ()
+    ) -> tuple[set[int], set[int]]:
         """Those that are ours, and those that are gone.
 
         Args:
             pids: Whom to look at.
             roots: Our shims.
+            marks: Our attempts'; those of another executor are strangers.
         """
-        if frozenset(roots) != self._roots:  # a stranger may be the child of a shim that was just found again
-            self._roots = frozenset(roots)
+        signs = (frozenset(roots), frozenset(_variable(mark) for mark in marks if mark))
+        if signs != self._signs:  # a stranger may be the child of a shim that was just found again
+            self._signs = signs
             self._ours = {who: ours for who, ours in self._ours.items() if ours}
-        kept, ours, dead = {}, set(), set()
+        kept: dict[tuple[int, int], bool] = {}
+        ours, dead = set(), set()
         for pid in pids:
             found = stat(pid)
             if found is None or found.state in "ZX":
@@ -64,7 +69,7 @@ class Kin:
         """Whether a process is; None: it has no environment yet, so it is a stranger for now."""
         at = parent
         for _ in range(_DEPTH):
-            if at in self._roots:
+            if at in self._signs[0]:
                 return True
             above = stat(at) if at > 1 else None
             if above is None:
@@ -76,4 +81,8 @@ class Kin:
             return False
         if not variables:
             return None
-        return any(one.startswith(f"{ATTEMPT_MARK}=".encode()) for one in variables.split(b"\0"))
+        return not self._signs[1].isdisjoint(variables.split(b"\0"))
+
+
+def _variable(mark: str) -> bytes:
+    return f"{ATTEMPT_MARK}={mark}".encode()

@@ -198,9 +198,11 @@ class Kin:
         self.ours: set[int] = set()
         self.dead: set[int] = set()
 
-    def sort(self, pids: Iterable[int], roots: Collection[int]) -> tuple[set[int], set[int]]:
+    def sort(
+        self, pids: Iterable[int], roots: Collection[int], marks: Collection[str] = ()
+    ) -> tuple[set[int], set[int]]:
         """Those that are ours, and those that are gone."""
-        del roots
+        del roots, marks
         asked = set(pids)
         return asked & self.ours, asked & self.dead
 
