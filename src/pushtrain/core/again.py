@@ -5,6 +5,7 @@ from typing import Final
 
 from pushtrain.core.forms import duration, listed
 from pushtrain.core.model import CHECKPOINTED, RETRIED, Concurrency, PreemptSignal, Reason, Retry
+from pushtrain.core.names import store_problem
 from pushtrain.core.reading import Table
 
 SIGNALS: Final = {
@@ -36,6 +37,16 @@ def concurrency(table: Table) -> Concurrency:
         return Concurrency.QUEUE if value is None else Concurrency(str(value))
     table.wrong("concurrency", value, "is no way to go on", f"Write one of {listed(list(Concurrency))}.")
     return Concurrency.QUEUE
+
+
+def checkpoint_to(table: Table) -> str:
+    """`checkpoint_to`."""
+    value = table.take("checkpoint_to")
+    if value is None or value == "lfs" or (isinstance(value, str) and not store_problem(value)):
+        return "" if value is None else str(value)
+    mend = 'Write "lfs", or a URL such as "s3://bucket/prefix" (s3, gs, az).'
+    table.wrong("checkpoint_to", value, "is no place for checkpoints", mend)
+    return ""
 
 
 def retry(table: Table) -> Retry:

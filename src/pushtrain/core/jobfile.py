@@ -193,6 +193,7 @@ def _job(name: str, table: Table, target: ResultsTarget) -> Job | None:
         "timeout": table.read("timeout", duration, None),
         "preempt_signal": again.preempt_signal(table),
         "retry": again.retry(table),
+        "checkpoint_to": again.checkpoint_to(table),
         "concurrency": again.concurrency(table),
         "results": _globs(table),
         "results_to": target,

@@ -342,6 +342,8 @@ class JobSpec(Value):
     """What its command gets when the machine is wanted back."""
     retry: Retry = Retry()
     """When it is started again though it failed."""
+    checkpoint_to: Annotated[str, _judged(names.store_problem, words=("", "lfs"))] = ""
+    """Where its checkpoint goes, so that another executor can go on: `lfs`, or a URL; empty: nowhere."""
     concurrency: Concurrency = Concurrency.QUEUE
     """What becomes of an older push's run of this job."""
     results: tuple[str, ...] = ()
@@ -372,6 +374,33 @@ def _show(value: Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+class Segment(Value):
+    """One attempt of a run as it travels with its checkpoint."""
+
+    attempt: int
+    executor: str
+    began_at: float
+    seconds: float = 0
+    """Of training."""
+    steps: int = 0
+    """That it logged."""
+    reason: Reason = Reason.NONE
+    detail: str = ""
+
+
+class Checkpoint(Value):
+    """A run's checkpoint where another executor can have it (docs/checkpoints.md#another-executor)."""
+
+    attempt: int
+    """The last attempt that it is of."""
+    where: Literal["lfs", "url"]
+    url: Annotated[str, _judged(names.store_problem)] = ""
+    sha256: Sha256
+    size: int = Field(ge=0, le=_MOST)
+    segments: tuple[Segment, ...] = Field(default=(), max_length=1000)
+    """What was done so far, and where."""
+
+
 class TrainCommand(Value):
     """What a sender signs and an executor runs. Times and nonce live in the signature, not here."""
 
@@ -387,6 +416,8 @@ class TrainCommand(Value):
     """Attempts that count before this executor's first; grows each time the run is placed anew."""
     repository_id: str = Field(default="", pattern=r"^[0-9]{0,19}$")
     """The host's own number for the repository, where a webhook told it: checked, never hashed."""
+    checkpoint: Checkpoint | None = None
+    """What an earlier executor has brought away of it."""
     possible_duplicate: bool = False
     """An executor that may have taken the run on has not answered since; it may run there, too."""
 
@@ -621,6 +652,8 @@ class Attempt(Value):
     """UUIDs."""
     log_size: int = 0
     """Bytes the job wrote, elided ones included."""
+    steps: int = 0
+    """Steps of training that it logged."""
     stages: tuple[StageTime, ...] = ()
     data: tuple[Fetched, ...] = ()
     environment: str = ""
@@ -661,6 +694,8 @@ class Run(Value):
     """The current claim's token; late writes without it are refused."""
     cancel_requested: bool = False
     preempt_requested: bool = False
+    checkpoint: Checkpoint | None = None
+    """What this executor has brought away of it."""
     gives_way_to: str = ""
     """The run of a newer push that goes first."""
     not_before: float = 0

@@ -7,7 +7,7 @@ any store, is written with rights that are the owner's and perhaps not the sende
 from typing import Final, NamedTuple
 
 from pushtrain.core.forms import clean, listed
-from pushtrain.core.model import RESULTS_BRANCH, JobSpec
+from pushtrain.core.model import RESULTS_BRANCH, Checkpoint, JobSpec
 from pushtrain.core.names import below_store
 from pushtrain.core.patterns import selects
 from pushtrain.core.rules import Rules
@@ -23,6 +23,21 @@ class Shut(NamedTuple):
     why: str
     """To follow the rule's name and a colon, without a full stop."""
     mend: str
+
+
+def closed(rules: Rules, checkpoint: Checkpoint) -> Shut | None:
+    """Which rule is against the place that a run's checkpoint would be fetched from; None: none.
+
+    It is read with the owner's credentials, and whoever sends the command says where it lies.
+    """
+    url = checkpoint.url
+    if checkpoint.where == "lfs" or any(below_store(url, allowed) for allowed in rules.artifact_urls):
+        return None
+    return Shut(
+        URLS,
+        f"its checkpoint would be fetched from {clean(url)} with the owner's credentials",
+        'Write `checkpoint_to = "lfs"`, or ask the owner for the URL.',
+    )
 
 
 def shut(rules: Rules, job: JobSpec, ref: str) -> Shut | None:
@@ -45,11 +60,15 @@ def shut(rules: Rules, job: JobSpec, ref: str) -> Shut | None:
             f"the pushed branch {allowed}",
             'Write `branch = "same"` or leave it out in `[results]`, or ask the owner for the branch.',
         )
-    url = target.artifacts
-    if "://" in url and not any(below_store(url, allowed) for allowed in rules.artifact_urls):
-        return Shut(
-            URLS,
-            f"its large files would go to {clean(url)} with the owner's credentials",
-            'Write `artifacts = "lfs"` or leave it out in `[results]`, or ask the owner for the URL.',
-        )
+    places = (
+        (target.artifacts, "large files", 'Write `artifacts = "lfs"` or leave it out in `[results]`'),
+        (job.checkpoint_to, "checkpoint", 'Write `checkpoint_to = "lfs"` or leave it out'),
+    )
+    for url, what, mend in places:
+        if "://" in url and not any(below_store(url, allowed) for allowed in rules.artifact_urls):
+            return Shut(
+                URLS,
+                f"its {what} would go to {clean(url)} with the owner's credentials",
+                f"{mend}, or ask the owner for the URL.",
+            )
     return None

@@ -119,6 +119,11 @@ def _job() -> Schema:
                 "default": "SIGTERM",
             },
             "retry": _retry(),
+            "checkpoint_to": {
+                "description": 'Where its checkpoint goes, for other executors: "lfs" or a URL (s3, gs, az).',
+                "type": "string",
+                "pattern": _whole(f"lfs|{names.STORE.pattern}"),
+            },
             "concurrency": {
                 "description": "What becomes of an older push's run when a newer one starts the same job.",
                 "enum": [each.value for each in Concurrency],

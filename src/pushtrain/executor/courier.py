@@ -244,7 +244,10 @@ def clear(run_folder: Path) -> None:
         folder.given.unlink(missing_ok=True)  # its log is clean, and its results are published
         shortcut.remove(folder.tmp)
         remove_tree(folder.job)
-    remove_tree(run_folder / RunDir(run_folder / "0").checkpoint.name)
+    last = RunDir(run_folder / "0")
+    last.received.unlink(missing_ok=True)
+    for shared in (last.checkpoint, last.before):
+        remove_tree(shared)
 
 
 def _make_room(folder: RunDir) -> None:

@@ -54,6 +54,7 @@ class Dispatch:
         shop: What preparing takes.
         slots: Runs at once that ask for no GPU.
         changed: Told the id of each run that changed; called from any thread.
+        again: Told each run whose attempt has ended; from any thread.
         ended: Called when a run has become publishable; from any thread.
         may_start: Whether runs may start that the key with this fingerprint sent; asked when a run is
             claimed, and again once it is prepared, which may be an hour later.
@@ -69,6 +70,7 @@ class Dispatch:
         slots: int,
         changed: Callable[[str], None],
         ended: Callable[[], None],
+        again: Callable[[Run], None] = lambda _: None,
         may_start: Callable[[str], bool],
         terms: Callable[[], Terms] = lambda: ALL,
         cards: Callable[[], Cards] = Cards,
@@ -79,6 +81,7 @@ class Dispatch:
         self._slots = slots
         self._changed = changed
         self._ended = ended
+        self._again = again
         self._may_start = may_start
         self._terms = terms
         self._clock = clock
@@ -366,6 +369,7 @@ class Dispatch:
             if self._active.get(active.run.id) is active:
                 del self._active[active.run.id]
         self._changed(active.run.id)
+        self._again(active.run)
         self._ended()
         self.wake()
 

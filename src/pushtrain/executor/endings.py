@@ -17,6 +17,7 @@ from pushtrain.core.room import part
 from pushtrain.executor import launch, verdicts
 from pushtrain.executor.active import Active
 from pushtrain.executor.cardwatch import Cards
+from pushtrain.executor.metrics import steps_in
 from pushtrain.executor.prepare import Workshop, time_limit
 from pushtrain.executor.variables import attempt_mark
 from pushtrain.plumbing import reserve, shortcut
@@ -71,7 +72,9 @@ class Endings:
             return
         limits = self._shop.rules.limits
         limit = limits.time if verdict.phase == "setup" else time_limit(run.command.job, limits)
-        active.attempt = verdicts.with_verdict(active.attempt, verdict)
+        active.attempt = verdicts.with_verdict(active.attempt, verdict).model_copy(
+            update={"steps": steps_in(folder.metrics, folder.root)}
+        )
         event = verdicts.event_of(
             verdict, self._store.run(run.id), order=active.order, limit=limit, most=limits.time
         )

@@ -70,6 +70,8 @@ def harvest(
     metrics = gather(named, formats, root=folder.artifacts, trusted=folder.root)
     for before in reversed(folder.earlier()):  # a run that went on has one curve
         metrics = joined(gather([before.metrics], formats, root=before.root), metrics)
+    for path in sorted(folder.before.glob("metrics-*.jsonl"), reverse=True):  # at other executors
+        metrics = joined(gather([path], formats, root=folder.before), metrics)
     if not metrics:
         work = list(candidates(folder.tree, formats, since=since))
         metrics = gather(work, formats, root=folder.tree, trusted=folder.root)

@@ -5,6 +5,7 @@ that became NaN is worth seeing.
 """
 
 import errno
+import json
 import logging
 import math
 import os
@@ -25,6 +26,7 @@ MOST_FILES: Final = 1000
 """Files that are looked into."""
 MOST_READ: Final = 1024**3
 """Bytes of all of them."""
+_LONGEST_LINE: Final = 64 * 1024
 _DEEPEST: Final = 6
 _MOST_LOOKED_AT: Final = 20_000
 _LOWER: Final = re.compile(r"loss|err(or)?\b|perplexity|ppl|mse|mae|rmse|wer\b|cer\b|fid\b|nll|divergence")
@@ -105,6 +107,19 @@ def gather(
             if one.values and name not in found and len(found) < MOST_SERIES:
                 found[name] = _metric(name, one)
     return tuple(found.values())
+
+
+def steps_in(path: Path, trusted: Path) -> int:
+    """How many steps a file of JSON lines tells of, by its first line and its last; 0: it does not tell."""
+    try:
+        with opened(path, trusted) as content:
+            first = content.readline(_LONGEST_LINE)
+            content.seek(max(0, content.seek(0, os.SEEK_END) - _LONGEST_LINE))
+            last = content.read().splitlines()[-1:] or [b""]
+        begin, end = (json.loads(line)["step"] for line in (first, last[0]))
+        return max(0, int(end - begin) + 1)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return 0
 
 
 def joined(earlier: Sequence[Metric], later: Sequence[Metric]) -> tuple[Metric, ...]:

@@ -42,7 +42,7 @@ from pushtrain.core.model import (
 from pushtrain.core.rules import Limits, Rules
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.core.turns import Bounds
-from pushtrain.executor import library
+from pushtrain.executor import library, luggage
 from pushtrain.executor.access import Access
 from pushtrain.executor.bytecode import Compiler
 from pushtrain.executor.cages import compiling_cage, job_cage, limited
@@ -233,6 +233,7 @@ class Preparation:
         network = self._reached = self._network()
         self._check_out()
         self._take_secrets()
+        self._take_checkpoint()
         cwd = self._work_folder()
         self._shop.make_room()
         activation, root = self._data_and_environment()
@@ -402,6 +403,16 @@ class Preparation:
             raise
         except PushtrainError as error:
             raise PreparationError(Reason.SECRETS, str(error)) from error
+
+    def _take_checkpoint(self) -> None:
+        """Have what an earlier executor has brought away of the run."""
+        checkpoint, shop = self._run.command.checkpoint, self._shop
+        if checkpoint is None:
+            return
+        with self._stage(Stage.DATA, "the run's checkpoint") as notes:
+            mirror = shop.mirrors(self._run.command.repository)
+            if luggage.fetch(checkpoint, self._folder, mirror, limit=shop.rules.limits.disk, stop=self._stop):
+                notes.append("checkpoint fetched")
 
     @property
     def secrets(self) -> dict[str, str]:

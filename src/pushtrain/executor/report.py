@@ -168,7 +168,7 @@ def _readme(story: Story, charts: Mapping[str, str]) -> str:
         *([_log(story, opened=True)] if failed else []),
         _metrics(story.metrics, charts),
         _summary(story),
-        segments.told(story.attempts),
+        segments.told(segments.of(story.run, story.attempts)),
         _stages(story),
         _data(story.attempt),
         _files(story),

@@ -154,6 +154,8 @@ class Rulebook:
     def _shut(self, command: TrainCommand) -> Refusal | None:
         """The rule that is against the places that its results would go to."""
         found = outlets.shut(self.rules, command.job, command.ref)
+        if found is None and command.checkpoint is not None:
+            found = outlets.closed(self.rules, command.checkpoint)
         return Refusal(found.rule, found.why, found.mend) if found else None
 
     def _told(self, refusal: Refusal) -> str:

@@ -2,31 +2,46 @@
 
 from collections.abc import Sequence
 
-from pushtrain.core.model import Attempt
+from pushtrain.core.model import Attempt, Run, Segment
 from pushtrain.executor import markdown as md
 from pushtrain.executor.wording import duration, moment
 
 
-def told(attempts: Sequence[Attempt]) -> str:
+def of(run: Run, attempts: Sequence[Attempt]) -> tuple[Segment, ...]:
+    """What was done of a run so far: what came with it, then what was done here."""
+    before = run.command.checkpoint.segments if run.command.checkpoint else ()
+    return (*before, *map(segment, attempts))
+
+
+def segment(attempt: Attempt) -> Segment:
+    """An attempt as it travels."""
+    began, ended = attempt.started_at, attempt.ended_at
+    return Segment(
+        attempt=attempt.number,
+        executor=attempt.executor,
+        began_at=attempt.claimed_at,
+        seconds=ended - began if began is not None and ended is not None else 0,
+        steps=attempt.steps,
+        reason=attempt.reason,
+        detail=attempt.detail[:500],
+    )
+
+
+def told(segments: Sequence[Segment]) -> str:
     """The section; empty for a run of one attempt."""
-    if len(attempts) <= 1:
+    if len(segments) <= 1:
         return ""
-    header = ("Attempt", "Executor", "Began", "Trained", "Ended", "")
-    return "## Attempts\n\n" + md.table(header, [_row(one) for one in attempts], align="rlrrll")
+    header = ("Attempt", "Executor", "Began", "Trained", "Steps", "Ended", "")
+    return "## Attempts\n\n" + md.table(header, [_row(one) for one in segments], align="rlrrrll")
 
 
-def _row(attempt: Attempt) -> tuple[str, ...]:
-    trained = ""
-    if attempt.started_at is not None and attempt.ended_at is not None:
-        trained = duration(attempt.ended_at - attempt.started_at)
-    ended = str(attempt.reason)
-    if attempt.exit_code is not None:
-        ended += f", exit code {attempt.exit_code}"
+def _row(one: Segment) -> tuple[str, ...]:
     return (
-        str(attempt.number),
-        md.text(attempt.executor),
-        moment(attempt.claimed_at),
-        trained,
-        ended,
-        md.text(attempt.detail, most=200),
+        str(one.attempt),
+        md.text(one.executor),
+        moment(one.began_at),
+        duration(one.seconds) if one.seconds else "",
+        str(one.steps or ""),
+        str(one.reason),
+        md.text(one.detail, most=200),
     )

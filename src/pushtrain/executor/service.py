@@ -47,7 +47,7 @@ from pushtrain.executor import gpuboard
 from pushtrain.executor.access import Access
 from pushtrain.executor.books import Books
 from pushtrain.executor.cardwatch import Samples
-from pushtrain.executor.courier import Courier, Publisher
+from pushtrain.executor.courier import Courier, Publisher, clear
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.drain import Drain
 from pushtrain.executor.giveway import GiveWay
@@ -55,6 +55,7 @@ from pushtrain.executor.idle import Idle
 from pushtrain.executor.landlord import BRISK, Landlord
 from pushtrain.executor.lending import Terms
 from pushtrain.executor.meter import Meter
+from pushtrain.executor.migration import Migration
 from pushtrain.executor.prepare import Workshop
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
 from pushtrain.executor.steward import Steward
@@ -233,6 +234,7 @@ class ExecutorService:
             quiet=self._quiet_until,
             clock=clock,
         )
+        self._migration = Migration(store, state.runs, mirrors, changed=self._changed)
         self._dispatch = Dispatch(
             store,
             self._shop,
@@ -240,6 +242,7 @@ class ExecutorService:
             changed=self._changed,
             ended=self._ended,
             may_start=lambda sender: authorized.word(sender) is Word.MAY,
+            again=self._migration.soon,
             terms=lambda: Terms(starts=False) if self.drain.on else self._landlord.terms(),
             cards=self._landlord.cards_now,
             clock=clock,
@@ -262,6 +265,7 @@ class ExecutorService:
                 group.create_task(self._dispatch.run())
                 group.create_task(self._courier.run())
                 group.create_task(self._giveway.run())
+                group.create_task(self._migration.run())
                 group.create_task(self._warden.run())
                 group.create_task(self.drain.run())
                 group.create_task(self._landlord.run())
@@ -431,7 +435,9 @@ class ExecutorService:
         Raises:
             NotFound, Forbidden, Conflict, Unauthorized: As `Store.release`.
         """
+        self._migration.may_leave(self.store.run(run_id))
         run = self.store.release(run_id, by=by, attempt=attempt, nonce=nonce, nonce_expires=nonce_expires)
+        clear(self._state.runs / run.id)
         self._changed(run_id)
         self._dispatch.wake()
         return run

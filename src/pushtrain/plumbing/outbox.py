@@ -309,6 +309,24 @@ class Outbox:
         query = "SELECT executor, count(*) FROM outbox WHERE state = 'delivered' GROUP BY executor"
         return self._database.read(lambda db: {str(name): int(count) for name, count in db.execute(query)})
 
+    def outbox_movable(self, *, since: float) -> frozenset[str]:
+        """Executors at which commands have begun that could go on elsewhere, and did so lately."""
+        query = (
+            "SELECT DISTINCT executor FROM outbox WHERE state = 'started' AND updated_at > ? "
+            "AND json_extract(command, '$.job.checkpoint_to') <> ''"
+        )
+        return self._database.read(lambda db: frozenset(str(row[0]) for row in db.execute(query, (since,))))
+
+    def outbox_waits_again(self, executor: str, waiting: Sequence[str]) -> None:
+        """What had begun at an executor and waits there again may be recalled like any other."""
+        marks = ", ".join("?" * len(waiting))
+        query = (
+            "UPDATE outbox SET state = 'delivered', updated_at = ? WHERE executor = ? AND state = 'started' "
+            f"AND json_extract(command, '$.job.checkpoint_to') <> '' AND run_id IN ({marks})"
+        )
+        now = self._clock()
+        self._database.write(lambda db: db.execute(query, (now, executor, *waiting)).fetchall())
+
     def outbox_of(self, run_ids: Sequence[str]) -> list[Outgoing]:
         """The commands for these runs, as far as there are any."""
         query = f"SELECT {_OUT} FROM outbox WHERE run_id IN ({', '.join('?' * len(run_ids))}) ORDER BY seq"

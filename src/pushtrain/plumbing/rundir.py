@@ -265,6 +265,16 @@ class RunDir:
         """Checkpoints, shared by all attempts of the run."""
         return self.root.parent / "checkpoint"
 
+    @property
+    def before(self) -> Path:
+        """The metrics of attempts that other executors made."""
+        return self.root.parent / "before"
+
+    @property
+    def received(self) -> Path:
+        """Says which checkpoint of another executor has taken its place here."""
+        return self.root.parent / "received"
+
     def earlier(self) -> "list[RunDir]":
         """The folders of the run's attempts before this one, in order."""
         return [RunDir(self.root.parent / str(number)) for number in range(1, int(self.root.name))]

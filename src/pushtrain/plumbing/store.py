@@ -35,6 +35,7 @@ from pushtrain.core.model import (
     MOST_PRIORITY,
     Artifact,
     Attempt,
+    Checkpoint,
     Gpu,
     Outcome,
     Run,
@@ -311,6 +312,21 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
             rows.tell(db, run, "gives-way", f"to run {to[:8]}", now)
 
         self._database.write(work)
+
+    def save_checkpoint(self, run_id: str, checkpoint: Checkpoint) -> bool:
+        """Keep where a waiting run's checkpoint is; False when the run has gone on meanwhile."""
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> bool:
+            before = rows.require(db, run_id)
+            if before.state is not State.QUEUED or before.attempt != checkpoint.attempt:
+                return False
+            run = before.model_copy(update={"checkpoint": checkpoint, "updated_at": now})
+            rows.put(db, run, before=State.QUEUED)
+            rows.tell(db, run, "checkpoint-away", checkpoint.where, now)
+            return True
+
+        return self._database.write(work)
 
     def free_ways(self) -> list[str]:
         """Let runs go on whose way is free: the run that went first has ended. Their ids."""

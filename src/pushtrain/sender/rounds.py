@@ -51,6 +51,8 @@ _STEP: Final = 60.0
 """Seconds by which the clock must have run ahead: the machine slept, or the clock jumped."""
 _GLANCE: Final = 0.5
 """Seconds between glances at the folder where people leave things; each costs one `stat`."""
+_MOVABLE: Final = 7 * 86_400.0
+"""Seconds for which a run that could go on elsewhere is listened for after it has begun."""
 _MOST: Final = 4000
 """Waiting commands that one round looks at."""
 
@@ -287,6 +289,7 @@ class Rounds:
         seen = self.board.seen()
         there = self._store.outbox_there()
         queued, unsettled = self._queued(there, flying) if len(seen) > 1 else ([], frozenset(there))
+        unsettled |= self._movable()
         return Given(
             waiting=waiting,
             seen=seen,
@@ -302,6 +305,10 @@ class Rounds:
             began=self._began,
             awake=self._awake,
         )
+
+    def _movable(self) -> frozenset[str]:
+        """Executors to listen to, for what runs there may wait again and go on elsewhere."""
+        return self._store.outbox_movable(since=self._clock() - _MOVABLE)
 
     def _queued(
         self, there: Mapping[str, int], flying: frozenset[str]
@@ -376,6 +383,8 @@ class Rounds:
         """From a watch's thread: what an executor has free, and which of our runs wait there."""
         name = watch.executor.id
         self.board.told(name, watch.number, frame)
+        if frame.waiting and name in self._movable():
+            self._store.outbox_waits_again(name, frame.waiting)
         if frame.whole and name in self._store.outbox_there():
             self._store.outbox_settled(name, frame.waiting, at=frame.capacity.at)
         self._tell_loop(self._nudge)
@@ -436,9 +445,10 @@ class Rounds:
         if first:
             self._store.outbox_recall(out.run_id)
         try:
-            attempt = next_attempt(executor.release(out.run_id, out.command.attempt))
+            released = executor.release(out.run_id, out.command.attempt)
+            attempt, checkpoint = next_attempt(released), released.checkpoint or out.command.checkpoint
         except NotFound:
-            attempt = out.command.attempt + 1
+            attempt, checkpoint = out.command.attempt + 1, out.command.checkpoint
         except PushtrainError as error:
             if isinstance(error, Conflict) or (first and for_good(error) and not isinstance(error, Busy)):
                 self._store.outbox_started(out.run_id)
@@ -448,7 +458,8 @@ class Rounds:
                 self.board.failed(name, error.message)
             self._retry(out, error)
             return
-        self._store.outbox_moved(_again(out.command, attempt), f"it was recalled from {executor.url}")
+        command = _again(out.command, attempt, checkpoint=checkpoint)
+        self._store.outbox_moved(command, f"it was recalled from {executor.url}")
         self.board.not_sent(name, out.run_id)
         log.info("run %s was recalled from %s", out.run_id[:8], executor.url)
 

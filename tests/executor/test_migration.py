@@ -1,0 +1,245 @@
+"""A run goes on at another executor: two real ones and a real sender on loopback, and Git LFS."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from executor_house import House, done, logged, reached, story
+from moto.server import ThreadedMotoServer
+
+from pushtrain.core.errors import Busy, Conflict, DataError, Refused
+from pushtrain.core.model import Checkpoint, Outcome, PreemptSignal, Reason, Run, State, TrainCommand
+from pushtrain.executor import luggage
+from pushtrain.executor.service import ExecutorService
+from pushtrain.executor.web import create_app
+from pushtrain.plumbing import lfs
+from pushtrain.plumbing.client import ExecutorClient
+from pushtrain.plumbing.keys import Authorized
+from pushtrain.plumbing.pause import PauseFile
+from pushtrain.plumbing.rundir import RunDir
+from pushtrain.plumbing.serve import serving
+from pushtrain.plumbing.store import Store
+from pushtrain.sender.rounds import Rounds
+from pushtrain.testing import SENDER, a_command, a_run, a_spec, eventually
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+TRAINS = """
+import json, os, pathlib, sys, time
+at = pathlib.Path(os.environ["PUSHTRAIN_CHECKPOINT_DIR"], "deep", "step")
+step = int(at.read_text()) if os.environ.get("PUSHTRAIN_RESUME") else 0
+print("from", step, flush=True)
+while step < 8:
+    step += 1
+    with open(os.environ["PUSHTRAIN_METRICS"], "a") as out:
+        out.write(json.dumps({"step": step, "loss": 1 / step}) + "\\n")
+    if step == 4:
+        print("half way", flush=True)
+        while not os.path.exists(os.environ["PUSHTRAIN_STOP_FILE"]):
+            time.sleep(0.01)
+        at.parent.mkdir(exist_ok=True)
+        at.write_text(str(step))
+        sys.exit(85)
+"""
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert urllib3.request("PUT", f"http://{host}:{port}/models").status == 200
+    yield
+    server.stop()
+
+
+@contextlib.asynccontextmanager
+async def served(house: House) -> AsyncIterator[tuple[ExecutorService, ExecutorClient]]:
+    """An executor at work behind a real server, and its client."""
+    async with house.running() as service, serving(create_app(service), "127.0.0.1", 0) as port:
+        service.url = f"http://127.0.0.1:{port}"
+        Authorized(house.state.authorized).add(KEY.public_key(), name="ada")
+        client = ExecutorClient(service.url, service.key.public_key(), KEY, timeout=10)
+        try:
+            yield service, client
+        finally:
+            client.close()
+
+
+def neighbour(house: House, folder: Path, name: str) -> House:
+    """Another executor, of the same repository."""
+    other = House(folder, name=name)
+    repository = other.settings.repositories[0].model_copy(update={"remote": str(house.origin)})
+    other.settings = other.settings.model_copy(update={"repositories": (repository,)})
+    return other
+
+
+def a_job(house: House, **more: object) -> TrainCommand:
+    return a_command(
+        commit=house.commit({"train.py": TRAINS}),
+        job=a_spec(
+            command="exec python train.py",
+            preempt_signal=PreemptSignal.NONE,
+            **{"checkpoint_to": "lfs", **more},
+        ),
+    )
+
+
+@pytest.mark.slow
+@story
+async def test_a_preempted_run_goes_on_at_another_executor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not lfs.installed():
+        pytest.skip("git-lfs is not installed")
+    monkeypatch.setattr("pushtrain.sender.placement.RECALL_AFTER", 0.1)
+    first = House(tmp_path / "first", name="lab-1")
+    second = neighbour(first, tmp_path / "second", "lab-2")
+    command = a_job(first)
+    store = Store(tmp_path / "sender.db")
+    async with served(first) as (one, at_one), served(second) as (two, at_two):
+        known = [(at_one, None)]
+        rounds = Rounds(store, lambda: list(known), jitter=lambda: 0.0)
+        task = asyncio.create_task(rounds.run())
+        try:
+            store.settle_push(None, [command], "pushed")
+            rounds.wake()
+            await eventually(one.store.runs)
+            run = one.store.run(command.run_id)
+            await logged(one, run, "half way")
+            known.append((at_two, None))
+            rounds._listed_at = None
+            rounds.wake()
+            await eventually(lambda: store.outbox_of([command.run_id])[0].state == "started")
+            PauseFile(first.state.pause).pause(3600)  # the owner wants the machine back
+            (here,) = await eventually(two.store.runs, 60)
+            there = await done(two, here, 60)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        gone = one.store.run(command.run_id)
+        assert (gone.outcome, gone.state) == (Outcome.MOVED, State.DONE)
+        assert not RunDir.of(first.state.runs, gone.id, 1).checkpoint.exists()
+        assert (there.outcome, there.attempt, there.command.possible_duplicate) == (
+            Outcome.SUCCEEDED,
+            2,
+            False,
+        )
+        assert first.result(there, "log.txt") == "from 4"
+        report = first.result(there, "README.md")
+        record = json.loads(first.result(there, "run.json"))
+        (series,) = json.loads(first.result(there, "metrics.json"))["series"]
+    store.close()
+    (segment,) = record["run"]["command"]["checkpoint"]["segments"]
+    assert (segment["executor"], segment["attempt"], segment["steps"], segment["reason"]) == (
+        "lab-1",
+        1,
+        4,
+        "checkpointed",
+    )
+    assert segment["seconds"] > 0
+    (attempt,) = record["attempts"]
+    assert (attempt["executor"], attempt["number"], attempt["steps"]) == ("lab-2", 2, 4)
+    assert series["steps"] == list(range(1, 9))
+    assert "lab-1" in report.partition("## Attempts")[2]
+
+
+@story
+async def test_a_run_whose_checkpoint_does_not_travel_stays_where_it_is(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    command = a_job(house, checkpoint_to="")
+    async with house.running() as service:
+        run, _ = service.accept(command, sender=SENDER, raw=b"{}", headers={}, nonce="n", nonce_expires=2e9)
+        await logged(service, run, "half way")
+        PauseFile(house.state.pause).pause(3600)
+        run = await reached(service, run, State.QUEUED)
+        with pytest.raises(Conflict, match="goes on here, where its checkpoint is"):
+            service.release(run.id, by={SENDER}, attempt=0, nonce="r", nonce_expires=2e9)
+        travels = run.model_copy(
+            update={
+                "command": run.command.model_copy(
+                    update={"job": run.command.job.model_copy(update={"checkpoint_to": "lfs"})}
+                )
+            }
+        )
+        with pytest.raises(Busy, match="is on its way"):
+            service._migration.may_leave(travels)
+
+
+def test_only_files_travel_and_a_changed_checkpoint_is_not_unpacked(tmp_path: Path) -> None:
+    folder = RunDir.of(tmp_path, "run", 1).create()
+    (folder.checkpoint / "a").write_text("kept")
+    (folder.checkpoint / "link").symlink_to("/etc/passwd")
+    (folder.checkpoint / "deep").mkdir()
+    (folder.checkpoint / "deep" / "b").write_bytes(b"\0" * 5000)
+    packed = luggage.pack(folder)
+    with tarfile.open(packed.path) as tar:
+        assert tar.getnames() == ["checkpoint/a", "checkpoint/deep/b"]
+    assert hashlib.sha256(packed.path.read_bytes()).hexdigest() == packed.sha256
+
+
+def travelling(house: House, **changes: Any) -> TrainCommand:
+    """A command whose run has been elsewhere."""
+    checkpoint = Checkpoint(attempt=1, where="lfs", sha256="0" * 64, size=10)
+    return a_job(house).model_copy(update={"attempt": 1, "checkpoint": checkpoint.model_copy(update=changes)})
+
+
+async def outcome_of(house: House, command: TrainCommand) -> Run:
+    async with house.running() as service:
+        run, _ = service.accept(command, sender=SENDER, raw=b"{}", headers={}, nonce="n", nonce_expires=2e9)
+        return await done(service, run)
+
+
+@story
+async def test_a_checkpoint_that_is_not_to_be_had_starts_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    run = await outcome_of(house, travelling(house))
+    assert (run.outcome, run.reason) == (Outcome.FAILED, Reason.DATA)
+
+
+@story
+async def test_a_checkpoint_is_fetched_only_from_where_the_owner_allows(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    with pytest.raises(Refused, match=r"rules.artifact_urls.*s3://the-owners/private"):
+        await outcome_of(house, travelling(house, where="url", url="s3://the-owners/private"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3")
+def test_a_checkpoint_by_an_object_store_is_believed_by_its_digest_and_replaces_what_was_there(
+    tmp_path: Path,
+) -> None:
+    old = RunDir.of(tmp_path / "old", "run", 1).create()
+    (old.checkpoint / "step").write_text("7")
+    packed = luggage.pack(old)
+    mirror: Any = None  # an object store needs none
+    where, url = luggage.bring(packed, "s3://models/lab", a_run(attempt=1), mirror)
+    checkpoint = Checkpoint(attempt=1, where="url", url=url, sha256=packed.sha256, size=packed.size)
+    new = RunDir.of(tmp_path / "new", "run", 2).create()
+    (new.checkpoint / "stale").write_text("from before")
+    lie = checkpoint.model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(DataError, match="is not the one that its command names"):
+        luggage.fetch(lie, new, mirror, limit=0, stop=lambda: None)
+    with pytest.raises(DataError, match="are allowed here"):
+        luggage.fetch(checkpoint, new, mirror, limit=100, stop=lambda: None)
+    assert [path.name for path in new.checkpoint.iterdir()] == ["stale"]
+    assert luggage.fetch(checkpoint, new, mirror, limit=0, stop=lambda: None)
+    assert (where, {path.name: path.read_text() for path in new.checkpoint.iterdir()}) == (
+        "url",
+        {"step": "7"},
+    )
+    (new.checkpoint / "step").write_text("9")
+    assert not luggage.fetch(checkpoint, new, mirror, limit=0, stop=lambda: None), "it went on from there"
+    assert (new.checkpoint / "step").read_text() == "9"
