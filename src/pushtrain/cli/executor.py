@@ -8,12 +8,9 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from pushtrain.cli import render
-from pushtrain.cli.connect import absences, ask_all, askable, everyone
 from pushtrain.cli.options import Json, MinIsolation, Network, Repo, State, TunnelName
 from pushtrain.cli.ownerlines import one_line, tell
-from pushtrain.cli.roster import gpus
 from pushtrain.plumbing.courtesy import stand_back
-from pushtrain.wiring.settings import load_settings, open_state
 
 app = App(name="executor")
 app.command(
@@ -75,6 +72,7 @@ def executor(
     """
     from pushtrain.cli.room import run_until_stopped, served  # lazy: the other verbs need no server
     from pushtrain.wiring.rooms import serve_executor
+    from pushtrain.wiring.settings import open_state
 
     folder = open_state(state)
     flags = {"name": name, "slots": slots, "labels": label or None, "host": host, "port": port}
@@ -101,8 +99,11 @@ def status(
         line: Print one line about this machine, for a status bar; asks nobody, and takes no network.
     """
     if line:
-        one_line(open_state(state), as_json=json)
+        one_line(state, as_json=json)
         return
+    from pushtrain.cli.connect import absences, ask_all, askable, everyone  # lazy: one line needs no network
+    from pushtrain.wiring.settings import open_state
+
     known = everyone(state)
     answers = ask_all(askable(known), lambda client: client.challenge())
     found = {one.client.id: (one.client, one.value) for one in reversed(answers) if one.value is not None}
@@ -142,7 +143,9 @@ def card(*, json: Json = False, state: State = None) -> None:
     While no executor runs here it is the card that a start would make. What it tells of the machine is set
     by `publish_gpu_uuids`, `publish_address` and `publish_host_name` (docs/settings.md).
     """
-    from pushtrain.wiring.voice import published_card  # lazy: it loads the executor
+    from pushtrain.cli.roster import gpus  # lazy: they load the executor
+    from pushtrain.wiring.settings import load_settings, open_state
+    from pushtrain.wiring.voice import published_card
 
     folder = open_state(state)
     found = published_card(folder, load_settings(folder))
@@ -174,6 +177,7 @@ def secrets(*, json: Json = False, state: State = None) -> None:
     yourself under `[[secrets]]` in settings.toml (docs/secrets.md).
     """
     from pushtrain.wiring.offered import offered  # lazy: it loads the executor
+    from pushtrain.wiring.settings import load_settings, open_state
 
     folder = open_state(state)
     found = offered(folder, load_settings(folder))

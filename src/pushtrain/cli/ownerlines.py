@@ -1,18 +1,27 @@
 """How this machine stands, for its owner: one line for a status bar, or some for a terminal."""
 
 import math
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from pushtrain.cli import render
-from pushtrain.cli.pause import clock
 from pushtrain.plumbing import standing
 from pushtrain.plumbing.pause import PauseFile
 from pushtrain.plumbing.standing import CardStands, Standing
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.state import StateFolder, default_state
 
 
-def one_line(folder: StateFolder, *, as_json: bool) -> None:
+def clock(at: float) -> str:
+    """A moment as people say it: `15:30`; with its day when that is another one."""
+    local = time.localtime(at)
+    same = time.strftime("%Y-%m-%d", local) == time.strftime("%Y-%m-%d")
+    return time.strftime("%H:%M" if same else "%a %H:%M", local)
+
+
+def one_line(state: Path | None, *, as_json: bool) -> None:
     """Print one line; it asks nobody, so it may be called every few seconds."""
+    folder = StateFolder(state.expanduser().absolute() if state else default_state())
     paused = PauseFile(folder.pause).until()
     found = standing.read(folder.standing, folder.lock)
     if as_json:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from cyclopts import Parameter
 
 from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.ownerlines import clock
 from pushtrain.core.errors import PushtrainError, UsageError
 from pushtrain.core.forms import Wrong, duration
 from pushtrain.plumbing import standing
@@ -53,13 +53,6 @@ def resume(*, json: Json = False, state: State = None) -> None:
         render.emit_json({"paused": False, "until": None})
         return
     render.say("Lent again, as your rules say." if was else "It was not paused.")
-
-
-def clock(at: float) -> str:
-    """A moment as people say it: `15:30`; with its day when that is another one."""
-    local = time.localtime(at)
-    same = time.strftime("%Y-%m-%d", local) == time.strftime("%Y-%m-%d")
-    return time.strftime("%H:%M" if same else "%a %H:%M", local)
 
 
 def _seconds(text: str | None) -> float | None:
