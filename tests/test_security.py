@@ -1,5 +1,6 @@
 """docs/security.md keeps its word: each part of the defence has rows, each row a test that exists."""
 
+import re
 import tomllib
 
 import pytest
@@ -38,8 +39,13 @@ def test_every_test_that_is_named_exists() -> None:
 
 
 DEFENCES = tomllib.loads((ROOT / "tests/defences.toml").read_text())["defence"]
-TRIED = ("2. Requests", "3. The roster cannot redirect")
-"""Parts of which every row was seen to fail without its defence."""
+UNSEEN: dict[str, str] = {
+    "two jobs meet over the network": "each has namespaces of its own: there is no one thing to remove",
+    "`.gitmodules` with `ext::`, options, `update = !command`, `include`, paths that lead out": (
+        "git's list of protocols stands behind the check of the URL's form, and `.gitmodules` is only read"
+    ),
+}
+"""Threats of which no test was seen to fail without its defence, and why."""
 
 
 def test_every_defence_of_the_list_stands_where_it_is_said_to_and_has_a_test() -> None:
@@ -51,14 +57,20 @@ def test_every_defence_of_the_list_stands_where_it_is_said_to_and_has_a_test() -
         assert name in functions_of(file), each["test"]
 
 
-def test_every_row_of_what_was_tried_is_in_the_list() -> None:
+def test_a_test_of_every_row_was_seen_to_fail_without_its_defence() -> None:
+    """Whoever adds a row adds to `tests/defences.toml`, or says here why not."""
     listed = {each["test"] for each in DEFENCES}
-    missing = [
-        row.threat
-        for row in ROWS
-        if row.part in TRIED and not listed & {f"{file}::{name}" for file, name in row.tests}
-    ]
-    assert missing == []
+    unseen = {row.threat for row in ROWS if not listed & {f"{file}::{name}" for file, name in row.tests}}
+    assert unseen == UNSEEN.keys()
+
+
+def test_the_page_says_of_how_many_tests_it_was_seen() -> None:
+    """In round numbers, downwards: they grow with every row."""
+    listed = {each["test"] for each in DEFENCES}
+    named = {f"{file}::{name}" for row in ROWS for file, name in row.tests}
+    said = re.search(r"(\d+) of every hundred", (ROOT / "docs/security.md").read_text())
+    assert said
+    assert int(said[1]) <= 100 * len(named & listed) // len(named)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pushtrain
+
 # In a network namespace of its own the test may be the machine's name server: port 53 of loopback is free,
 # and another /etc/resolv.conf lies over the machine's. The rule lists 127.0.0.9, which so plays a public
 # address; the victim listens at 127.0.0.1, where the name leads from the second question on.
@@ -87,7 +89,8 @@ print(json.dumps({"victims": victims, "questions": len(questions), "said": said}
 def rebind(folder: Path, how: str) -> dict[str, object]:
     folder.mkdir()
     argv = ["unshare", "--map-root-user", "--net", "--mount", sys.executable, "-c", CHILD, str(folder), how]
-    environ = {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "HOME": str(folder)}
+    ours = str(Path(pushtrain.__file__).parents[1])
+    environ = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "HOME": str(folder), "PYTHONPATH": ours}
     done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout)
