@@ -47,6 +47,7 @@ from pushtrain.executor import gpuboard
 from pushtrain.executor.access import Access
 from pushtrain.executor.books import Books
 from pushtrain.executor.cardwatch import Samples
+from pushtrain.executor.clockwatch import ClockWatch
 from pushtrain.executor.courier import Courier, Publisher, clear
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.drain import Drain
@@ -154,6 +155,7 @@ class ExecutorService:
         self.drain = Drain(state.drain, store, clock=clock)
         """The owner's order to take nothing new and stop."""
         self._asked: deque[str] = deque(maxlen=_MOST_ASKED)
+        self._clock_watch = ClockWatch(store, jumped=self.wake, clock=clock)
         self._masks: dict[Path, Mask] = {}
         self._paced: tuple[float, tuple[Pace, ...]] | None = None
         self._slots = max(settings.executor.slots, len(self.gpus))
@@ -268,6 +270,7 @@ class ExecutorService:
                 group.create_task(self._migration.run())
                 group.create_task(self._warden.run())
                 group.create_task(self.drain.run())
+                group.create_task(self._clock_watch.run())
                 group.create_task(self._landlord.run())
                 group.create_task(self._steward.run())
         finally:

@@ -328,6 +328,24 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
 
         return self._database.write(work)
 
+    def clock_set_back(self, by: float) -> int:
+        """Bring forward, by so many seconds, every time of day that a run waits for; of how many runs."""
+        now = self._clock()
+        waiting = self._select(
+            "WHERE state IN ('queued', 'publishing') AND not_before > ? AND not_before < ?", (now, NEVER)
+        )
+
+        def work(db: apsw.Connection) -> int:
+            moved = 0
+            for one in waiting:
+                before = rows.require(db, one.id)
+                if (before.state, before.not_before) == (one.state, one.not_before):
+                    change = {"not_before": max(now, one.not_before - by)}
+                    moved += rows.put(db, before.model_copy(update=change), before=one.state)
+            return moved
+
+        return self._database.write(work) if waiting else 0
+
     def free_ways(self) -> list[str]:
         """Let runs go on whose way is free: the run that went first has ended. Their ids."""
         waiting = self._select("WHERE state = 'queued' AND not_before >= ?", (NEVER,))
