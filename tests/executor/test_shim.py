@@ -386,6 +386,7 @@ def test_a_second_order_can_shorten_the_grace_and_never_lengthen_it(start: Start
     assert attempt.folder.read_stop() == StopOrder(reason=Reason.PREEMPTED, detail="by test", grace=600)
     attempt.stop(Reason.PREEMPTED, grace=0)
     assert attempt.verdict(5).reason is Reason.PREEMPTED
+    assert attempt.log.count("saved") == 1, "the same signal again would hit it while it saves"
 
 
 def test_a_machine_that_shuts_down_has_cancelled_nothing(start: Start, tmp_path: Path) -> None:

@@ -167,6 +167,7 @@ class Shim:
         self.poll.register(signals(), select.POLLIN)
         self.stages: list[dict[str, object]] = []
         self.phase = "setup"
+        self.said: set[int] = set()
         self.began: float | None = None
         self.guard = guard.Guard(NO_LIMITS)
 
@@ -362,9 +363,11 @@ class Shim:
         number = self.orders.get("preempt_signal", signal.SIGTERM)
         if ended.reason in {"cancelled", "timeout"}:
             number = signal.SIGTERM
-        for one in reversed(told):
-            with Quietly(ProcessLookupError):
-                os.kill(one, number)
+        if number not in self.said:  # the same once more would hit a command that is winding up
+            self.said.add(number)
+            for one in reversed(told):
+                with Quietly(ProcessLookupError):
+                    os.kill(one, number)
         return kill_at
 
     @staticmethod
