@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from pushtrain.core.errors import GitError, NotFound
 from pushtrain.core.model import NO_COMMIT, Push
 from pushtrain.core.settings import Repository, SenderSettings
+from pushtrain.plumbing.complaint import RateLimited
 from pushtrain.plumbing.git import CommitInfo, Mirror
 from pushtrain.plumbing.store import Store
 from pushtrain.ports import Stop
@@ -60,6 +61,9 @@ class FakeHost:
     refs: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
     away: bool = False
+    wish: float = 0
+    """Seconds for which it asks to be left alone."""
+    looks: int = 0
     fetched: set[tuple[str, str]] = field(default_factory=set)
 
     def commit(self, parent: str, kind: str) -> str:
@@ -82,7 +86,10 @@ class FakeHost:
     # --- as `Mirror`
 
     def ls_remote(self, *, stop: Stop | None = None) -> dict[str, str]:
+        self.looks += 1
         self._answer(stop)
+        if self.wish:
+            raise RateLimited("Too many requests.", after=self.wish)
         return dict(self.refs)
 
     def fetch(self, ref: str, commit: str, *, stop: Stop | None = None) -> bool:
@@ -366,3 +373,19 @@ def test_every_tip_has_its_runs_within_two_minutes_whatever_happens() -> None:
         phases=phases,
     )
     run_state_machine_as_test(Reconciled, settings=chosen)
+
+
+def test_a_host_that_asks_for_fewer_requests_is_not_looked_at_before_its_time() -> None:
+    machine = Reconciled()
+    try:
+        machine.host.wish = 900
+        machine.begin(REFS[0], there=True)
+        machine.let(890)
+        assert machine.host.looks == 1
+        machine.host.wish = 0
+        machine.let(20)
+        assert machine.host.looks == 2
+        machine.let(100)
+        assert machine.host.looks > 2
+    finally:
+        machine.end()

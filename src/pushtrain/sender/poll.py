@@ -16,6 +16,7 @@ from typing import Final
 from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.model import NO_COMMIT, Push
 from pushtrain.core.settings import Repository
+from pushtrain.plumbing.complaint import RateLimited
 from pushtrain.sender.known import Rosters
 from pushtrain.sender.planning import watched
 from pushtrain.sender.service import SenderService
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 _LOOKED: Final = ""
 """The ref under which it is noted that a repository was looked at before; an empty one has no other."""
 _SPREAD: Final = 0.1
+_LONGEST_WISH: Final = 3600.0
+"""Seconds for which a host that asks for fewer requests is left alone at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +109,20 @@ class Reconciler:
     async def _watch(self, repository: Repository) -> None:
         trouble = ""
         while True:
+            least = 0.0
             try:
                 await asyncio.to_thread(self.look, repository.key)
                 trouble = ""
             except PushtrainError as error:
+                least = min(error.after, _LONGEST_WISH) if isinstance(error, RateLimited) else 0.0
                 if str(error) != trouble:
                     trouble = str(error)
                     log.warning("the branches of %s could not be compared: %s", repository.key, trouble)
             except Exception:
                 log.exception("the branches of %s could not be compared", repository.key)
             self._service.kept_more()
-            await asyncio.sleep(self.poll_seconds * (1 - _SPREAD + 2 * _SPREAD * self._jitter()))
+            pause = self.poll_seconds * (1 - _SPREAD + 2 * _SPREAD * self._jitter())
+            await asyncio.sleep(max(pause, least))
 
     def look(self, key: str) -> int:
         """Compare one repository's refs with what is noted; how many pushes were found.
