@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from itertools import count
@@ -90,6 +91,7 @@ class House:
         self.state = StateFolder(folder / "state")
         self.environments: Mapping[str, Environment] = {"system": Bare()}
         self.gpus: Sequence[Gpu] = ()
+        self.clock: Callable[[], float] = time.time
         self.sandbox: Sandbox = Unconfined(Ground(self.state.isolation))
         self.access = Access(JobNetwork.FULL, frozenset({JobNetwork.FULL}))
         self.sealer = Ed25519PrivateKey.generate()
@@ -123,7 +125,7 @@ class House:
         return ExecutorService(
             self.settings,
             self.state,
-            Store(self.state.store),
+            Store(self.state.store, clock=self.clock),
             identity=Ring(self.state.key),
             authorized=authorized,
             mirrors=mirrors,
@@ -138,6 +140,7 @@ class House:
             sandbox=self.sandbox,
             access=self.access,
             gpus=self.gpus,
+            clock=self.clock,
         )
 
     @contextlib.asynccontextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,15 @@ def test_a_batch_publishes_only_what_is_missing(line: Line) -> None:
     one(line.publisher(), first)
     outcomes = line.publisher().publish([first, second])
     assert all(isinstance(outcome, Published) for outcome in outcomes.values())
+    assert len(line.log()) == 2
+
+
+def test_results_land_also_when_the_mirror_was_collected_meanwhile(line: Line) -> None:
+    """The publisher remembers the branch's tip, which the new mirror has not got."""
+    publisher = line.publisher()
+    one(publisher, line.item({"a": b"1"}))
+    shutil.rmtree(line.mirror("lab-3").folder)
+    one(publisher, line.item({"b": b"2"}))
     assert len(line.log()) == 2
 
 

@@ -90,7 +90,8 @@ class Publisher:
         self._packer = Packer(
             mirrors, settings, who=who, formats=formats, gpus=gpus, masks=masks, clock=clock
         )
-        self._tips: dict[tuple[str, str], str] = {}
+        self._tips: dict[tuple[str, str], tuple[str, str]] = {}
+        """The tip of each branch, and which mirror has it: another one may have taken its place."""
         self._turns: dict[tuple[str, str], threading.Lock] = {}
         self._guard = threading.Lock()
 
@@ -161,10 +162,10 @@ class Publisher:
         place_ = (key, ref)
         with self._guard:
             turn = self._turns.setdefault(place_, threading.Lock())
-        with turn:
+        with turn, branch.mirror.using():
             for number in range(_TRIES):
-                tip = self._tips.get(place_)
-                if tip is None:
+                tip, known_to = self._tips.get(place_, ("", ""))
+                if not known_to or known_to != branch.mirror.birth():
                     tip = branch.fetch(stop=stop)
                 try:
                     done, top = self._push(branch, tip, base, ready, stop)
@@ -177,7 +178,7 @@ class Publisher:
                 except PushtrainError:
                     self._tips.pop(place_, None)
                     raise
-                self._tips[place_] = top
+                self._tips[place_] = (top, branch.mirror.birth())
                 break
         branch.mirror.tidy(stop=stop)
         for one in ready:

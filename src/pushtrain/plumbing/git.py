@@ -257,12 +257,13 @@ class Mirror:
             GitError: It could not be fetched.
         """
         try:
-            self.git.run(
-                "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--",
-                self.remote.remote, f"+{source}:{ref}",
-                config=FETCH, stop=stop, timeout=timeout, doing=f"fetch from {self.remote.key}",
-                caps={**GUARDED, resource.RLIMIT_FSIZE: self.bounds.size},
-            )  # fmt: skip
+            with self.using():
+                self.git.run(
+                    "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--",
+                    self.remote.remote, f"+{source}:{ref}",
+                    config=FETCH, stop=stop, timeout=timeout, doing=f"fetch from {self.remote.key}",
+                    caps={**GUARDED, resource.RLIMIT_FSIZE: self.bounds.size},
+                )  # fmt: skip
         except PushtrainError:
             self._drop_halves()
             raise
@@ -391,6 +392,14 @@ class Mirror:
         return result
 
     # --- keeping it whole ---
+
+    def birth(self) -> str:
+        """Tells this mirror from an earlier one that lay in its place; empty: there is none."""
+        try:
+            found = (self.folder / "info" / "attributes").stat()
+        except OSError:
+            return ""
+        return f"{found.st_ino}.{found.st_mtime_ns}"
 
     @contextmanager
     def using(self) -> Iterator[None]:

@@ -145,6 +145,10 @@ class RosterFile:
             PushRejected: Others were faster each time.
             GitError: The remote did not answer, or refused.
         """
+        with self.mirror.using():
+            return self._write(change, message, when, stop)
+
+    def _write(self, change: Callable[[str], str], message: str, when: int, stop: Stop | None) -> Written:
         for tries in range(1, _TRIES + 1):
             began = time.monotonic()
             found = self.read(stop=stop)

@@ -86,8 +86,9 @@ class _Placing:
                 if not mirror.git.stranger:
                     raise
                 raise not_lent(error, remote) from error
-            self.total += mirror.pristine.copy(child, into / path, lfs=self._lfs, stop=self._stop)
-            self.below(mirror, child, into / path, depth + 1)
+            with mirror.using():
+                self.total += mirror.pristine.copy(child, into / path, lfs=self._lfs, stop=self._stop)
+                self.below(mirror, child, into / path, depth + 1)
 
     def _mirror(self, remote: str) -> "Mirror":
         """The mirror of a submodule's repository; as much may come as is left."""
