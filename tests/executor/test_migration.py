@@ -18,6 +18,7 @@ from moto.server import ThreadedMotoServer
 from pushtrain.core.errors import Busy, Conflict, DataError, Refused
 from pushtrain.core.model import Checkpoint, Outcome, PreemptSignal, Reason, Run, State, TrainCommand
 from pushtrain.executor import luggage
+from pushtrain.executor.artifacts import UploadError
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.web import create_app
 from pushtrain.plumbing import lfs
@@ -243,3 +244,37 @@ def test_a_checkpoint_by_an_object_store_is_believed_by_its_digest_and_replaces_
     (new.checkpoint / "step").write_text("9")
     assert not luggage.fetch(checkpoint, new, mirror, limit=0, stop=lambda: None), "it went on from there"
     assert (new.checkpoint / "step").read_text() == "9"
+
+
+@pytest.mark.slow
+@story
+async def test_a_checkpoint_that_was_not_away_when_the_executor_died_is_brought_away_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not lfs.installed():
+        pytest.skip("git-lfs is not installed")
+    house = House(tmp_path)
+    command = a_job(house)
+
+    def away(*_: object, **__: object) -> None:
+        raise UploadError("The remote does not answer.")
+
+    monkeypatch.setattr(luggage, "bring", away)
+    async with house.running() as service:
+        run, _ = service.accept(command, sender=SENDER, raw=b"{}", headers={}, nonce="n", nonce_expires=2e9)
+        await logged(service, run, "half way")
+        PauseFile(house.state.pause).pause(3600)
+        run = await reached(service, run, State.QUEUED)
+        with pytest.raises(Busy, match="is on its way"):
+            service.release(run.id, by={SENDER}, attempt=0, nonce="r", nonce_expires=2e9)
+    monkeypatch.undo()
+    async with house.running() as service:
+
+        def there() -> Checkpoint | None:
+            return service.store.run(run.id).checkpoint
+
+        checkpoint = await eventually(there)
+        assert (checkpoint.where, checkpoint.attempt, len(checkpoint.segments)) == ("lfs", 1, 1)
+        released = service.release(run.id, by={SENDER}, attempt=0, nonce="s", nonce_expires=2e9)
+        again = service.release(run.id, by={SENDER}, attempt=0, nonce="t", nonce_expires=2e9)
+        assert released.checkpoint == again.checkpoint == checkpoint, "a lost answer is asked for again"

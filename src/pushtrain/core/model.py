@@ -384,6 +384,9 @@ class Segment(Value):
     """Of training."""
     steps: int = 0
     """That it logged."""
+    gpu_seconds: float = 0
+    joules: float | None = None
+    """None: nobody measured."""
     reason: Reason = Reason.NONE
     detail: str = ""
 

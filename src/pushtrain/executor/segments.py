@@ -22,6 +22,8 @@ def segment(attempt: Attempt) -> Segment:
         began_at=attempt.claimed_at,
         seconds=ended - began if began is not None and ended is not None else 0,
         steps=attempt.steps,
+        gpu_seconds=attempt.gpu.seconds if attempt.gpu else 0,
+        joules=attempt.gpu.joules if attempt.gpu else None,
         reason=attempt.reason,
         detail=attempt.detail[:500],
     )
@@ -31,8 +33,13 @@ def told(segments: Sequence[Segment]) -> str:
     """The section; empty for a run of one attempt."""
     if len(segments) <= 1:
         return ""
-    header = ("Attempt", "Executor", "Began", "Trained", "Steps", "Ended", "")
-    return "## Attempts\n\n" + md.table(header, [_row(one) for one in segments], align="rlrrrll")
+    header = ["Attempt", "Executor", "Began", "Trained", "Steps", "GPU", "Energy", "Ended", ""]
+    rows = [_row(one) for one in segments]
+    for at in (6, 5, 4):  # where nothing was counted there is no column
+        if not any(row[at] for row in rows):
+            del header[at]
+            rows = [(*row[:at], *row[at + 1 :]) for row in rows]
+    return "## Attempts\n\n" + md.table(header, rows, align="rlr" + "r" * (len(header) - 5) + "ll")
 
 
 def _row(one: Segment) -> tuple[str, ...]:
@@ -42,6 +49,8 @@ def _row(one: Segment) -> tuple[str, ...]:
         moment(one.began_at),
         duration(one.seconds) if one.seconds else "",
         str(one.steps or ""),
+        duration(one.gpu_seconds) if one.gpu_seconds else "",
+        "" if one.joules is None else f"{one.joules / 3600:.3g} Wh",
         str(one.reason),
         md.text(one.detail, most=200),
     )
