@@ -129,17 +129,18 @@ class World:
         load_or_create(folder / "identity.key")
         if FINISHED and not (folder / "store.db").exists():
             finished(folder, int(FINISHED))
-        process = subprocess.Popen(
-            (PUSHTRAIN, verb, "--json", "--state", str(folder), "--port", "0", *flags),
-            env=environment(
-                PUSHTRAIN_GIT_TOKEN=self.host.token,
-                PUSHTRAIN_SENDER_PORT="0",
-                PUSHTRAIN_RULES_MIN_ISOLATION="none",  # the best level that there is, whichever that is
-            ),
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / f"{verb}.log").open("a"),
-            text=True,
-        )
+        with (self.folder / f"{verb}.log").open("a") as log:
+            process = subprocess.Popen(
+                (PUSHTRAIN, verb, "--json", "--state", str(folder), "--port", "0", *flags),
+                env=environment(
+                    PUSHTRAIN_GIT_TOKEN=self.host.token,
+                    PUSHTRAIN_SENDER_PORT="0",
+                    PUSHTRAIN_RULES_MIN_ISOLATION="none",  # the best level that there is, whichever that is
+                ),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         text = ""
         assert process.stdout is not None
         for line in process.stdout:
