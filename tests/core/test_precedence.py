@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.model import Concurrency, Run, State
-from pushtrain.core.precedence import GivesWay, Order, giving_way, group_of
+from pushtrain.core.precedence import GivesWay, Order, dropped, giving_way, group_of
 from pushtrain.testing import a_command, a_run, a_spec
 
 UNENDED = (State.QUEUED, State.PREPARING, State.RUNNING)
@@ -77,3 +77,12 @@ def test_whatever_the_order_of_deliveries_the_newest_alone_is_left(deliveries: l
         here = [one.model_copy(update={"state": State.DONE}) if one.id in gone else one for one in here]
     left = [int(one.command.commit, 16) for one in here if one.state is State.QUEUED]
     assert left == [4]
+
+
+def test_a_sender_drops_the_older_of_two_commands_that_nobody_has_whichever_came_first() -> None:
+    older, newer = run(1).command, run(2).command
+    assert dropped([newer], [older], order) == [(older, newer)]
+    assert dropped([older], [newer], order) == [(older, newer)]
+    assert dropped([newer], [newer, run(1, ref="refs/heads/other").command], order) == []
+    for how in (Concurrency.QUEUE, Concurrency.CHECKPOINT):
+        assert dropped([run(2, how).command], [older], order) == [], how

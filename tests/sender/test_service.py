@@ -309,3 +309,25 @@ def test_a_command_survives_the_killing_of_its_sender(world: World) -> None:
 
     asyncio.run(story())
     assert len(world.executor.received) == 1
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_of_two_pushes_that_no_executor_has_only_the_newer_is_left_where_the_job_says_so(
+    world: World, newest_first: bool
+) -> None:
+    job = '[job.train]\ncommand = "python train.py"\nconcurrency = "cancel-older"\n'
+    older, newer = (world.commit({"pushtrain.toml": job, "x": x}) for x in "12")
+    world.executor.down = True
+
+    async def story() -> None:
+        async with world.running() as service:
+            for commit in (newer, older) if newest_first else (older, newer):
+                service.hear(world.push(commit, delivery=commit), source="webhook")
+                await eventually(lambda: not world.store.pending_pushes())
+            world.executor.down = False
+            await eventually(world.delivered)
+
+    asyncio.run(story())
+    states = {out.command.commit: (out.state, out.detail) for out in world.store.outbox()}
+    assert states[newer][0] == "delivered"
+    assert states[older] == ("cancelled", f"a newer push, {newer[:7]}, takes its place")

@@ -63,5 +63,31 @@ def giving_way(run: Run, others: Iterable[Run], order: Callable[[str, str], Orde
     return found
 
 
+def dropped(
+    new: Iterable[TrainCommand], waiting: Iterable[TrainCommand], order: Callable[[str, str], Order]
+) -> list[tuple[TrainCommand, TrainCommand]]:
+    """Commands that no executor has and that a newer push replaces, each with the newer one.
+
+    Args:
+        new: What a push starts.
+        waiting: What waits already.
+        order: How the first commit stands to the second.
+    """
+    found = []
+    others = [(group_of(command), command) for command in waiting]
+    for command in new:
+        group = group_of(command)
+        for its, other in others:
+            if group is None or its != group or other.run_id == command.run_id:
+                continue
+            stands = order(command.commit, other.commit)
+            if stands is Order.UNKNOWN:
+                continue
+            older, newer = (other, command) if stands is Order.NEWER else (command, other)
+            if newer.job.concurrency is Concurrency.CANCEL:
+                found.append((older, newer))
+    return found
+
+
 def _waits_or_runs(run: Run) -> bool:
     return run.state in {State.QUEUED, State.PREPARING, State.RUNNING} and not run.cancel_requested

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Final
 
 from pushtrain.core.errors import Conflict, NotFound, PushtrainError, StorageError
-from pushtrain.core.model import Concurrency, Reason, Run, State, TrainCommand
-from pushtrain.core.precedence import GivesWay, Order, giving_way, group_of
+from pushtrain.core.model import Concurrency, Reason, Run, State
+from pushtrain.core.precedence import GivesWay, giving_way, group_of
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.lineage import order
 from pushtrain.plumbing.store import Store
 
 _log = logging.getLogger(__name__)
@@ -113,29 +114,9 @@ class GiveWay:
         others = self._store.runs(
             repository=command.repository, ref=command.ref, job=command.job.name, limit=1000
         )
-        for one in giving_way(run, others, lambda this, that: self._order(command, this, that)):
-            self._do(one)
-
-    def _order(self, command: TrainCommand, this: str, that: str) -> Order:
-        """How two commits stand to each other; after a rewritten history the branch's tip decides."""
-        if this == that:
-            return Order.UNKNOWN
         mirror = self._mirrors(command.repository)
-        for commit in (this, that):
-            if not mirror.has(commit):
-                with contextlib.suppress(NotFound):  # rewritten, and let go by the host
-                    mirror.fetch(command.ref, commit)
-        if mirror.is_ancestor(that, this):
-            return Order.NEWER
-        if mirror.is_ancestor(this, that):
-            return Order.OLDER
-        tip = mirror.ls_remote().get(command.ref, "")
-        if not tip:
-            return Order.UNKNOWN
-        if tip not in {this, that}:
-            mirror.fetch(command.ref, tip)
-        current = (mirror.is_ancestor(this, tip), mirror.is_ancestor(that, tip))
-        return {(True, False): Order.NEWER, (False, True): Order.OLDER}.get(current, Order.UNKNOWN)
+        for one in giving_way(run, others, lambda this, that: order(mirror, command.ref, this, that)):
+            self._do(one)
 
     def _do(self, one: GivesWay) -> None:
         older, sha = one.older, one.newer.command.commit[:7]

@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from pushtrain.core.errors import Cancelled, NotFound, PushtrainError
-from pushtrain.core.model import Push
+from pushtrain.core.model import Concurrency, Push, TrainCommand
+from pushtrain.core.precedence import dropped
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.lineage import order
 from pushtrain.plumbing.outbox import HeardPush
 from pushtrain.plumbing.store import Store
 from pushtrain.sender.kept import KeptCommands
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _THREADS: Final = 8
+_WAITING: Final = 4000
+"""Waiting commands among which those of an older push are looked for."""
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 60.0
 
@@ -182,8 +186,23 @@ class SenderService:
         found = plan(push, self.mirror(push.key), roster=roster, stop=self._stop)
         told = found.seen and watched(push.ref)
         tip = (push.key, push.ref, None if push.deletes else push.after) if told else None
+        replaced = self._replaced(found.commands, self.mirror(push.key))
         self.store.settle_push(heard.id, found.commands, found.note, tip=tip)
+        for older, newer in replaced:
+            why = f"a newer push, {newer.commit[:7]}, takes its place"
+            if self.store.outbox_cancelled(older.run_id, why):
+                log.info("run %s was dropped: %s", older.run_id[:8], why)
         log.info("push of %s to %s %s: %s", push.after[:7], push.key, push.ref, found.note)
+
+    def _replaced(
+        self, commands: Sequence[TrainCommand], mirror: Mirror
+    ) -> list[tuple[TrainCommand, TrainCommand]]:
+        """Which commands that no executor has give way, as their jobs say; executors see to the others."""
+        if all(command.job.concurrency is Concurrency.QUEUE for command in commands):
+            return []
+        waiting = [out.command for out in self.store.outbox(states=("waiting",), limit=_WAITING)]
+        ref = commands[0].ref
+        return dropped(commands, waiting, lambda this, that: order(mirror, ref, this, that))
 
     def _pause(self, tries: int) -> float:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(tries - 1, 10))
