@@ -224,6 +224,27 @@ def test_a_priority_and_what_was_used_lately_decide_who_comes_first(store: Store
     assert claim(store, gpus=(a_gpu(0),))[0].id == other.id, "bob has used nothing yet"
 
 
+def test_a_run_whose_person_has_used_the_days_hours_is_due_at_midnight(store: Store, clock: Clock) -> None:
+    gpus, bounds = (a_gpu(0),), Bounds(hours_a_day=1)
+    for number in range(2):
+        accept(store, cell(number, gpus=1))
+    first, attempt = claim(store, gpus=gpus)
+    store.advance(first.id, Prepared(), token=first.token)
+    clock.advance(3600)
+    assert store.used_up(SENDER, gpus, bounds), "what runs counts, too"
+    used = attempt.model_copy(update={"gpu": GpuUse(seconds=3600)})
+    store.advance(first.id, Exited(Reason.EXITED, 0), token=first.token, attempt=used)
+    assert store.claim(slots=1, gpus=gpus, executor="lab-1", bounds=bounds) is None
+    due = store.next_due(daily=True)
+    assert due is not None
+    assert store.next_due() is None
+    assert (due % 86_400, 0 < due - clock() <= 86_400) == (0, True)
+    clock.advance(due - clock())
+    assert not store.used_up(SENDER, gpus, bounds)
+    assert store.claim(slots=1, gpus=gpus, executor="lab-1", bounds=bounds) is not None
+    assert store.next_due(daily=True) is None
+
+
 def test_what_runs_took_is_known_of_those_that_succeeded_at_once(store: Store, clock: Clock) -> None:
     for number, code in enumerate((0, 1, 0)):
         accept(store, cell(number))

@@ -136,7 +136,7 @@ class _Turns:
             if gpu.uuid not in alone
         ]
         self._lent = [place_of(gpu, reserve=room.bounds.reserve) for gpu in room.gpus]
-        self._size = {gpu.uuid: gpu.memory for gpu in room.gpus}
+        self._gpus = room.gpus
         self._running = Counter(run.group for run in active)
         self._bounds = room.bounds
         self._ledger = ledger
@@ -147,7 +147,7 @@ class _Turns:
         """The runs that can start, in order, each with its GPUs."""
         if not self._free(gpus=True) and not self._free(gpus=False):
             return
-        used = recent(self._ledger, map(self._held, self._active), now=self._now)
+        used = lately(self._active, self._gpus, self._ledger, now=self._now)
         lines = [
             _Line(queue)
             for queue in queues
@@ -172,7 +172,7 @@ class _Turns:
                     started = True
                     uuids = tuple(place.uuid for place in taken)
                     yield run, uuids
-                    cards = self._cards(uuids, run.needs.memory if run.needs.share else None)
+                    cards = _cards(uuids, run.needs.memory if run.needs.share else None, self._gpus)
                     used.add(line.queue.sender, line.queue.repository, PRESUMED * cards)
                 line.move_on()
                 if not started and line.place is not None:
@@ -205,15 +205,21 @@ class _Turns:
             return any(place.whole or place.room > 0 for place in self.places)
         return self.slots > 0
 
-    def _held(self, run: Active) -> Holding:
-        share = run.memory if run.share else None
-        return Holding(run.sender, run.group[0], self._cards(run.gpus, share), run.since)
 
-    def _cards(self, uuids: Sequence[str], share: int | None) -> float:
-        """How many cards a run has, one that it shares counted by the part that is its own."""
-        if share is None:
-            return float(len(uuids))
-        return sum(share / self._size[uuid] for uuid in uuids if self._size.get(uuid))
+def lately(active: Iterable[Active], gpus: Sequence[Gpu], ledger: Iterable[Line], *, now: float) -> Recent:
+    """What counts against people and repositories, by the ledger and by what runs now."""
+    held = []
+    for run in active:
+        cards = _cards(run.gpus, run.memory if run.share else None, gpus)
+        held.append(Holding(run.sender, run.group[0], cards, run.since))
+    return recent(ledger, held, now=now)
+
+
+def _cards(uuids: Sequence[str], share: int | None, gpus: Iterable[Gpu]) -> float:
+    """How many cards a run has, one that it shares counted by the part that is its own."""
+    if share is None:
+        return float(len(uuids))
+    return sum(share / gpu.memory for gpu in gpus if gpu.uuid in uuids and gpu.memory)
 
 
 class _Line:

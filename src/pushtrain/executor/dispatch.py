@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -220,7 +221,8 @@ class Dispatch:
 
     async def _sleep(self) -> None:
         """Wait until something changed, or until the next run that waits for a time may go on."""
-        due = await self._surely("looking for what is due", self._store.next_due)
+        daily = bool(self._shop.bounds.hours_a_day)
+        due = await self._surely("looking for what is due", partial(self._store.next_due, daily=daily))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if due is None else max(_SOON, due - self._clock())):
                 await self._wake.wait()

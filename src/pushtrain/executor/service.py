@@ -600,10 +600,17 @@ class ExecutorService:
             return run
         words = ""
         if run.state is State.QUEUED:
-            words = self._landlord.why(run.command.job.resources)
+            words = self._landlord.why(run.command.job.resources) or self._quota(run)
         elif run.state is State.PUBLISHING and self._quiet_until() is not None:
             words = f"{self.settings.executor.name} publishes nothing at this hour"
         return run.model_copy(update={"waiting_for": words}) if words else run
+
+    def _quota(self, run: Run) -> str:
+        """That a run waits for the next day's GPU-hours; empty: it does not."""
+        bounds = self._shop.bounds
+        if run.command.job.resources.gpus and self.store.used_up(run.sender, self.gpus, bounds):
+            return f"its sender has used today's {bounds.hours_a_day:g} GPU-hours"
+        return ""
 
     def _quiet_until(self) -> float | None:
         return quiet_until(self.settings.rules.owner.quiet, self._clock())

@@ -19,7 +19,7 @@ from typing import Final
 import apsw
 
 from pushtrain.core.errors import Busy, Conflict, Forbidden
-from pushtrain.core.fairness import rank
+from pushtrain.core.fairness import DAY, rank, used_up
 from pushtrain.core.lifecycle import (
     GOES_FIRST,
     NEVER,
@@ -44,7 +44,7 @@ from pushtrain.core.model import (
     TrainCommand,
 )
 from pushtrain.core.room import Place
-from pushtrain.core.turns import UNBOUNDED, Bounds, Room, left, pick
+from pushtrain.core.turns import UNBOUNDED, Bounds, Room, lately, left, pick
 from pushtrain.plumbing import rows
 from pushtrain.plumbing.accounts import Accounts, charge
 from pushtrain.plumbing.cards import Cards
@@ -514,16 +514,34 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
             (now, now + _FAR, limit),
         )
 
-    def next_due(self) -> float | None:
-        """When the next run that waits for a time may go on: the earliest `not_before` that lies ahead."""
+    def next_due(self, *, daily: bool = False) -> float | None:
+        """When the next run that waits for a time may go on: the earliest `not_before` that lies ahead.
+
+        Args:
+            daily: Whether a run may also wait for the next day (UTC), its person's GPU-hours being used up.
+        """
         query = (
             "SELECT min(due) FROM (SELECT min(not_before) AS due FROM runs INDEXED BY runs_later "
             "WHERE state = 'queued' AND not_before > 0 AND not_before > ?1 UNION ALL "
             "SELECT min(not_before) FROM runs INDEXED BY runs_publishing "
             "WHERE state = 'publishing' AND not_before > ?1)"
         )
-        due = self._database.read(lambda db: db.execute(query, (self._clock(),)).get)
-        return None if due is None else float(due)
+        now = self._clock()
+        due = self._database.read(lambda db: db.execute(query, (now,)).get)
+        found = [] if due is None else [float(due)]
+        if daily and self.counts()[0]:
+            found.append((now // DAY + 1) * DAY)
+        return min(found, default=None)
+
+    def used_up(self, sender: str, gpus: Sequence[Gpu], bounds: Bounds) -> bool:
+        """Whether a person's GPU-hours of today are used up, what runs counted."""
+        if not bounds.hours_a_day:
+            return False
+        now = self._clock()
+        used = self._database.read(
+            lambda db: lately(rows.active(db), gpus, rows.used_lately(db, now), now=now)
+        )
+        return used_up(used, sender, bounds.hours_a_day)
 
     def counts(self) -> tuple[int, int, set[str]]:
         """How many runs are queued, how many are active, and the GPUs that those hold."""
