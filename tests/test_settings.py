@@ -216,6 +216,11 @@ def test_programs_are_one_list_or_several(folder: StateFolder) -> None:
             ["rules.limits.log", "is not a size", "8GB"],
         ),
         ("[rules]\nlimits = 3\n", ["rules.limits", "[rules.limits]"]),
+        (
+            '[rules.owner]\nhours = "Sat"\n',
+            ["rules.owner.hours", "it must be a list", 'hours = ["Sat"]'],
+        ),
+        ('[rules.limits]\ngpu_hours_per_day = "x"\n', ["gpu_hours_per_day", "it must be a number"]),
         ('rules = "none"\n', ["`rules` is", "[rules]"]),
         (
             "[[rules.allow]]\n[[rules.allow]]\nbranch = []\n",

@@ -242,9 +242,22 @@ def _explain(error: ValidationError, path: Path, origins: Mapping[Key, str]) -> 
         hidden = private or isinstance(first["input"], dict)
         value = "" if hidden else f" is {show(first['input'])}, which"
         return ConfigError(f"{shown}{value} {wrong.problem}.", mend=wrong.mend)
-    why = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    if first["type"] == "tuple_type" and not origin:
+        example = show(first["input"]) if isinstance(first["input"], str) and not private else '"…"'
+        mend = f"Write it in brackets, as in `{loc[-1]} = [{example}]`."
+    why = _PLAINLY.get(first["type"]) or f"{first['msg'][0].lower()}{first['msg'][1:]}"
     value = "is wrong" if private else f"is {first['input']!r}"
     return ConfigError(f"{shown} {value}: {why}.", mend=mend)
+
+
+_PLAINLY: Final = {
+    "tuple_type": "it must be a list",
+    "float_parsing": "it must be a number",
+    "int_parsing": "it must be a whole number",
+    "int_from_float": "it must be a whole number",
+    "bool_parsing": "it must be true or false",
+}
+"""What pydantic says in words of Python's, for people."""
 
 
 def _where(loc: Sequence[int | str]) -> str:
