@@ -11,7 +11,7 @@ from pushtrain.core.errors import NotFound
 from pushtrain.core.model import Artifact, Outcome, Progress, Reason, RunView, Stage, State
 from pushtrain.executor.wording import headline
 from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.testing import NOON, a_command, a_run, a_spec
+from pushtrain.testing import NOON, a_command, a_run, a_spec, an_attempt
 
 HOSTILE = "[/b] [red]x \x1b[31m"
 
@@ -58,6 +58,20 @@ def test_a_run_whose_files_look_like_markup_is_shown(
     assert "[/data]" in said
     assert "waits      [/b]" in said
     assert "\x1b" not in said
+
+
+def test_a_run_that_waits_to_go_on_says_how_its_first_attempt_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = a_run(state=State.QUEUED, attempt=1)
+    ended = an_attempt(run, reason=Reason.CHECKPOINTED, exit_code=85, detail="The owner needs it.")
+
+    class Found:
+        view = RunView(run=run, attempts=(ended,))
+
+    monkeypatch.setattr(show, "find_anywhere", lambda *_: Found)
+    show.show()
+    assert "ended       checkpointed: The owner needs it." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def show(which: str = "", /, *, json: Json = False, state: State = None) -> None
         return
     _facts(view.run, standing(view.run))
     for attempt in view.attempts:
-        _attempt(attempt, several=len(view.attempts) > 1)
+        _attempt(attempt, several=len(view.attempts) > 1, over=view.run.final)
     _progress(view)
     _files(view)
     _next(view.run)
@@ -80,7 +80,8 @@ def _next_try(run: Run) -> str:
     return f"{render.ahead(run.not_before, time.time())}, {tries}; what is there is kept"
 
 
-def _attempt(attempt: Attempt, *, several: bool) -> None:
+def _attempt(attempt: Attempt, *, several: bool, over: bool) -> None:
+    """One attempt; how it ended is said above where it was the run's only one."""
     if several or attempt.executor:
         render.say(f"\n[bold]attempt {attempt.number}[/] on {render.literal(attempt.executor)}")
     for stage in attempt.stages:
@@ -92,7 +93,7 @@ def _attempt(attempt: Attempt, *, several: bool) -> None:
         render.say(f"  [dim]used[/]        {gpu_words(attempt.gpu)}")
     if attempt.exit_code is not None:
         render.say(f"  [dim]exit code[/]   {attempt.exit_code:>9}")
-    if several and attempt.reason:
+    if attempt.reason and (several or not over):
         told = f": {render.literal(attempt.detail)}" if attempt.detail else ""
         render.say(f"  [dim]ended[/]       {attempt.reason}{told}")
 
