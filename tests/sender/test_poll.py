@@ -110,6 +110,24 @@ def test_a_push_without_a_webhook_is_found_and_runs(world: World) -> None:
     assert [command.commit for command in world.executor.accepted.values()] == [commit]
 
 
+def test_who_waits_for_the_first_look_pushes_nothing_into_the_baseline(world: World) -> None:
+    world.commit()
+    reconciler = Reconciler(world.service, 600)
+
+    async def story() -> None:
+        await reconciler.settled(0.01)
+        assert world.store.tips(KEY) == {}, "it waits no longer than it is told"
+        task = asyncio.create_task(reconciler.run())
+        try:
+            await reconciler.settled(20)
+            assert MAIN in world.store.tips(KEY)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    asyncio.run(story())
+
+
 def test_a_webhook_and_the_reconciler_start_one_run_for_one_push(world: World) -> None:
     world.commit()
     reconciler = Reconciler(world.service, poll_seconds=60)

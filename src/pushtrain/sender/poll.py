@@ -6,6 +6,7 @@ webhook told of already is the same runs, because run ids follow from what is ru
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import secrets
@@ -90,6 +91,7 @@ class Reconciler:
         self.poll_seconds = poll_seconds
         self._jitter = jitter
         self._ending = False
+        self._first = {repository.key: asyncio.Event() for repository in service.repositories}
 
     async def run(self) -> None:
         """Look at each repository, at once and then again and again, until cancelled."""
@@ -101,6 +103,17 @@ class Reconciler:
                 group.create_task(self._watch_rosters(), name="poll shared rosters")
         finally:
             self._ending = True  # a thread that waits for a remote ends with us
+
+    async def settled(self, seconds: float) -> None:
+        """Wait until each repository was looked at once, or in vain; not for longer than this.
+
+        What is pushed before the first look belongs to the baseline: whoever says that pushes start something
+        should not say it before.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for looked in self._first.values():
+                    await looked.wait()
 
     def _stop(self) -> None:
         if self._ending:
@@ -120,6 +133,7 @@ class Reconciler:
                     log.warning("the branches of %s could not be compared: %s", repository.key, trouble)
             except Exception:
                 log.exception("the branches of %s could not be compared", repository.key)
+            self._first[repository.key].set()
             self._service.kept_more()
             pause = self.poll_seconds * (1 - _SPREAD + 2 * _SPREAD * self._jitter())
             await asyncio.sleep(max(pause, least))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pushtrain.adapters.environments import registry as environments
 from pushtrain.adapters.environments.site import Site
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from pushtrain.plumbing.git import Mirror
 
 
+_FIRST_LOOK: Final = 10.0
+"""Seconds that a room which watches branches waits for its first look before it says that pushes count."""
 End = asyncio.Future[None]
 """How a room ends that closes by itself: well, or with the error that says why."""
 
@@ -114,6 +116,7 @@ async def serve_sender(state: StateFolder, settings: Settings) -> AsyncIterator[
             serving(app, settings.sender.host, settings.sender.port) as port,
             _tasks(service.run(), reconciler.run(), keep_lean(state, settings, store)) as task,
         ):
+            await reconciler.settled(_FIRST_LOOK)
             url = _address(settings.sender.host, port)
             yield Running(
                 {"url": url, "webhook": f"{url}/webhook", **_facts(state, settings)}, task, lambda: 0
@@ -148,6 +151,7 @@ async def _both(
             _door(state, settings, executor, app, end, lends=lends) as (outside, local),
             _tasks(executor.run(), sender.run(), reconciler.run(), _closing(executor, end), end=end) as task,
         ):
+            await reconciler.settled(_FIRST_LOOK)
             where = await outside.facts(local)
             looks = {"polls": f"every {reconciler.poll_seconds:g} s"}
             if webhooks:
