@@ -19,10 +19,12 @@ from pushtrain.cli import checks
 from pushtrain.cli.app import run
 from pushtrain.core.canaries import Act
 from pushtrain.core.errors import ConfigError
+from pushtrain.core.gpus import Trouble
 from pushtrain.core.rules import Rules
 from pushtrain.demo.host import Host
 from pushtrain.plumbing.branch import Branch
 from pushtrain.plumbing.clocks import ahead
+from pushtrain.plumbing.excluded import Excluded
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.keys import Authorized, load_or_create
 from pushtrain.plumbing.state import StateFolder
@@ -168,6 +170,15 @@ def test_a_driver_without_a_gpu_is_wrong(patient: Patient, monkeypatch: pytest.M
     assert patient.finding("gpu")["verdict"] == "note"
     monkeypatch.setattr("pushtrain.plumbing.gpu.inventory", lambda **_: (a_gpu(),))
     assert "NVIDIA RTX 4090" in patient.finding("gpu")["text"]
+
+
+def test_a_gpu_that_has_failed_is_told_with_its_mend(patient: Patient) -> None:
+    Excluded(patient.folder.excluded, clock=time.time).add(a_gpu(1), Trouble.MEMORY_ERRORS)
+    found = list(checks._failed(patient.folder))
+    assert [(one.verdict, one.mend.partition("`")[2]) for one in found] == [
+        ("wrong", "pushtrain gpus --mended 1`.")
+    ]
+    assert "has failed (memory-errors), so nobody gets it" in found[0].text
 
 
 def test_an_old_git_is_wrong(patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,12 @@ from rich.console import Console
 from pushtrain.cli import gpus, render
 from pushtrain.cli.connect import Answer
 from pushtrain.core.errors import NotFound, Unreachable, UsageError
+from pushtrain.core.gpus import Trouble
 from pushtrain.core.gpustate import GpuRun, GpuState, MachineGpus
 from pushtrain.plumbing import gpu
-from pushtrain.testing import a_gpu
+from pushtrain.plumbing.excluded import Excluded
+from pushtrain.plumbing.state import StateFolder
+from pushtrain.testing import Clock, a_card, a_gpu
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 
 GB = 10**9
@@ -108,6 +111,35 @@ def test_this_machine_is_told_without_an_executor(
     assert (card["memory_used"], card["memory_ours"], card["utilization"]) == (6 * GB, None, 3)
     gpus.gpus(state=tmp_path)
     assert "RTX 4090" in capsys.readouterr().out
+
+
+def test_the_executor_that_runs_here_is_asked_and_no_roster_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = MachineGpus(executor="here", gpus=())
+    monkeypatch.setattr(gpus, "running_card", lambda _: a_card())
+    monkeypatch.setattr(gpus, "executor_addresses", lambda *_: ["its address"])
+    monkeypatch.setattr(gpus, "client_maker", lambda *_: lambda _: SimpleNamespace(gpus=lambda: told))
+    monkeypatch.setattr(gpus, "everyone", lambda _: pytest.fail("a roster was read"))
+    gpus.gpus(state=tmp_path, json=True)
+    assert json.loads(capsys.readouterr().out)[0]["executor"] == "here"
+
+    def dead(*_: object) -> None:
+        raise Unreachable("It has just ended.")
+
+    monkeypatch.setattr(gpus, "client_maker", lambda *_: dead)
+    monkeypatch.setattr(gpu, "pynvml", FakeNvml(driver=""))
+    gpus.gpus(state=tmp_path, json=True)
+    assert not json.loads(capsys.readouterr().out)[0]["served"]
+
+
+def test_a_gpu_that_is_mended_is_lent_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = StateFolder(tmp_path).create()
+    Excluded(folder.excluded, clock=Clock()).add(a_gpu(1), Trouble.FALLEN_OFF)
+    gpus.gpus(mended="1", state=tmp_path)
+    assert "GPU 1 (NVIDIA RTX 4090) is lent again" in capsys.readouterr().out
+    with pytest.raises(NotFound, match="does not count as failed"):
+        gpus.gpus(mended="1", state=tmp_path)
 
 
 def test_a_machine_without_a_driver_is_a_cpu_executor(

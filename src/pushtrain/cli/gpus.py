@@ -1,5 +1,6 @@
 """`pushtrain gpus`: what each GPU does now, who has it, and whether it is lent."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from pushtrain.core.model import State
 from pushtrain.plumbing.excluded import Excluded
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.wiring.history import open_history
-from pushtrain.wiring.parts import own_id
+from pushtrain.wiring.parts import client_maker, executor_addresses, running_card
 from pushtrain.wiring.settings import load_settings, open_state
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def gpus(
         return
 
     def look() -> list[MachineGpus]:
-        return _asked(names, state) if names else [_here(folder, state)]
+        return _asked(names, state) if names else [_here(folder)]
 
     if json:
         render.emit_json(look())
@@ -105,14 +106,12 @@ def _watch(look: Callable[[], list[MachineGpus]], pause: float) -> None:
 # --- who tells --------------------------------------------------------------------------------------------
 
 
-def _here(folder: StateFolder, state: Path | None) -> MachineGpus:
+def _here(folder: StateFolder) -> MachineGpus:
     """This machine's GPUs, as its executor tells, else as the driver does."""
-    try:
-        own = [client for client in everyone(state).clients if client.id == own_id(folder)]
-        if own:
-            return own[0].gpus()
-    except PushtrainError:
-        pass  # no executor runs here, or it is of an older pushtrain: the driver is asked
+    settings = load_settings(folder)
+    if running_card(folder) is not None:
+        with contextlib.suppress(PushtrainError):  # it may be ending just now: then the driver is asked
+            return client_maker(folder, settings)(executor_addresses(folder, settings)[0]).gpus()
     from pushtrain.plumbing.gpu import Sampler, inventory  # lazy: it loads NVIDIA's library
 
     found, sampler = inventory(wake=False), Sampler(wake=False)
@@ -131,8 +130,7 @@ def _here(folder: StateFolder, state: Path | None) -> MachineGpus:
         ]
         stands = state_of(gpu, samples.get(gpu.uuid), None, runs=runs, lent=False)
         states.append(stands if gpu.uuid else stands.model_copy(update={"asleep": True}))
-    name = load_settings(folder).executor.name
-    return MachineGpus(executor=name, at=time.time(), gpus=tuple(states), served=False)
+    return MachineGpus(executor=settings.executor.name, at=time.time(), gpus=tuple(states), served=False)
 
 
 def _asked(names: Sequence[str], state: Path | None) -> list[MachineGpus]:
