@@ -63,6 +63,20 @@ def preempt(service: ExecutorService, run: Run, grace: float = 20) -> None:
     service.preempt(run.id, reason=Reason.PREEMPTED, detail="the owner is back", grace=grace)
 
 
+@story
+async def test_what_earlier_attempts_said_is_published_too(house: House) -> None:
+    async with house.running() as service:
+        run = resumes(house, service, 85)
+        await logged(service, run, "ready")
+        preempt(service, run)
+        run = await done(service, run)
+        assert house.result(run, "log.txt") == "resumed at 7"
+        assert house.result(run, "log-1.txt").startswith("ready")
+        record = json.loads(house.result(run, "run.json"))
+        assert record["earlier_logs"]["1"]["left_out"] == 0
+        assert "[1](log-1.txt)" in house.result(run, "README.md")
+
+
 @pytest.mark.parametrize(
     ("code", "reason"), [(85, Reason.CHECKPOINTED), (0, Reason.PREEMPTED), (3, Reason.PREEMPTED)]
 )

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from executor_house import House, Killable, done, logged, story
 
-from pushtrain.core.model import DataSource, LogChunk, Outcome, Reason, Run
+from pushtrain.core.model import DataSource, LogChunk, Outcome, Reason, Retry, Run
 from pushtrain.core.redact import Mask
 from pushtrain.core.secrets import parse, without
 from pushtrain.core.settings import OwnerSecret
@@ -454,4 +454,14 @@ async def test_a_requeue_or_a_cancel_leaves_no_secret_in_the_log(house: House) -
         service.cancel(run.id, by="ada")
         run = await done(service, run)
         assert STARS in house.result(run, "log.txt")
+    assert clear_text(house.state.root) == []
+
+
+@story
+async def test_the_log_of_an_earlier_attempt_is_published_without_its_secrets(house: House) -> None:
+    house.seal("API_TOKEN", TOKEN)
+    async with house.running() as service:
+        again = Retry(failed=1, backoff=0.01)
+        run = await done(service, house.send(service, 'echo "$API_TOKEN"; exit 3', retry=again, **NAMES))
+        assert (run.attempt, house.result(run, "log-1.txt")) == (2, STARS)
     assert clear_text(house.state.root) == []

@@ -178,20 +178,24 @@ def _verdict_of_folder(found: Stored) -> None:
 
 
 def _published(found: Published, screen: "Screen", *, attempt: int, offset: int, json: bool) -> None:
-    """Print the log as it stands on the results branch, which is that of the last attempt."""
+    """Print a log as it stands on the results branch: of the last attempt, or of one before it."""
     record, run = found.record, found.run
-    if attempt not in {0, run.attempt}:
-        raise NotFound(f"Of run {run.short} only the log of attempt {run.attempt} was published.")
-    missing = record.raw.get("log", {}).get("left_out", 0)
+    number = attempt or run.attempt
+    last = number == run.attempt
+    about = record.raw.get("log", {}) if last else record.raw.get("earlier_logs", {}).get(str(number))
+    if about is None:
+        raise NotFound(f"Of run {run.short} no log of an attempt {number} was published.")
+    name = "log.txt" if last else f"log-{number}.txt"
+    missing = about.get("left_out", 0)
     if missing and offset:
         raise NotFound(
             f"Of this log {missing} bytes in the middle were not published, so places in it are not known.",
             mend="Leave `--offset` out.",
         )
-    has = "log.txt" in found.archive.runs.files(record.folder)
-    data = found.archive.runs.read(record.folder, "log.txt")[offset:] if has else b""
+    has = name in found.archive.runs.files(record.folder)
+    data = found.archive.runs.read(record.folder, name)[offset:] if has else b""
     if json:
-        _tell(run, run.attempt, offset, data, offset + len(data))
+        _tell(run, number, offset, data, offset + len(data))
     else:
         screen.write(data)
 

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,8 @@ from pushtrain.ports import MetricsFormat, Stop
 
 _UPLOAD_TRIES: Final = 3
 """Tries after which large files stay with the executor rather than hold up the report."""
+_MOST_EARLIER: Final = 20
+"""Attempts before the last one whose logs are published."""
 _SUMMARY_LIMIT: Final = 256 * 1024
 _SIGNED: Final = ("content-digest", "content-type", "signature", "signature-input", "idempotency-key")
 
@@ -146,6 +148,7 @@ class Packer:
             files=placed,
             metrics=found.metrics,
             log=self._log_of(item),
+            earlier=self._earlier_logs(item),
             summary=summary,
             subject=subject,
             command=command,
@@ -204,12 +207,27 @@ class Packer:
             return LogEnds(b"", b"", 0, 0)
         return read_ends(item.folder.log, self._settings.published_log_limit)
 
+    def _earlier_logs(self, item: Publishable) -> dict[int, LogEnds]:
+        """What the attempts before the last one said here, together at most as much as one log may have."""
+        if item.folder is None or len(item.attempts) < 2:  # noqa: PLR2004  one before it
+            return {}
+        runs = item.folder.root.parent
+        folders = {one.number: RunDir(runs / str(one.number)) for one in item.attempts[:-1][-_MOST_EARLIER:]}
+        said = {number: one for number, one in folders.items() if one.log.exists() and one.log.stat().st_size}
+        each = self._settings.published_log_limit // max(len(said), 1)
+        return {number: _hidden(read_ends(one.log, each), self._masks(one)) for number, one in said.items()}
+
     def _machine_of(self, attempts: Sequence[Attempt]) -> report.Machine:
         mine = [self._gpus[uuid] for uuid in (attempts[-1].gpus if attempts else ()) if uuid in self._gpus]
         if not mine:
             return self._machine
         names = tuple(f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB" for gpu in mine)
         return self._machine.model_copy(update={"gpus": names, "driver": mine[0].driver})
+
+
+def _hidden(log: LogEnds, mask: Mask) -> LogEnds:
+    """It was cleaned when its attempt ended; what is known only now is hidden, too."""
+    return replace(log, head=mask.hide(log.head), tail=mask.hide(log.tail))
 
 
 def _content(path: Path) -> bytes:

@@ -1,9 +1,9 @@
 """Write down what a run was and how it went: the files of its folder on the results branch.
 
 Pure: the same story gives the same bytes. `README.md` is for people, `run.json` for programs (everything,
-`"version": 1`); `metrics.json`, `plots/*.svg`, `log.txt` (head and tail, what is missing stated to the byte)
-and the signed command as it was received stand beside them. What comes from a repository or a job is shown,
-never interpreted (see `markdown`).
+`"version": 1`); `metrics.json`, `plots/*.svg`, `log.txt` and `log-N.txt` (head and tail, what is missing
+stated to the byte) and the signed command as it was received stand beside them. What comes from a repository
+or a job is shown, never interpreted (see `markdown`).
 """
 
 import json
@@ -62,6 +62,8 @@ class Story:
     files: tuple[Artifact, ...] = ()
     metrics: tuple[Metric, ...] = ()
     log: LogEnds = field(default=LogEnds(b"", b"", 0, 0))
+    earlier: Mapping[int, LogEnds] = field(default_factory=dict)
+    """The logs of attempts before the last one, by number."""
     summary: str = ""
     subject: str = ""
     """The commit message's first line."""
@@ -94,6 +96,7 @@ def write(story: Story) -> dict[str, bytes]:
     }
     if story.attempts:
         files["log.txt"] = log_file(story.log)
+        files |= {segments.log_name(number): log_file(log) for number, log in story.earlier.items()}
     if story.metrics:
         series = [metric.model_dump(mode="json") for metric in story.metrics]
         files["metrics.json"] = _json({"version": VERSION, "series": series}, indent=None)
@@ -132,6 +135,9 @@ def _record(story: Story) -> dict[str, Any]:
         "metrics": {metric.name: _last_and_best(metric) for metric in story.metrics},
         "files": [file.model_dump(mode="json") for file in story.files],
         "log": {"size": story.log.size, "left_out": story.log.missing},
+        "earlier_logs": {
+            number: {"size": log.size, "left_out": log.missing} for number, log in story.earlier.items()
+        },
     }
 
 
@@ -168,7 +174,7 @@ def _readme(story: Story, charts: Mapping[str, str]) -> str:
         *([_log(story, opened=True)] if failed else []),
         _metrics(story.metrics, charts),
         _summary(story),
-        segments.told(segments.of(story.run, story.attempts)),
+        segments.told(segments.of(story.run, story.attempts), logs=story.earlier),
         _stages(story),
         _data(story.attempt),
         _files(story),

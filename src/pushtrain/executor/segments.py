@@ -1,6 +1,6 @@
 """The attempts of a run, as its report lists them: where each ran, how long, and why it ended. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pushtrain.core.model import Attempt, Run, Segment
 from pushtrain.executor import markdown as md
@@ -29,12 +29,22 @@ def segment(attempt: Attempt) -> Segment:
     )
 
 
-def told(segments: Sequence[Segment]) -> str:
-    """The section; empty for a run of one attempt."""
+def log_name(number: int) -> str:
+    """The file with the log of an attempt before the last one."""
+    return f"log-{number}.txt"
+
+
+def told(segments: Sequence[Segment], *, logs: Collection[int] = ()) -> str:
+    """The section; empty for a run of one attempt.
+
+    Args:
+        segments: What was done.
+        logs: Numbers of attempts before the last one whose log is there.
+    """
     if len(segments) <= 1:
         return ""
     header = ["Attempt", "Executor", "Began", "Trained", "Steps", "GPU", "Energy", "Ended", ""]
-    rows = [_row(one) for one in segments]
+    rows = [_row(one, logged=one.attempt in logs) for one in segments]
     for at in (6, 5, 4):  # where nothing was counted there is no column
         if not any(row[at] for row in rows):
             del header[at]
@@ -42,9 +52,9 @@ def told(segments: Sequence[Segment]) -> str:
     return "## Attempts\n\n" + md.table(header, rows, align="rlr" + "r" * (len(header) - 5) + "ll")
 
 
-def _row(one: Segment) -> tuple[str, ...]:
+def _row(one: Segment, *, logged: bool) -> tuple[str, ...]:
     return (
-        str(one.attempt),
+        md.link(str(one.attempt), log_name(one.attempt)) if logged else str(one.attempt),
         md.text(one.executor),
         moment(one.began_at),
         duration(one.seconds) if one.seconds else "",
