@@ -117,7 +117,7 @@ async def test_what_an_attempt_had_for_itself_goes_when_another_follows(house: H
         await eventually(lambda: service.store.run(run.id).attempt == 2)
         at = folder(house, run)
         await eventually(lambda: not (at.tree.exists() or at.tmp.exists() or at.overlay.exists()))
-        assert at.metrics.exists()
+        assert (at.before / "metrics-000001.jsonl").exists()
         assert at.log.exists()
         service.cancel(run.id, by="ada")
         await done(service, run)
@@ -339,3 +339,22 @@ async def reached_attempt(service: ExecutorService, run: Run) -> Run:
         return found if found.state is State.QUEUED and found.attempt else None
 
     return await eventually(there)
+
+
+@story
+async def test_a_curve_is_whole_though_the_work_folder_of_an_earlier_attempt_was_collected(
+    house: House,
+) -> None:
+    go = house.folder / "go"
+    metric = '{"step": \'$PUSHTRAIN_ATTEMPT\', "loss": 0.5}'
+    wait = f"until test -e {go}; do sleep 0.02; done"
+    job = f"echo '{metric}' > $PUSHTRAIN_METRICS; test $PUSHTRAIN_ATTEMPT = 2 || exit 85; {wait}"
+    async with house.running() as service:
+        run = house.send(service, job)
+        await eventually(folder(house, run, 2).metrics.exists)
+        assert service._shop.upkeep.holdings.superseded() == 1
+        go.touch()
+        run = await done(service, run)
+        assert run.outcome is Outcome.SUCCEEDED
+        (series,) = json.loads(house.result(run, "metrics.json"))["series"]
+    assert series["steps"] == [1, 2]

@@ -4,6 +4,7 @@ Everything here may be cut short and done again: the shim's verdict stands, and 
 transaction. Whoever cancels until then is heeded: nothing is started again that somebody has cancelled.
 """
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -106,6 +107,8 @@ class Endings:
             ended = unless_cancelled(run, self._again(run, active, event))
             attempt = self._ended(active, ended)
             self._ask_hooks(active, attempt, ended)
+            if isinstance(ended, Requeued):
+                self._keep_metrics(active.folder)
             try:
                 self._advance(active, ended, attempt)
                 break
@@ -166,6 +169,14 @@ class Endings:
         for scratch in (folder.tmp, folder.overlay):
             remove_tree(scratch)
         reserve.give_up(self._shop.state.reserve)
+
+    @staticmethod
+    def _keep_metrics(folder: RunDir) -> None:
+        """What an attempt measured joins the run's curve; its own folder goes when the next one begins."""
+        with contextlib.suppress(FileNotFoundError):
+            kept = folder.before / f"metrics-{int(folder.root.name):06}.jsonl"
+            kept.parent.mkdir(exist_ok=True)
+            folder.metrics.rename(kept)
 
     @staticmethod
     def _clear(folder: RunDir) -> None:

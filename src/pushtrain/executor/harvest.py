@@ -68,9 +68,7 @@ def harvest(
     files = collect(folder.results, folder.tree, globs, folder.artifacts, own=own, censor=censor, stop=stop)
     named = [folder.metrics, *candidates(folder.artifacts, formats)]
     metrics = gather(named, formats, root=folder.artifacts, trusted=folder.root)
-    for before in reversed(folder.earlier()):  # a run that went on has one curve
-        metrics = joined(gather([before.metrics], formats, root=before.root), metrics)
-    for path in sorted(folder.before.glob("metrics-*.jsonl"), reverse=True):  # at other executors
+    for path in sorted(folder.before.glob("metrics-*.jsonl"), reverse=True):  # it has one curve
         metrics = joined(gather([path], formats, root=folder.before), metrics)
     if not metrics:
         work = list(candidates(folder.tree, formats, since=since))

@@ -71,9 +71,6 @@ def _files(root: Path) -> Iterator[tuple[Path, str]]:
 def _metrics(folder: RunDir) -> Iterator[tuple[Path, str]]:
     for path in sorted(folder.before.glob("metrics-*.jsonl")):
         yield path, path.name
-    for one in (*folder.earlier(), folder):
-        if one.metrics.is_file():
-            yield one.metrics, f"metrics-{int(one.root.name):06}.jsonl"
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:

@@ -267,17 +267,13 @@ class RunDir:
 
     @property
     def before(self) -> Path:
-        """The metrics of attempts that other executors made."""
+        """The metrics of the run's earlier attempts, here and at other executors."""
         return self.root.parent / "before"
 
     @property
     def received(self) -> Path:
         """Says which checkpoint of another executor has taken its place here."""
         return self.root.parent / "received"
-
-    def earlier(self) -> "list[RunDir]":
-        """The folders of the run's attempts before this one, in order."""
-        return [RunDir(self.root.parent / str(number)) for number in range(1, int(self.root.name))]
 
     def checkpointed(self) -> bool:
         """Whether an attempt has left something to go on from."""
