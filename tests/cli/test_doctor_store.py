@@ -31,6 +31,21 @@ def test_a_damaged_store_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "damaged" in text
 
 
+def test_damage_in_a_page_that_opening_the_store_does_not_read_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = StateFolder(tmp_path).create()
+    Store(state.store).close()
+    whole = bytearray(state.store.read_bytes())
+    last = len(whole) - 4096  # the page of an index or a table that no run is in yet
+    whole[last : last + 16] = b"\xff" * 16
+    state.store.write_bytes(whole)
+    status, kind, text = verdict(state, capsys)
+    assert (status, kind) == (14, "wrong")
+    assert "damaged" in text
+    assert "\n" not in text
+
+
 def test_a_sound_store_and_none_yet_are_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = StateFolder(tmp_path).create()
     assert verdict(state, capsys)[1] == "note"

@@ -18,6 +18,7 @@ from pushtrain.core.errors import PushtrainError
 from pushtrain.core.model import Gpu, State
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.excluded import Excluded
+from pushtrain.plumbing.salvage import damage
 from pushtrain.plumbing.state import StateFolder
 from pushtrain.plumbing.store import Store
 from pushtrain.plumbing.systemd import UNIT, Manager
@@ -45,11 +46,15 @@ def private_files(folder: StateFolder) -> Iterator[Finding]:
 
 
 def store(folder: StateFolder) -> Iterator[Finding]:
-    """Whether the store can be read; a server may use it meanwhile."""
+    """Whether the store is whole, all of it; a server may use it meanwhile."""
     if not folder.store.exists():
         yield Finding("store", "note", f"none yet at {folder.store}; it is made when first needed")
         return
     try:
+        damaged = damage(folder.store)
+        if damaged:
+            yield Finding("store", "wrong", damaged, "Stop pushtrain and run `pushtrain store recover`.")
+            return
         with contextlib.closing(Store(folder.store, read_only=True)) as opened:
             pending = [run for run in opened.runs(states=(State.PUBLISHING,), limit=_MANY) if run.pending]
     except PushtrainError as error:

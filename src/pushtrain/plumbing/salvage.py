@@ -252,4 +252,5 @@ def damage(path: Path) -> str:
         return error.message
     finally:
         database.close()
-    return "" if verdict == ["ok"] else f"The store {path} is damaged: {'; '.join(verdict)}."
+    told = "; ".join(" ".join(one.split()) for one in verdict)
+    return "" if told == "ok" else f"The store {path} is damaged: {told}."
