@@ -138,3 +138,14 @@ def test_where_nobody_tells_anything_it_is_an_error_not_an_empty_table(
     )
     with pytest.raises(Unreachable, match="lab-9: it does not answer"):
         usage.usage(state=tmp_path / "state")
+
+
+def test_a_senders_folder_counts_as_no_executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(open_state(tmp_path / "state").store).close()
+
+    def nobody(*_: object, **__: object) -> object:
+        raise Nobody("No executor is known here.")
+
+    monkeypatch.setattr(usage, "everyone", nobody)
+    with pytest.raises(Nobody):
+        usage.usage(state=tmp_path / "state")

@@ -91,7 +91,7 @@ def _told(state: Path | None, days: int) -> tuple[list[Usage], list[str]]:
     history, damage = open_history(folder)
     if history is not None and own_id(folder) not in told:
         own = history.usage(days, executor=load_settings(folder).executor.name)
-        if own is not None:
+        if own is not None and (own.entries or own.stood):  # a sender's folder has a store, too
             told["own"] = own
     if damage:
         silent.append(damage)
