@@ -61,6 +61,8 @@ def test_collected_by_hand_what_may_go_is_gone(
     assert [piece["name"] for piece in found["collected"]] == ["data/abc"]
     assert list(state.runs.glob("*/checkpoint/epoch"))
     assert not (state.data / "abc").exists()
+    assert pushtrain(["executor", "disk", "--down-to", "1kB", "--state", str(state.root)]) == 0
+    assert "1.0 kB cannot be reached" in capsys.readouterr().err
 
 
 def test_the_doctor_tells_when_it_is_too_full_by_what_must_stay(

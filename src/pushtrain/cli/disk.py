@@ -57,6 +57,9 @@ def disk(
     if collect or wanted is not None:
         freed = render.size(sum(piece.size for piece in gone))
         render.say(f"Collected: {freed}, in {len(gone)} piece{'s' if len(gone) != 1 else ''}.")
+    if wanted and found.disk.total > wanted:  # 0: all that may go, whatever that comes to
+        left = f"{render.size(found.disk.total)} are left, and no more may go; the table says why."
+        render.note(f"pushtrain: {render.size(wanted)} cannot be reached: {left}")
 
 
 def _collected(tidier: Upkeep, wanted: int | None) -> list[Piece]:
