@@ -7,7 +7,9 @@ from a command to its run: folders, records, log, the shim's promises.
 import json
 import re
 import signal
+import tempfile
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -459,14 +461,20 @@ async def test_what_packages_have_run_at_every_start_runs_inside_while_bytecode_
     assert not stolen.exists()
 
 
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder outside in which whoever runs a sandbox could leave something, whatever user that is."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
 @story
-async def test_a_jobs_variables_reach_nothing_that_runs_outside(house: House, tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    traced = {"LD_DEBUG": "all", "LD_DEBUG_OUTPUT": str(outside / "trace"), "LD_PRELOAD": "./evil.so"}
+async def test_a_jobs_variables_reach_nothing_that_runs_outside(house: House, open_to_all: Path) -> None:
+    traced = {"LD_DEBUG": "all", "LD_DEBUG_OUTPUT": str(open_to_all / "trace"), "LD_PRELOAD": "./evil.so"}
     run, log = await ran(house, ("true",), env=traced)
     assert run.outcome is Outcome.SUCCEEDED, log
-    assert list(outside.iterdir()) == [], "the loader of a program outside obeyed the job"
+    assert list(open_to_all.iterdir()) == [], "the loader of a program outside obeyed the job"
 
 
 API = """
