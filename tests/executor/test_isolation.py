@@ -5,6 +5,7 @@ from a command to its run: folders, records, log, the shim's promises.
 """
 
 import json
+import os
 import re
 import signal
 import tempfile
