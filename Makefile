@@ -45,6 +45,7 @@ format: .venv/ready
 
 chaos: .venv/ready  ## a thousand random kills of everything, and what is left of it; about an hour
 	@scripts/bootstrap.sh test
+	@$(PY) tests/chaos/crashpoints.py
 	@$(PY) tests/chaos/storm.py $(ARGS)
 
 bench: .venv/ready  ## the table of docs/benchmarks.md, floor measured in the same run
