@@ -63,7 +63,7 @@ def should_stop() -> bool:
     a step apart: let them agree before one leaves the others waiting (docs/checkpoints.md).
     """
     if not _wish.pid:
-        _wish.listen()
+        _wish.catch()
     return _wish.heard or _wish.told()
 
 
@@ -115,7 +115,7 @@ class _Wish:
         self._before: Any = None
         self._mask: set[Any] | None = None
 
-    def listen(self) -> None:
+    def catch(self) -> None:
         """Listen to the job's preempt signal. Only a main thread can; any other looks at the file alone."""
         name = os.environ.get("PUSHTRAIN_STOP_FILE")
         self._file = Path(name) if name else None

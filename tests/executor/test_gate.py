@@ -367,6 +367,7 @@ NEEDS = {
     ("GET", "/v1/runs/{run_id}/stream"): Scope.READ,
     ("GET", "/v1/runs/{run_id}/artifacts/{path:path}"): Scope.READ,
     ("GET", "/v1/usage"): Scope.READ,
+    ("GET", "/v1/gpus"): Scope.READ,
     ("POST", "/v1/runs/{run_id}/cancel"): Scope.CANCEL,
     ("POST", "/v1/runs/{run_id}/release"): Scope.SEND,
 }

@@ -21,6 +21,7 @@ from pushtrain.core.errors import (
     ConfigError,
     Conflict,
     DataError,
+    Draining,
     Forbidden,
     NotFound,
     PushtrainError,
@@ -151,7 +152,7 @@ def test_a_clock_that_is_wrong_is_named(executor: Served) -> None:
 
 def test_a_command_over_the_limit_is_not_even_sent(client: ExecutorClient) -> None:
     with pytest.raises(TooLarge, match="larger than"):
-        client.send(a_command(job=a_spec(command="x" * 1_100_000)))
+        client.send(a_command(job=a_spec(setup=("x" * 99_000,) * 12)))
 
 
 def test_every_error_class_travels_and_comes_back() -> None:
@@ -170,7 +171,7 @@ def test_the_protocols_page_tells_every_error_that_travels() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \| ([0-9, ]+) \| ([0-9]+) \|", page, flags=re.MULTILINE)
     told = {code: (statuses.split(", ")[0], exit_code) for code, statuses, exit_code in rows}
     known = (Unauthorized, UsageError, Forbidden, Refused, NotFound, Conflict, TooLarge, Busy, StorageError)
-    for kind in (*known, PushtrainError, ConfigError, BeyondLimits):
+    for kind in (*known, PushtrainError, ConfigError, BeyondLimits, Draining):
         assert told.pop(kind.code) == (str(kind.status), str(kind.exit_code))
     assert told == {}
 

@@ -169,9 +169,9 @@ def stop(folder: RunDir, one: Process, order: StopOrder) -> bool:
 
 
 def settle(folder: RunDir) -> None:
-    """Wait until what a killed shim had not copied is in the log: until then its second half has the lock."""
+    """Wait until what a killed shim had not copied is in the log, which its second half keeps locked till then."""
     patience = time.monotonic() + _LAST_WORDS
-    while held(folder.lock) and time.monotonic() < patience:
+    while held(folder.log) and time.monotonic() < patience:
         time.sleep(_MOMENT)
 
 

@@ -522,7 +522,7 @@ def main() -> None:
                 os.close(int(name))
     os.chdir("/")
     log = tape.Tape()
-    log.hold(apart_from=(0, *kept[1:]))  # before there are secrets that it would have a copy of
+    log.hold(apart_from=(0, *kept))  # before there are secrets that it would have a copy of
     secrets = handed_over()
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _libc.prctl(PR_SET_NAME, b"pushtrain-shim", 0, 0, 0)

@@ -49,11 +49,12 @@ class Tape:
     def hold(self, *, apart_from: "tuple[int, ...]" = ()) -> None:
         """Fork the process that copies the rest when we are killed, whatever else dies with us.
 
-        It keeps our descriptors: the attempt's lock is held as long as something is copied.
+        The log is locked as long as one of us two lives.
 
         Args:
             apart_from: Descriptors that it does not keep.
         """
+        fcntl.flock(LOG, fcntl.LOCK_EX | fcntl.LOCK_NB)
         life, ours = os.pipe()  # ours is closed by our death, and by nothing else
         pid = os.fork()
         if pid:
@@ -65,9 +66,20 @@ class Tape:
                 os.close(one)
             os.setsid()
             if not os.read(life, 1):
-                self.copy()
+                self.copy_to_the_end()
         finally:
             os._exit(0)
+
+    def copy_to_the_end(self) -> None:
+        """Write down what is said until nobody is left who could say more, or it becomes too much.
+
+        A job lives on for some milliseconds when its shim is killed, in a sandbox above all.
+        """
+        os.close(self.given)
+        os.set_blocking(self.heard, True)
+        copied = 0
+        while copied < 64 * ROOM and (moved := self.move()):
+            copied += moved
 
     def let_go(self) -> None:
         """End it: everything is copied."""
