@@ -72,8 +72,9 @@ def test_a_fresh_machine_has_nothing_to_mend(patient: Patient) -> None:
 
 
 def test_for_people_each_line_that_is_wrong_is_followed_by_its_mend(
-    patient: Patient, capsys: pytest.CaptureFixture[str]
+    patient: Patient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "500")  # paths of tests are long
     load_or_create(patient.folder.key)
     patient.folder.key.chmod(0o644)
     assert run(("doctor", "--state", str(patient.folder.root))) == 14

@@ -169,7 +169,7 @@ def stop(folder: RunDir, one: Process, order: StopOrder) -> bool:
 
 
 def settle(folder: RunDir) -> None:
-    """Wait until what a killed shim had not copied is in the log, which its second half keeps locked till then."""
+    """Wait until what a killed shim had not copied is in the log: its second half locks it until then."""
     patience = time.monotonic() + _LAST_WORDS
     while held(folder.log) and time.monotonic() < patience:
         time.sleep(_MOMENT)
