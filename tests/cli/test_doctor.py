@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tomlkit
 
-from pushtrain.cli import checks
+from pushtrain.cli import checks, render
 from pushtrain.cli.app import run
 from pushtrain.core.canaries import Act
 from pushtrain.core.errors import ConfigError
@@ -75,9 +75,11 @@ def test_for_people_each_line_that_is_wrong_is_followed_by_its_mend(
     patient: Patient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "500")  # paths of tests are long
+    render.console.cache_clear()
     load_or_create(patient.folder.key)
     patient.folder.key.chmod(0o644)
     assert run(("doctor", "--state", str(patient.folder.root))) == 14
+    render.console.cache_clear()
     said = capsys.readouterr()
     lines = said.out.splitlines()
     wrong = next(number for number, line in enumerate(lines) if line.startswith("✗"))

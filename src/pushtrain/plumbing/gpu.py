@@ -184,7 +184,8 @@ def _library() -> Iterator[bool]:
     try:
         yield True
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):  # a driver that was taken away meanwhile
+            pynvml.nvmlShutdown()
 
 
 def _on_bus(pci: Path) -> _Bus:
