@@ -43,7 +43,7 @@ format: .venv/ready
 	@.venv/bin/ruff check --fix
 	@.venv/bin/ruff format
 
-chaos: .venv/ready  ## a thousand random kills of everything, and what is left of it; about an hour
+chaos: .venv/ready  ## every crash point, then a thousand random kills; about twenty minutes
 	@scripts/bootstrap.sh test
 	@$(PY) tests/chaos/crashpoints.py
 	@$(PY) tests/chaos/storm.py $(ARGS)
