@@ -10,7 +10,7 @@ from executor_house import House, Killable, Stuck, done, logged, reached, story
 
 from pushtrain.core.errors import Conflict, StorageError
 from pushtrain.core.lifecycle import Event, Exited
-from pushtrain.core.model import Outcome, Reason, Run, Stage, State
+from pushtrain.core.model import Attempt, Outcome, Reason, Run, Stage, State
 from pushtrain.executor import dispatch, launch
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing import process, reserve
@@ -277,6 +277,26 @@ async def test_stopping_the_executor_leaves_the_training_and_the_next_one_takes_
         run = await done(service, run)
         assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 1)
         assert house.result(run, "log.txt") == "started\nfinished"
+
+
+@story
+async def test_a_run_that_is_cancelled_while_the_executor_takes_it_up_ends(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house.running() as service:
+        run = house.send(service, "echo started; sleep 60")
+        await logged(service, run, "started")
+    attempts = Store.attempts
+
+    def cancelled_meanwhile(store: Store, run_id: str) -> list[Attempt]:
+        monkeypatch.setattr(Store, "attempts", attempts)
+        service.cancel(run.id, by="ada")
+        return attempts(store, run_id)
+
+    monkeypatch.setattr(Store, "attempts", cancelled_meanwhile)
+    async with house.running() as service:
+        run = await done(service, run)
+        assert run.outcome is Outcome.CANCELLED
 
 
 @story

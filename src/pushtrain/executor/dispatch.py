@@ -259,6 +259,12 @@ class Dispatch:
         self._changed(active.run.id)
         return active
 
+    def _take_up(self, run_id: str) -> Active:
+        """Look after a run again, as it is now: who cancels it from here on finds it."""
+        attempts = self._store.attempts(run_id)
+        with self._lock:
+            return self._look_after(self._store.run(run_id), attempts[-1])
+
     def _look_after(self, run: Run, attempt: Attempt) -> Active:
         active = Active(run, attempt, RunDir.of(self._shop.state.runs, run.id, run.attempt))
         self._active[run.id] = active
@@ -379,9 +385,7 @@ class Dispatch:
 
     async def _recover(self, run: Run) -> None:
         """Take up a run that was active when the executor stopped or died."""
-        attempts = await self._surely("recovering a run", self._store.attempts, run.id)
-        with self._lock:
-            active = self._look_after(run, attempts[-1])
+        active = await self._surely("recovering a run", self._take_up, run.id)
         grace = self._shop.settings.grace
         event = await self._surely("recovering a run", recall, self._store, active, grace=grace)
         if event is not None:
