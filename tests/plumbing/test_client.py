@@ -546,7 +546,10 @@ def test_a_silent_run_is_kept_alive_and_beats_are_no_news(
 
     thread = threading.Thread(target=end)
     thread.start()
-    assert [type(frame).__name__ for frame in frames] == ["ViewFrame", "EndFrame"]
+    *changes, last = [type(frame).__name__ for frame in frames]
+    assert last == "EndFrame"
+    assert set(changes) == {"ViewFrame"}  # beats are not among them; a change may be seen half-way
+    assert len(changes) <= 2
     thread.join(20)
 
 
