@@ -29,9 +29,9 @@ MINE = Unit(
     Path("/srv/conf ig/pushtrain-executor.env"),
     path="/usr/local/bin:/opt/100%/bin:/a b",
 )
-MACHINE = replace(
-    MINE, account="daemon", path="", lent=(Path("/home/ada/my data"), Path("/data"), Path("/root/x"))
-)
+HOME, ROOT = Path("/home", "somebody"), Path("/root")
+"""Below what systemd's `ProtectHome` hides."""
+MACHINE = replace(MINE, account="daemon", path="", lent=(HOME / "my data", Path("/data"), ROOT / "x"))
 
 
 def analyze(folder: Path, unit: Unit, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -122,7 +122,7 @@ def test_the_machines_service_writes_only_its_state_and_tmp_and_sees_no_home() -
 
 def test_a_lent_folder_in_a_home_is_shown_read_only_and_nothing_else_of_it() -> None:
     assert lines(MACHINE, "ProtectHome") == ["tmpfs"]
-    assert lines(MACHINE, "BindReadOnlyPaths") == ['"/home/ada/my data"', "/root/x"]
+    assert lines(MACHINE, "BindReadOnlyPaths") == [f'"{HOME}/my data"', f"{ROOT}/x"]
     assert lines(MACHINE, "BindPaths") == []
 
 

@@ -84,7 +84,7 @@ def _wait(folder: StateFolder, *, as_json: bool) -> int:
             if running != told and not as_json:
                 told = running
                 render.say(f"Draining: {_runs(running)} to finish.")
-            time.sleep(_GLANCE)
+            time.sleep(_GLANCE)  # another process drains, and tells by its lock alone
         return store.unfinished()[0]
 
 

@@ -99,7 +99,7 @@ def _watch(look: Callable[[], list[MachineGpus]], pause: float) -> None:
         raise UsageError("`--watch` needs a terminal.", mend="Leave it out, or take `--json` in a loop.")
     with Live(Group(*_page(look())), console=screen, auto_refresh=False, screen=False) as live:
         while True:
-            time.sleep(pause)
+            time.sleep(pause)  # the pace of `--watch`
             live.update(Group(*_page(look())), refresh=True)
 
 

@@ -210,7 +210,7 @@ def _waited_for(invitations: Invitations, made: Invitation, *, as_json: bool) ->
                 f"[yellow]A request named this invitation and did not know its code ({told} of {TRIES}).[/]"
             )
             sys.stdout.flush()
-        time.sleep(_LOOK)
+        time.sleep(_LOOK)  # the executor, another process, writes down who has joined
 
 
 @contextmanager

@@ -189,4 +189,4 @@ def _seen_to(folder: StateFolder, revoked: list[Grant], *, patience: float) -> t
         waiting = states.count(RunState.QUEUED)
         if not waiting or time.monotonic() >= deadline:
             return waiting, len(states) - waiting
-        time.sleep(0.1)
+        time.sleep(0.1)  # the executor, another process, cancels and writes it down

@@ -100,7 +100,7 @@ def _once_sent(waiting: Unsent, state: Path | None) -> Found | Stored | Publishe
     render.note(f"Run {waiting.short} waits: {waiting.detail}")
     found: Found | Stored | Published | Unsent = waiting
     while isinstance(found, Unsent) and found.state == "waiting":
-        time.sleep(_LOOK)
+        time.sleep(_LOOK)  # no executor is there yet that could tell by itself
         found = find_anywhere(waiting.id, state)
     return found
 
@@ -130,7 +130,7 @@ def _copy(
         if chunk.complete or not (chunk.data or stay):
             break
         if not chunk.data:
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE)  # a file that grows is read; its executor does not run
     if as_json:
         _tell(run, number, start, b"".join(parts), offset)
 

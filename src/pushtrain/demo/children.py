@@ -88,7 +88,7 @@ class Children:
             self.check()
             if time.monotonic() > deadline:
                 raise Stumbled(f"The demo waited {seconds:g} s for {what}, in vain.\n{self.tails()}")
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_LOOK_EVERY)  # what is waited for is in other processes
 
     def check(self) -> None:
         """Raise Stumbled when a process has ended."""
@@ -122,7 +122,7 @@ class Children:
                 if start is not None:
                     process.send(pid, start, signal.SIGKILL)
             self._reap()
-            time.sleep(_LOOK_EVERY / 10)
+            time.sleep(_LOOK_EVERY / 10)  # strangers that become our children one by one
         self._reap()
 
     def leave(self) -> None:

@@ -172,7 +172,7 @@ def settle(folder: RunDir) -> None:
     """Wait until what a killed shim had not copied is in the log: its second half locks it until then."""
     patience = time.monotonic() + _LAST_WORDS
     while held(folder.log) and time.monotonic() < patience:
-        time.sleep(_MOMENT)
+        time.sleep(_MOMENT)  # a lock cannot be waited for with a limit
 
 
 def clear_up(folder: RunDir, mark: str) -> int:

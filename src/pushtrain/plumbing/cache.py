@@ -340,7 +340,7 @@ class Cache:
                 os.close(descriptor)
             if stop is not None:
                 stop()
-            time.sleep(pause)
+            time.sleep(pause)  # a lock cannot be waited for with a way to stop
             pause = min(2 * pause, _LONGEST_WAIT)
 
 

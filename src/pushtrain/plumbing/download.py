@@ -340,4 +340,4 @@ def _pause(seconds: float, stop: Stop) -> None:
     end = time.monotonic() + min(seconds, 2 * _LONGEST_PAUSE)
     while (left := end - time.monotonic()) > 0:
         stop()
-        time.sleep(min(left, _STOP_INTERVAL))
+        time.sleep(min(left, _STOP_INTERVAL))  # a server asked for this pause; `stop` is asked meanwhile
