@@ -5,16 +5,14 @@ the executor died is decided at its next start; deciding twice changes nothing. 
 answer both runs stay as they are, and it is asked again.
 """
 
-import asyncio
-import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from typing import Final
 
-from pushtrain.core.errors import Conflict, NotFound, PushtrainError, StorageError
+from pushtrain.core.errors import Conflict, StorageError
 from pushtrain.core.model import Concurrency, Reason, Run, State
 from pushtrain.core.precedence import GivesWay, giving_way, group_of
+from pushtrain.executor.backlog import Backlog
 from pushtrain.executor.dispatch import Dispatch
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.lineage import order
@@ -22,8 +20,6 @@ from pushtrain.plumbing.store import Store
 
 _log = logging.getLogger(__name__)
 
-_PAUSE: Final = 30.0
-_MOST: Final = 10_000
 _UNENDED: Final = (State.QUEUED, State.PREPARING, State.RUNNING)
 
 
@@ -52,52 +48,25 @@ class GiveWay:
         self._mirrors = mirrors
         self._grace = grace
         self._changed = changed
-        self._guard = threading.Lock()
-        self._new: set[str] = set()
-        self._wake = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        undone = "whether run %s gives way is not known yet: %s"
+        self._backlog = Backlog(store, self._decide, undone=undone, after=self._free)
 
     def soon(self, run: Run) -> None:
         """A run was accepted; from any thread, and at once."""
         if run.command.job.concurrency is Concurrency.QUEUE or group_of(run.command) is None:
             return
-        with self._guard:
-            self._new.add(run.id)
-        self.ended()
+        self._backlog.add(run)
 
     def ended(self) -> None:
         """A run has ended: another one's way may be free; from any thread."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and we with it
-                self._loop.call_soon_threadsafe(self._wake.set)
+        self._backlog.wake()
 
     async def run(self) -> None:
         """Decide until cancelled."""
-        self._loop = asyncio.get_running_loop()
-        for run in await asyncio.to_thread(self._store.runs, states=_UNENDED, limit=_MOST):
-            self.soon(run)
-        while True:
-            self._wake.clear()
-            left = await asyncio.to_thread(self._look)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PAUSE if left else None):
-                    await self._wake.wait()
+        await self._backlog.run(_UNENDED, self.soon)
 
-    def _look(self) -> bool:
-        """Decide for every run that came, and let go on whose way is free; whether some are left."""
-        with self._guard:
-            new, self._new = self._new, set()
-        left: set[str] = set()
-        for run_id in new:
-            try:
-                self._decide(self._store.run(run_id))
-            except NotFound:
-                continue
-            except (PushtrainError, OSError) as error:
-                _log.warning("whether run %s gives way is not known yet: %s", run_id[:8], error)
-                left.add(run_id)
-        with self._guard:
-            self._new |= left
+    def _free(self) -> bool:
+        """Let go on whose way is free; whether that is not known."""
         try:
             freed = self._store.free_ways()
         except StorageError as error:
@@ -107,7 +76,7 @@ class GiveWay:
             self._changed(run_id)
         if freed:
             self._dispatch.wake()
-        return bool(left)
+        return False
 
     def _decide(self, run: Run) -> None:
         command = run.command

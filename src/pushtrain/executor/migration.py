@@ -5,25 +5,20 @@ takes a run back (`release`) once its checkpoint is there, when an executor is f
 packed while the run waits is whole; if the run begins again meanwhile, it is dropped.
 """
 
-import asyncio
-import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
-from pushtrain.core.errors import Busy, Conflict, NotFound, PushtrainError
+from pushtrain.core.errors import Busy, Conflict
 from pushtrain.core.model import Checkpoint, Run, State
 from pushtrain.executor import luggage, segments
+from pushtrain.executor.backlog import Backlog
 from pushtrain.plumbing.git import Mirror
 from pushtrain.plumbing.rundir import RunDir
 from pushtrain.plumbing.store import Store
 
 _log = logging.getLogger(__name__)
-
-_PAUSE: Final = 30.0
-_MOST: Final = 10_000
 
 
 class Migration:
@@ -48,20 +43,13 @@ class Migration:
         self._runs = runs
         self._mirrors = mirrors
         self._changed = changed
-        self._guard = threading.Lock()
-        self._new: set[str] = set()
-        self._wake = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        undone = "the checkpoint of run %s is not away yet: %s"
+        self._backlog = Backlog(store, self._bring, undone=undone)
 
     def soon(self, run: Run) -> None:
         """An attempt of a run has ended; from any thread, and at once."""
-        if not run.command.job.checkpoint_to:
-            return
-        with self._guard:
-            self._new.add(run.id)
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and we with it
-                self._loop.call_soon_threadsafe(self._wake.set)
+        if run.command.job.checkpoint_to:
+            self._backlog.add(run)
 
     def may_leave(self, run: Run) -> None:
         """See that a waiting run leaves nothing behind that it needs.
@@ -82,32 +70,7 @@ class Migration:
 
     async def run(self) -> None:
         """Bring checkpoints away until cancelled."""
-        self._loop = asyncio.get_running_loop()
-        for run in await asyncio.to_thread(self._store.runs, states=(State.QUEUED,), limit=_MOST):
-            self.soon(run)
-        while True:
-            self._wake.clear()
-            left = await asyncio.to_thread(self._look)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PAUSE if left else None):
-                    await self._wake.wait()
-
-    def _look(self) -> bool:
-        """Bring away what has to be; whether something is left."""
-        with self._guard:
-            new, self._new = self._new, set()
-        left: set[str] = set()
-        for run_id in new:
-            try:
-                self._bring(self._store.run(run_id))
-            except NotFound:
-                continue
-            except (PushtrainError, OSError) as error:
-                _log.warning("the checkpoint of run %s is not away yet: %s", run_id[:8], error)
-                left.add(run_id)
-        with self._guard:
-            self._new |= left
-        return bool(left)
+        await self._backlog.run((State.QUEUED,), self.soon)
 
     def _bring(self, run: Run) -> None:
         done = run.checkpoint is not None and run.checkpoint.attempt >= run.attempt
