@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing import process
 from pushtrain.plumbing.rundir import RunDir, StopOrder
 from pushtrain.plumbing.store import Store
-from pushtrain.testing import eventually
+from pushtrain.testing import eventually, wait_until
 
 RESUMES = """
 import os, signal, sys
@@ -265,6 +266,26 @@ async def test_preempted_while_it_was_prepared_and_killed_the_run_says_so(house:
 
 
 # --- retries ----------------------------------------------------------------------------------------------
+
+
+@story
+async def test_a_time_that_comes_right_after_the_look_for_runs_is_not_slept_through(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was not due at the look, and was past due when it was asked for how long to sleep."""
+    claim = Store.claim
+
+    def and_then_time_passes(store: Store, **how: Any) -> tuple[Run, Attempt] | None:
+        found = claim(store, **how)
+        times = [run.not_before for run in store.runs(states=(State.QUEUED,))]
+        if found is None and times:
+            wait_until(lambda: time.time() > max(times))
+        return found
+
+    monkeypatch.setattr(Store, "claim", and_then_time_passes)
+    async with house.running() as service:
+        run = house.send(service, "exit $((2 - PUSHTRAIN_ATTEMPT))", retry={"failed": 1, "backoff": 0.3})
+        assert (await done(service, run)).outcome is Outcome.SUCCEEDED
 
 
 @story

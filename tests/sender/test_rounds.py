@@ -521,6 +521,32 @@ def test_what_has_begun_is_not_recalled_and_nobody_listens_any_more(
     assert (busy.released, idle.asked) == ([], 0)
 
 
+def test_a_time_that_comes_right_after_the_look_at_the_outbox_is_not_slept_through(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command for later that was past due when it was asked for how long to sleep."""
+    only = lab("only")
+    only.refusal = StorageError("Its disk is full.")
+    sender.executors = [only]
+    look = sender.store.outbox_due
+
+    def and_then_time_passes(*arguments: Any, **more: Any) -> list[Outgoing]:
+        found = look(*arguments, **more)
+        later = sender.store.outbox_next(after=sender.clock())
+        if later is not None and not found:
+            only.refusal = None
+            sender.clock.advance(later - sender.clock() + 1)
+        return found
+
+    monkeypatch.setattr(sender.store, "outbox_due", and_then_time_passes)
+
+    async def story() -> None:
+        (run_id,) = sender.push()
+        await eventually(lambda: run_id in only.accepted)
+
+    sender.play(story)
+
+
 # --- trouble of one's own ---------------------------------------------------------------------------------
 
 

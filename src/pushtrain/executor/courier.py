@@ -135,7 +135,7 @@ class Courier:
         batches: dict[str, list[Run]] = {}
         if (quiet := self._quiet()) is not None:
             return {}, quiet
-        dues = [self._store.next_due()]
+        dues = [self._store.next_due(now)]
         for run in self._store.publishable(now, limit=200):
             target = _target(run)
             until = self._left_alone.get(target, now)

@@ -192,9 +192,10 @@ class Dispatch:
                 while True:
                     self._wake.clear()
                     await self._let_in()
+                    looked = self._clock()
                     while (active := await self._claim()) is not None:
                         group.create_task(self._attempt(active))
-                    await self._sleep()
+                    await self._sleep(looked)
         finally:
             self._stopping.set()
             self._pool.shutdown(wait=False)
@@ -219,10 +220,12 @@ class Dispatch:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LATEST)
 
-    async def _sleep(self) -> None:
-        """Wait until something changed, or until the next run that waits for a time may go on."""
+    async def _sleep(self, looked: float) -> None:
+        """Wait until something changed, or until a run may go on that had to wait when we looked for one."""
         daily = bool(self._shop.bounds.hours_a_day)
-        due = await self._surely("looking for what is due", partial(self._store.next_due, daily=daily))
+        due = await self._surely(
+            "looking for what is due", partial(self._store.next_due, looked, daily=daily)
+        )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if due is None else max(_SOON, due - self._clock())):
                 await self._wake.wait()

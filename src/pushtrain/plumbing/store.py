@@ -514,10 +514,12 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
             (now, now + _FAR, limit),
         )
 
-    def next_due(self, *, daily: bool = False) -> float | None:
-        """When the next run that waits for a time may go on: the earliest `not_before` that lies ahead.
+    def next_due(self, since: float, *, daily: bool = False) -> float | None:
+        """When the next run that waits for a time may go on: the earliest `not_before` after a moment.
 
         Args:
+            since: That moment: when it was last looked for runs that may go on. What has come since was not
+                found then, and is due at once.
             daily: Whether a run may also wait for the next day (UTC), its person's GPU-hours being used up.
         """
         query = (
@@ -526,11 +528,10 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
             "SELECT min(not_before) FROM runs INDEXED BY runs_publishing "
             "WHERE state = 'publishing' AND not_before > ?1)"
         )
-        now = self._clock()
-        due = self._database.read(lambda db: db.execute(query, (now,)).get)
+        due = self._database.read(lambda db: db.execute(query, (since,)).get)
         found = [] if due is None else [float(due)]
         if daily and self.counts()[0]:
-            found.append((now // DAY + 1) * DAY)
+            found.append((since // DAY + 1) * DAY)
         return min(found, default=None)
 
     def used_up(self, sender: str, gpus: Sequence[Gpu], bounds: Bounds) -> bool:

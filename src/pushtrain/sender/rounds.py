@@ -247,7 +247,7 @@ class Rounds:
             plan.look_again(_LISTED)
         elif given.waiting or given.unsettled:
             plan.look_again(_TICK)
-        later = self._store.outbox_next(after=self._clock())
+        later = self._store.outbox_next(after=now)
         if later is not None:
             plan.look_again(max(0.0, later - self._clock()))
         return plan, found
