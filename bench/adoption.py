@@ -10,9 +10,9 @@ from bench.world import world
 from pushtrain.core.errors import PushtrainError
 from pushtrain.core.model import ExecutorCard, Stage
 from pushtrain.core.signing import parse_public
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import load_or_create
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import load_or_create
 
 _RUNS = 20
 _TOML = """[job.t]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from bench.measures import JOB, Figure
 from bench.world import PUSHTRAIN, environment, fill, spread, world
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import load_or_create
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import load_or_create
 from pushtrain.testing import a_command, a_spec
 
 WAITING = 10_000

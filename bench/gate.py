@@ -14,8 +14,8 @@ from bench.world import spread, world
 from pushtrain.core import heads
 from pushtrain.core.errors import Unauthorized
 from pushtrain.core.signing import Message, fields, fingerprint, sign_request, verify_request
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import load_or_create
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import load_or_create
 from pushtrain.testing import a_command
 
 SOCKETS = 600

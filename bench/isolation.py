@@ -10,9 +10,10 @@ from pathlib import Path
 from bench.measures import Figure
 from pushtrain.adapters.sandboxes import Ground, registry
 from pushtrain.core.model import JobNetwork
-from pushtrain.executor import launch
-from pushtrain.plumbing import cgroups, process
-from pushtrain.plumbing.rundir import Limited, Orders, RunDir
+from pushtrain.executor.runs import launch
+from pushtrain.plumbing.attempts.rundir import Limited, Orders, RunDir
+from pushtrain.plumbing.isolation import cgroups
+from pushtrain.plumbing.programs import process
 from pushtrain.ports import Cage, Enclosure, Sandbox
 from pushtrain.wiring.parts import adapter
 

@@ -174,7 +174,7 @@ def large_tree(quick: bool) -> Iterator[Figure]:
     """The next commit of a repository of 10,000 files and 200 MB: fetch and checkout."""
     files, size = (1000, 20_000) if quick else (10_000, 20_000)
     from pushtrain.core.settings import Repository
-    from pushtrain.plumbing.git import Mirror
+    from pushtrain.plumbing.git.mirror import Mirror
 
     with world() as made:
         blob = os.urandom(size // 2)
@@ -471,7 +471,7 @@ def start_up(quick: bool) -> Iterator[Figure]:
 def placement(quick: bool) -> Iterator[Figure]:
     """Deciding where runs go, among a hundred executors of which everything is known."""
     from pushtrain.core.model import FreeGpu, Resources
-    from pushtrain.plumbing.outbox import Outgoing
+    from pushtrain.plumbing.sqlite.outbox import Outgoing
     from pushtrain.sender.placement import Given, Seen, decide
     from pushtrain.testing import a_capacity, a_card, a_command, a_gpu, a_spec
 

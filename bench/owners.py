@@ -19,12 +19,12 @@ from resource import RUSAGE_CHILDREN, getrusage
 from pushtrain.core.owner import OwnerRules
 from pushtrain.core.rules import Rules
 from pushtrain.core.settings import Settings
-from pushtrain.executor.landlord import Landlord
-from pushtrain.executor.lending import Holder
-from pushtrain.executor.meter import Meter
-from pushtrain.plumbing import gpu
-from pushtrain.plumbing.energy import EnergyDay
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.executor.owner.landlord import Landlord
+from pushtrain.executor.owner.lending import Holder
+from pushtrain.executor.owner.meter import Meter
+from pushtrain.plumbing.machine import gpu
+from pushtrain.plumbing.machine.energy import EnergyDay
+from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 
 seconds, rules = float(sys.argv[1]), json.loads(sys.argv[2])

@@ -12,8 +12,8 @@ import tomlkit
 from bench.measures import Figure
 from bench.world import Room, World, world
 from pushtrain.core.signing import parse_public, public_text
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import Authorized, load_or_create
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import Authorized, load_or_create
 
 # The tests' cable and ssh server serve here, too.
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))

@@ -12,7 +12,7 @@ from bench.world import spread
 if TYPE_CHECKING:
     import apsw
 
-    from pushtrain.plumbing.database import Database
+    from pushtrain.plumbing.sqlite.database import Database
 
 WAITING = 10_000
 _COPIES = (
@@ -41,8 +41,8 @@ def turns(quick: bool) -> Iterator[Figure]:
 
 def _made(path: Path, people: int) -> "Database":
     from pushtrain.core.model import Resources
-    from pushtrain.plumbing.database import Database
-    from pushtrain.plumbing.store import Store
+    from pushtrain.plumbing.sqlite.database import Database
+    from pushtrain.plumbing.sqlite.store import Store
     from pushtrain.testing import NOON, Clock, a_command, a_spec
 
     store = Store(path, clock=Clock())
@@ -58,7 +58,7 @@ def _made(path: Path, people: int) -> "Database":
 
 def _decisions(database: "Database", rounds: int) -> list[float]:
     from pushtrain.core.turns import Room, pick
-    from pushtrain.plumbing import rows
+    from pushtrain.plumbing.sqlite import rows
     from pushtrain.testing import NOON, a_gpu
 
     room = Room(8, tuple(a_gpu(index) for index in range(8)))

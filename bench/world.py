@@ -21,10 +21,10 @@ from pushtrain.core.model import Attempt, EnvironmentKind, EnvironmentSpec, Reas
 from pushtrain.core.signing import fingerprint
 from pushtrain.demo.host import Host, hosting
 from pushtrain.demo.webhook import Update, payload, signature
-from pushtrain.plumbing.keys import load_or_create
-from pushtrain.plumbing.rundir import RunDir
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.keys.authorized import load_or_create
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import WorkRepository, a_command, a_spec
 
 SECRET = b"bench-secret"

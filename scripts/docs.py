@@ -228,7 +228,7 @@ def main() -> int:
     """Write the pages, or compare them."""
     for module in pkgutil.walk_packages(pushtrain.__path__, "pushtrain."):
         if not module.name.startswith(
-            ("pushtrain.demo.project", "pushtrain.executor.shim", "pushtrain.__main__")
+            ("pushtrain.demo.project", "pushtrain.executor.runs.shim", "pushtrain.__main__")
         ):
             importlib.import_module(module.name)
     stale = []

@@ -32,9 +32,9 @@ from bench.measures import Figure
 from bench.world import PUSHTRAIN, Room, World, environment, world
 
 from pushtrain.core.model import Gpu, Outcome, Run, State
-from pushtrain.plumbing.gpu import Sampler, inventory
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.machine.gpu import Sampler, inventory
+from pushtrain.plumbing.sqlite.store import Store
 
 NO_GPU: Final = 77
 GRACE: Final = 20.0

@@ -22,7 +22,7 @@ from pushtrain.core.model import Challenge, LogChunk, Run, RunView, TrainCommand
 from pushtrain.core.signing import AUDIENCE, IDEMPOTENCY
 from pushtrain.core.usage import LONGEST_LEDGER, Usage
 from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, ErrorBody, RunList
-from pushtrain.executor.calls import ROUTES
+from pushtrain.executor.api.calls import ROUTES
 
 Schema = dict[str, Any]
 Refs = Mapping[tuple[Any, str], Schema]

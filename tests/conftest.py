@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from owners_network import OwnersNetwork, open_folder, owners_network
 from pushtrain.demo.host import Host, hosting
-from pushtrain.plumbing.uplink import Uplinks
+from pushtrain.plumbing.isolation.uplink import Uplinks
 from pushtrain.testing import WorkRepository, wait_until
 
 # A busy machine is slow, not wrong: examples have no deadline, each test has its timeout.

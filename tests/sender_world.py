@@ -15,8 +15,8 @@ from pushtrain.core.frames import CapacityFrame
 from pushtrain.core.lifecycle import Released, advance
 from pushtrain.core.model import Challenge, ExecutorCard, Push, Run, TrainCommand
 from pushtrain.core.settings import Repository
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.board import Listed
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.sender.service import SenderService

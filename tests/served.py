@@ -14,15 +14,15 @@ from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
 from pushtrain.core.model import Gpu, JobNetwork, Run
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
-from pushtrain.executor.access import Access
+from pushtrain.executor.api.web import create_app
+from pushtrain.executor.runs.access import Access
 from pushtrain.executor.service import ExecutorService
-from pushtrain.executor.web import create_app
-from pushtrain.plumbing.identity import Ring
-from pushtrain.plumbing.keys import Authorized
-from pushtrain.plumbing.rundir import RunDir
-from pushtrain.plumbing.serve import serving
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.serve import serving
+from pushtrain.plumbing.keys.authorized import Authorized
+from pushtrain.plumbing.keys.identity import Ring
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import REPOSITORY, Clock
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pushtrain.plumbing import process
+from pushtrain.plumbing.programs import process
 from pushtrain.testing import wait_until
 
 

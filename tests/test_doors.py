@@ -21,9 +21,9 @@ from pushtrain.adapters.hosts.github import GitHub
 from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.signing import Message, fingerprint, sign_request
 from pushtrain.core.succession import HEADER as SUCCESSION
-from pushtrain.executor.calls import ROUTES
-from pushtrain.executor.web import create_app as executor_app
-from pushtrain.plumbing.identity import Identity
+from pushtrain.executor.api.calls import ROUTES
+from pushtrain.executor.api.web import create_app as executor_app
+from pushtrain.plumbing.keys.identity import Identity
 from pushtrain.sender.web import create_app as sender_app
 from pushtrain.testing import NOON
 from pushtrain.wiring.rooms import _side_by_side
@@ -42,7 +42,7 @@ OWN_DOOR = {"/webhook": "the host's HMAC", JOIN: "an invitation's secret"}
 """Routes that something else than a signature opens. Every other route of the executor asks for one."""
 SERVERS = {
     "src/pushtrain/wiring/rooms.py": "the executor, the sender, and `up` with both",
-    "src/pushtrain/plumbing/trial.py": "sockets that a sandbox keeps its canaries from; they accept nobody",
+    "src/pushtrain/plumbing/isolation/trial.py": "what a sandbox keeps its canaries from; it accepts nobody",
     "src/pushtrain/demo/host.py": "the demo's Git host: on loopback, for its own repositories, with a token",
 }
 """Where anything is served."""

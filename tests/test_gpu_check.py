@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from pushtrain.plumbing import gpu
-from pushtrain.plumbing.gpu import inventory
+from pushtrain.plumbing.machine import gpu
+from pushtrain.plumbing.machine.gpu import inventory
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check.py"

@@ -8,10 +8,10 @@ import pytest
 from pushtrain.cli.find import find_anywhere, find_runs
 from pushtrain.core.errors import Conflict, NotFound, StorageError
 from pushtrain.core.lifecycle import Released
-from pushtrain.plumbing.database import MIGRATIONS, Database
-from pushtrain.plumbing.lock import FolderLock
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.disk.lock import FolderLock
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.sqlite.database import MIGRATIONS, Database
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.testing import COMMIT, NOON, SENDER, a_command, a_push, a_spec
 from pushtrain.wiring.history import KEPT, History, Unsent, came_of, open_history

@@ -38,10 +38,10 @@ def test_types_are_strict_and_hold() -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("sender/service.py", "import pushtrain.executor.web"),
-        ("core/policy.py", "import pushtrain.plumbing.store"),
+        ("sender/service.py", "import pushtrain.executor.api.web"),
+        ("core/policy.py", "import pushtrain.plumbing.sqlite.store"),
         ("core/model.py", "import subprocess"),
-        ("executor/web.py", "import sqlite3"),
+        ("executor/api/web.py", "import sqlite3"),
     ],
 )
 def test_a_planted_forbidden_import_fails_the_build(tmp_path: Path, module: str, line: str) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 import pushtrain
 from pushtrain import job
-from pushtrain.executor import library
-from pushtrain.plumbing.rundir import RunDir
+from pushtrain.executor.runs import library
+from pushtrain.plumbing.attempts.rundir import RunDir
 
 SOURCES = [Path(pushtrain.__file__), Path(job.__file__), Path(job.__file__).with_name("jobinit.py")]
 OURS = {name for name in os.environ if name.startswith("PUSHTRAIN")}

@@ -12,11 +12,11 @@ from pushtrain.adapters.tunnels.authtoken import Found
 from pushtrain.core.errors import PushtrainError
 from pushtrain.core.redact import Mask
 from pushtrain.core.settings import Repository
-from pushtrain.executor.vault import Given, Vault
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.gitcommand import Git
-from pushtrain.plumbing.sealing import seal_secret
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.executor.runs.vault import Given, Vault
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.command import Git
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.keys.sealing import seal_secret
 from pushtrain.testing import REPOSITORY
 from pushtrain.wiring.settings import load_settings
 

@@ -11,10 +11,10 @@ from pushtrain.core.errors import ConfigError
 from pushtrain.core.roster import Standing, sign_card, with_card
 from pushtrain.core.settings import ExecutorAddress, ExecutorSettings, Repository, SenderSettings, Settings
 from pushtrain.core.signing import fingerprint, public_text
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.keys import Trusted
-from pushtrain.plumbing.rosterfile import RosterFile
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.rosterfile import RosterFile
+from pushtrain.plumbing.keys.authorized import Trusted
 from pushtrain.sender.known import Rosters
 from pushtrain.testing import a_card
 from pushtrain.wiring.parts import identity, mirror

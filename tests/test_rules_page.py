@@ -9,7 +9,7 @@ import pytest
 
 from pushtrain.core.explain import every_rule
 from pushtrain.core.rules import Allow
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.settings import load_settings
 
 PAGE = (Path(__file__).parent.parent / "docs" / "rules.md").read_text()

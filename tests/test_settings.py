@@ -12,7 +12,7 @@ from pushtrain.core.errors import ConfigError, PushtrainError
 from pushtrain.core.model import JobNetwork
 from pushtrain.core.rules import Allow
 from pushtrain.core.settings import ExecutorSettings, Settings
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.settings import load, load_settings, open_state
 
 

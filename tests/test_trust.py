@@ -16,11 +16,11 @@ from pushtrain.core.roster import Standing, sign_card, with_card
 from pushtrain.core.settings import ExecutorAddress, Repository, SenderSettings, Settings
 from pushtrain.core.signing import fingerprint, public_text
 from pushtrain.core.succession import Succession, succession
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.keys import Trusted
-from pushtrain.plumbing.rosterfile import RosterFile
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.rosterfile import RosterFile
+from pushtrain.plumbing.keys.authorized import Trusted
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.testing import WorkRepository, a_card, a_command
 from pushtrain.wiring.directory import look_up

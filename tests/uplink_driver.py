@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from pushtrain.core.errors import ConfigError
-from pushtrain.plumbing.uplink import Uplinks
+from pushtrain.plumbing.isolation.uplink import Uplinks
 
 
 def main(folder: Path, around: list[str]) -> None:

@@ -61,7 +61,7 @@ class Ended(Protocol):
 
 
 class Builder(Protocol):
-    """Runs the tools that build one attempt's environment, each in a cage; see `plumbing/building.py`."""
+    """Runs the tools that build one attempt's environment, each in a cage (`isolation/building.py`)."""
 
     code: bool
     """Whether they may run code that is not theirs; else they only fetch and unpack."""
@@ -201,7 +201,7 @@ class Cage:
 
 
 class Landlock(Value):
-    """What a process has the kernel refuse it; see `plumbing/landlock.py`."""
+    """What a process has the kernel refuse it; see `plumbing/isolation/landlock.py`."""
 
     files: int = 0
     """Rights on files that only `rules` give."""
@@ -212,7 +212,7 @@ class Landlock(Value):
 
 
 class Confinement(Value):
-    """What a child does to itself before it becomes the command; see `plumbing/confine.py`."""
+    """What a child does to itself before it becomes the command; see `plumbing/isolation/confine.py`."""
 
     opened: dict[int, str] = Field(default_factory=dict)
     """Files that it opens for reading, by the descriptor that the prefix knows them under."""
@@ -222,7 +222,7 @@ class Confinement(Value):
     """Where the prefix, a process of its own around the command, tells that it got inside, in the way of
     bubblewrap's `--json-status-fd`; the command has pid 2 there. None: the prefix becomes the command."""
     uplink: bool = False
-    """Whether it enters the attempt's uplink (`plumbing/uplink.py`); without one it must not start."""
+    """Whether it enters the attempt's uplink (`plumbing/isolation/uplink.py`); it must not start without."""
     drop: bool = False
     """Whether all capabilities go, and none can be gained."""
     user: tuple[int, int] | None = None
@@ -241,7 +241,7 @@ class Confinement(Value):
     held: bool = False
     """Whether standard input is a pipe that only this process holds open; else it is empty."""
     filter: str = ""
-    """The file of a system call filter that is put on before the prefix; see `plumbing/seccomp.py`."""
+    """The file of a system call filter that is put on before the prefix (`plumbing/isolation/seccomp.py`)."""
 
 
 class Enclosure(Value):

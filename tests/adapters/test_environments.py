@@ -26,8 +26,8 @@ from pushtrain.core.errors import BuildError, Cancelled, NeedsCode
 from pushtrain.core.forms import script_of
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec, JobNetwork
 from pushtrain.core.rules import Limits
-from pushtrain.plumbing.building import CagedBuilder
-from pushtrain.plumbing.cache import Cache
+from pushtrain.plumbing.disk.cache import Cache
+from pushtrain.plumbing.isolation.building import CagedBuilder
 from pushtrain.ports import Activation, Environment, Report, Stop
 from wheel_index import serve_index, wheel
 

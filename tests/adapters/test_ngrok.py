@@ -19,7 +19,7 @@ from pushtrain.adapters.tunnels.authtoken import Found, find, in_file
 from pushtrain.adapters.tunnels.ngrok import TROUBLES, Ngrok, explained
 from pushtrain.core.errors import ConfigError, PushtrainError, Unreachable
 from pushtrain.core.settings import ExecutorSettings
-from pushtrain.plumbing.client import ExecutorClient
+from pushtrain.plumbing.http.client import ExecutorClient
 from tunnel_world import Greeter, greeting, kept, post, story
 
 

@@ -20,7 +20,7 @@ from pushtrain.adapters.tunnels.ssh import Ssh
 from pushtrain.adapters.tunnels.static import Static
 from pushtrain.core.errors import ConfigError, Unreachable
 from pushtrain.core.settings import ExecutorSettings
-from pushtrain.plumbing import orphans, process
+from pushtrain.plumbing.programs import orphans, process
 from pushtrain.testing import wait_until
 from sshd import Sshd, free_port, sshd
 from tunnel_world import greeting, kept, post, story
@@ -227,7 +227,7 @@ def clients(sshd: Sshd) -> list[int]:
 def test_an_ssh_that_outlives_a_killed_executor_is_ended_by_the_next(sshd: Sshd, local: int) -> None:
     script = (
         "import asyncio, sys\nfrom pathlib import Path\nfrom pushtrain.adapters.tunnels.ssh import Ssh\n"
-        "from pushtrain.plumbing import orphans\norphans.take_over(Path(sys.argv[4]))\n"
+        "from pushtrain.plumbing.programs import orphans\norphans.take_over(Path(sys.argv[4]))\n"
         "from pushtrain.core.settings import ExecutorSettings\n"
         "async def main():\n"
         "    ssh = Ssh(ExecutorSettings(ssh_target='gpu', ssh_config=sys.argv[1], public_url=sys.argv[2]))\n"

@@ -68,8 +68,8 @@ class Steps:
 
 async def serve(folder: Path, at: int, told: Path) -> None:
     """Be an executor that is killed at a step."""
-    from pushtrain.plumbing import process
-    from pushtrain.plumbing.database import Database
+    from pushtrain.plumbing.programs import process
+    from pushtrain.plumbing.sqlite.database import Database
 
     steps = Steps(at, told)
     for name in ("fsync", "fdatasync", "replace", "rename"):

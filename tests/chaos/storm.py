@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 from house import House, Work, housed
 
 from pushtrain.core.model import RESULTS_BRANCH, Outcome, Run, State
-from pushtrain.executor import launch
-from pushtrain.plumbing import process
-from pushtrain.plumbing.pause import PauseFile
-from pushtrain.plumbing.rundir import RunDir
-from pushtrain.plumbing.store import Store
+from pushtrain.executor.runs import launch
+from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.owner.pause import PauseFile
+from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.sqlite.store import Store
 
 LINES: Final = 40
 """Lines that each job says."""

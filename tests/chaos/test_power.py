@@ -10,8 +10,8 @@ from forgetful import Layer, PowerCut, cut_at, failing
 from pushtrain.core.errors import StorageError
 from pushtrain.core.lifecycle import Exited, Prepared, Published
 from pushtrain.core.model import Reason, Run
-from pushtrain.plumbing.database import MIGRATIONS, Database
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.sqlite.database import MIGRATIONS, Database
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import a_command
 
 # SQLite goes on calling a while after the power is gone; those calls fail as well, unseen.

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from storm import storm
 
-from pushtrain.plumbing.rundir import RunDir
+from pushtrain.plumbing.attempts.rundir import RunDir
 
 KILLS = 20
 

@@ -10,7 +10,7 @@ from pushtrain.cli import connect
 from pushtrain.cli.connect import Nobody, absences, ask_all, askable
 from pushtrain.core.errors import Unreachable
 from pushtrain.core.roster import Standing, Verdict
-from pushtrain.plumbing.client import ExecutorClient
+from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.sender.known import Found
 from pushtrain.testing import NOON, a_card
 from pushtrain.wiring.directory import Directory

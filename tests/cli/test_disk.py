@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pushtrain.cli.app import run as pushtrain
-from pushtrain.plumbing.cache import Cache
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.disk.cache import Cache
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import SENDER, a_command
 
 MB = 1_000_000

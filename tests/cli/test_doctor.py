@@ -22,13 +22,13 @@ from pushtrain.core.errors import ConfigError
 from pushtrain.core.gpus import Trouble
 from pushtrain.core.rules import Rules
 from pushtrain.demo.host import Host
-from pushtrain.plumbing.branch import Branch
-from pushtrain.plumbing.clocks import ahead
-from pushtrain.plumbing.excluded import Excluded
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.keys import Authorized, load_or_create
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.systemd import Manager
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.branch import Branch
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.http.clocks import ahead
+from pushtrain.plumbing.keys.authorized import Authorized, load_or_create
+from pushtrain.plumbing.machine.excluded import Excluded
+from pushtrain.plumbing.machine.systemd import Manager
 from pushtrain.testing import WorkRepository, a_gpu
 from pushtrain.wiring.isolation import choose
 from pushtrain.wiring.network import WayOut
@@ -166,12 +166,12 @@ def test_a_full_disk_is_wrong(patient: Patient) -> None:
 
 
 def test_a_driver_without_a_gpu_is_wrong(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushtrain.plumbing.gpu.inventory", lambda **_: ())
+    monkeypatch.setattr("pushtrain.plumbing.machine.gpu.inventory", lambda **_: ())
     monkeypatch.setattr(checks, "_DRIVER", patient.folder.root)
     assert patient.finding("gpu")["verdict"] == "wrong"
     monkeypatch.setattr(checks, "_DRIVER", patient.folder.root / "nowhere")
     assert patient.finding("gpu")["verdict"] == "note"
-    monkeypatch.setattr("pushtrain.plumbing.gpu.inventory", lambda **_: (a_gpu(),))
+    monkeypatch.setattr("pushtrain.plumbing.machine.gpu.inventory", lambda **_: (a_gpu(),))
     assert "NVIDIA RTX 4090" in patient.finding("gpu")["text"]
 
 
@@ -281,7 +281,7 @@ def test_without_a_repository_it_says_what_up_does(patient: Patient) -> None:
 
 def _repo(remote: str) -> Any:
     from pushtrain.core.settings import Repository
-    from pushtrain.plumbing.remotes import key_of
+    from pushtrain.plumbing.git.remotes import key_of
 
     return Repository(key=key_of(remote), remote=remote)
 
@@ -421,20 +421,20 @@ def test_a_host_that_cannot_be_asked_for_a_number_is_wrong(patient: Patient) -> 
 
 
 def test_whether_the_owner_is_seen_is_told(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushtrain.plumbing.presence.sessions", lambda: ())
+    monkeypatch.setattr("pushtrain.plumbing.owner.presence.sessions", lambda: ())
     found = patient.finding("owner")
     assert found["verdict"] == "ok"
     assert "nobody is logged in" in found["text"]
-    monkeypatch.setattr("pushtrain.plumbing.presence.sessions", lambda: None)
-    monkeypatch.setattr("pushtrain.plumbing.presence.typed_at", lambda _: None)
+    monkeypatch.setattr("pushtrain.plumbing.owner.presence.sessions", lambda: None)
+    monkeypatch.setattr("pushtrain.plumbing.owner.presence.typed_at", lambda _: None)
     assert "keyboard and mouse cannot be told" in patient.finding("owner")["text"]
 
 
 def test_a_rule_that_asks_for_what_this_machine_cannot_tell_is_wrong(
     patient: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pushtrain.plumbing.presence.sessions", lambda: None)
-    monkeypatch.setattr("pushtrain.plumbing.presence.typed_at", lambda _: None)
+    monkeypatch.setattr("pushtrain.plumbing.owner.presence.sessions", lambda: None)
+    monkeypatch.setattr("pushtrain.plumbing.owner.presence.typed_at", lambda _: None)
     patient.settings({"rules": {"owner": {"idle": "10m"}}})
     found = patient.finding("owner")
     assert found["verdict"] == "wrong"

@@ -11,8 +11,8 @@ from pushtrain.cli import render
 from pushtrain.cli.app import run as pushtrain
 from pushtrain.core.lifecycle import Exited, Prepared, PublishFailed
 from pushtrain.core.model import Reason, Run
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import SENDER, a_command
 
 

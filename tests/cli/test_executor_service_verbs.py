@@ -15,7 +15,7 @@ import pytest
 
 from pushtrain.cli import service
 from pushtrain.cli.app import run
-from pushtrain.plumbing.systemd import Manager
+from pushtrain.plumbing.machine.systemd import Manager
 
 STAND_IN = """#!/bin/sh
 echo "$(basename "$0") $*" >> {log}

@@ -12,9 +12,9 @@ from pushtrain.cli.connect import Answer
 from pushtrain.core.errors import NotFound, Unreachable, UsageError
 from pushtrain.core.gpus import Trouble
 from pushtrain.core.gpustate import GpuRun, GpuState, MachineGpus
-from pushtrain.plumbing import gpu
-from pushtrain.plumbing.excluded import Excluded
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.machine import gpu
+from pushtrain.plumbing.machine.excluded import Excluded
 from pushtrain.testing import Clock, a_card, a_gpu
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 

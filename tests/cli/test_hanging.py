@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.cli.hanging import hang
-from pushtrain.plumbing.namespaces import profile
+from pushtrain.plumbing.isolation.namespaces import profile
 
 WORDS = st.lists(
     st.text("abcdefgh", min_size=1, max_size=12)

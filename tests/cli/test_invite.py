@@ -15,11 +15,11 @@ import pytest
 from pushtrain.cli.app import run
 from pushtrain.core.invitation import TRIES
 from pushtrain.core.signing import fingerprint
-from pushtrain.plumbing.files import replace
-from pushtrain.plumbing.invitations import Invitations
-from pushtrain.plumbing.keys import Authorized, Scope, Trusted, load_or_create
-from pushtrain.plumbing.lock import FolderLock
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.files import replace
+from pushtrain.plumbing.disk.lock import FolderLock
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.keys.authorized import Authorized, Scope, Trusted, load_or_create
+from pushtrain.plumbing.keys.invitations import Invitations
 from pushtrain.testing import REPOSITORY, Clock
 from served import Served, served
 

@@ -8,9 +8,9 @@ import pytest
 
 from pushtrain.cli.app import run
 from pushtrain.core.signing import fingerprint, parse_public
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import Authorized, Scope, Trusted, load_or_create
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import Authorized, Scope, Trusted, load_or_create
 from pushtrain.testing import REPOSITORY, a_command
 from served import served
 

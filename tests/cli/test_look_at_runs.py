@@ -9,8 +9,8 @@ from pushtrain.cli.find import Found, Heard
 from pushtrain.cli.ps import standing
 from pushtrain.core.errors import NotFound
 from pushtrain.core.model import Artifact, Outcome, Progress, Reason, RunView, Stage, State
-from pushtrain.executor.wording import headline
-from pushtrain.plumbing.client import ExecutorClient
+from pushtrain.executor.results.wording import headline
+from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.testing import NOON, a_command, a_run, a_spec, an_attempt
 
 HOSTILE = "[/b] [red]x \x1b[31m"

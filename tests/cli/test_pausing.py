@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pushtrain.cli.app import run
-from pushtrain.plumbing import standing
-from pushtrain.plumbing.lock import FolderLock
-from pushtrain.plumbing.standing import CardStands, Program, Standing
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.lock import FolderLock
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.owner import standing
+from pushtrain.plumbing.owner.standing import CardStands, Program, Standing
 
 STANDS = Standing(
     executor="lab-3",

@@ -18,10 +18,10 @@ from pushtrain.cli.results import _Haul
 from pushtrain.core.errors import NotFound
 from pushtrain.core.model import Outcome, Reason, ResultsTarget, State
 from pushtrain.core.settings import ExecutorSettings, Repository
-from pushtrain.executor.publish import Publishable, Published, Publisher
-from pushtrain.plumbing import lfs
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.rundir import RunDir
+from pushtrain.executor.results.publish import Publishable, Published, Publisher
+from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.git import lfs
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.testing import NOON, WorkRepository, a_command, a_run, a_spec, an_attempt
 
 KEY = "github.com/octo/hello"

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pushtrain.cli.app import run
 from pushtrain.core.explain import every_rule
 from pushtrain.core.signing import fingerprint, public_text
-from pushtrain.plumbing.keys import Authorized
-from pushtrain.plumbing.ledger import Ledger
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.data.ledger import Ledger
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.keys.authorized import Authorized
 
 ADA = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key()
 SETTINGS = """

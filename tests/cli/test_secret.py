@@ -16,12 +16,12 @@ from pushtrain.core.roster import sign_card, with_card
 from pushtrain.core.secrets import parse
 from pushtrain.core.settings import Repository
 from pushtrain.core.signing import public_text
-from pushtrain.executor.vault import Vault
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.keys import Authorized, Trusted, load_or_create
-from pushtrain.plumbing.rosterfile import RosterFile
-from pushtrain.plumbing.sealing import sealing_key, sealing_text
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.executor.runs.vault import Vault
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.rosterfile import RosterFile
+from pushtrain.plumbing.keys.authorized import Authorized, Trusted, load_or_create
+from pushtrain.plumbing.keys.sealing import sealing_key, sealing_text
 from pushtrain.testing import WorkRepository, a_card, a_command, a_spec
 
 Out = pytest.CaptureFixture[str]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pushtrain.cli.app import run as pushtrain
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.testing import WorkRepository, wait_until
 from pushtrain.wiring.parts import executor_clients

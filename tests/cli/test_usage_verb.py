@@ -12,7 +12,7 @@ from pushtrain.core.lifecycle import Exited, Prepared
 from pushtrain.core.model import GpuUse, Reason
 from pushtrain.core.owner import Why
 from pushtrain.core.usage import Entry, Stood, Usage, Used
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import SENDER, a_command
 from pushtrain.wiring.settings import open_state
 

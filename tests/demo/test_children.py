@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pushtrain.demo.children import Children, Stumbled
-from pushtrain.plumbing import process
+from pushtrain.plumbing.programs import process
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 

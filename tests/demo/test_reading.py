@@ -11,8 +11,8 @@ from rich.console import Console
 from pushtrain.demo.curve import curve
 from pushtrain.demo.reading import last_value, readable
 from pushtrain.demo.screen import Screen
-from pushtrain.executor import markdown as md
-from pushtrain.executor.wording import duration
+from pushtrain.executor.results import markdown as md
+from pushtrain.executor.results.wording import duration
 
 METRICS = json.dumps(
     {

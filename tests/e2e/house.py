@@ -19,10 +19,10 @@ import tomlkit
 from pushtrain.core.model import RESULTS_BRANCH, RunView, State
 from pushtrain.core.signing import parse_public, public_text
 from pushtrain.demo.host import Host, hosting
-from pushtrain.plumbing import process
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import Authorized, load_or_create
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import Authorized, load_or_create
+from pushtrain.plumbing.programs import process
 from pushtrain.testing import WorkRepository, wait_until
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from house import AT_THE_GATE, SECRET, House, Work, housed, open_gate
 
 from pushtrain.core.model import Outcome, State
 from pushtrain.core.redact import Mask
-from pushtrain.plumbing.keys import Trusted, load_or_create
+from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 from pushtrain.testing import wait_until
 from status_host import TOKEN as STATUS_TOKEN
 from status_host import StatusApi, serving_statuses

@@ -18,10 +18,10 @@ from pushtrain.core.roster import parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.core.signing import fingerprint, public_text
 from pushtrain.executor import announce
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.identity import load
-from pushtrain.plumbing.rosterfile import RosterFile
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.rosterfile import RosterFile
+from pushtrain.plumbing.keys.identity import load
 from pushtrain.testing import eventually
 from pushtrain.wiring.rooms import serve_executor
 

@@ -11,7 +11,7 @@ from house import SYSTEM, House, housed
 
 from pushtrain.core.model import CONFIG_BRANCH, ExecutorCard, Outcome
 from pushtrain.core.roster import parse
-from pushtrain.plumbing.keys import Trusted, load_or_create
+from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 from pushtrain.testing import wait_until
 
 pytestmark = pytest.mark.slow

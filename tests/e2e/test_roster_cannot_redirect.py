@@ -14,9 +14,9 @@ from pushtrain.core.place import Place
 from pushtrain.core.roster import sign_card, with_card
 from pushtrain.core.settings import Repository
 from pushtrain.core.signing import public_text
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.keys import Trusted, load_or_create
-from pushtrain.plumbing.rosterfile import RosterFile
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.rosterfile import RosterFile
+from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 from pushtrain.testing import a_card, wait_until
 
 pytestmark = pytest.mark.slow

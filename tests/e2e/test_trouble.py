@@ -10,7 +10,7 @@ import pytest
 from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
 from pushtrain.core.model import Outcome, State
-from pushtrain.plumbing.remotes import key_of
+from pushtrain.plumbing.git.remotes import key_of
 from pushtrain.testing import wait_until
 
 pytestmark = pytest.mark.slow

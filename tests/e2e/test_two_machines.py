@@ -21,8 +21,8 @@ from ngrok_edge import GOOD, Edge, serving_edge
 from pushtrain.core.model import CONFIG_BRANCH, ExecutorCard
 from pushtrain.core.roster import parse, sign_card, with_card
 from pushtrain.core.signing import parse_public, public_text
-from pushtrain.plumbing.keys import load_or_create
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.keys.authorized import load_or_create
 from pushtrain.testing import WorkRepository, wait_until
 
 pytestmark = pytest.mark.slow

@@ -24,18 +24,18 @@ from pushtrain.core.place import Place
 from pushtrain.core.secrets import Sealed, with_entry
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.core.signing import parse_public
-from pushtrain.executor.access import Access
-from pushtrain.executor.publish import Publisher
+from pushtrain.executor.results.publish import Publisher
+from pushtrain.executor.runs.access import Access
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing import process
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.given import mask_of
-from pushtrain.plumbing.identity import Ring
-from pushtrain.plumbing.keys import Authorized
-from pushtrain.plumbing.rosterfile import RosterFile
-from pushtrain.plumbing.sealing import seal_secret, sealing_key
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.attempts.given import mask_of
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.rosterfile import RosterFile
+from pushtrain.plumbing.keys.authorized import Authorized
+from pushtrain.plumbing.keys.identity import Ring
+from pushtrain.plumbing.keys.sealing import seal_secret, sealing_key
+from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.ports import Activation, Builder, Environment, Recipe, Sandbox
 from pushtrain.testing import (
     REPOSITORY,

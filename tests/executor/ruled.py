@@ -16,9 +16,9 @@ from pushtrain.core.model import EnvironmentKind, EnvironmentSpec, Run, RunView,
 from pushtrain.core.rules import Rules
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.core.signing import parse_public
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import Authorized, load_or_create
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import Authorized, load_or_create
 from pushtrain.testing import REPOSITORY, WorkRepository, a_command, a_spec, wait_until
 from pushtrain.wiring.parts import running_card
 from pushtrain.wiring.rooms import serve_executor

@@ -11,8 +11,8 @@ import pytest
 from executor_house import House, done, logged, reached, story
 
 from pushtrain.core.model import Outcome, Reason, Stage, State, Value
-from pushtrain.executor import launch
-from pushtrain.plumbing.rundir import write_bytes
+from pushtrain.executor.runs import launch
+from pushtrain.plumbing.attempts.rundir import write_bytes
 from pushtrain.testing import eventually
 
 AT_THE_GATE = "echo begun; while [ ! -e gate ]; do sleep 0.1; done; echo through"

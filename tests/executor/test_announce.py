@@ -20,11 +20,11 @@ from pushtrain.core.settings import ExecutorSettings, Repository
 from pushtrain.core.signing import fingerprint, public_text
 from pushtrain.core.succession import succession
 from pushtrain.executor.announce import OWN, SHARED, Announcer, Habit, due, public_card
-from pushtrain.plumbing.branch import Branch
-from pushtrain.plumbing.cards import card_number
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.identity import Identity
-from pushtrain.plumbing.rosterfile import RosterFile
+from pushtrain.plumbing.git.branch import Branch
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.rosterfile import RosterFile
+from pushtrain.plumbing.keys.identity import Identity
+from pushtrain.plumbing.sqlite.cards import card_number
 from pushtrain.ports import Stop
 from pushtrain.testing import NOON, Clock, WorkRepository, a_card, a_gpu, eventually
 

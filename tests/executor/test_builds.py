@@ -30,11 +30,11 @@ from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.errors import BuildError, NeedsCode
 from pushtrain.core.model import EnvironmentKind, EnvironmentSpec, JobNetwork
 from pushtrain.core.rules import Limits
-from pushtrain.executor.bytecode import MARK, Compiler
-from pushtrain.executor.cages import compiling_cage
-from pushtrain.executor.preflight import ask_torch
-from pushtrain.plumbing.building import CagedBuilder
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.executor.runs.bytecode import MARK, Compiler
+from pushtrain.executor.runs.cages import compiling_cage
+from pushtrain.executor.runs.preflight import ask_torch
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.isolation.building import CagedBuilder
 from pushtrain.ports import Cage, Enclosure
 from pushtrain.testing import wait_until
 from wheel_index import serve_index, wheel
@@ -356,7 +356,7 @@ def test_torch_is_asked_inside(yard: Yard) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             said.append(record.getMessage())
 
-    logger = logging.getLogger("pushtrain.executor.preflight")
+    logger = logging.getLogger("pushtrain.executor.runs.preflight")
     handler = Listen()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -9,7 +9,7 @@ import pytest
 from pushtrain.core.lifecycle import Prepared, Requeued
 from pushtrain.core.model import Reason, Run, State
 from pushtrain.executor.clockwatch import ClockWatch
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, SENDER, a_command
 from virtual_time import VirtualLoop
 

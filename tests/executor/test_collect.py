@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pushtrain.core.errors import Cancelled, StorageError
 from pushtrain.core.model import Artifact
-from pushtrain.executor import collect as collecting
-from pushtrain.executor.collect import collect, place, unfit
+from pushtrain.executor.results import collect as collecting
+from pushtrain.executor.results.collect import collect, place, unfit
 
 Collected = tuple[dict[str, Artifact], dict[str, str]]
 

@@ -15,7 +15,7 @@ from pushtrain.adapters.sandboxes.container import IMAGE, Container
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork, Outcome
 from pushtrain.core.rules import Limits, Rules
-from pushtrain.plumbing import jobuser
+from pushtrain.plumbing.isolation import jobuser
 from pushtrain.ports import Cage
 from pushtrain.testing import a_gpu, eventually
 

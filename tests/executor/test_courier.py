@@ -10,10 +10,10 @@ from executor_house import story
 from pushtrain.core.errors import GitError, PushtrainError
 from pushtrain.core.lifecycle import Exited, Prepared
 from pushtrain.core.model import Reason, Run, State
-from pushtrain.executor.courier import Courier
-from pushtrain.executor.publish import Publishable, Published
-from pushtrain.plumbing.complaint import RateLimited
-from pushtrain.plumbing.store import Store
+from pushtrain.executor.results.courier import Courier
+from pushtrain.executor.results.publish import Publishable, Published
+from pushtrain.plumbing.git.complaint import RateLimited
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.ports import Stop
 from pushtrain.testing import SENDER, Clock, a_command, eventually
 

@@ -11,11 +11,12 @@ from executor_house import House, Killable, Stuck, done, logged, reached, story
 from pushtrain.core.errors import Conflict, StorageError
 from pushtrain.core.lifecycle import Event, Exited
 from pushtrain.core.model import Attempt, Outcome, Reason, Run, Stage, State
-from pushtrain.executor import dispatch, launch
+from pushtrain.executor.runs import dispatch, launch
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing import process, reserve
-from pushtrain.plumbing.rundir import RunDir, held
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.attempts.rundir import RunDir, held
+from pushtrain.plumbing.disk import reserve
+from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import a_gpu, eventually, wait_until
 
 

@@ -9,9 +9,9 @@ from executor_house import House, done, logged, reached, story
 from pushtrain.core.errors import Draining
 from pushtrain.core.model import Run, State
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing import drainfile
-from pushtrain.plumbing.drainfile import DrainOrder
-from pushtrain.plumbing.process import boot_id
+from pushtrain.plumbing.owner import drainfile
+from pushtrain.plumbing.owner.drainfile import DrainOrder
+from pushtrain.plumbing.programs.process import boot_id
 from pushtrain.testing import SENDER, a_command, eventually
 
 AT_THE_GATE = "while [ ! -e gate ]; do sleep 0.02; done; echo through"

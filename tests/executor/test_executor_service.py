@@ -19,15 +19,15 @@ from pushtrain.core.model import (
     StageTime,
     State,
 )
-from pushtrain.executor import courier as courier_module
-from pushtrain.executor import verdicts
-from pushtrain.executor.courier import Courier, clear_left, pause_after
-from pushtrain.executor.publish import Publishable, Published
+from pushtrain.executor.results import courier as courier_module
+from pushtrain.executor.results.courier import Courier, clear_left, pause_after
+from pushtrain.executor.results.publish import Publishable, Published
+from pushtrain.executor.runs import verdicts
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing.branch import Branch
-from pushtrain.plumbing.rundir import RunDir, Verdict
-from pushtrain.plumbing.store import Store
-from pushtrain.plumbing.trees import remove_tree
+from pushtrain.plumbing.attempts.rundir import RunDir, Verdict
+from pushtrain.plumbing.disk.trees import remove_tree
+from pushtrain.plumbing.git.branch import Branch
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import SENDER, a_command, a_gpu, a_run, a_spec, an_attempt, eventually
 
 

@@ -22,8 +22,8 @@ from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.lifecycle import Exited, Prepared
 from pushtrain.core.model import Artifact, Reason
 from pushtrain.core.usage import DAY, Stood
-from pushtrain.executor.calls import ROUTES
-from pushtrain.plumbing.keys import Scope
+from pushtrain.executor.api.calls import ROUTES
+from pushtrain.plumbing.keys.authorized import Scope
 from pushtrain.testing import REPOSITORY, a_command, wait_until
 from served import Served, served
 
@@ -187,7 +187,7 @@ def test_a_command_that_could_not_be_kept_leaves_its_nonce_unused(
     body = command.model_dump_json().encode()
     headers = headers_for(executor, "POST", "/v1/runs", body=body, idempotency=command.run_id)
     with monkeypatch.context() as broken:
-        broken.setattr("pushtrain.plumbing.rows.tell", _fail)
+        broken.setattr("pushtrain.plumbing.sqlite.rows.tell", _fail)
         assert exchange(executor, "POST", "/v1/runs", list(headers.items()), body).status == 500
     assert executor.store.runs() == []
     assert exchange(executor, "POST", "/v1/runs", list(headers.items()), body).status == 202

@@ -8,13 +8,13 @@ from executor_house import House, done, story
 
 from pushtrain.core.model import Outcome, Reason, Resources
 from pushtrain.core.policy import fits
-from pushtrain.executor.cardwatch import CardWatch
-from pushtrain.executor.lending import Holder
-from pushtrain.executor.meter import Meter
-from pushtrain.plumbing import gpu
-from pushtrain.plumbing.energy import EnergyDay
-from pushtrain.plumbing.excluded import Excluded
-from pushtrain.plumbing.gpu import Sampler, inventory
+from pushtrain.executor.owner.cardwatch import CardWatch
+from pushtrain.executor.owner.lending import Holder
+from pushtrain.executor.owner.meter import Meter
+from pushtrain.plumbing.machine import gpu
+from pushtrain.plumbing.machine.energy import EnergyDay
+from pushtrain.plumbing.machine.excluded import Excluded
+from pushtrain.plumbing.machine.gpu import Sampler, inventory
 from pushtrain.testing import Clock, a_spec
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 from served import served

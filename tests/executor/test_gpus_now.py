@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pushtrain.core.errors import Forbidden
 from pushtrain.core.gpustate import GpuRun
 from pushtrain.core.grants import Scope
-from pushtrain.executor.lending import Holder
-from pushtrain.plumbing import gpu
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.gpu import inventory
+from pushtrain.executor.owner.lending import Holder
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.machine import gpu
+from pushtrain.plumbing.machine.gpu import inventory
 from pushtrain.testing import REPOSITORY, a_command
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 from served import Served, served

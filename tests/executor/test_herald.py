@@ -26,10 +26,10 @@ from pushtrain.core.lifecycle import (
 )
 from pushtrain.core.model import Attempt, JobSpec, Outcome, Reason, ResultsTarget, Run, State, TrainCommand
 from pushtrain.core.status import Answer, CommitStatus, Later, Never, Told, Verdict
-from pushtrain.executor.herald import Herald, Pace
+from pushtrain.executor.results.herald import Herald, Pace
+from pushtrain.executor.results.status import context, link, status_of
 from pushtrain.executor.service import ExecutorService
-from pushtrain.executor.status import context, link, status_of
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import SENDER, Clock, a_command, a_run, a_spec, an_attempt, eventually
 from status_host import TOKEN, Scripted, StatusApi, serving_statuses
 

@@ -13,7 +13,7 @@ from ruled import Lab, ran
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Outcome, Reason
 from pushtrain.core.rules import Hooks, Rules
-from pushtrain.executor.hooks import INHERITED
+from pushtrain.executor.runs.hooks import INHERITED
 from pushtrain.testing import wait_until
 
 SET_BY_A_SHELL = {"PWD", "OLDPWD", "SHLVL", "_", "PUSHTRAIN_HOOK", "PUSHTRAIN_PARENT"}

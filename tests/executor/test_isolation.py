@@ -1,7 +1,7 @@
 """Whole jobs inside each level of isolation: what training needs still works, and attacks come to nothing.
 
-What each level stops in general is tried by the canaries (tests/plumbing/test_trial.py); here it is the way
-from a command to its run: folders, records, log, the shim's promises.
+What each level stops in general is tried by the canaries (tests/plumbing/isolation/test_trial.py); here it is
+the way from a command to its run: folders, records, log, the shim's promises.
 """
 
 import json
@@ -20,12 +20,12 @@ from pushtrain.adapters.sandboxes import Ground, registry
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import DataSource, Isolation, JobNetwork, Outcome, Reason, Run
 from pushtrain.core.rules import Limits, Rules
-from pushtrain.executor import launch
-from pushtrain.executor.bytecode import MARK, Compiler
-from pushtrain.executor.cages import compiling_cage
-from pushtrain.executor.variables import attempt_mark
-from pushtrain.plumbing import process
-from pushtrain.plumbing.rundir import RunDir, held
+from pushtrain.executor.runs import launch
+from pushtrain.executor.runs.bytecode import MARK, Compiler
+from pushtrain.executor.runs.cages import compiling_cage
+from pushtrain.executor.runs.variables import attempt_mark
+from pushtrain.plumbing.attempts.rundir import RunDir, held
+from pushtrain.plumbing.programs import process
 from pushtrain.ports import Activation
 from pushtrain.testing import eventually
 from pushtrain.wiring.parts import adapter

@@ -19,9 +19,9 @@ from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.errors import ConfigError, Forbidden
 from pushtrain.core.model import Isolation, JobNetwork
 from pushtrain.core.rules import Rules
-from pushtrain.executor.access import Access
-from pushtrain.plumbing import process
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.executor.runs.access import Access
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.programs import process
 from pushtrain.testing import wait_until
 from pushtrain.wiring.isolation import choose
 from pushtrain.wiring.network import WayOut, granted

@@ -30,10 +30,10 @@ from pushtrain.core.invitation import (
 )
 from pushtrain.core.signing import Message, fingerprint, public_text, sign_request, sign_response
 from pushtrain.core.wire import ErrorBody
-from pushtrain.executor import joining
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.enrol import Joined, NotProven, join
-from pushtrain.plumbing.invitations import Invitations
+from pushtrain.executor.api import joining
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.enrol import Joined, NotProven, join
+from pushtrain.plumbing.keys.invitations import Invitations
 from pushtrain.testing import NOON, REPOSITORY, a_command
 from served import Served, served
 
@@ -189,7 +189,7 @@ def test_a_disk_that_is_full_authorises_nobody_and_says_so(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pushtrain.plumbing.invitations.replace", full)
+        patch.setattr("pushtrain.plumbing.keys.invitations.replace", full)
         with pytest.raises(StorageError, match="No space left"):
             joins(executor)
     assert not may(executor, ADA)

@@ -15,18 +15,20 @@ import pytest
 
 from pushtrain.core.model import Reason, Resources
 from pushtrain.core.owner import OwnerRules, Why
-from pushtrain.executor import landlord as module
-from pushtrain.executor.cardwatch import CardWatch
-from pushtrain.executor.landlord import Landlord
-from pushtrain.executor.lending import Holder, Terms
-from pushtrain.executor.meter import Meter
-from pushtrain.executor.ownerscreen import OwnerScreen
-from pushtrain.plumbing import gpu, process, standing
-from pushtrain.plumbing.energy import EnergyDay
-from pushtrain.plumbing.gpu import Sampler, inventory
-from pushtrain.plumbing.lock import FolderLock
-from pushtrain.plumbing.pause import PauseFile
-from pushtrain.plumbing.presence import Signals
+from pushtrain.executor.owner import landlord as module
+from pushtrain.executor.owner.cardwatch import CardWatch
+from pushtrain.executor.owner.landlord import Landlord
+from pushtrain.executor.owner.lending import Holder, Terms
+from pushtrain.executor.owner.meter import Meter
+from pushtrain.executor.owner.ownerscreen import OwnerScreen
+from pushtrain.plumbing.disk.lock import FolderLock
+from pushtrain.plumbing.machine import gpu
+from pushtrain.plumbing.machine.energy import EnergyDay
+from pushtrain.plumbing.machine.gpu import Sampler, inventory
+from pushtrain.plumbing.owner import standing
+from pushtrain.plumbing.owner.pause import PauseFile
+from pushtrain.plumbing.owner.presence import Signals
+from pushtrain.plumbing.programs import process
 from pushtrain.testing import Clock, eventually
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 
@@ -74,7 +76,7 @@ class Estate:
         self.owners, self.ours = people
         self.library = FakeNvml([FakeCard(memory=24 * GB), FakeCard(memory=24 * GB)])
         monkeypatch.setattr(gpu, "pynvml", self.library)
-        monkeypatch.setattr("pushtrain.executor.cardwatch.numbers_are_the_machines", lambda: True)
+        monkeypatch.setattr("pushtrain.executor.owner.cardwatch.numbers_are_the_machines", lambda: True)
         self.clock = Clock()
         self.gpus = inventory()
         self.holders: list[Holder] = []
@@ -537,7 +539,7 @@ def test_a_card_without_a_meter_counts_by_its_power(estate: Estate) -> None:
 def test_the_owners_screen_names_programs_and_borrowers_never_read_them(
     estate: Estate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pushtrain.executor.ownerscreen._name", lambda _: "blender")
+    monkeypatch.setattr("pushtrain.executor.owner.ownerscreen._name", lambda _: "blender")
     estate.lend(1)
     estate.waiting = 2
     estate.owner(0, 9 * GB)

@@ -15,10 +15,11 @@ import pytest
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.model import JobNetwork, Reason
-from pushtrain.executor import launch
-from pushtrain.executor.verdicts import sentence
-from pushtrain.plumbing import cgroups, process
-from pushtrain.plumbing.rundir import Limited, Orders, RunDir, Verdict
+from pushtrain.executor.runs import launch
+from pushtrain.executor.runs.verdicts import sentence
+from pushtrain.plumbing.attempts.rundir import Limited, Orders, RunDir, Verdict
+from pushtrain.plumbing.isolation import cgroups
+from pushtrain.plumbing.programs import process
 from pushtrain.ports import Cage, Enclosure
 
 MIB = 1024 * 1024

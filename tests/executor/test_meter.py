@@ -11,15 +11,15 @@ from pushtrain.core.gpus import GpuProcess, GpuSample
 from pushtrain.core.model import Attempt, Reason
 from pushtrain.core.owner import MACHINE, NOTHING_SEEN, Finding, Stance, Verdict, Why
 from pushtrain.core.usage import DAY, Stood
-from pushtrain.executor.books import Books
-from pushtrain.executor.cardwatch import Cards
-from pushtrain.executor.idle import Idle
-from pushtrain.executor.lending import Holder
-from pushtrain.executor.meter import Meter
-from pushtrain.plumbing.energy import EnergyDay
-from pushtrain.plumbing.gpu import inventory
-from pushtrain.plumbing.rundir import RunDir
-from pushtrain.plumbing.store import Store
+from pushtrain.executor.owner.books import Books
+from pushtrain.executor.owner.cardwatch import Cards
+from pushtrain.executor.owner.idle import Idle
+from pushtrain.executor.owner.lending import Holder
+from pushtrain.executor.owner.meter import Meter
+from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.machine.energy import EnergyDay
+from pushtrain.plumbing.machine.gpu import inventory
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, SENDER, Clock, an_attempt, eventually
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 
@@ -247,10 +247,10 @@ async def test_what_a_run_used_stands_in_its_results_and_in_the_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = FakeNvml([FakeCard(memory=24 * GB, energy=0.0)])
-    monkeypatch.setattr("pushtrain.plumbing.gpu.pynvml", library)
-    monkeypatch.setattr("pushtrain.executor.cardwatch.numbers_are_the_machines", lambda: True)
-    monkeypatch.setattr("pushtrain.executor.landlord.BRISK", 0.02)
-    monkeypatch.setattr("pushtrain.executor.meter._EVERY", 0.0)
+    monkeypatch.setattr("pushtrain.plumbing.machine.gpu.pynvml", library)
+    monkeypatch.setattr("pushtrain.executor.owner.cardwatch.numbers_are_the_machines", lambda: True)
+    monkeypatch.setattr("pushtrain.executor.owner.landlord.BRISK", 0.02)
+    monkeypatch.setattr("pushtrain.executor.owner.meter._EVERY", 0.0)
     house = House(tmp_path)
     house.gpus = inventory()
     async with house.running() as service:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pushtrain.adapters.metrics.csv import Csv
 from pushtrain.adapters.metrics.jsonl import JsonLines
-from pushtrain.executor import metrics
-from pushtrain.executor.metrics import MOST_POINTS, Metric, candidates, direction, gather
+from pushtrain.executor.results import metrics
+from pushtrain.executor.results.metrics import MOST_POINTS, Metric, candidates, direction, gather
 from pushtrain.ports import Series
 
 FORMATS = (JsonLines(), Csv())

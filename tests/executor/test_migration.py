@@ -17,17 +17,17 @@ from moto.server import ThreadedMotoServer
 
 from pushtrain.core.errors import Busy, Conflict, DataError, Refused
 from pushtrain.core.model import Checkpoint, Outcome, PreemptSignal, Reason, Run, State, TrainCommand
-from pushtrain.executor import luggage
-from pushtrain.executor.artifacts import UploadError
+from pushtrain.executor.api.web import create_app
+from pushtrain.executor.moving import luggage
+from pushtrain.executor.results.artifacts import UploadError
 from pushtrain.executor.service import ExecutorService
-from pushtrain.executor.web import create_app
-from pushtrain.plumbing import lfs
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import Authorized
-from pushtrain.plumbing.pause import PauseFile
-from pushtrain.plumbing.rundir import RunDir
-from pushtrain.plumbing.serve import serving
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.git import lfs
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.http.serve import serving
+from pushtrain.plumbing.keys.authorized import Authorized
+from pushtrain.plumbing.owner.pause import PauseFile
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.rounds import Rounds
 from pushtrain.testing import SENDER, a_command, a_run, a_spec, eventually
 

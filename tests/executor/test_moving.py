@@ -16,10 +16,10 @@ from pushtrain.core.model import Outcome, Reason, Resources, State
 from pushtrain.core.policy import pace_key
 from pushtrain.core.signing import fingerprint
 from pushtrain.core.wire import MAX_TOLD
-from pushtrain.executor import events, stream
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import Scope
-from pushtrain.plumbing.store import Store
+from pushtrain.executor.api import events, stream
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import Scope
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import Clock, a_command, a_gpu, a_spec, wait_until
 from served import Served, served
 

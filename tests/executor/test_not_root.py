@@ -18,9 +18,9 @@ from pushtrain.adapters.sandboxes.confined import Confined
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.model import DataSource, JobNetwork, Outcome, Run
 from pushtrain.core.rules import Rules
-from pushtrain.plumbing import jobuser
-from pushtrain.plumbing.inside import command
-from pushtrain.plumbing.visits import disarm
+from pushtrain.plumbing.isolation import jobuser
+from pushtrain.plumbing.isolation.inside import command
+from pushtrain.plumbing.isolation.visits import disarm
 from pushtrain.ports import Cage
 
 SOURCE = str(Path(pushtrain.__file__).parents[1])
@@ -192,7 +192,9 @@ def test_disarming_follows_no_link_and_passes_over_no_depth(tmp_path: Path) -> N
 def test_a_root_that_cannot_become_others_is_told_so() -> None:
     if not shutil.which("setpriv"):
         pytest.skip("there is no setpriv")
-    script = "import json; from pushtrain.plumbing import jobuser; print(json.dumps(jobuser.lacking()))"
+    script = (
+        "import json; from pushtrain.plumbing.isolation import jobuser; print(json.dumps(jobuser.lacking()))"
+    )
     argv = ("setpriv", "--bounding-set", "-sys_admin,-setuid", sys.executable, "-c", script)
     environ = {**os.environ, "PYTHONPATH": SOURCE}
     done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=True)

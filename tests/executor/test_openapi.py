@@ -22,8 +22,8 @@ from asking import SENDER, Answer, headers_for, send
 from pushtrain.core.lifecycle import Exited, Prepared
 from pushtrain.core.model import Artifact, Reason, TrainCommand, run_id
 from pushtrain.core.wire import LINES
-from pushtrain.executor.calls import ROUTES
-from pushtrain.executor.web import create_app
+from pushtrain.executor.api.calls import ROUTES
+from pushtrain.executor.api.web import create_app
 from pushtrain.testing import REPOSITORY, a_command
 from served import Served, served
 

@@ -15,11 +15,12 @@ from pushtrain.adapters.sandboxes.user import OwnUser
 from pushtrain.core.canaries import Act, Result
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import JobNetwork
-from pushtrain.plumbing import jobuser, process
-from pushtrain.plumbing.inside import command
-from pushtrain.plumbing.nearby import Machine
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.trial import try_level
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.isolation import jobuser
+from pushtrain.plumbing.isolation.inside import command
+from pushtrain.plumbing.isolation.nearby import Machine
+from pushtrain.plumbing.isolation.trial import try_level
+from pushtrain.plumbing.programs import process
 from pushtrain.ports import Cage
 
 SYSTEM = f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -99,7 +100,7 @@ def test_another_look_at_the_state_folder_does_not_shut_running_jobs_out(state: 
 
 PARENT = """
 import ctypes, os, signal, sys, time
-from pushtrain.plumbing import confine
+from pushtrain.plumbing.isolation import confine
 wanted = {"lock": None, "status": None, "variables": None, "opened": {}, "held": False, "filter": "",
           "landlock": None, "uplink": False, "drop": False, "user": [34567, 34567], "groups": [],
           "trees": TREES}

@@ -16,11 +16,12 @@ from executor_house import House, done, logged, reached, story
 from pushtrain.core.model import Outcome, Reason, Resources, Run, State
 from pushtrain.core.owner import OwnerRules
 from pushtrain.core.rules import Rules
-from pushtrain.executor import landlord
+from pushtrain.executor.owner import landlord
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing import gpu, process
-from pushtrain.plumbing.gpu import inventory
-from pushtrain.plumbing.pause import PauseFile
+from pushtrain.plumbing.machine import gpu
+from pushtrain.plumbing.machine.gpu import inventory
+from pushtrain.plumbing.owner.pause import PauseFile
+from pushtrain.plumbing.programs import process
 from pushtrain.testing import eventually
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from pushtrain.core.model import State
 from pushtrain.core.owner import OwnerRules
-from pushtrain.executor.landlord import Landlord
-from pushtrain.executor.lending import Terms
-from pushtrain.plumbing.store import Store
+from pushtrain.executor.owner.landlord import Landlord
+from pushtrain.executor.owner.lending import Terms
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing.lab import Lab, Machine, Work
 from pushtrain.testing.labparts import Kept, Memory
 from pushtrain.testing.labweek import week

@@ -13,11 +13,11 @@ from executor_house import House, Killable, Stuck, done, logged, reached, story
 from pushtrain.core.errors import StorageError
 from pushtrain.core.lifecycle import Event, Requeued
 from pushtrain.core.model import Attempt, Outcome, Reason, Run, State
-from pushtrain.executor import launch
+from pushtrain.executor.runs import launch
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing import process
-from pushtrain.plumbing.rundir import RunDir, StopOrder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.attempts.rundir import RunDir, StopOrder
+from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import eventually, wait_until
 
 RESUMES = """

@@ -16,22 +16,22 @@ from executor_house import Bare, House
 from pushtrain.core.errors import BuildError, Cancelled, Forbidden, NeedsCode
 from pushtrain.core.model import EnvironmentSpec, Isolation, Progress, Reason, Run, Stage
 from pushtrain.core.rules import Rules
-from pushtrain.executor.bytecode import MARK, Compiler
-from pushtrain.executor.meter import Meter
-from pushtrain.executor.preflight import ask_torch
-from pushtrain.executor.prepare import Preparation, PreparationError, Workshop
+from pushtrain.executor.owner.meter import Meter
 from pushtrain.executor.rulebook import Rulebook
-from pushtrain.executor.variables import attempt_mark, job_environment
-from pushtrain.executor.vault import Vault
-from pushtrain.plumbing.cache import Cache
-from pushtrain.plumbing.energy import EnergyDay
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.holdings import Holdings
-from pushtrain.plumbing.ledger import Ledger
-from pushtrain.plumbing.rundir import Orders, RunDir
-from pushtrain.plumbing.sealing import sealing_key
-from pushtrain.plumbing.store import Store
-from pushtrain.plumbing.upkeep import upkeep_of
+from pushtrain.executor.runs.bytecode import MARK, Compiler
+from pushtrain.executor.runs.preflight import ask_torch
+from pushtrain.executor.runs.prepare import Preparation, PreparationError, Workshop
+from pushtrain.executor.runs.variables import attempt_mark, job_environment
+from pushtrain.executor.runs.vault import Vault
+from pushtrain.plumbing.attempts.rundir import Orders, RunDir
+from pushtrain.plumbing.data.ledger import Ledger
+from pushtrain.plumbing.disk.cache import Cache
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.housekeeping.holdings import Holdings
+from pushtrain.plumbing.housekeeping.upkeep import upkeep_of
+from pushtrain.plumbing.keys.sealing import sealing_key
+from pushtrain.plumbing.machine.energy import EnergyDay
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.ports import Activation, Builder, Enclosure, Environment, Recipe
 from pushtrain.testing import REPOSITORY, a_command, a_gpu, a_run, a_spec, an_attempt, wait_until
 

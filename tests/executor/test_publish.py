@@ -28,14 +28,14 @@ from pushtrain.core.errors import (
 from pushtrain.core.model import Outcome, Reason, ResultsTarget, Run, State
 from pushtrain.core.settings import ExecutorSettings, Repository
 from pushtrain.demo.host import Host
-from pushtrain.executor import artifacts, index
-from pushtrain.executor import publish as publishing
-from pushtrain.executor.publish import Publishable, Published, Publisher
-from pushtrain.plumbing import lfs
-from pushtrain.plumbing.branch import Branch
-from pushtrain.plumbing.complaint import PushDeclined
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.rundir import RunDir
+from pushtrain.executor.results import artifacts, index
+from pushtrain.executor.results import publish as publishing
+from pushtrain.executor.results.publish import Publishable, Published, Publisher
+from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.git import lfs
+from pushtrain.plumbing.git.branch import Branch
+from pushtrain.plumbing.git.complaint import PushDeclined
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.testing import NOON, WorkRepository, a_command, a_gpu, a_run, a_spec, an_attempt
 
 KEY = "github.com/octo/hello"
@@ -280,10 +280,10 @@ def test_killed_between_push_and_bookkeeping_nothing_is_doubled(line: Line) -> N
         from pathlib import Path
         from pushtrain.core.model import Run
         from pushtrain.core.settings import ExecutorSettings, Repository
-        from pushtrain.executor.publish import Publishable, Publisher
-        from pushtrain.plumbing.branch import Branch
-        from pushtrain.plumbing.git import Mirror
-        from pushtrain.plumbing.rundir import RunDir
+        from pushtrain.executor.results.publish import Publishable, Publisher
+        from pushtrain.plumbing.git.branch import Branch
+        from pushtrain.plumbing.git.mirror import Mirror
+        from pushtrain.plumbing.attempts.rundir import RunDir
 
         push = Branch.push
         def push_and_die(self, commit, **options):
@@ -327,9 +327,9 @@ def test_random_kills_cost_no_run_and_double_none(line: Line) -> None:
         from pathlib import Path
         from pushtrain.core.model import Run
         from pushtrain.core.settings import ExecutorSettings, Repository
-        from pushtrain.executor.publish import Publishable, Published, Publisher
-        from pushtrain.plumbing.git import Mirror
-        from pushtrain.plumbing.rundir import RunDir
+        from pushtrain.executor.results.publish import Publishable, Published, Publisher
+        from pushtrain.plumbing.git.mirror import Mirror
+        from pushtrain.plumbing.attempts.rundir import RunDir
         where, key, remote, folder, run = sys.argv[1:]
         mirror = Mirror(Path(where), Repository(key=key, remote=remote))
         run = Run.model_validate_json(run)

@@ -29,10 +29,10 @@ from moody_host import (
 from pushtrain.core.errors import CredentialError, GitError, NotFound, PushtrainError
 from pushtrain.core.model import RESULTS_BRANCH
 from pushtrain.core.settings import ExecutorSettings, Repository
-from pushtrain.executor.courier import pause_after
-from pushtrain.executor.publish import Publisher
-from pushtrain.plumbing.complaint import PushDeclined, RateLimited
-from pushtrain.plumbing.git import Mirror
+from pushtrain.executor.results.courier import pause_after
+from pushtrain.executor.results.publish import Publisher
+from pushtrain.plumbing.git.complaint import PushDeclined, RateLimited
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.testing import NOON, WorkRepository
 
 

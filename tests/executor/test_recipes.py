@@ -15,7 +15,7 @@ from executor_house import House, done, story
 
 from pushtrain.core.model import Outcome, Reason, Run
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing.rundir import RunDir
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.testing import eventually
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"

@@ -23,11 +23,11 @@ from pushtrain.core.model import (
     StageTime,
     State,
 )
-from pushtrain.executor import index, plot, report, wording
-from pushtrain.executor import markdown as md
-from pushtrain.executor.metrics import Metric
-from pushtrain.executor.report import Story
-from pushtrain.plumbing.rundir import LogEnds
+from pushtrain.executor.results import index, plot, report, wording
+from pushtrain.executor.results import markdown as md
+from pushtrain.executor.results.metrics import Metric
+from pushtrain.executor.results.report import Story
+from pushtrain.plumbing.attempts.rundir import LogEnds
 from pushtrain.testing import NOON, a_command, a_run, a_spec, an_attempt
 
 SVG = "{http://www.w3.org/2000/svg}"

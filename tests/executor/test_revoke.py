@@ -19,8 +19,8 @@ from pushtrain.core.model import Outcome, State
 from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.warden import Warden
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import Authorized
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import Authorized
 from pushtrain.ports import Activation
 from pushtrain.testing import SENDER, SENDER_KEY, Clock, a_command, eventually
 from served import Served, served

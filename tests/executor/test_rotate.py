@@ -14,10 +14,10 @@ from pushtrain.core.model import Outcome, TrainCommand
 from pushtrain.core.settings import ExecutorAddress, Settings
 from pushtrain.core.signing import fingerprint, public_text
 from pushtrain.core.succession import header, succession
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.identity import Identity, load, rotate
-from pushtrain.plumbing.keys import Trusted
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import Trusted
+from pushtrain.plumbing.keys.identity import Identity, load, rotate
 from pushtrain.testing import REPOSITORY, a_command
 from pushtrain.wiring.parts import executor_addresses
 from pushtrain.wiring.trust import follow, heirs, trusted_here

@@ -19,8 +19,8 @@ from pushtrain.core.redact import Mask
 from pushtrain.core.secrets import parse, without
 from pushtrain.core.settings import OwnerSecret
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing.keys import Authorized, Scope
-from pushtrain.plumbing.rundir import RunDir
+from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.keys.authorized import Authorized, Scope
 from pushtrain.testing import REPOSITORY, eventually
 from pushtrain.wiring.history import History
 

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.model import Reason, Stage
-from pushtrain.executor import launch
-from pushtrain.plumbing import process
-from pushtrain.plumbing.rundir import (
+from pushtrain.executor.runs import launch
+from pushtrain.plumbing.attempts.rundir import (
     Orders,
     RunDir,
     SetupStep,
@@ -25,7 +24,8 @@ from pushtrain.plumbing.rundir import (
     read_ends,
     write_record,
 )
-from pushtrain.plumbing.terse import to_json
+from pushtrain.plumbing.attempts.terse import to_json
+from pushtrain.plumbing.programs import process
 
 MIB = 1024 * 1024
 Start = Callable[..., "Attempt"]
@@ -513,7 +513,7 @@ def test_what_is_said_is_never_in_the_shims_hands_alone(tmp_path: Path) -> None:
     """The kernel moves it from pipe to log: a kill between reading and writing would lose it."""
     script = (
         "import os\n"
-        "from pushtrain.plumbing import tape\n"
+        "from pushtrain.plumbing.attempts import tape\n"
         "log = tape.Tape()\n"
         "def read(*_): raise SystemExit('it is read')\n"
         "tape.os.read = read\n"

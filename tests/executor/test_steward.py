@@ -6,8 +6,8 @@ import pytest
 from executor_house import House, done, story
 
 from pushtrain.executor import steward
-from pushtrain.plumbing.cache import Cache
-from pushtrain.plumbing.rundir import RunDir
+from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.testing import eventually
 
 

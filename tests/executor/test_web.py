@@ -23,9 +23,9 @@ from pushtrain.core.signing import (
     fingerprint,
 )
 from pushtrain.core.wire import MAX_BODY
-from pushtrain.plumbing import drainfile
-from pushtrain.plumbing.keys import Scope
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.keys.authorized import Scope
+from pushtrain.plumbing.owner import drainfile
 from pushtrain.testing import NOON, REPOSITORY, a_command, a_spec
 from served import Served, served
 

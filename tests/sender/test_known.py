@@ -13,9 +13,9 @@ from pushtrain.core.place import Place
 from pushtrain.core.roster import LIFETIME, Standing, sign_card, with_card
 from pushtrain.core.settings import Repository
 from pushtrain.core.signing import fingerprint, public_text
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.rosterfile import RosterFile
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.rosterfile import RosterFile
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.known import Rosters
 from pushtrain.sender.poll import Reconciler
 from pushtrain.testing import NOON, Clock, a_card

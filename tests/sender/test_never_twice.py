@@ -29,7 +29,7 @@ from pushtrain.core.lifecycle import (
     comes_back,
 )
 from pushtrain.core.model import Capacity, Challenge, Outcome, Reason, Run, State, TrainCommand
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.rounds import Rounds, Work
 from pushtrain.sender.watch import Watch
 from pushtrain.testing import SENDER, Clock, a_capacity, a_card, a_command

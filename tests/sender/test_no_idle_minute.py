@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pushtrain.core.errors import Unreachable
 from pushtrain.core.frames import CapacityFrame
 from pushtrain.core.model import Challenge, Run, TrainCommand
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.rounds import Rounds
 from pushtrain.sender.watch import Watch
 from pushtrain.testing import NOON, SENDER, Clock, a_capacity, a_card, a_command, a_run

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pushtrain.core.model import Capacity, FreeGpu, JobSpec, Resources
 from pushtrain.core.policy import fits, pace_key, starts_now
-from pushtrain.plumbing.outbox import Outgoing
+from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.sender.placement import FIRST_ASKED, RECALL_AFTER, Given, Plan, Queued, Seen, decide, less
 from pushtrain.testing import NOON, REPOSITORY, a_card, a_command, a_gpu, a_spec
 

@@ -7,7 +7,7 @@ import pytest
 
 from pushtrain.core.errors import ConfigError, GitError, NotFound
 from pushtrain.core.model import NO_COMMIT
-from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender.planning import plan, plan_by_hand
 from sender_world import World
 

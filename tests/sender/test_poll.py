@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pushtrain.core.errors import GitError, PushtrainError
 from pushtrain.core.model import NO_COMMIT
 from pushtrain.core.settings import Repository
-from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender.poll import Reconciler, moves
 from pushtrain.sender.service import SenderService
 from pushtrain.testing import eventually

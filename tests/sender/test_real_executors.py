@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cable import Cable
 from pushtrain.core.lifecycle import Exited, Prepared
 from pushtrain.core.model import Outcome, Reason, Resources, Run, State, TrainCommand
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender import board
 from pushtrain.sender.rounds import Rounds
 from pushtrain.testing import SENDER, Clock, a_command, a_gpu, a_spec, eventually

@@ -27,9 +27,9 @@ from hypothesis.stateful import (
 from pushtrain.core.errors import GitError, NotFound
 from pushtrain.core.model import NO_COMMIT, Push
 from pushtrain.core.settings import Repository, SenderSettings
-from pushtrain.plumbing.complaint import RateLimited
-from pushtrain.plumbing.git import CommitInfo, Mirror
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.git.complaint import RateLimited
+from pushtrain.plumbing.git.mirror import CommitInfo, Mirror
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.ports import Stop
 from pushtrain.sender.poll import Reconciler
 from pushtrain.sender.service import SenderService

@@ -12,8 +12,8 @@ import pytest
 from pushtrain.core.errors import Busy, Conflict, Draining, Forbidden, StorageError, Unreachable
 from pushtrain.core.frames import CapacityFrame
 from pushtrain.core.model import FreeGpu, Resources, TrainCommand
-from pushtrain.plumbing.outbox import Outgoing
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.sqlite.outbox import Outgoing
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender import board
 from pushtrain.sender import rounds as rounds_module
 from pushtrain.sender.rounds import Rounds

@@ -13,7 +13,7 @@ import pytest
 import urllib3
 
 from pushtrain.adapters.hosts.github import GitHub
-from pushtrain.plumbing.serve import serving
+from pushtrain.plumbing.http.serve import serving
 from pushtrain.sender.web import BODY_LIMIT, create_app
 from pushtrain.testing import eventually
 from sender_world import World

@@ -14,7 +14,7 @@ import pytest
 from pushtrain.core.errors import Forbidden, GitError, NotFound
 from pushtrain.core.model import Push
 from pushtrain.core.settings import Repository
-from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender import service as service_module
 from pushtrain.sender.planning import Plan
 from pushtrain.sender.planning import plan as really_plan

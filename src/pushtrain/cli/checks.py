@@ -17,11 +17,11 @@ from pushtrain.cli.finding import Finding
 from pushtrain.core.errors import PushtrainError
 from pushtrain.core.model import Gpu, State
 from pushtrain.core.settings import Settings
-from pushtrain.plumbing.excluded import Excluded
-from pushtrain.plumbing.salvage import damage
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
-from pushtrain.plumbing.systemd import UNIT, Manager
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.machine.excluded import Excluded
+from pushtrain.plumbing.machine.systemd import UNIT, Manager
+from pushtrain.plumbing.sqlite.salvage import damage
+from pushtrain.plumbing.sqlite.store import Store
 
 _GIT: Final = (2, 30)
 _READ: Final = 0o077
@@ -185,7 +185,7 @@ def _disk(folder: StateFolder, settings: Settings) -> Finding:
 
 
 def _gpus() -> Finding:
-    from pushtrain.plumbing.gpu import inventory
+    from pushtrain.plumbing.machine.gpu import inventory
 
     gpus = inventory(wake=False)
     if not gpus and _DRIVER.exists():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pushtrain.core.errors import GitError, NotFound, UsageError
 from pushtrain.core.forms import did_you_mean
-from pushtrain.plumbing.gitcommand import Git
-from pushtrain.plumbing.remotes import key_of
+from pushtrain.plumbing.git.command import Git
+from pushtrain.plumbing.git.remotes import key_of
 
 _HEADS = "refs/heads/"
 _ORIGIN = "refs/remotes/origin/"

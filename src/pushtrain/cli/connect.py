@@ -18,8 +18,8 @@ from pushtrain.core.errors import PushtrainError, Unreachable, UsageError
 from pushtrain.core.forms import clean
 from pushtrain.core.roster import Standing, Verdict
 from pushtrain.core.settings import Repository
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.remotes import key_of
+from pushtrain.plumbing.git.remotes import key_of
+from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.wiring.directory import Directory, look_up
 from pushtrain.wiring.settings import load_settings, open_state
 

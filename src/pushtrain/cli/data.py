@@ -22,11 +22,11 @@ from pushtrain.core.errors import ConfigError, DataError, NotFound, UsageError
 from pushtrain.core.jobfile import FILE, JobFile, parse
 from pushtrain.core.model import DataSource, Fetched
 from pushtrain.core.weburl import shown
-from pushtrain.plumbing.cache import Cache
-from pushtrain.plumbing.data import fetch
-from pushtrain.plumbing.files import replace
-from pushtrain.plumbing.terms import OWN
-from pushtrain.plumbing.trees import remove_tree
+from pushtrain.plumbing.data.supply import fetch
+from pushtrain.plumbing.data.terms import OWN
+from pushtrain.plumbing.disk.cache import Cache
+from pushtrain.plumbing.disk.files import replace
+from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.ports import Report
 from pushtrain.wiring.settings import open_state
 

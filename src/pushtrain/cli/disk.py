@@ -14,9 +14,9 @@ from pushtrain.core.errors import NotFound, UsageError
 from pushtrain.core.forms import Wrong, size
 from pushtrain.core.lean import Kind, Piece
 from pushtrain.core.settings import Settings
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
-from pushtrain.plumbing.upkeep import Survey, Upkeep
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.housekeeping.upkeep import Survey, Upkeep
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.wiring.lean import upkeep
 from pushtrain.wiring.settings import load_settings, open_state
 

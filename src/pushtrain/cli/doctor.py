@@ -21,7 +21,7 @@ from pushtrain.cli.hanging import MARGIN, hang
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import NeedsMending, PushtrainError
 from pushtrain.core.settings import Settings
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.settings import load_settings, open_state
 
 _NAMES: Final = 16

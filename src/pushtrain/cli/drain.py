@@ -10,10 +10,10 @@ from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import Conflict, NotFound, UsageError
 from pushtrain.core.forms import Wrong, duration
-from pushtrain.plumbing.drainfile import done, order, ordered
-from pushtrain.plumbing.lock import holder
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.disk.lock import holder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.owner.drainfile import done, order, ordered
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.wiring.parts import running_card
 from pushtrain.wiring.settings import open_state
 

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from pushtrain.cli import render
 from pushtrain.cli.options import Json, MinIsolation, Network, Repo, State, TunnelName
 from pushtrain.cli.ownerlines import one_line, tell
-from pushtrain.plumbing.courtesy import stand_back
+from pushtrain.plumbing.programs.courtesy import stand_back
 
 app = App(name="executor")
 app.command(

@@ -24,7 +24,7 @@ from pushtrain.core.errors import (
     UsageError,
 )
 from pushtrain.core.model import Outcome, Run, RunView
-from pushtrain.plumbing.client import ExecutorClient
+from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.wiring.directory import Directory
 from pushtrain.wiring.history import History, Unsent, came_of, open_history
 from pushtrain.wiring.parts import own_id

@@ -16,8 +16,8 @@ from pushtrain.cli.terminal import clean
 from pushtrain.core.errors import NotFound, PushtrainError, Unreachable, UsageError
 from pushtrain.core.gpustate import GpuRun, GpuState, MachineGpus, state_of
 from pushtrain.core.model import State
-from pushtrain.plumbing.excluded import Excluded
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.machine.excluded import Excluded
 from pushtrain.wiring.history import open_history
 from pushtrain.wiring.parts import client_maker, executor_addresses, running_card
 from pushtrain.wiring.settings import load_settings, open_state
@@ -112,7 +112,7 @@ def _here(folder: StateFolder) -> MachineGpus:
     if running_card(folder) is not None:
         with contextlib.suppress(PushtrainError):  # it may be ending just now: then the driver is asked
             return client_maker(folder, settings)(executor_addresses(folder, settings)[0]).gpus()
-    from pushtrain.plumbing.gpu import Sampler, inventory  # lazy: it loads NVIDIA's library
+    from pushtrain.plumbing.machine.gpu import Sampler, inventory  # lazy: it loads NVIDIA's library
 
     found, sampler = inventory(wake=False), Sampler(wake=False)
     try:

@@ -48,7 +48,7 @@ def pattern(repo: str) -> str:
         UsageError: It is neither.
     """
     if "://" in repo or "@" in repo:
-        from pushtrain.plumbing.remotes import key_of
+        from pushtrain.plumbing.git.remotes import key_of
 
         return key_of(repo)
     if repo in {"*", "**"}:

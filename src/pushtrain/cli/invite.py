@@ -26,10 +26,10 @@ from pushtrain.core.invitation import (
     spell,
 )
 from pushtrain.core.signing import fingerprint, parse_public, public_text
-from pushtrain.plumbing.invitations import Invitations
-from pushtrain.plumbing.keyfile import check_word
-from pushtrain.plumbing.keys import load_or_create
-from pushtrain.plumbing.lock import holder
+from pushtrain.plumbing.disk.lock import holder
+from pushtrain.plumbing.keys.authorized import load_or_create
+from pushtrain.plumbing.keys.invitations import Invitations
+from pushtrain.plumbing.keys.keyfile import check_word
 from pushtrain.wiring.parts import local_url, running_card
 from pushtrain.wiring.settings import open_state
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pushtrain.core.model import ExecutorCard
-    from pushtrain.plumbing.state import StateFolder
+    from pushtrain.plumbing.disk.state import StateFolder
 
 _LOOK: Final = 0.2
 """Seconds between two looks at what became of the invitation."""

@@ -9,7 +9,7 @@ from pushtrain.cli.hanging import hang
 from pushtrain.core.canaries import Act, Findings, Result
 from pushtrain.core.model import Isolation
 from pushtrain.core.settings import Settings
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.isolation import Rung, ladder
 from pushtrain.wiring.network import way_out
 

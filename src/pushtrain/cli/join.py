@@ -12,9 +12,9 @@ from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import Unreachable, UsageError
 from pushtrain.core.invitation import Keys, derived, parse_code
 from pushtrain.core.roster import wrong_address
-from pushtrain.plumbing.enrol import Joined, NotProven
-from pushtrain.plumbing.enrol import join as ask
-from pushtrain.plumbing.keys import Trusted, load_or_create
+from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
+from pushtrain.plumbing.keys.enrol import Joined, NotProven
+from pushtrain.plumbing.keys.enrol import join as ask
 from pushtrain.wiring.directory import look_up
 from pushtrain.wiring.parts import local_url, running_card
 from pushtrain.wiring.settings import load_settings, open_state
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pushtrain.core.model import ExecutorCard
-    from pushtrain.plumbing.state import StateFolder
+    from pushtrain.plumbing.disk.state import StateFolder
 
 _MOST: Final = 16
 """Executors of a roster that are asked for an invitation."""

@@ -23,10 +23,10 @@ from pushtrain.cli.options import Json, State
 from pushtrain.core.grants import Grant
 from pushtrain.core.model import State as RunState
 from pushtrain.core.signing import fingerprint, parse_public, public_text
-from pushtrain.plumbing.invitations import Invitations
-from pushtrain.plumbing.keys import Authorized, load_or_create
-from pushtrain.plumbing.lock import holder
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.lock import holder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.keys.authorized import Authorized, load_or_create
+from pushtrain.plumbing.keys.invitations import Invitations
 from pushtrain.wiring.history import open_history
 from pushtrain.wiring.settings import open_state
 from pushtrain.wiring.trust import names as trusted_names

@@ -15,7 +15,7 @@ from pushtrain.cli.options import Json, State
 from pushtrain.cli.terminal import LogFilter
 from pushtrain.core.errors import NotFound, RunFailed, UsageError
 from pushtrain.core.model import LogChunk, Outcome, Run
-from pushtrain.plumbing.client import LogFrame, ViewFrame
+from pushtrain.plumbing.http.client import LogFrame, ViewFrame
 from pushtrain.wiring.history import Unsent
 
 _CHUNK = 1024 * 1024

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pushtrain.cli.finding import Finding
 from pushtrain.core.model import JobNetwork
 from pushtrain.core.settings import Settings
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
 
 
 def network(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
@@ -18,7 +18,7 @@ def network(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
     if rule is JobNetwork.NONE:
         yield Finding("network", "ok", "jobs reach nothing (`none`)")
         return
-    from pushtrain.plumbing.uplink import Uplinks  # lazy: only doctor needs it here
+    from pushtrain.plumbing.isolation.uplink import Uplinks  # lazy: only doctor needs it here
 
     folder.isolation.mkdir(parents=True, exist_ok=True)
     uplinks = Uplinks(folder.isolation)

@@ -7,10 +7,10 @@ from pushtrain.cli.finding import Finding
 from pushtrain.core.owner import OwnerRules
 from pushtrain.core.ruling import spoken
 from pushtrain.core.settings import Settings
-from pushtrain.plumbing.gpu import Sampler
-from pushtrain.plumbing.pause import PauseFile
-from pushtrain.plumbing.presence import Presence, Signals
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.machine.gpu import Sampler
+from pushtrain.plumbing.owner.pause import PauseFile
+from pushtrain.plumbing.owner.presence import Presence, Signals
 
 _HOURS = 'State `hours` in `[rules.owner]`, such as `hours = ["Mon-Fri 18:00-08:00", "Sat,Sun"]`.'
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pushtrain.cli import render
-from pushtrain.plumbing import standing
-from pushtrain.plumbing.pause import PauseFile
-from pushtrain.plumbing.standing import CardStands, Standing
-from pushtrain.plumbing.state import StateFolder, default_state
+from pushtrain.plumbing.disk.state import StateFolder, default_state
+from pushtrain.plumbing.owner import standing
+from pushtrain.plumbing.owner.pause import PauseFile
+from pushtrain.plumbing.owner.standing import CardStands, Standing
 
 
 def clock(at: float) -> str:

@@ -12,9 +12,9 @@ from pushtrain.cli.options import Json, State
 from pushtrain.cli.ownerlines import clock
 from pushtrain.core.errors import PushtrainError, UsageError
 from pushtrain.core.forms import Wrong, duration
-from pushtrain.plumbing import standing
-from pushtrain.plumbing.pause import PauseFile
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.owner import standing
+from pushtrain.plumbing.owner.pause import PauseFile
 from pushtrain.wiring.settings import load_settings, open_state
 
 

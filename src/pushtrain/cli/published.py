@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from pushtrain.cli.clone import Clone
 from pushtrain.core.errors import GitError, NotFound, PushtrainError
 from pushtrain.core.model import Artifact, Attempt, Run, RunEvent, RunView, State
-from pushtrain.plumbing.git import parse_batch
-from pushtrain.plumbing.gitcommand import Git
+from pushtrain.plumbing.git.command import Git
+from pushtrain.plumbing.git.mirror import parse_batch
 
 _FOLDER: Final = re.compile(r"(?:.*/)?runs/([^/]+)/(\d{4}-\d{2})/(\d{2})-([0-9a-f]{7})-([0-9a-f]{8,32})")
 _LARGEST: Final = 1 << 31

@@ -15,10 +15,10 @@ from pushtrain.core.errors import PushtrainError
 from pushtrain.core.forms import clean
 from pushtrain.core.settings import Repository, Settings
 from pushtrain.core.signing import MAX_SKEW
-from pushtrain.plumbing.branch import Branch
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.clocks import ahead
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.branch import Branch
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.http.clocks import ahead
 from pushtrain.wiring.directory import Directory, look_up
 from pushtrain.wiring.parts import executor_clients, mirror, running_card
 from pushtrain.wiring.statuses import TOKEN, statuses

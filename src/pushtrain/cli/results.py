@@ -18,10 +18,10 @@ from pushtrain.cli.published import PublishedRuns, Record
 from pushtrain.cli.terminal import clean
 from pushtrain.core.errors import NotFound, PushtrainError
 from pushtrain.core.model import Artifact
-from pushtrain.executor import artifacts
-from pushtrain.executor.collect import unfit
-from pushtrain.plumbing import lfs
-from pushtrain.plumbing.checkout import clone as copy_file
+from pushtrain.executor.results import artifacts
+from pushtrain.executor.results.collect import unfit
+from pushtrain.plumbing.git import lfs
+from pushtrain.plumbing.git.checkout import clone as copy_file
 
 app = App(name="results", help="List, show and fetch what runs left, from the clone you stand in.")
 

@@ -15,7 +15,7 @@ from pushtrain.cli.clone import open_clone
 from pushtrain.cli.safelog import SafeFormatter
 from pushtrain.core.errors import UsageError
 from pushtrain.core.settings import Settings
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.rooms import Running
 from pushtrain.wiring.settings import load_settings
 

@@ -9,7 +9,7 @@ from pushtrain.core.forms import clean
 from pushtrain.core.roster import Standing, Verdict
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.parts import identity, mirror, running_card
 from pushtrain.wiring.rosters import look
 

@@ -7,8 +7,8 @@ from pushtrain.core.errors import UsageError
 from pushtrain.core.forms import Wrong, duration
 from pushtrain.core.signing import public_text
 from pushtrain.core.succession import LONGEST_OVERLAP
-from pushtrain.plumbing import identity
-from pushtrain.plumbing.lock import holder
+from pushtrain.plumbing.disk.lock import holder
+from pushtrain.plumbing.keys import identity
 from pushtrain.wiring.settings import open_state
 
 

@@ -27,11 +27,11 @@ from pushtrain.core.ruling import (
 )
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public
-from pushtrain.plumbing.identity import Ring
-from pushtrain.plumbing.keys import Authorized
-from pushtrain.plumbing.ledger import read_today
-from pushtrain.plumbing.remotes import check_ref, key_of
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.data.ledger import read_today
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.remotes import check_ref, key_of
+from pushtrain.plumbing.keys.authorized import Authorized
+from pushtrain.plumbing.keys.identity import Ring
 from pushtrain.wiring.parts import identity, running_card
 from pushtrain.wiring.settings import Loaded, load, open_state
 

@@ -9,7 +9,7 @@ from pushtrain.core.rules import Allow
 from pushtrain.core.ruling import Refusal, by_number
 from pushtrain.core.settings import Settings
 from pushtrain.executor.rulebook import Rulebook
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.statuses import repositories
 
 

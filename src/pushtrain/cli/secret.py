@@ -26,8 +26,8 @@ from pushtrain.core.secrets import (
     value_problem,
 )
 from pushtrain.core.settings import Repository
-from pushtrain.plumbing.ownersecrets import tidied
-from pushtrain.plumbing.remotes import key_of
+from pushtrain.plumbing.git.remotes import key_of
+from pushtrain.plumbing.keys.ownersecrets import tidied
 from pushtrain.wiring.sealed import Binding, Recipient, SealedSecrets
 from pushtrain.wiring.settings import load_settings, open_state
 

@@ -25,10 +25,10 @@ from pushtrain.core.forms import did_you_mean
 from pushtrain.core.model import Run, TrainCommand
 from pushtrain.core.overrides import Overrides, overridden
 from pushtrain.core.settings import Repository, Settings
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.remotes import key_of
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.remotes import key_of
+from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.sender.delivery import Delivered, Executors, Refused, Undelivered
 from pushtrain.sender.kept import Entry, KeptCommands
 from pushtrain.sender.planning import plan_by_hand

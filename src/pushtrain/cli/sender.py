@@ -10,7 +10,7 @@ from pushtrain.cli import render
 from pushtrain.cli.options import Json, Repo, State
 from pushtrain.cli.ps import not_sent
 from pushtrain.cli.room import run_until_stopped, served
-from pushtrain.plumbing.outbox import HeardPush
+from pushtrain.plumbing.sqlite.outbox import HeardPush
 from pushtrain.wiring.history import History
 from pushtrain.wiring.rooms import serve_sender
 from pushtrain.wiring.settings import open_state

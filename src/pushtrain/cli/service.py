@@ -11,9 +11,9 @@ from cyclopts import App, Parameter
 from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import ConfigError, NeedsMending, NotFound, PushtrainError, UsageError
-from pushtrain.plumbing.state import StateFolder, default_state
-from pushtrain.plumbing.systemd import UNIT, Manager
-from pushtrain.plumbing.unit import Unit, absolute, below_home, text
+from pushtrain.plumbing.disk.state import StateFolder, default_state
+from pushtrain.plumbing.machine.systemd import UNIT, Manager
+from pushtrain.plumbing.machine.unit import Unit, absolute, below_home, text
 from pushtrain.wiring.settings import load_settings
 
 app = App(name="service")

@@ -88,7 +88,7 @@ def _attempt(attempt: Attempt, *, several: bool, over: bool) -> None:
         note = f"  [dim]{render.literal(stage.note)}[/]" if stage.note else ""
         render.say(f"  {stage.stage:<12}{render.seconds(stage.seconds):>9}{note}")
     if attempt.gpu is not None:
-        from pushtrain.executor.wording import gpu_words
+        from pushtrain.executor.results.wording import gpu_words
 
         render.say(f"  [dim]used[/]        {gpu_words(attempt.gpu)}")
     if attempt.exit_code is not None:

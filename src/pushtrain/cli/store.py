@@ -7,9 +7,9 @@ from cyclopts import App
 from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import Conflict, NotFound, StoreDamaged
-from pushtrain.plumbing.database import copy_of
-from pushtrain.plumbing.lock import FolderLock
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.lock import FolderLock
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.sqlite.database import copy_of
 from pushtrain.wiring.settings import open_state
 
 app = App(
@@ -24,7 +24,7 @@ def check(*, json: Json = False, state: State = None) -> None:
 
     May be called while a server uses it. Exits with 8 when it is damaged.
     """
-    from pushtrain.plumbing.salvage import damage
+    from pushtrain.plumbing.sqlite.salvage import damage
 
     folder = _existing(state)
     problem = damage(folder.store)
@@ -42,7 +42,7 @@ def copy(*, json: Json = False, state: State = None) -> None:
 
     May be called while a server uses it.
     """
-    from pushtrain.plumbing.database import Database
+    from pushtrain.plumbing.sqlite.database import Database
 
     folder = _existing(state)
     database = Database(folder.store, read_only=True)
@@ -63,8 +63,8 @@ def recover(*, json: Json = False, state: State = None) -> None:
     The damaged file is kept aside. A run that had begun is neither forgotten nor begun again: the next start
     looks in its folder for what became of it. Nobody may serve the state folder meanwhile.
     """
-    from pushtrain.plumbing.salvage import damage
-    from pushtrain.plumbing.salvage import recover as put_together
+    from pushtrain.plumbing.sqlite.salvage import damage
+    from pushtrain.plumbing.sqlite.salvage import recover as put_together
 
     folder = _existing(state)
     with FolderLock(folder.lock):
@@ -102,7 +102,7 @@ def moved(*, json: Json = False, state: State = None) -> None:
     executor only. A copy that is started on another machine is refused, and so is one whose key was seen at
     work elsewhere. Stop the other one for good first; nobody may serve the state folder meanwhile.
     """
-    from pushtrain.plumbing.machine import move_in
+    from pushtrain.plumbing.disk.home import move_in
 
     folder = open_state(state)
     with FolderLock(folder.lock):
@@ -123,7 +123,7 @@ def _existing(state: State) -> StateFolder:
 
 def _lost_writes(folder: StateFolder) -> bool:
     """Whether opening it to write would be refused; changes nothing if so."""
-    from pushtrain.plumbing.database import Database
+    from pushtrain.plumbing.sqlite.database import Database
 
     try:
         Database(folder.store).close()

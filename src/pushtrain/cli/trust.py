@@ -11,10 +11,10 @@ from pushtrain.core.errors import NotFound
 from pushtrain.core.grants import Trust
 from pushtrain.core.roster import Standing
 from pushtrain.core.signing import fingerprint, parse_public
-from pushtrain.plumbing.connection import pool
-from pushtrain.plumbing.keyline import chosen
-from pushtrain.plumbing.keys import Trusted
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.connection import pool
+from pushtrain.plumbing.keys.authorized import Trusted
+from pushtrain.plumbing.keys.keyline import chosen
 from pushtrain.wiring.directory import look_up
 from pushtrain.wiring.settings import load_settings, open_state
 from pushtrain.wiring.trust import by_environment, distrusted, word

@@ -7,7 +7,7 @@ from pushtrain.adapters.tunnels.authtoken import find
 from pushtrain.cli.finding import Finding
 from pushtrain.core.errors import PushtrainError
 from pushtrain.core.settings import ExecutorAddress, Settings
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.parts import client_maker, local_url, running_card
 from pushtrain.wiring.tunnels import NONE, chosen, make
 

@@ -4,7 +4,7 @@ import asyncio
 
 from pushtrain.cli.options import Json, MinIsolation, Network, Repo, State, TunnelName
 from pushtrain.cli.room import run_until_stopped, served
-from pushtrain.plumbing.courtesy import stand_back
+from pushtrain.plumbing.programs.courtesy import stand_back
 from pushtrain.wiring.rooms import serve_both
 from pushtrain.wiring.settings import open_state
 

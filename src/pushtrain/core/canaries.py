@@ -1,7 +1,7 @@
 """What a job must not be able to do, and whether a level of isolation lets it.
 
-Each act is really tried inside each level (`plumbing/canary.py`); what came of it is `Findings`, and a level
-that lets through what it claims to stop is not offered. Pure.
+Each act is really tried inside each level (`plumbing/isolation/canary.py`); what came of it is `Findings`,
+and a level that lets through what it claims to stop is not offered. Pure.
 """
 
 from enum import StrEnum

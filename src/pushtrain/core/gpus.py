@@ -1,7 +1,8 @@
 """What a GPU is doing at one moment, what is wrong with it, and whether it is to blame for how a run ended.
 
-Read by `plumbing/gpu.py`, judged here: memory that nobody holds, errors of its memory, a card that has fallen
-off the bus. Utilisation says nothing about who may use a card: a program at 0 % still holds its memory.
+Read by `plumbing/machine/gpu.py`, judged here: memory that nobody holds, errors of its memory, a card that
+has fallen off the bus. Utilisation says nothing about who may use a card: a program at 0 % still holds its
+memory.
 """
 
 import re

@@ -30,7 +30,7 @@ def enforceable(level: Isolation, *, uplinks: bool) -> frozenset[JobNetwork]:
 
     Args:
         level: The level of isolation.
-        uplinks: Whether this machine can make uplinks (`plumbing/uplink.py`).
+        uplinks: Whether this machine can make uplinks (`plumbing/isolation/uplink.py`).
     """
     if level is Isolation.SANDBOX:
         public = {JobNetwork.INTERNET, JobNetwork.FETCH_ONLY} if uplinks else set()

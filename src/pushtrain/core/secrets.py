@@ -1,7 +1,7 @@
 """Sealed secrets, `secrets.json` beside the roster: read them, tell which of them a run may have. No I/O.
 
-An entry is one value, sealed to one executor's key (`plumbing/sealing.py`), for one repository and for the
-jobs and branches that two patterns select. Anybody who can push may write the file, so nothing in it is
+An entry is one value, sealed to one executor's key (`plumbing/keys/sealing.py`), for one repository and for
+the jobs and branches that two patterns select. Anybody who can push may write the file, so nothing in it is
 believed for standing there:
 
 - All but the sealed value and the signature is bound into the seal: with another job, branch or name it does

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from pushtrain.core.errors import PushtrainError
-from pushtrain.plumbing import process
+from pushtrain.plumbing.programs import process
 
 T = TypeVar("T")
 

@@ -37,8 +37,8 @@ from starlette.staticfiles import StaticFiles
 from pushtrain.core.model import Value
 from pushtrain.demo.history import ENVIRONMENT, commits, exec_path, forced, git
 from pushtrain.demo.webhook import Delivery, Update, Webhooks, payload, pushed
-from pushtrain.plumbing.process import kill_tree
-from pushtrain.plumbing.serve import Limits, serving
+from pushtrain.plumbing.http.serve import Limits, serving
+from pushtrain.plumbing.programs.process import kill_tree
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

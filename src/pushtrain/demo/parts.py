@@ -24,9 +24,9 @@ from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.demo.children import Children, Stumbled
 from pushtrain.demo.host import Host
 from pushtrain.demo.work import WorkRepository
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.keys import Authorized, Trusted, load_or_create
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import Authorized, Trusted, load_or_create
 from pushtrain.wiring.isolation import choose
 from pushtrain.wiring.network import way_out
 

@@ -20,7 +20,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from pushtrain.executor.wording import duration
+from pushtrain.executor.results.wording import duration
 
 _WIDEST: Final = 100
 _LIVE_LINES: Final = 8

@@ -21,8 +21,8 @@ from pushtrain.demo.parts import POLL_SECONDS, Parts
 from pushtrain.demo.reading import curves, last_value, readable
 from pushtrain.demo.screen import Screen
 from pushtrain.demo.work import WorkRepository
-from pushtrain.executor.wording import duration
-from pushtrain.plumbing.trees import remove_tree
+from pushtrain.executor.results.wording import duration
+from pushtrain.plumbing.disk.trees import remove_tree
 
 _FIRST: Final = "Read handwritten digits"
 _SECOND: Final = "Look for more patterns"

@@ -29,10 +29,10 @@ from pushtrain.core.errors import Cancelled, Cloned, PushtrainError
 from pushtrain.core.model import ExecutorCard
 from pushtrain.core.roster import LIFETIME, BrokenRoster, parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings
-from pushtrain.plumbing.cards import card_number
-from pushtrain.plumbing.files import replace
-from pushtrain.plumbing.identity import Identity
-from pushtrain.plumbing.rosterfile import RosterFile
+from pushtrain.plumbing.disk.files import replace
+from pushtrain.plumbing.git.rosterfile import RosterFile
+from pushtrain.plumbing.keys.identity import Identity
+from pushtrain.plumbing.sqlite.cards import card_number
 from pushtrain.ports import Stop
 
 _log = logging.getLogger(__name__)

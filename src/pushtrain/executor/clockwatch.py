@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pushtrain.core.errors import PushtrainError
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)
 

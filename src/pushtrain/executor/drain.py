@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import Draining, PushtrainError
-from pushtrain.plumbing.drainfile import DrainOrder, done, ordered
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.owner.drainfile import DrainOrder, done, ordered
+from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)
 

@@ -22,11 +22,11 @@ from pushtrain.core.model import Run, TrainCommand
 from pushtrain.core.rules import Allow, Rules
 from pushtrain.core.ruling import Allowed, Question, RefKind, Refusal, Sender
 from pushtrain.core.settings import Settings
-from pushtrain.executor.hooks import Hooks
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.ledger import Exhausted, Quiet
-from pushtrain.plumbing.signatures import Signers
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.executor.runs.hooks import Hooks
+from pushtrain.plumbing.data.ledger import Exhausted, Quiet
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.signatures import Signers
 from pushtrain.ports import Stop
 
 _log = logging.getLogger(__name__)

@@ -43,44 +43,44 @@ from pushtrain.core.room import told
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.usage import Usage
-from pushtrain.executor import gpuboard
-from pushtrain.executor.access import Access
-from pushtrain.executor.books import Books
-from pushtrain.executor.cardwatch import Samples
 from pushtrain.executor.clockwatch import ClockWatch
-from pushtrain.executor.courier import Courier, Publisher, clear
-from pushtrain.executor.dispatch import Dispatch
 from pushtrain.executor.drain import Drain
-from pushtrain.executor.giveway import GiveWay
-from pushtrain.executor.idle import Idle
-from pushtrain.executor.landlord import BRISK, Landlord
-from pushtrain.executor.lending import Terms
-from pushtrain.executor.meter import Meter
-from pushtrain.executor.migration import Migration
-from pushtrain.executor.prepare import Workshop
+from pushtrain.executor.moving.giveway import GiveWay
+from pushtrain.executor.moving.migration import Migration
+from pushtrain.executor.owner import gpuboard
+from pushtrain.executor.owner.books import Books
+from pushtrain.executor.owner.cardwatch import Samples
+from pushtrain.executor.owner.idle import Idle
+from pushtrain.executor.owner.landlord import BRISK, Landlord
+from pushtrain.executor.owner.lending import Terms
+from pushtrain.executor.owner.meter import Meter
+from pushtrain.executor.results.courier import Courier, Publisher, clear
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
+from pushtrain.executor.runs.access import Access
+from pushtrain.executor.runs.dispatch import Dispatch
+from pushtrain.executor.runs.prepare import Workshop
+from pushtrain.executor.runs.vault import Reader, Vault
 from pushtrain.executor.steward import Steward
-from pushtrain.executor.vault import Reader, Vault
 from pushtrain.executor.warden import Warden
-from pushtrain.plumbing import cgroups
-from pushtrain.plumbing.cache import Cache
-from pushtrain.plumbing.cards import card_number
-from pushtrain.plumbing.cleanlog import read_clean
-from pushtrain.plumbing.energy import EnergyDay
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.gpu import Sampler
-from pushtrain.plumbing.holdings import Holdings
-from pushtrain.plumbing.identity import Identity
-from pushtrain.plumbing.invitations import Invitations
-from pushtrain.plumbing.keys import Authorized, Grant
-from pushtrain.plumbing.ledger import Ledger
-from pushtrain.plumbing.localtime import quiet_until
-from pushtrain.plumbing.rundir import RunDir, log_size
-from pushtrain.plumbing.sealing import sealing_key
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
-from pushtrain.plumbing.throttle import Throttle
-from pushtrain.plumbing.upkeep import DAY, upkeep_of
+from pushtrain.plumbing.attempts.cleanlog import read_clean
+from pushtrain.plumbing.attempts.rundir import RunDir, log_size
+from pushtrain.plumbing.data.ledger import Ledger
+from pushtrain.plumbing.data.throttle import Throttle
+from pushtrain.plumbing.disk.cache import Cache
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.housekeeping.holdings import Holdings
+from pushtrain.plumbing.housekeeping.upkeep import DAY, upkeep_of
+from pushtrain.plumbing.isolation import cgroups
+from pushtrain.plumbing.keys.authorized import Authorized, Grant
+from pushtrain.plumbing.keys.identity import Identity
+from pushtrain.plumbing.keys.invitations import Invitations
+from pushtrain.plumbing.keys.sealing import sealing_key
+from pushtrain.plumbing.machine.energy import EnergyDay
+from pushtrain.plumbing.machine.gpu import Sampler
+from pushtrain.plumbing.machine.localtime import quiet_until
+from pushtrain.plumbing.sqlite.cards import card_number
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.ports import Environment, Sandbox
 
 _log = logging.getLogger(__name__)

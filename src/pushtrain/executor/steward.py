@@ -1,8 +1,8 @@
 """See to it that the disk of a lent machine does not fill: at the start, after runs, and when it grows full.
 
 What killed processes left half-done is ended at once. What takes its time is done by a process apart
-(`plumbing.upkeep`), half a minute after the start and then once a day, within minutes after an attempt has
-ended, and when the disk grows full.
+(`plumbing.housekeeping.upkeep`), half a minute after the start and then once a day, within minutes after an
+attempt has ended, and when the disk grows full.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Final
 
 from pushtrain.core.errors import Cancelled, PushtrainError
-from pushtrain.executor.courier import clear_left
-from pushtrain.plumbing.identity import forget_former
-from pushtrain.plumbing.upkeep import DAY, Upkeep, apart, in_the_background
+from pushtrain.executor.results.courier import clear_left
+from pushtrain.plumbing.housekeeping.upkeep import DAY, Upkeep, apart, in_the_background
+from pushtrain.plumbing.keys.identity import forget_former
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 from pushtrain.core.errors import Conflict, NotFound, PushtrainError
 from pushtrain.core.grants import Word
 from pushtrain.core.model import State
-from pushtrain.plumbing.keys import Authorized
+from pushtrain.plumbing.keys.authorized import Authorized
 
 _log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ _FULL: Final = 10.0
 
 
 class Executor(Protocol):
-    """What a sender needs of `plumbing.client.ExecutorClient`."""
+    """What a sender needs of `plumbing.http.client.ExecutorClient`."""
 
     @property
     def id(self) -> str:

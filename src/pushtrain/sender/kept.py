@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from pushtrain.core.errors import Conflict, StorageError
 from pushtrain.core.model import TrainCommand, Value
-from pushtrain.plumbing.files import replace, sync_folder
+from pushtrain.plumbing.disk.files import replace, sync_folder
 
 _SUFFIX: Final = ".json"
 _WISH: Final = ".cancel"

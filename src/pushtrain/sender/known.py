@@ -17,7 +17,7 @@ from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.model import ExecutorCard, Value
 from pushtrain.core.roster import Listed, Roster, Standing, Verdict, judge, parse
 from pushtrain.core.succession import chain
-from pushtrain.plumbing.rosterfile import RosterFile
+from pushtrain.plumbing.git.rosterfile import RosterFile
 from pushtrain.ports import Stop
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _GONE: Final = ""
 
 
 class Memory(Protocol):
-    """Where the newest number of each executor's cards is kept: `plumbing.cards`."""
+    """Where the newest number of each executor's cards is kept: `plumbing.sqlite.cards`."""
 
     def newest_cards(self) -> dict[str, int]:
         """The highest number seen of each executor's cards, by fingerprint."""

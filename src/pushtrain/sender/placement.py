@@ -19,7 +19,7 @@ from pushtrain.core.forms import clean
 from pushtrain.core.model import Capacity, ExecutorCard, JobSpec, TrainCommand
 from pushtrain.core.policy import choose, fits, pace_key, ranking, starts_now
 from pushtrain.core.room import Place, can, could, given, heard, needs_of, told, without
-from pushtrain.plumbing.outbox import Outgoing
+from pushtrain.plumbing.sqlite.outbox import Outgoing
 
 RECALL_AFTER: Final = 5.0
 """Seconds that a run waits at an executor before it is recalled: it may be about to start."""

@@ -13,8 +13,8 @@ from pushtrain.core.errors import ConfigError, GitError, NotFound, UsageError
 from pushtrain.core.jobfile import FILE, JobFile, parse
 from pushtrain.core.model import Push, TrainCommand
 from pushtrain.core.policy import OUR_BRANCHES, SHARED_FOLDER, Decision, by_hand, commands, ours, starts
-from pushtrain.plumbing.complaint import UnsafeContent
-from pushtrain.plumbing.git import Mirror
+from pushtrain.plumbing.git.complaint import UnsafeContent
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.ports import Stop
 
 _HEADS: Final = "refs/heads/"

@@ -17,7 +17,7 @@ from typing import Final
 from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.model import NO_COMMIT, Push
 from pushtrain.core.settings import Repository
-from pushtrain.plumbing.complaint import RateLimited
+from pushtrain.plumbing.git.complaint import RateLimited
 from pushtrain.sender.known import Rosters
 from pushtrain.sender.planning import watched
 from pushtrain.sender.service import SenderService

@@ -23,8 +23,8 @@ from pushtrain.core.errors import Busy, Conflict, NotFound, PushtrainError, Unre
 from pushtrain.core.frames import CapacityFrame
 from pushtrain.core.lifecycle import next_attempt
 from pushtrain.core.model import State, TrainCommand
-from pushtrain.plumbing.outbox import Outgoing
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.sqlite.outbox import Outgoing
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.board import Board, Listed
 from pushtrain.sender.delivery import for_good
 from pushtrain.sender.kept import KeptCommands

@@ -18,10 +18,10 @@ from pushtrain.core.errors import Cancelled, NotFound, PushtrainError
 from pushtrain.core.model import Concurrency, Push, TrainCommand
 from pushtrain.core.precedence import dropped
 from pushtrain.core.settings import Repository
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.lineage import order
-from pushtrain.plumbing.outbox import HeardPush
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.git.lineage import order
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.sqlite.outbox import HeardPush
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.sender.known import Rosters
 from pushtrain.sender.planning import plan, watched

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pushtrain.core.errors import Busy, PushtrainError, TooLarge, Unauthorized, UsageError
-from pushtrain.plumbing.serve import proven
+from pushtrain.plumbing.http.serve import proven
 from pushtrain.ports import GitHost
 from pushtrain.sender.service import SenderService
 

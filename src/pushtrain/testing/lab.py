@@ -22,10 +22,10 @@ from typing import Final
 from pushtrain.core.lifecycle import Event, Exited, Prepared, Requeued
 from pushtrain.core.model import Gpu, Reason, Resources, Run, TrainCommand
 from pushtrain.core.owner import MACHINE, OwnerRules, Stance
-from pushtrain.executor import landlord as landlords
-from pushtrain.executor.cardwatch import CardWatch
-from pushtrain.executor.landlord import Landlord
-from pushtrain.executor.lending import Holder
+from pushtrain.executor.owner import landlord as landlords
+from pushtrain.executor.owner.cardwatch import CardWatch
+from pushtrain.executor.owner.landlord import Landlord
+from pushtrain.executor.owner.lending import Holder
 from pushtrain.testing import NOON, Clock, a_command, a_spec
 from pushtrain.testing.labparts import (
     Desk,

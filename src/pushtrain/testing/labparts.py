@@ -12,12 +12,12 @@ from pushtrain.core.lifecycle import Claimed, Event, advance
 from pushtrain.core.model import Gpu, Run, State, TrainCommand
 from pushtrain.core.room import needs_of
 from pushtrain.core.turns import Active, Queue, Room, Waiting, pick
-from pushtrain.executor.meter import Meter
-from pushtrain.plumbing import gpu
-from pushtrain.plumbing.energy import EnergyDay
-from pushtrain.plumbing.gpu import Sampler
-from pushtrain.plumbing.presence import Signals
-from pushtrain.plumbing.store import Store
+from pushtrain.executor.owner.meter import Meter
+from pushtrain.plumbing.machine import gpu
+from pushtrain.plumbing.machine.energy import EnergyDay
+from pushtrain.plumbing.machine.gpu import Sampler
+from pushtrain.plumbing.owner.presence import Signals
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import SENDER, Clock, a_run
 from pushtrain.testing.nvml import FakeNvml
 

@@ -17,8 +17,8 @@ from pushtrain.core.lifecycle import next_attempt
 from pushtrain.core.model import Capacity, Resources, State, TrainCommand
 from pushtrain.core.owner import OwnerRules
 from pushtrain.core.room import told
-from pushtrain.plumbing.outbox import Outgoing
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.sqlite.outbox import Outgoing
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.placement import Given, Queued, Seen, decide
 from pushtrain.testing import SENDER, a_card, a_command, a_spec
 from pushtrain.testing.lab import Lab, Machine, Tally, Work

@@ -1,7 +1,7 @@
 """NVIDIA's management library without a card: the calls of `pynvml` that pushtrain makes, on scripted cards.
 
     library = FakeNvml([FakeCard(memory=24 * 10**9)])
-    monkeypatch.setattr("pushtrain.plumbing.gpu.pynvml", library)
+    monkeypatch.setattr("pushtrain.plumbing.machine.gpu.pynvml", library)
     library.cards[0].processes[4242] = 9 * 10**9      # an owner's program appears
 
 Errors, constants and names are those of the real module; a question that a card does not know raises what the

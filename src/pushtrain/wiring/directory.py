@@ -12,8 +12,8 @@ from pushtrain.core.forms import clean
 from pushtrain.core.roster import Standing
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
 from pushtrain.core.signing import fingerprint, parse_public
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.sender.known import Found
 from pushtrain.wiring.parts import client_maker, executor_addresses, mirror, running_card
 from pushtrain.wiring.rosters import look

@@ -16,16 +16,16 @@ from pushtrain.core.model import LogChunk, Outcome, Run, RunView, State, TrainCo
 from pushtrain.core.queries import shown_run
 from pushtrain.core.redact import NOTHING
 from pushtrain.core.usage import DAY, Usage
-from pushtrain.plumbing.cleanlog import read_clean
-from pushtrain.plumbing.given import mask_of
-from pushtrain.plumbing.keys import Authorized
-from pushtrain.plumbing.lock import holder
-from pushtrain.plumbing.outbox import HeardPush, Outgoing
-from pushtrain.plumbing.process import alive, boot_id
-from pushtrain.plumbing.rundir import RunDir, Verdict, log_size
-from pushtrain.plumbing.sealing import sealing_key
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.attempts.cleanlog import read_clean
+from pushtrain.plumbing.attempts.given import mask_of
+from pushtrain.plumbing.attempts.rundir import RunDir, Verdict, log_size
+from pushtrain.plumbing.disk.lock import holder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.keys.authorized import Authorized
+from pushtrain.plumbing.keys.sealing import sealing_key
+from pushtrain.plumbing.programs.process import alive, boot_id
+from pushtrain.plumbing.sqlite.outbox import HeardPush, Outgoing
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.kept import KeptCommands
 
 _FEW: Final = 50

@@ -1,9 +1,9 @@
 """Choose the isolation of this executor's jobs: the strongest level that holds when it is tried.
 
 A level is not believed by a version or a package, but by a canary that goes in and tries what a job must not
-do (`plumbing/trial.py`). The first, in order of preference, that lets nothing through is taken, and it must
-reach the owner's rule `min_isolation`. A level that can hold jobs neither to the rule `network` nor to `none`
-is not offered.
+do (`plumbing/isolation/trial.py`). The first, in order of preference, that lets nothing through is taken, and
+it must reach the owner's rule `min_isolation`. A level that can hold jobs neither to the rule `network` nor
+to `none` is not offered.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork
 from pushtrain.core.network import enforceable
 from pushtrain.core.rules import Rules
-from pushtrain.plumbing.nearby import Machine
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.trial import TrialError, try_level
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.isolation.nearby import Machine
+from pushtrain.plumbing.isolation.trial import TrialError, try_level
 from pushtrain.ports import Sandbox
 from pushtrain.wiring.network import FULL, WayOut
 from pushtrain.wiring.parts import adapter

@@ -11,11 +11,11 @@ from pushtrain.adapters.environments.site import Site
 from pushtrain.adapters.environments.tool import clean
 from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.settings import Settings
-from pushtrain.plumbing.cache import Cache
-from pushtrain.plumbing.holdings import Holdings
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
-from pushtrain.plumbing.upkeep import DAY, Upkeep, apart, upkeep_of
+from pushtrain.plumbing.disk.cache import Cache
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.housekeeping.holdings import Holdings
+from pushtrain.plumbing.housekeeping.upkeep import DAY, Upkeep, apart, upkeep_of
+from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)
 

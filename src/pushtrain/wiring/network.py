@@ -6,9 +6,9 @@ from typing import Final
 from pushtrain.core.model import Isolation
 from pushtrain.core.network import enforceable
 from pushtrain.core.rules import Rules
-from pushtrain.executor.access import Access
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.uplink import Uplinks
+from pushtrain.executor.runs.access import Access
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.isolation.uplink import Uplinks
 
 FULL: Final = (
     'Give jobs whatever this machine reaches, with `network = "full"` in `[rules]` (docs/network.md).'

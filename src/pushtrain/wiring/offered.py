@@ -7,12 +7,12 @@ from functools import partial
 from pushtrain.core.errors import PushtrainError, SecretError
 from pushtrain.core.secrets import parse, scope
 from pushtrain.core.settings import Settings
-from pushtrain.executor.vault import Vault
-from pushtrain.plumbing import ownersecrets
-from pushtrain.plumbing.identity import Ring
-from pushtrain.plumbing.keys import Authorized
-from pushtrain.plumbing.sealing import sealing_key
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.executor.runs.vault import Vault
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.keys import ownersecrets
+from pushtrain.plumbing.keys.authorized import Authorized
+from pushtrain.plumbing.keys.identity import Ring
+from pushtrain.plumbing.keys.sealing import sealing_key
 from pushtrain.wiring.parts import mirror
 from pushtrain.wiring.rosters import sealed_secrets
 

@@ -18,12 +18,12 @@ from pushtrain.core.rules import Rules
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
 from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.core.succession import header
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.identity import Ring, forget_former
-from pushtrain.plumbing.keys import Trusted, load_or_create
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.survey import Bounds
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.survey import Bounds
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
+from pushtrain.plumbing.keys.identity import Ring, forget_former
 from pushtrain.wiring.trust import distrusted, follow, heirs
 
 

@@ -16,22 +16,22 @@ from pushtrain.adapters.metrics import FORMATS
 from pushtrain.core.errors import Cloned
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import public_text
-from pushtrain.executor.publish import Publisher
+from pushtrain.executor.api.web import create_app as create_executor_app
+from pushtrain.executor.results.publish import Publisher
 from pushtrain.executor.rulebook import unasked
 from pushtrain.executor.service import ExecutorService
-from pushtrain.executor.web import create_app as create_executor_app
-from pushtrain.plumbing import orphans
-from pushtrain.plumbing.files import replace
-from pushtrain.plumbing.given import mask_of
-from pushtrain.plumbing.gpu import inventory
-from pushtrain.plumbing.identity import Ring, forget_former
-from pushtrain.plumbing.keys import Authorized
-from pushtrain.plumbing.lock import FolderLock
-from pushtrain.plumbing.machine import settle
-from pushtrain.plumbing.sealing import sealing_key
-from pushtrain.plumbing.serve import serving
-from pushtrain.plumbing.state import StateFolder
-from pushtrain.plumbing.store import Store
+from pushtrain.plumbing.attempts.given import mask_of
+from pushtrain.plumbing.disk.files import replace
+from pushtrain.plumbing.disk.home import settle
+from pushtrain.plumbing.disk.lock import FolderLock
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.serve import serving
+from pushtrain.plumbing.keys.authorized import Authorized
+from pushtrain.plumbing.keys.identity import Ring, forget_former
+from pushtrain.plumbing.keys.sealing import sealing_key
+from pushtrain.plumbing.machine.gpu import inventory
+from pushtrain.plumbing.programs import orphans
+from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.board import Listed
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.sender.poll import Reconciler
@@ -58,7 +58,7 @@ from pushtrain.wiring.voice import Voice
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from pushtrain.plumbing.git import Mirror
+    from pushtrain.plumbing.git.mirror import Mirror
 
 
 _FIRST_LOOK: Final = 10.0

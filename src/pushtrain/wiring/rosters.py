@@ -8,11 +8,11 @@ from typing import Final
 from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.place import Place, beside, named, secrets_path
 from pushtrain.core.settings import Repository, Settings
-from pushtrain.plumbing.cards import CardNotes
-from pushtrain.plumbing.git import Mirror
-from pushtrain.plumbing.remotes import is_local, key_of, validate_remote
-from pushtrain.plumbing.rosterfile import RosterFile
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.git.remotes import is_local, key_of, validate_remote
+from pushtrain.plumbing.git.rosterfile import RosterFile
+from pushtrain.plumbing.sqlite.cards import CardNotes
 from pushtrain.ports import Stop
 from pushtrain.sender.known import Memory, Rosters
 from pushtrain.wiring.trust import follow, trusted_here

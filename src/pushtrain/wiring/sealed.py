@@ -13,8 +13,8 @@ from pushtrain.core.roster import Standing
 from pushtrain.core.secrets import Sealed, next_time, parse, with_entry, without
 from pushtrain.core.settings import Repository, Settings
 from pushtrain.core.signing import fingerprint, parse_public, public_text
-from pushtrain.plumbing.sealing import parse_sealing, seal_secret
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.keys.sealing import parse_sealing, seal_secret
 from pushtrain.wiring.parts import executor_clients, identity, mirror, running_card
 from pushtrain.wiring.rosters import look, places, secrets_file
 

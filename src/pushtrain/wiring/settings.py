@@ -18,9 +18,9 @@ from pushtrain.core.hours import Window
 from pushtrain.core.model import Value
 from pushtrain.core.rules import Allow, Rules
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
-from pushtrain.plumbing.ownership import demand_own
-from pushtrain.plumbing.remotes import key_of, validate_remote
-from pushtrain.plumbing.state import StateFolder, default_state
+from pushtrain.plumbing.disk.state import StateFolder, default_state
+from pushtrain.plumbing.git.remotes import key_of, validate_remote
+from pushtrain.plumbing.keys.ownership import demand_own
 
 FILE: Final = "settings.toml"
 _SECTIONS: Final[dict[str, type[Value]]] = {

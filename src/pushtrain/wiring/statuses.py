@@ -14,7 +14,7 @@ from pushtrain.adapters.hosts.github_repository import GitHubRepositories
 from pushtrain.adapters.hosts.github_status import GitHubStatuses
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.settings import Settings
-from pushtrain.executor.herald import Herald
+from pushtrain.executor.results.herald import Herald
 from pushtrain.executor.service import ExecutorService
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from pushtrain.core.model import ExecutorCard
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.core.succession import chain, known_from
-from pushtrain.plumbing.keys import Trusted, load_or_create
-from pushtrain.plumbing.state import StateFolder, users_own
+from pushtrain.plumbing.disk.state import StateFolder, users_own
+from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 
 VARIABLE: Final = "PUSHTRAIN_TRUST"
 _FINGERPRINT: Final = re.compile(r"SHA256:[A-Za-z0-9_-]{43}")

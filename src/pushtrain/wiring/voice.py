@@ -15,11 +15,11 @@ from pushtrain.core.signing import parse_public, public_text
 from pushtrain.executor.announce import Announcer, public_card
 from pushtrain.executor.reach import Reach
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing.client import ExecutorClient
-from pushtrain.plumbing.gpu import inventory
-from pushtrain.plumbing.machine import saw_twin
-from pushtrain.plumbing.sealing import sealing_key, sealing_text
-from pushtrain.plumbing.state import StateFolder
+from pushtrain.plumbing.disk.home import saw_twin
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.http.client import ExecutorClient
+from pushtrain.plumbing.keys.sealing import sealing_key, sealing_text
+from pushtrain.plumbing.machine.gpu import inventory
 from pushtrain.wiring.parts import identity, local_url, mirror, running_card
 from pushtrain.wiring.rosters import roster_files
 

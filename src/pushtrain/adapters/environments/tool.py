@@ -23,9 +23,9 @@ from uv import find_uv_bin
 from pushtrain.adapters.environments.python import own
 from pushtrain.adapters.environments.site import Site, driver, lines_tail, table, toml
 from pushtrain.core.errors import BuildError, NeedsCode
-from pushtrain.plumbing import process
-from pushtrain.plumbing.interpreters import needed
-from pushtrain.plumbing.trees import remove_tree
+from pushtrain.plumbing.disk.trees import remove_tree
+from pushtrain.plumbing.isolation.interpreters import needed
+from pushtrain.plumbing.programs import process
 from pushtrain.ports import Builder
 
 INHERITED: Final = (

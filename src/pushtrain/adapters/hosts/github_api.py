@@ -16,7 +16,7 @@ from urllib3.exceptions import HTTPError
 
 from pushtrain import __version__
 from pushtrain.core.errors import ConfigError, Unreachable
-from pushtrain.plumbing.connection import is_loopback, last_words, proxy_for
+from pushtrain.plumbing.http.connection import is_loopback, last_words, proxy_for
 
 _MOST: Final = 1024 * 1024
 _REDIRECTS: Final = 3

@@ -11,8 +11,8 @@ from typing import Final
 
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import seccomp
-from pushtrain.plumbing.files import replace
+from pushtrain.plumbing.disk.files import replace
+from pushtrain.plumbing.isolation import seccomp
 from pushtrain.ports import Cage
 
 registry: Final[dict[str, str]] = {

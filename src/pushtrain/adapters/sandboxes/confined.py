@@ -16,7 +16,9 @@ from pushtrain.adapters.sandboxes.system import PROGRAMS, RESOLVERS
 from pushtrain.core.canaries import KNOWN
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import etc, gpudevices, jobuser, landlock, nearby, seccomp, shortcut
+from pushtrain.plumbing.disk import shortcut
+from pushtrain.plumbing.isolation import etc, jobuser, landlock, nearby, seccomp
+from pushtrain.plumbing.machine import gpudevices
 from pushtrain.ports import Cage, Confinement, Enclosure, Landlock
 
 _ETC: Final = (*etc.COPIED, "group", "hostname", "hosts", "nsswitch.conf", "passwd", etc.RESOLV)

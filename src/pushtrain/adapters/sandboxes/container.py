@@ -25,8 +25,9 @@ from pushtrain.adapters.sandboxes import Ground, demand_network
 from pushtrain.adapters.sandboxes.system import PROGRAMS
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import etc, jobuser, process, seccomp
-from pushtrain.plumbing.files import replace
+from pushtrain.plumbing.disk.files import replace
+from pushtrain.plumbing.isolation import etc, jobuser, seccomp
+from pushtrain.plumbing.programs import process
 from pushtrain.ports import Cage, Confinement, Enclosure
 
 ENGINES: Final = ("podman", "docker")

@@ -2,7 +2,7 @@
 
 from pushtrain.adapters.sandboxes import Ground, demand_network
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import shortcut
+from pushtrain.plumbing.disk import shortcut
 from pushtrain.ports import Cage, Enclosure
 
 

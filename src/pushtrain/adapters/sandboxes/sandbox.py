@@ -1,10 +1,11 @@
 """`sandbox`: bubblewrap. A job sees the system's programs read-only, its own folders, and no other process.
 
 It has namespaces of its own for users, processes, mounts, IPC and host names, no capability, and cannot gain
-any. Jobs of root's executor have a uid of their repository's own outside as well (`plumbing/jobuser.py`), and
-bubblewrap runs as that uid, too. Nothing of `/run`, `/home`, `/root` or `/var` is there unless it is named in
-the cage; `/etc` is a copy of what programs need. bubblewrap dies with the shim and holds the attempt's lock
-while anything inside lives; the command itself never has that descriptor.
+any. Jobs of root's executor have a uid of their repository's own outside as well
+(`plumbing/isolation/jobuser.py`), and bubblewrap runs as that uid, too. Nothing of `/run`, `/home`, `/root`
+or `/var` is there unless it is named in the cage; `/etc` is a copy of what programs need. bubblewrap dies
+with the shim and holds the attempt's lock while anything inside lives; the command itself never has that
+descriptor.
 """
 
 import os
@@ -17,7 +18,8 @@ from typing import Final
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.system import PROGRAMS
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import etc, gpudevices, jobuser, landlock, namespaces, seccomp
+from pushtrain.plumbing.isolation import etc, jobuser, landlock, namespaces, seccomp
+from pushtrain.plumbing.machine import gpudevices
 from pushtrain.ports import Cage, Confinement, Enclosure, Landlock
 
 _LOCK: Final = 20

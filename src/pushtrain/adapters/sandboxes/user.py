@@ -14,7 +14,8 @@ from typing import Final
 from pushtrain.adapters.sandboxes import Ground, demand_network
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.model import Isolation, JobNetwork
-from pushtrain.plumbing import jobuser, seccomp, shortcut
+from pushtrain.plumbing.disk import shortcut
+from pushtrain.plumbing.isolation import jobuser, seccomp
 from pushtrain.ports import Cage, Confinement, Enclosure
 
 _HARD_LINKS: Final = Path("/proc/sys/fs/protected_hardlinks")

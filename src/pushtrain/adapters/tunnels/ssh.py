@@ -19,7 +19,7 @@ from typing import Final
 from pushtrain.adapters.tunnels import checked
 from pushtrain.core.errors import ConfigError, PushtrainError, Unreachable
 from pushtrain.core.settings import ExecutorSettings
-from pushtrain.plumbing.process import marked_environment
+from pushtrain.plumbing.programs.process import marked_environment
 
 _TIMEOUT: Final = 30.0
 """Seconds until the server must have said yes, or printed a URL."""

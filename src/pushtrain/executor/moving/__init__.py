@@ -1,0 +1,1 @@
+"""Runs that give way, wait again, and take their checkpoint to another executor."""

@@ -1,0 +1,95 @@
+"""Runs for which something is still to be done in the background, again and again until it is.
+
+Nothing here is written down: a start adds what the store says is still open, and doing it twice must change
+nothing. Whoever adds a run waits for nobody.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pushtrain.core.errors import NotFound, PushtrainError
+from pushtrain.core.model import Run, State
+from pushtrain.plumbing.sqlite.store import Store
+
+_log = logging.getLogger(__name__)
+
+_PAUSE: Final = 30.0
+_MOST: Final = 10_000
+
+
+class Backlog:
+    """What is left to do for the runs of one executor.
+
+    Args:
+        store: Where they are.
+        do: Does it for one run; what it raises is told, and it is tried again.
+        undone: What is told then, with the run's id and the error in place of two `%s`.
+        after: Called when all were tried; whether there is something left that a pause may mend.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        do: Callable[[Run], None],
+        *,
+        undone: str,
+        after: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._store = store
+        self._do = do
+        self._undone = undone
+        self._after = after
+        self._guard = threading.Lock()
+        self._new: set[str] = set()
+        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def add(self, run: Run) -> None:
+        """See to a run; from any thread, and at once."""
+        with self._guard:
+            self._new.add(run.id)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again now; from any thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and we with it
+                self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self, states: Sequence[State], soon: Callable[[Run], None]) -> None:
+        """Work until cancelled.
+
+        Args:
+            states: Those of the runs that were there before.
+            soon: Adds those of them for which there is something to do.
+        """
+        self._loop = asyncio.get_running_loop()
+        for run in await asyncio.to_thread(self._store.runs, states=states, limit=_MOST):
+            soon(run)
+        while True:
+            self._wake.clear()
+            left = await asyncio.to_thread(self._look)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE if left else None):
+                    await self._wake.wait()
+
+    def _look(self) -> bool:
+        """See to every run that came; whether something is left."""
+        with self._guard:
+            new, self._new = self._new, set()
+        left: set[str] = set()
+        for run_id in new:
+            try:
+                self._do(self._store.run(run_id))
+            except NotFound:
+                continue
+            except (PushtrainError, OSError) as error:
+                _log.warning(self._undone, run_id[:8], error)
+                left.add(run_id)
+        with self._guard:
+            self._new |= left
+        return self._after() or bool(left)

@@ -1,0 +1,174 @@
+"""A run's checkpoint, packed to travel to another executor, and unpacked there.
+
+One tar holds the files of the checkpoint folder and the metrics of the attempts so far. Only files go in;
+what comes out is believed by its SHA-256, which stands in the signed command, and is unpacked like any other
+archive of a stranger's. It replaces what was there whole or not at all.
+"""
+
+import hashlib
+import os
+import shutil
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pushtrain.core.errors import DataError, StorageError
+from pushtrain.core.model import Artifact, Checkpoint, Run
+from pushtrain.executor.results import artifacts
+from pushtrain.plumbing.attempts.rundir import RunDir, write_bytes
+from pushtrain.plumbing.data.unpack import Limits, unpack
+from pushtrain.plumbing.disk.trees import remove_tree
+from pushtrain.plumbing.git import lfs
+from pushtrain.plumbing.git.checkout import clone
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.ports import Stop
+
+NAME: Final = "checkpoint.tar"
+_CHECKPOINT: Final = "checkpoint"
+_BLOCK: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A checkpoint that lies ready."""
+
+    path: Path
+    sha256: str
+    size: int
+
+
+def pack(folder: RunDir) -> Packed:
+    """Pack what the attempt of this folder has left; nothing may be writing there.
+
+    Raises:
+        StorageError: It cannot be read or written.
+    """
+    target = folder.root.parent / NAME
+    try:
+        with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+            for path, name in (*_files(folder.checkpoint), *_metrics(folder)):
+                _add(tar, path, name)
+        digest = hashlib.sha256()
+        with target.open("rb") as packed:
+            while piece := packed.read(_BLOCK):
+                digest.update(piece)
+        return Packed(target, digest.hexdigest(), target.stat().st_size)
+    except OSError as error:
+        raise StorageError(f"The checkpoint in {folder.checkpoint} cannot be packed: {error}.") from error
+
+
+def _files(root: Path) -> Iterator[tuple[Path, str]]:
+    for base, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            path = Path(base, name)
+            yield path, f"{_CHECKPOINT}/{path.relative_to(root)}"
+
+
+def _metrics(folder: RunDir) -> Iterator[tuple[Path, str]]:
+    for path in sorted(folder.before.glob("metrics-*.jsonl")):
+        yield path, path.name
+
+
+def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
+    """Add a file; links and the like stay behind."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    with os.fdopen(descriptor, "rb") as content:
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime, entry.mode = found.st_size, int(found.st_mtime), 0o644
+            tar.addfile(entry, content)
+
+
+def bring(packed: Packed, to: str, run: Run, mirror: Mirror, *, stop: Stop | None = None) -> tuple[str, str]:
+    """Bring it to where the job wants it; what that is, and its URL where it has one.
+
+    Raises:
+        UploadError: It is not there yet; try again.
+    """
+    where = "lfs" if to == "lfs" else "url"
+    file = Artifact(path=NAME, size=packed.size, sha256=packed.sha256, where=where)
+    if to == "lfs":
+        artifacts.to_lfs(mirror, [file], packed.path.parent, stop=stop)
+        return "lfs", ""
+    (placed,) = artifacts.to_url(
+        to, f"checkpoints/{run.id}/{run.attempt}", [file], packed.path.parent, stop=stop
+    )
+    return "url", placed.url
+
+
+def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int, stop: Stop) -> bool:
+    """Have a checkpoint that came with the command in the run's folder; False: it was there already.
+
+    Args:
+        checkpoint: What the command names.
+        folder: The attempt's.
+        mirror: The repository's.
+        limit: Bytes that it may come to; 0: no limit.
+        stop: Called now and then.
+
+    Raises:
+        DataError: It is not what the command names, or too large.
+        PushtrainError: It is not to be had.
+    """
+    root = folder.root.parent
+    mark, packed, fresh = folder.received, root / NAME, root / "received.new"
+    if mark.exists() and mark.read_text() == checkpoint.sha256:
+        return False
+    if limit and checkpoint.size > limit:
+        raise DataError(
+            f"The run's checkpoint has {checkpoint.size:,} bytes; {limit:,} are allowed here.",
+            mend="Ask the executor's owner for a higher `rules.limits.disk`.",
+        )
+    if checkpoint.where == "lfs":
+        clone(_from_lfs(mirror, checkpoint, stop), packed, 0o600)
+    else:
+        file = Artifact(
+            path=NAME, size=checkpoint.size, sha256=checkpoint.sha256, where="url", url=checkpoint.url
+        )
+        artifacts.from_url(file, packed)
+    with packed.open("rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() != checkpoint.sha256:
+            raise DataError(
+                "The run's checkpoint is not the one that its command names.",
+                mend="Start the run anew: `pushtrain rerun`.",
+            )
+    remove_tree(fresh)
+    fresh.mkdir()
+    bounds = Limits(size=limit) if limit else Limits()
+    tree = unpack(packed, fresh, title="the checkpoint", report=_silent, stop=stop, limits=bounds)
+    (tree / _CHECKPOINT).mkdir(exist_ok=True)
+    for old in (folder.checkpoint, folder.before):
+        remove_tree(old)
+    (tree / _CHECKPOINT).rename(folder.checkpoint)
+    tree.rename(folder.before)
+    write_bytes(mark, checkpoint.sha256.encode())
+    shutil.rmtree(fresh, ignore_errors=True)
+    packed.unlink()
+    return True
+
+
+def _silent(*_: object) -> None:
+    """Nobody watches."""
+
+
+def _from_lfs(mirror: Mirror, checkpoint: Checkpoint, stop: Stop) -> Path:
+    """git-lfs brings what a commit points to: we make one, which no branch has, and no remote gets."""
+    mirror.ensure(stop=stop)
+    git = mirror.git
+    pointer = lfs.Pointer(checkpoint.sha256, checkpoint.size)
+    blob = git.run("hash-object", "-w", "--stdin", input=pointer.text()).text.strip()
+    tree = git.run("mktree", input=f"100644 blob {blob}\t{NAME}\n".encode()).text.strip()
+    commit = git.run("commit-tree", tree, "-m", "checkpoint", config=_WHO).text.strip()
+    found = lfs.fetch(git, commit, {NAME: pointer}, stop=stop, most=max(checkpoint.size, 1))
+    return found[NAME]
+
+
+_WHO: Final = ("user.name=pushtrain", "user.email=pushtrain@localhost")

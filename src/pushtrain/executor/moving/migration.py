@@ -1,0 +1,107 @@
+"""Bring the checkpoint of a run that waits again to where another executor can have it.
+
+As soon as an attempt has ended that another one follows, and only where the job names a place. The sender
+takes a run back (`release`) once its checkpoint is there, when an executor is free that could go on. What is
+packed while the run waits is whole; if the run begins again meanwhile, it is dropped.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pushtrain.core.errors import Busy, Conflict
+from pushtrain.core.model import Checkpoint, Run, State
+from pushtrain.executor.moving import luggage
+from pushtrain.executor.moving.backlog import Backlog
+from pushtrain.executor.results import segments
+from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.sqlite.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+class Migration:
+    """Checkpoints of one executor's runs, on their way.
+
+    Args:
+        store: Where runs are.
+        runs: The state folder's `runs`.
+        mirrors: The mirror of a repository's key.
+        changed: Told the id of each run that changed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        runs: Path,
+        mirrors: Callable[[str], Mirror],
+        *,
+        changed: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._runs = runs
+        self._mirrors = mirrors
+        self._changed = changed
+        undone = "the checkpoint of run %s is not away yet: %s"
+        self._backlog = Backlog(store, self._bring, undone=undone)
+
+    def soon(self, run: Run) -> None:
+        """An attempt of a run has ended; from any thread, and at once."""
+        if run.command.job.checkpoint_to:
+            self._backlog.add(run)
+
+    def may_leave(self, run: Run) -> None:
+        """See that a waiting run leaves nothing behind that it needs.
+
+        Raises:
+            Conflict: It has a checkpoint here, which does not travel.
+            Busy: Its checkpoint is being brought away.
+        """
+        if run.state is not State.QUEUED or not self._has_checkpoint(run):
+            return
+        if not run.command.job.checkpoint_to:
+            raise Conflict(
+                f"Run {run.short} goes on here, where its checkpoint is.",
+                mend="`checkpoint_to` in pushtrain.toml lets it go on elsewhere.",
+            )
+        if run.checkpoint is None or run.checkpoint.attempt < run.attempt:
+            raise Busy(f"The checkpoint of run {run.short} is on its way.", mend="Try again soon.")
+
+    async def run(self) -> None:
+        """Bring checkpoints away until cancelled."""
+        await self._backlog.run((State.QUEUED,), self.soon)
+
+    def _bring(self, run: Run) -> None:
+        done = run.checkpoint is not None and run.checkpoint.attempt >= run.attempt
+        if done or run.state is not State.QUEUED or not self._has_checkpoint(run):
+            return
+        packed = luggage.pack(self._folder(run))
+        try:
+            if self._store.run(run.id).token or self._store.run(run.id).attempt != run.attempt:
+                return  # it has begun again meanwhile
+            where, url = luggage.bring(
+                packed, run.command.job.checkpoint_to, run, self._mirrors(run.command.repository)
+            )
+        finally:
+            packed.path.unlink(missing_ok=True)
+        kind: Literal["lfs", "url"] = "lfs" if where == "lfs" else "url"
+        checkpoint = Checkpoint(
+            attempt=run.attempt,
+            where=kind,
+            url=url,
+            sha256=packed.sha256,
+            size=packed.size,
+            segments=segments.of(run, self._store.attempts(run.id))[-1000:],
+        )
+        if self._store.save_checkpoint(run.id, checkpoint):
+            _log.info("the checkpoint of run %s can be had elsewhere (%s)", run.short, where)
+            self._changed(run.id)
+
+    def _has_checkpoint(self, run: Run) -> bool:
+        here = run.attempt > run.command.attempt
+        return here and self._folder(run).checkpointed()
+
+    def _folder(self, run: Run) -> RunDir:
+        return RunDir.of(self._runs, run.id, run.attempt)

@@ -1,0 +1,1 @@
+"""What a run leaves: collected, cleaned of secrets, reported, published."""

@@ -1,0 +1,169 @@
+"""Bring result files that are too large for Git to where the job wants them: Git LFS, or an object store.
+
+Uploads may be repeated: the same file goes to the same name. Object stores are s3://, gs:// and az:// by
+the `cloud` extra (obstore); their credentials are the executor's own environment, as with the vendors'
+tools. Which of them a job may name, the rule `artifact_urls` says, before it is accepted.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pushtrain.core.errors import GitError, PushtrainError, StorageError, UsageError
+from pushtrain.core.lent import bucket
+from pushtrain.core.model import Artifact
+from pushtrain.core.weburl import shown
+from pushtrain.plumbing.git import lfs
+from pushtrain.plumbing.git.checkout import clone
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.ports import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class UploadError(PushtrainError):
+    """A result file could not be brought to where the job wants it."""
+
+    code = "upload"
+    exit_code = 10
+    status = 502
+
+
+def to_lfs(mirror: Mirror, files: "Sequence[Artifact]", folder: Path, *, stop: Stop | None) -> None:
+    """Upload the content of `lfs` files to the remote's LFS store.
+
+    Raises:
+        UploadError: git-lfs is not installed, or the remote refused.
+    """
+    if not lfs.installed():
+        raise UploadError(
+            'The job wants large files in Git LFS (`artifacts = "lfs"`), and git-lfs is not installed here.',
+            mend="Install it on the executor: `apt install git-lfs`.",
+        )
+    mirror.ensure(stop=stop)
+    for file in files:
+        target = lfs.content_path(mirror.git, file.sha256)
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            clone(folder / file.path, partial, 0o644)
+            partial.rename(target)
+    oids = sorted({file.sha256 for file in files})
+    try:
+        mirror.git.run(
+            "lfs", "push", "--object-id", "origin", *oids,
+            config=(f"remote.origin.url={mirror.remote.remote}", "lfs.locksverify=false"),
+            stop=stop, doing="upload files to Git LFS",
+        )  # fmt: skip
+    except (GitError, StorageError) as error:
+        raise UploadError(error.message, mend=error.mend) from error
+    for oid in oids:  # the remote has them; our copy would only take room
+        with contextlib.suppress(OSError):
+            lfs.content_path(mirror.git, oid).unlink()
+
+
+def attributes(files: "Sequence[Artifact]") -> bytes:
+    """The `.gitattributes` of a run's folder that marks its LFS files."""
+    return "".join(
+        f'"{_pattern(f"files/{file.path}")}" filter=lfs diff=lfs merge=lfs -text\n' for file in files
+    ).encode()
+
+
+def _pattern(path: str) -> str:
+    escaped = "".join(f"\\{character}" if character in "*?[]\\" else character for character in path)
+    return escaped.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def to_url(
+    base: str, path: str, files: "Sequence[Artifact]", folder: Path, *, stop: Stop | None
+) -> list[Artifact]:
+    """Upload files below `base/path`; the files with their URLs.
+
+    Raises:
+        UploadError: The store refused, is not reachable, or is of a kind that we do not speak.
+    """
+    store, prefix = _store(base)
+    prefix = prefix.strip("/")
+    placed = []
+    for file in files:
+        if stop is not None:
+            stop()
+        key = "/".join(part for part in (prefix, path, file.path) if part)
+        try:
+            _put(store, key, folder / file.path, file.size)
+        except Exception as error:
+            words = str(error).strip().splitlines()
+            raise UploadError(
+                f"{file.path} could not be uploaded to {base}: {words[0] if words else type(error).__name__}",
+                mend="Check the bucket's name and the executor's credentials for it.",
+            ) from error
+        placed.append(file.model_copy(update={"url": f"{base.rstrip('/')}/{quote(f'{path}/{file.path}')}"}))
+    return placed
+
+
+def from_url(file: Artifact, target: Path) -> None:
+    """Download a file that an earlier upload placed; the caller verifies it.
+
+    Who can push can write what a results branch tells: no more is taken than it announces.
+
+    Raises:
+        UploadError: The store refused, is not reachable, or brings more than was published.
+    """
+    store, key = _store(file.url)
+    left = file.size
+    partial = target.with_name(f".{target.name[:100]}.partial")
+    try:
+        import obstore
+
+        with partial.open("wb") as writing:
+            for chunk in obstore.get(store, key).stream():
+                left -= len(chunk)
+                if left < 0:
+                    raise ValueError(f"it has more than the {file.size} bytes that were published")  # noqa: TRY301
+                writing.write(chunk)
+        partial.replace(target)
+    except Exception as error:
+        partial.unlink(missing_ok=True)
+        words = str(error).strip().splitlines()
+        raise UploadError(
+            f"{file.url} could not be downloaded: {words[0] if words else type(error).__name__}",
+            mend="Check your credentials for that store.",
+        ) from error
+
+
+def _store(url: str) -> tuple[Any, str]:
+    """The store of a bucket, and the path in it."""
+    try:
+        name, path = bucket(url)
+    except ValueError as error:
+        raise UsageError(
+            f"artifacts = {shown(url)!r} names no store that we can write: it {error}.",
+            mend="Use lfs, s3://, gs:// or az://.",
+        ) from None
+    scheme = url.partition("://")[0]
+    try:
+        from obstore.store import from_url
+    except ImportError as error:
+        raise UploadError(
+            f"Uploads to {scheme}:// need the `cloud` extra on the executor.",
+            mend="Install it: `pip install 'pushtrain[cloud]'`.",
+        ) from error
+    return from_url(f"{scheme}://{name}"), path
+
+
+def _put(store: Any, key: str, path: Path, size: int) -> None:
+    """Upload one file, unless an earlier try has brought it there whole."""
+    import obstore
+
+    try:
+        if obstore.head(store, key)["size"] == size and size:
+            return
+    except FileNotFoundError:
+        pass
+    with path.open("rb") as file:
+        obstore.put(store, key, file)
+    if obstore.head(store, key)["size"] != size:
+        raise OSError("the store holds another number of bytes than was sent")

@@ -1,0 +1,66 @@
+"""The attempts of a run, as its report lists them: where each ran, how long, and why it ended. Pure."""
+
+from collections.abc import Collection, Sequence
+
+from pushtrain.core.model import Attempt, Run, Segment
+from pushtrain.executor.results import markdown as md
+from pushtrain.executor.results.wording import duration, moment
+
+
+def of(run: Run, attempts: Sequence[Attempt]) -> tuple[Segment, ...]:
+    """What was done of a run so far: what came with it, then what was done here."""
+    before = run.command.checkpoint.segments if run.command.checkpoint else ()
+    return (*before, *map(segment, attempts))
+
+
+def segment(attempt: Attempt) -> Segment:
+    """An attempt as it travels."""
+    began, ended = attempt.started_at, attempt.ended_at
+    return Segment(
+        attempt=attempt.number,
+        executor=attempt.executor,
+        began_at=attempt.claimed_at,
+        seconds=ended - began if began is not None and ended is not None else 0,
+        steps=attempt.steps,
+        gpu_seconds=attempt.gpu.seconds if attempt.gpu else 0,
+        joules=attempt.gpu.joules if attempt.gpu else None,
+        reason=attempt.reason,
+        detail=attempt.detail[:500],
+    )
+
+
+def log_name(number: int) -> str:
+    """The file with the log of an attempt before the last one."""
+    return f"log-{number}.txt"
+
+
+def told(segments: Sequence[Segment], *, logs: Collection[int] = ()) -> str:
+    """The section; empty for a run of one attempt.
+
+    Args:
+        segments: What was done.
+        logs: Numbers of attempts before the last one whose log is there.
+    """
+    if len(segments) <= 1:
+        return ""
+    header = ["Attempt", "Executor", "Began", "Trained", "Steps", "GPU", "Energy", "Ended", ""]
+    rows = [_row(one, logged=one.attempt in logs) for one in segments]
+    for at in (6, 5, 4):  # where nothing was counted there is no column
+        if not any(row[at] for row in rows):
+            del header[at]
+            rows = [(*row[:at], *row[at + 1 :]) for row in rows]
+    return "## Attempts\n\n" + md.table(header, rows, align="rlr" + "r" * (len(header) - 5) + "ll")
+
+
+def _row(one: Segment, *, logged: bool) -> tuple[str, ...]:
+    return (
+        md.link(str(one.attempt), log_name(one.attempt)) if logged else str(one.attempt),
+        md.text(one.executor),
+        moment(one.began_at),
+        duration(one.seconds) if one.seconds else "",
+        str(one.steps or ""),
+        duration(one.gpu_seconds) if one.gpu_seconds else "",
+        "" if one.joules is None else f"{one.joules / 3600:.3g} Wh",
+        str(one.reason),
+        md.text(one.detail, most=200),
+    )

@@ -1,0 +1,1 @@
+"""The way of a run on this machine: claimed, prepared, started, watched, ended."""

@@ -1,0 +1,617 @@
+"""Prepare an attempt: the commit's files, the data, the environment, and the orders for its shim.
+
+Data and environment are fetched and built at the same time, when there is both. Whatever fails becomes a
+`PreparationError` that says which stage failed and why, in one sentence; the same words go into the attempt's
+log, because the log is what gets published. Everything here is repeatable: an attempt that was cut short is
+made again in a folder of its own.
+"""
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from pushtrain.core import queries
+from pushtrain.core.errors import Cancelled, DataError, Forbidden, NeedsCode, PushtrainError, fit
+from pushtrain.core.forms import script_of
+from pushtrain.core.model import (
+    Attempt,
+    DataSource,
+    EnvironmentKind,
+    EnvironmentSpec,
+    Fetched,
+    Gpu,
+    Isolation,
+    JobNetwork,
+    JobSpec,
+    PreemptSignal,
+    Progress,
+    Reason,
+    Run,
+    Stage,
+    StageTime,
+)
+from pushtrain.core.rules import Limits, Rules
+from pushtrain.core.settings import ExecutorSettings
+from pushtrain.core.turns import Bounds
+from pushtrain.executor.moving import luggage
+from pushtrain.executor.owner.meter import Meter
+from pushtrain.executor.rulebook import Against, Rulebook
+from pushtrain.executor.runs import library
+from pushtrain.executor.runs.access import Access
+from pushtrain.executor.runs.bytecode import Compiler
+from pushtrain.executor.runs.cages import compiling_cage, job_cage, limited
+from pushtrain.executor.runs.preflight import ask_torch
+from pushtrain.executor.runs.torchrun import launched
+from pushtrain.executor.runs.variables import attempt_mark, job_environment
+from pushtrain.executor.runs.vault import Given, Vault
+from pushtrain.plumbing.attempts.rundir import Orders, RunDir, SetupStep
+from pushtrain.plumbing.data import supply as data
+from pushtrain.plumbing.data.ledger import Exhausted, Ledger, Quiet
+from pushtrain.plumbing.data.terms import of_rules
+from pushtrain.plumbing.disk.cache import Cache
+from pushtrain.plumbing.disk.ownfolders import own_folder
+from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.plumbing.housekeeping.upkeep import Upkeep
+from pushtrain.plumbing.isolation.building import CagedBuilder
+from pushtrain.plumbing.isolation.uplink import Uplink
+from pushtrain.ports import Activation, Enclosure, Environment, Recipe, Report, Sandbox, Stop
+
+SHELL: Final = ("bash", "-eo", "pipefail", "-c")
+_REASONS: Final = {
+    Stage.FETCH: Reason.CHECKOUT,
+    Stage.CHECKOUT: Reason.CHECKOUT,
+    Stage.DATA: Reason.DATA,
+    Stage.ENVIRONMENT: Reason.ENVIRONMENT,
+}
+
+
+class PreparationError(Exception):
+    """An attempt could not be started.
+
+    Args:
+        reason: The stage that failed.
+        detail: What went wrong and the mend, for people.
+        again_at: When it is tried again by itself; None: never.
+    """
+
+    def __init__(self, reason: Reason, detail: str, again_at: float | None = None) -> None:
+        super().__init__(fit(detail))
+        self.reason = reason
+        self.detail = fit(detail)
+        self.again_at = again_at
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What preparing takes; the same for all attempts."""
+
+    state: StateFolder
+    settings: ExecutorSettings
+    rulebook: Rulebook
+    downloads: Ledger
+    mirrors: Callable[[str], Mirror]
+    """The mirror of a repository's key."""
+    environments: Mapping[str, Environment]
+    """By `EnvironmentKind`, in the order in which `auto` asks them."""
+    data: Cache
+    built: Cache
+    upkeep: Upkeep
+    sandbox: Sandbox
+    """What jobs are kept in."""
+    access: Access
+    """What they reach over the network."""
+    vault: Vault
+    """Knows the secrets that jobs name."""
+    meter: Meter
+    """Counts what attempts use of GPUs."""
+    cgroups: Mapping[str, Path] = field(default_factory=dict)
+    """Where control groups can be made; see `plumbing/isolation/cgroups.py`."""
+    gpus: tuple[Gpu, ...] = ()
+    compiler: Compiler = field(default_factory=Compiler)
+    seeing: set[tuple[Path, str]] = field(default_factory=set)
+    """Environments and drivers that are known to see GPUs together."""
+    inherited: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    @property
+    def rules(self) -> Rules:
+        """What the owner allows."""
+        return self.rulebook.rules
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the owner keeps of shared GPUs, and allows a person."""
+        return Bounds(self.rules.owner.reserve, self.rules.limits.gpu_hours_per_day)
+
+    def caches(self, repository: str, *, apart: str = "") -> Path:
+        """A repository's own folder for `HF_HOME` and its like, kept between runs.
+
+        Args:
+            repository: Its key.
+            apart: The branch to which it belongs alone: jobs with secrets share nothing with other branches,
+                whose code could leave something in it for them, or read what their tools wrote down.
+        """
+        parts = ("home", "huggingface", "torch", "cache")
+        return own_folder(self.state.caches, repository, apart=apart, parts=parts)
+
+    def builds(self, repository: str, *, apart: str = "") -> Path:
+        """What a repository's own code was built with, likewise; nothing but builds can write there."""
+        return own_folder(self.state.builds, repository, apart=apart)
+
+    def close(self) -> None:
+        """End what goes on behind attempts."""
+        self.compiler.close()
+        self.access.close()
+
+    def make_room(self) -> None:
+        """Collect what was used least when the disk is nearly full."""
+        if self.upkeep.low:
+            self.upkeep.collect()
+
+
+class Preparation:
+    """One attempt on its way to the shim.
+
+    Args:
+        run: The run, claimed.
+        folder: The attempt's folder, made.
+        shop: What it takes.
+        progress: Told what happens at the moment.
+        stop: Called now and then; what it raises ends the work.
+    """
+
+    def __init__(
+        self, run: Run, folder: RunDir, shop: Workshop, *, progress: Callable[[Progress], None], stop: Stop
+    ) -> None:
+        self._run = run
+        self._job = run.command.job
+        self._folder = folder
+        self._shop = shop
+        self._progress = progress
+        self._stop = stop
+        self._given_up = threading.Event()
+        self._stages: dict[Stage, StageTime] = {}
+        self._data: list[Fetched] = []
+        self._environment = ""
+        self._shown: list[Path] = []
+        self._uplink: Uplink | None = None
+        self._reached = ""
+        self._secrets: dict[str, Given] = {}
+
+    def orders(self) -> Orders:
+        """Do all of it; the shim's orders.
+
+        Raises:
+            PreparationError: The attempt cannot be started; the log says why.
+            Cancelled: `stop` wanted it.
+        """
+        try:
+            return self._orders()
+        except PreparationError as error:
+            with self._folder.log.open("a", encoding="utf-8") as log:
+                log.write(f"pushtrain: {error.reason}: {error.detail}\n")
+            raise
+
+    @property
+    def uplink(self) -> Uplink | None:
+        """The way to the internet that the attempt has; whoever starts it hands it to the shim."""
+        return self._uplink
+
+    def close(self) -> None:
+        """Let go of the uplink, which goes on only where a shim holds it."""
+        if self._uplink is not None:
+            self._uplink.close()
+            self._uplink = None
+
+    def told(self, attempt: Attempt) -> Attempt:
+        """The attempt with what is known of its preparation, also of one that failed."""
+        if attempt.number == 1:
+            waited = max(0.0, attempt.claimed_at - self._run.accepted_at)
+            self._stages[Stage.QUEUE] = StageTime(stage=Stage.QUEUE, seconds=waited)
+        return attempt.model_copy(
+            update={
+                "stages": tuple(self._stages[stage] for stage in Stage if stage in self._stages),
+                "data": tuple(self._data),
+                "environment": self._environment,
+                "isolation": self._shop.sandbox.level,
+                "network": self._reached,
+                "secrets": tuple(f"{name}, {one.origin}" for name, one in self._secrets.items()),
+            }
+        )
+
+    def _orders(self) -> Orders:
+        job, folder, limits = self._job, self._folder, self._shop.rules.limits
+        self._check_isolation()
+        network = self._reached = self._network()
+        self._check_out()
+        self._take_secrets()
+        self._take_checkpoint()
+        cwd = self._work_folder()
+        self._shop.make_room()
+        activation, root = self._data_and_environment()
+        caches = self._shop.caches(self._run.command.repository, apart=self._apart)
+        library.show(folder)
+        env = job_environment(
+            self._run,
+            folder,
+            caches=caches,
+            activation=activation,
+            gpus=self._run.gpus,
+            inherited=self._shop.inherited,
+        )
+        if self._run.gpus:
+            self._check_torch(env, root, self._enclosure(self._quiet, activation, root, caches))
+        during, then = (network, network)
+        if network is JobNetwork.FETCH_ONLY:
+            during, then = JobNetwork.INTERNET, JobNetwork.NONE
+
+        def enclosure(reached: JobNetwork) -> Enclosure:
+            return self._enclosure(reached, activation, root, caches)
+
+        argv = (*SHELL, job.command) if isinstance(job.command, str) else job.command
+        return Orders(
+            setup=tuple(SetupStep(title=line, argv=(*SHELL, line)) for line in job.setup),
+            argv=launched(job, argv, processes=len(self._run.gpus)),
+            shell=isinstance(job.command, str) and not job.launcher,
+            enclosure=enclosure(then),
+            setup_enclosure=enclosure(during) if job.setup else Enclosure(),
+            env=env,
+            cwd=str(cwd),
+            log_limit=limits.log,
+            timeout=time_limit(job, limits),
+            setup_timeout=limits.time,
+            grace=self._shop.settings.grace,
+            preempt_signal=number_of(job.preempt_signal),
+            stop_file=str(folder.stop_file),
+            limits=limited(
+                folder,
+                limits,
+                caches=caches,
+                mark=attempt_mark(self._run),
+                cgroups=self._shop.cgroups,
+                memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            ),
+        )
+
+    def _check_isolation(self) -> None:
+        """The executor may have been started anew, with less, since it took the run on."""
+        level, least = self._shop.sandbox.level, self._job.min_isolation
+        if least is not None and not level.reaches(least):
+            problem = f"The job asks for isolation `{least}` at least, and this executor offers `{level}`."
+            raise PreparationError(Reason.ISOLATION, f"{problem} Send it to another one.")
+
+    @property
+    def _quiet(self) -> JobNetwork:
+        """No network, for what needs none, where the level can keep it away."""
+        return JobNetwork.NONE if self._shop.sandbox.level.reaches(Isolation.SANDBOX) else JobNetwork.FULL
+
+    def _network(self) -> JobNetwork:
+        """What the job reaches; rules may have changed since it was accepted."""
+        try:
+            return self._shop.access.settle(self._job.network)
+        except Forbidden as error:
+            raise PreparationError(Reason.REFUSED, str(error)) from error
+
+    def _enclosure(self, network: JobNetwork, activation: Activation, root: Path, caches: Path) -> Enclosure:
+        shop = self._shop
+        cage = job_cage(
+            self._folder,
+            shop.state,
+            shop.rules.limits,
+            network=network,
+            activation=activation,
+            root=root,
+            caches=caches,
+            data=self._shown,
+            gpus=[gpu for gpu in shop.gpus if gpu.uuid in self._run.gpus],
+        )
+        try:
+            enclosure = shop.sandbox.enclose(cage)
+            if enclosure.confinement.uplink:
+                self._take_uplink()
+        except (PushtrainError, OSError) as error:
+            raise PreparationError(Reason.ISOLATION, f"The job could not be isolated: {error}") from error
+        return enclosure
+
+    def _take_uplink(self) -> Uplink | None:
+        """The attempt's uplink; the builds of its environment and its commands share it."""
+        if self._uplink is None and self._shop.access.uplinks is not None:
+            self._uplink = self._shop.access.uplinks.take()
+        return self._uplink
+
+    # --- the stages ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _stage(self, stage: Stage, text: str = "") -> Iterator[list[str]]:
+        """Time a stage, and name it as the culprit of what fails in it; the list takes notes for people."""
+        self._progress(Progress(stage=stage, text=text))
+        notes: list[str] = []
+        begin = time.monotonic()
+        try:
+            yield notes
+        except Cancelled:
+            raise
+        except (Against, Exhausted, Quiet) as error:
+            self._given_up.set()
+            against = error if isinstance(error, Against) else self._shop.rulebook.used_up(error)
+            refusal = against.refusal
+            reason = Reason.REFUSED if refusal.again_at is None else Reason.DEFERRED
+            raise PreparationError(reason, refusal.sentence, refusal.again_at) from error
+        except PushtrainError as error:
+            self._given_up.set()
+            raise PreparationError(_REASONS[stage], str(error)) from error
+        except OSError as error:
+            self._given_up.set()
+            raise PreparationError(_REASONS[stage], f"The {stage} failed: {error}.") from error
+        finally:
+            seconds = time.monotonic() - begin
+            self._stages[stage] = StageTime(stage=stage, seconds=seconds, note=", ".join(notes))
+
+    def _report(self, stage: Stage) -> Report:
+        def report(text: str, done: int, total: int) -> None:
+            self._progress(Progress(stage=stage, text=text, done=done, total=total))
+
+        return report
+
+    def _stop_all(self) -> None:
+        """Stop also when the other half of the work has failed."""
+        self._stop()
+        if self._given_up.is_set():
+            raise Cancelled("Another part of the preparation failed.")
+
+    def _check_out(self) -> None:
+        command = self._run.command
+        rulebook = self._shop.rulebook
+        with self._stage(Stage.FETCH) as notes:
+            allowed = rulebook.recheck(self._run)
+            mirror = self._shop.mirrors(command.repository)
+            if not mirror.fetch(command.ref, command.commit, stop=self._stop):
+                notes.append("cached")
+            rulebook.prove(self._run, allowed, mirror, stop=self._stop)
+            rulebook.ask_hooks(self._run, isolation=self._shop.sandbox.level, stop=self._stop)
+        with self._stage(Stage.CHECKOUT) as notes:
+            done = mirror.checkout(
+                command.commit,
+                self._folder.tree,
+                submodules=self._job.submodules,
+                lfs=self._job.lfs,
+                stop=self._stop,
+            )
+            notes.append(f"{done.files} file{'s' if done.files != 1 else ''}")
+            if done.lfs_files:
+                notes.append(f"{done.lfs_files} from LFS")
+
+    def _take_secrets(self) -> None:
+        """Have the secrets that the job names, and write down, sealed, which they are.
+
+        Which it may have depends on its branch; the fetch has seen to it that the commit is of that branch.
+        """
+        vault = self._shop.vault
+        try:
+            self._secrets = vault.of(self._run.command, stop=self._stop)
+            signatures = {name: Given(text, "") for name, text in queries.values(self._run.command).items()}
+            vault.note(self._folder, signatures | self._secrets)
+        except Cancelled:
+            raise
+        except PushtrainError as error:
+            raise PreparationError(Reason.SECRETS, str(error)) from error
+
+    def _take_checkpoint(self) -> None:
+        """Have what an earlier executor has brought away of the run."""
+        checkpoint, shop = self._run.command.checkpoint, self._shop
+        if checkpoint is None:
+            return
+        with self._stage(Stage.DATA, "the run's checkpoint") as notes:
+            mirror = shop.mirrors(self._run.command.repository)
+            if luggage.fetch(checkpoint, self._folder, mirror, limit=shop.rules.limits.disk, stop=self._stop):
+                notes.append("checkpoint fetched")
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The secrets' values, for the shim alone; known once `orders` has returned."""
+        return {name: one.value for name, one in self._secrets.items()}
+
+    def _work_folder(self) -> Path:
+        """Where the command starts: a folder of the commit, links followed, never outside it."""
+        tree = self._folder.tree.resolve()
+        cwd = (tree / self._job.workdir).resolve()
+        if cwd.is_relative_to(tree) and cwd.is_dir():
+            return cwd
+        problem = f"`workdir` is {self._job.workdir!r}, which is not a folder in this commit."
+        raise PreparationError(Reason.CHECKOUT, f"{problem} Mend it in pushtrain.toml.")
+
+    def _data_and_environment(self) -> tuple[Activation, Path]:
+        if not self._job.data:
+            return self._build()
+        with ThreadPoolExecutor(1, thread_name_prefix="pushtrain-data") as pool:
+            fetching = pool.submit(self._fetch_data)
+            try:
+                built = self._build()
+            except BaseException:
+                self._given_up.set()
+                if (error := fetching.exception()) and isinstance(error, PreparationError):
+                    raise error from None  # it came first: the build gave up because of it
+                raise
+            found = fetching.result()
+        for path, source in found:
+            self._shown.append(path.absolute())
+            try:
+                data.attach(path, self._folder.tree, source)
+            except PushtrainError as error:
+                raise PreparationError(Reason.DATA, str(error)) from error
+        return built
+
+    def _fetch_data(self) -> list[tuple[Path, DataSource]]:
+        found = []
+        limit = self._shop.rules.limits.time
+        end = time.monotonic() + limit
+
+        def stop() -> None:
+            self._stop_all()
+            if time.monotonic() > end:
+                raise DataError(
+                    f"The data was not here after {limit:g} s, the longest that a run may take here.",
+                    mend="Use a faster server, or have the executor's owner raise `rules.limits.time`.",
+                )
+
+        with self._stage(Stage.DATA) as notes:
+            terms = of_rules(self._shop.rules)
+            for source in self._job.data:
+                path, fetched = data.fetch(
+                    source,
+                    cache=self._shop.data,
+                    mounts=self._shop.settings.mounts,
+                    report=self._report(Stage.DATA),
+                    stop=stop,
+                    terms=terms,
+                    repository=self._run.command.repository,
+                    holder=self._folder.tree,
+                    meter=self._shop.downloads.metered,
+                    environ=self._shop.inherited,
+                )
+                self._data.append(fetched)
+                found.append((path, source))
+            if all(one.cached for one in self._data):
+                notes.append("cached")
+        return found
+
+    def _build(self) -> tuple[Activation, Path]:
+        """The environment, built if need be, and where it is."""
+        tree, spec, overlay = self._folder.tree, self._wanted(), self._folder.overlay
+        with self._stage(Stage.ENVIRONMENT) as notes:
+            kind, adapter, recipe = self._choose()
+            root = overlay
+            if recipe.key:
+                root, cached = self._made(adapter, spec, f"{kind}-{recipe.key}".lower())
+                notes.append("cached" if cached else "built")
+            activation = adapter.activate(tree, spec, root, overlay, self._builder(code=True))
+            self._environment = ", ".join([recipe.title, *notes, *(() if recipe.locked else ("not pinned",))])
+        python = next((one / "python" for one in activation.path if (one / "python").exists()), None)
+        if recipe.key and python is not None:
+            cage = compiling_cage(root, python, self._shop.state, network=self._quiet)
+            self._shop.compiler.want(root, python, self._shop.sandbox.enclose(cage))
+        return activation, root
+
+    def _received(self) -> int | None:
+        """Bytes that came in through the attempt's uplink; None: it has none."""
+        return None if self._uplink is None else self._uplink.received()
+
+    def _made(self, adapter: Environment, spec: EnvironmentSpec, key: str) -> tuple[Path, bool]:
+        """The environment of a key, and whether it was there.
+
+        One that took nobody's code is everybody's. What code has had its hands in is the repository's own: by
+        what it leaves behind it could else be in another repository's runs.
+        """
+        built, tree = self._shop.built, self._folder.tree
+        own = f"{key}-{hashlib.sha256(self._own.name.encode()).hexdigest()[:16]}"
+        if not _stands(built.root / own):
+            built.remove(own)
+        found = built.get(own, holder=tree)
+        if found is not None:
+            return found, True
+
+        def make(into: Path, *, code: bool) -> None:
+            with self._shop.downloads.building(into, self._received):
+                adapter.build(tree, spec, into, self._builder(code=code))
+
+        try:
+            return built.build(key, partial(make, code=False), holder=tree, stop=self._stop_all)
+        except NeedsCode:
+            return built.build(own, partial(make, code=True), holder=tree, stop=self._stop_all)
+
+    @property
+    def _apart(self) -> str:
+        """The branch that the repository's caches are for alone; empty: they are for all."""
+        return self._run.command.ref if self._job.secrets else ""
+
+    @property
+    def _own(self) -> Path:
+        return self._shop.builds(self._run.command.repository, apart=self._apart)
+
+    def _builder(self, *, code: bool) -> CagedBuilder:
+        shop = self._shop
+        return CagedBuilder(
+            shop.sandbox,
+            shared=shop.state.environments,
+            tools=shop.state.tools,
+            own=self._own,
+            network=JobNetwork(self._reached),
+            uplink=self._take_uplink,
+            limits=shop.rules.limits,
+            report=self._report(Stage.ENVIRONMENT),
+            stop=self._stop_all,
+            code=code,
+            hosts=shop.rules.allow_data_hosts,
+            environ=shop.inherited,
+        )
+
+    def _wanted(self) -> EnvironmentSpec:
+        """What the job asks for; where it leaves the choice to us, with the script that it runs as a hint."""
+        spec = self._job.environment
+        if spec.kind is not EnvironmentKind.AUTO:
+            return spec
+        return spec.model_copy(update={"file": script_of(self._job.command)})
+
+    def _choose(self) -> tuple[str, Environment, Recipe]:
+        tree, spec, offered = self._folder.tree, self._wanted(), self._shop.environments
+        kinds = [kind for kind in offered if spec.kind in {EnvironmentKind.AUTO, kind}]
+        for kind in kinds:
+            if (recipe := offered[kind].plan(tree, spec)) is not None:
+                return kind, offered[kind], recipe
+        raise PreparationError(Reason.ENVIRONMENT, _unfit(spec, offered=bool(kinds)))
+
+    def _check_torch(self, env: Mapping[str, str], root: Path, enclosure: Enclosure) -> None:
+        driver = next((gpu.driver for gpu in self._shop.gpus), "")
+        if (root, driver) in self._shop.seeing:
+            return
+        self._progress(Progress(stage=Stage.ENVIRONMENT, text="asking torch for its GPUs"))
+        problem = ask_torch(
+            env,
+            self._folder.tmp,
+            gpus=len(self._run.gpus),
+            driver=driver,
+            enclosure=enclosure,
+            stop=self._stop,
+        )
+        if problem:
+            raise PreparationError(Reason.NO_GPU, problem)
+        if problem is not None:
+            self._shop.seeing.add((root, driver))
+
+
+def number_of(chosen: PreemptSignal) -> int:
+    """A signal's number; 0 for none."""
+    return 0 if chosen is PreemptSignal.NONE else signal.Signals[chosen.value].value
+
+
+def _stands(root: Path) -> bool:
+    """Whether an environment's Python has not gone from the machine."""
+    python = root / "bin" / "python"
+    return python.exists() or not python.is_symlink()
+
+
+def time_limit(job: JobSpec, limits: Limits) -> float:
+    """Seconds that a training may last here."""
+    return min(job.timeout or limits.time, limits.time)
+
+
+def _unfit(spec: EnvironmentSpec, *, offered: bool) -> str:
+    if not offered:
+        return (
+            f"This executor builds no `{spec.kind}` environments. Choose another kind, or another executor."
+        )
+    if spec.kind is EnvironmentKind.AUTO:
+        return "No way to build an environment fits this commit. Name one with `environment`."
+    return (
+        f"This commit has nothing that a `{spec.kind}` environment is built from. "
+        "Commit what it needs, or change `environment`."
+    )

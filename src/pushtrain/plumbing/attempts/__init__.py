@@ -1,0 +1,1 @@
+"""One attempt's folder, its log, and what it was given."""

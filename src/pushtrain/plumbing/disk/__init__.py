@@ -1,0 +1,1 @@
+"""Files that are whole or absent, the folders that we keep, and whose they are."""

@@ -1,0 +1,204 @@
+"""What went wrong when git failed: the error that fits, from git's own words.
+
+Git has one exit code for everything, so its complaint (in the C locale) is read; what is not recognised stays
+a plain GitError. No message holds a credential.
+"""
+
+import re
+import signal
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+from pushtrain.core.errors import (
+    CredentialError,
+    GitError,
+    NotFound,
+    PushRejected,
+    PushtrainError,
+    StorageError,
+)
+from pushtrain.plumbing.git.remotes import masked
+from pushtrain.plumbing.programs.process import Completed
+
+_NO_ACCESS: Final = re.compile(
+    r"authentication failed|could not read (username|password)|permission denied \(|terminal prompts disabled"
+    r"|returned error: 40[137]|invalid (username|credentials)|host key verification failed|access denied"
+    r"|permission to \S+ denied|write access to repository not granted|insufficient permission"
+)
+_ABSENT: Final = re.compile(
+    r"repository '?[^\n]*not found|returned error: 404|does not appear to be a git repository"
+    r"|does not exist|couldn't find remote ref"
+)
+_NO_NETWORK: Final = re.compile(
+    r"could not resolve host|connection (refused|timed out|reset)|could not connect|failed to connect"
+    r"|network is unreachable|early eof|hung up|operation too slow|timed out|gnutls|ssl|returned error: 5\d\d"
+    r"|rpc failed"
+)
+_LIMITED: Final = re.compile(
+    r"returned error: 429|http 429|rate.limited|rate limit exceeded|secondary rate limit|too many requests"
+)
+_NO_HOST: Final = re.compile(
+    r"no dav locking support|git-http-push failed|not valid: is this a git repository"
+    r"|unable to update url base from redirection"
+)
+_TRACED: Final = re.compile(r"^\d\d:\d\d:\d\d\.\d+ http\.c:\d+ .*\n?", re.MULTILINE)
+_RETRY_AFTER: Final = re.compile(r"<= Recv header: retry-after: *([^\n]+)", re.IGNORECASE)
+_NO_SPACE: Final = re.compile(r"no space left|disk quota exceeded|input/output error|read-only file system")
+_DECLINED: Final = re.compile(
+    r"\[remote rejected\][^\n]*(hook declined|protected branch|declined|denied|prohibited|refusing)"
+    r"|gh00\d|hook declined"
+)
+_MOVED: Final = re.compile(
+    r"\[rejected\]|fetch first|non-fast-forward|\[remote rejected\]|failed to update ref"
+    r"|cannot lock ref|incorrect old value|reference already exists|remote ref updated since"
+)
+_BROKEN: Final = re.compile(
+    r"object file \S+ is empty|loose object \S+ .*corrupt|packfile \S+ (is|cannot|does)|inflate:|bad object"
+    r"|index file (corrupt|smaller)|unable to read (tree|sha1)|missing (blob|tree|commit)"
+    r"|not a git repository"
+)
+
+
+_UNSAFE: Final = re.compile(
+    r"fsck error|invalid path '|object [0-9a-f]+: \w+: |refusing to (work with|create)|bad tree"
+    r"|file ?name too long|exceeded maximum allowed tree depth|malformed mode in tree"
+)
+_TOO_LARGE: Final = re.compile(
+    r"out of memory|died of signal (25|9|11)|file too large|memory exhausted|invalid index-pack output"
+)
+
+
+class PrintedTooMuch(GitError):
+    """Git had more to say than we are willing to hold."""
+
+
+class UnsafeContent(GitError):
+    """What the repository holds at that commit is dangerous or beyond its limits, and is not taken in."""
+
+    code = "git-unsafe"
+    exit_code = 9
+    status = 422
+
+
+class PushDeclined(GitError):
+    """The host's own rules are against what was pushed; pushing the same again is of no use."""
+
+    code = "push-declined"
+
+
+class RateLimited(GitError):
+    """The host asks for fewer requests; it says when it will answer again, or not.
+
+    Args:
+        message: What failed and why.
+        mend: What to do about it.
+        after: Seconds for which the host asks to be left alone; 0: it did not say.
+    """
+
+    code = "rate-limited"
+
+    def __init__(self, message: str, *, mend: str = "", after: float = 0) -> None:
+        super().__init__(message, mend=mend)
+        self.after = after
+
+
+class BrokenRepository(GitError):
+    """Our own copy is damaged, by a power failure perhaps; it can be made anew."""
+
+    code = "git-broken"
+
+
+TRACE: Final = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1", "GIT_TRACE_REDACT": "1"}
+"""Variables by which git tells the headers of a host's answers, among them when to come back."""
+
+
+def explain(done: Completed, doing: str, *, now: float = 0) -> PushtrainError:
+    """The error that fits a failed git command: what failed, its own last words, and the mend.
+
+    Args:
+        done: How it ended; headers that `TRACE` adds are looked at and left out.
+        doing: What it was to do.
+        now: Seconds since the epoch, for hosts that say when to come back by the clock.
+    """
+    said = _TRACED.sub("", done.complaint)
+    lower = said.lower()
+    words = _last_words(said) or f"exit code {done.code}"
+    failed = f"git could not {doing}: {words}"
+    if not failed.endswith("."):
+        failed += "."
+    if _NO_SPACE.search(lower):
+        return StorageError(failed, mend="Free some space, or look at the disk.")
+    if _TOO_LARGE.search(lower) or done.code == -signal.SIGXFSZ:
+        return UnsafeContent(
+            f"git could not {doing}: it is larger than it may be here ({words}).",
+            mend="Keep large files in Git LFS; the owner's limits are in `rules.limits`.",
+        )
+    if _UNSAFE.search(lower):
+        return UnsafeContent(
+            failed, mend="Take it out of the repository's history: Git hosts refuse it, too."
+        )
+    if _LIMITED.search(lower):
+        after = _pause(_RETRY_AFTER.findall(done.complaint), now)
+        when = f"; it asks to be left alone for {after:.0f} s" if after else ""
+        return RateLimited(f"{failed.rstrip('.')}{when}.", mend="It is tried again by itself.", after=after)
+    return _ordinary(failed, lower)
+
+
+def _pause(said: Sequence[str], now: float) -> float:
+    """The seconds that the last `Retry-After` tells; 0: none, or nothing that can be read."""
+    if not said:
+        return 0.0
+    text = said[-1].strip()
+    if text.isdecimal():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except ValueError:
+        return 0.0
+
+
+_ORDINARY: Final[tuple[tuple[re.Pattern[str], type[PushtrainError], str], ...]] = (
+    (
+        _NO_ACCESS,
+        CredentialError,
+        "Give git access: a credential helper, an SSH key that needs no prompt, or PUSHTRAIN_GIT_TOKEN.",
+    ),
+    (_DECLINED, PushDeclined, "The host's rules refused the push: protected branch, hook, or file size."),
+    (_MOVED, PushRejected, "Fetch and try again."),
+    (
+        _NO_HOST,
+        GitError,
+        "What answers there is no Git host: a sign-in page of the network, a proxy? It is tried again.",
+    ),
+    (
+        _ABSENT,
+        NotFound,
+        "Check the remote in settings.toml; hosts also say so when the credentials lack access.",
+    ),
+    (_NO_NETWORK, GitError, "Check the network; it is tried again."),
+    (
+        _BROKEN,
+        BrokenRepository,
+        "Delete the repository's folder below the state folder; it is rebuilt.",
+    ),
+)
+"""What goes wrong in any week, the first that fits: git's words, the error, the mend."""
+
+
+def _ordinary(failed: str, lower: str) -> PushtrainError:
+    for words, error, mend in _ORDINARY:
+        if words.search(lower):
+            return error(failed, mend=mend)
+    return GitError(failed)
+
+
+def _last_words(said: str) -> str:
+    """The lines of git's complaint that tell the cause, without credentials."""
+    lines = [line.strip() for line in masked(said).splitlines()]
+    telling = [
+        line for line in lines if line and not line.startswith(("hint:", "warning:", "To ", "remote: \n"))
+    ]
+    blunt = [line for line in telling if re.match(r"(fatal|error|remote|ERROR|ssh|!)", line)]
+    text = "; ".join(dict.fromkeys(blunt or telling))
+    return text if len(text) <= 500 else f"…{text[-500:]}"  # noqa: PLR2004  a message, not a log

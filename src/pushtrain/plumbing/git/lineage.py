@@ -1,0 +1,32 @@
+"""How two commits of one branch stand to each other, as git knows it."""
+
+import contextlib
+
+from pushtrain.core.errors import NotFound
+from pushtrain.core.precedence import Order
+from pushtrain.plumbing.git.mirror import Mirror
+
+
+def order(mirror: Mirror, ref: str, this: str, that: str) -> Order:
+    """How `this` stands to `that`; after a rewritten history the branch's tip decides.
+
+    Raises:
+        GitError: The remote does not answer; try again.
+    """
+    if this == that:
+        return Order.UNKNOWN
+    for commit in (this, that):
+        if not mirror.has(commit):
+            with contextlib.suppress(NotFound):  # rewritten, and let go by the host
+                mirror.fetch(ref, commit)
+    if mirror.is_ancestor(that, this):
+        return Order.NEWER
+    if mirror.is_ancestor(this, that):
+        return Order.OLDER
+    tip = mirror.ls_remote().get(ref, "")
+    if not tip:
+        return Order.UNKNOWN
+    if tip not in {this, that}:
+        mirror.fetch(ref, tip)
+    current = (mirror.is_ancestor(this, tip), mirror.is_ancestor(that, tip))
+    return {(True, False): Order.NEWER, (False, True): Order.OLDER}.get(current, Order.UNKNOWN)

@@ -1,0 +1,523 @@
+"""Keep a bare mirror of each repository; fetch, read and check out exactly the commits that are asked for.
+
+A mirror is a folder that only we write. It is made again when it is missing or damaged, holds what was
+fetched under private refs (so that the next fetch transfers only what is new), and never holds a work tree
+that a job could touch: checkouts are copies (see `checkout`). Every commit that is read was named in full.
+Thread-safe; two processes may share a mirror.
+"""
+
+import fcntl
+import hashlib
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pushtrain.core.errors import ConfigError, GitError, NotFound, PushtrainError
+from pushtrain.core.model import NO_COMMIT
+from pushtrain.core.outward import Outward
+from pushtrain.core.settings import Repository
+from pushtrain.plumbing.git.checkout import Checkout, PristineTree
+from pushtrain.plumbing.git.command import FETCH, GUARDED, LONGEST, Git
+from pushtrain.plumbing.git.complaint import BrokenRepository, PrintedTooMuch
+from pushtrain.plumbing.git.remotes import check_commit, check_ref, validate_remote
+from pushtrain.plumbing.git.seen import Seen
+from pushtrain.plumbing.git.survey import Bounds
+from pushtrain.plumbing.programs import process
+from pushtrain.ports import Stop
+
+_ATTRIBUTES: Final = b"* -filter\n"
+"""No configured filter ever runs; LFS pointers are resolved by an explicit call."""
+_MANY_PACKS: Final = 60
+"""Each fetch leaves one pack; past this many they are joined."""
+_BOUNDS: Final = Bounds()
+_OUTWARD: Final = Outward()
+_LARGEST_READ: Final = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CommitInfo:
+    """A commit's own words."""
+
+    commit: str
+    message: str
+    author: str
+    """The name, without the address."""
+    authored_at: int
+    parents: tuple[str, ...]
+
+    @property
+    def subject(self) -> str:
+        """The message's first line."""
+        return self.message.strip().partition("\n")[0]
+
+
+class Mirror:
+    """One repository's bare mirror.
+
+    Args:
+        folder: Where mirrors live (`StateFolder.repositories`); this one is `KEY.git` there, `/` as `+`.
+        remote: The repository's key and remote.
+        token: For https remotes; empty: the user's own credential helpers or SSH.
+        bounds: How much is taken of it.
+        lent: Whether a submodule's repository, by its key, may be asked for with the owner's credentials.
+        outward: Which addresses a stranger may reach.
+        stranger: Whether the remote is asked without anything of the owner's; git's settings for that.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        remote: Repository,
+        *,
+        token: str = "",
+        bounds: Bounds = _BOUNDS,
+        lent: Callable[[str], bool] = lambda _: False,
+        outward: Outward = _OUTWARD,
+        stranger: tuple[str, ...] | None = None,
+    ) -> None:
+        self.remote = Repository(key=remote.key, remote=validate_remote(remote.remote))
+        name = mirror_name(remote.key)
+        if stranger is not None:
+            name = f"{name}+public"  # what a stranger gets need not be what the owner gets
+        self.home = folder
+        self.token = token
+        self.bounds = bounds
+        self.folder = folder / f"{name}.git"
+        self.lent = lent
+        self.outward = outward
+        self.git = Git(self.folder, self.remote.remote, token, stranger is not None, stranger or ())
+        self.pristine = PristineTree(folder / f"{name}.tree", self.git, bounds, outward)
+        self._lock = folder / f"{name}.lock"
+        self._use = folder / f"{name}.use"
+        self._seen = Seen(folder / f"{name}.seen")
+        self._default = ""
+
+    # --- the remote's side ---
+
+    def ls_remote(self, *, stop: Stop | None = None) -> dict[str, str]:
+        """The remote's branches and tags: full ref → commit (for an annotated tag the commit it names).
+
+        Raises:
+            GitError: The remote did not answer, or refused.
+        """
+        git = Git(None, self.remote.remote, self.token)
+        out = git.run(
+            "ls-remote", "--symref", "--", self.remote.remote, "HEAD", "refs/heads/*", "refs/tags/*",
+            stop=stop, doing=f"list the branches of {self.remote.key}",
+        ).text  # fmt: skip
+        refs: dict[str, str] = {}
+        for line in out.splitlines():
+            first, _, ref = line.partition("\t")
+            if first.startswith("ref: ") and ref == "HEAD":
+                self._default = first.removeprefix("ref: ")
+            elif ref.startswith("refs/"):
+                refs[ref.removesuffix("^{}")] = first
+        return refs
+
+    def ref_with(self, commit: str, *, stop: Stop | None = None) -> str:
+        """A branch or tag of the remote that holds a commit, the default branch first; empty: none does.
+
+        Raises:
+            GitError: The remote did not answer, or refused.
+        """
+        self.ensure(stop=stop)
+        for kind in ("heads", "tags"):
+            self.fetch_into(f"refs/{kind}/*", f"refs/fetched/all/{kind}/*", stop=stop)
+        if not self.has(commit):
+            return ""
+        names = self.git.run(
+            "for-each-ref", "--contains", commit, "--format=%(refname)", "refs/fetched/all/"
+        ).text
+        found = [name.replace("refs/fetched/all/", "refs/", 1) for name in names.splitlines()]
+        default = self.default_branch(stop=stop)
+        return default if default in found else next(iter(found), "")
+
+    def default_branch(self, *, stop: Stop | None = None) -> str:
+        """The ref that the remote's HEAD names, as of the last `ls_remote`; asks once if there was none."""
+        if not self._default:
+            self.ls_remote(stop=stop)
+        return self._default or "refs/heads/main"
+
+    def fetch(self, ref: str, commit: str, *, stop: Stop | None = None) -> bool:
+        """Have this commit of this ref, with its history; whether anything had to be fetched.
+
+        The ref is what is fetched, and the commit must be its tip or in its history: a host also gives out,
+        under this repository's name, the commits of everybody's forks. One that was seen on the ref before
+        counts, although the branch was pushed over or deleted since.
+
+        Raises:
+            NotFound: The remote's ref does not hold it, or no longer; or there is no such ref.
+            UnsafeContent: What came is dangerous, or larger than the bounds.
+            GitError: It could not be fetched.
+        """
+        check_commit(commit)
+        check_ref(ref)
+        return self._whole(lambda: self._fetch_of(ref, commit, stop), stop)
+
+    def fetch_commit(self, commit: str, *, stop: Stop | None = None) -> bool:
+        """Have this commit, whatever ref it is on; whether it had to be fetched.
+
+        Asks for exactly the commit, and for every branch only when the host does not give single commits out.
+
+        Raises:
+            NotFound: The remote does not have it, or no longer.
+            UnsafeContent: What came is dangerous, or larger than the bounds.
+            GitError: It could not be fetched.
+        """
+        check_commit(commit)
+        return self._whole(lambda: self._fetch_exactly(commit, stop), stop)
+
+    def _whole(self, fetch: Callable[[], bool], stop: Stop | None) -> bool:
+        """Fetch; once more, into a new mirror, where this one turns out to be damaged."""
+        with self.using():
+            try:
+                return fetch()
+            except BrokenRepository:
+                with self._locked(stop):
+                    self._set_aside()
+                return fetch()
+
+    def _fetch_of(self, ref: str, commit: str, stop: Stop | None) -> bool:
+        short = hashlib.sha256(ref.encode()).hexdigest()[:16]
+        if self._holds(short, commit):
+            return False
+        with self._locked(stop) as waited:
+            self._ensure(_format(commit))
+            if waited and self._holds(short, commit):
+                return False
+            try:
+                self.fetch_into(ref, f"refs/fetched/{short}", stop=stop)
+            except NotFound as error:
+                if not _unadvertised(str(error)):
+                    raise
+            if not self._holds(short, commit) and not self._had_once(short, commit, stop):
+                raise NotFound(
+                    f"{self.remote.key} has no commit {commit[:12]} on {ref} (any more).",
+                    mend="It was pushed over perhaps, or only a fork has it: push again.",
+                )
+            self.tidy(stop=stop)
+        return True
+
+    def _holds(self, short: str, commit: str) -> bool:
+        """Whether the mirror has the commit, and it is of the ref: its tip, in its history, or seen there."""
+        if not self.folder.is_dir():
+            return False
+        asked = f"{commit}^{{commit}}\nrefs/fetched/{short}^{{commit}}\n".encode()
+        out = self.git.run("cat-file", "--batch-check=%(objectname)", input=asked).text.split("\n")
+        there, tip = (line if _is_id(line) else "" for line in out)
+        if not there:
+            return False
+        known = tip == commit or self._seen.has(short, commit) or (tip and self.is_ancestor(commit, tip))
+        if known:
+            self._seen.add(short, commit)
+        return bool(known)
+
+    def _had_once(self, short: str, commit: str, stop: Stop | None) -> bool:
+        """Have a commit that was seen on the ref when an earlier mirror, since lost, held it."""
+        if not self._seen.has(short, commit):
+            return False
+        with suppress(NotFound, GitError):
+            self.fetch_into(commit, f"refs/fetched/{short}.{commit[:16]}", stop=stop)
+        return self.has(commit)
+
+    def _fetch_exactly(self, commit: str, stop: Stop | None) -> bool:
+        if self.has(commit):
+            return False
+        with self._locked(stop):
+            self._ensure(_format(commit))
+            if self.has(commit):
+                return False
+            try:
+                self.fetch_into(commit, "refs/fetched/one", stop=stop)
+            except (GitError, NotFound) as error:
+                if not _unadvertised(str(error)):
+                    raise
+                self.fetch_into("refs/heads/*", "refs/fetched/all/heads/*", stop=stop)
+                if not self.has(commit):
+                    raise NotFound(
+                        f"{self.remote.key} has no commit {commit[:12]} (any more).",
+                        mend="It was pushed over perhaps; push again.",
+                    ) from error
+            self.tidy(stop=stop)
+        return True
+
+    def fetch_into(
+        self, source: str, ref: str, *, stop: Stop | None = None, timeout: float = LONGEST
+    ) -> None:
+        """Fetch a ref or a commit under a private ref of the mirror, in so many seconds.
+
+        Raises:
+            UnsafeContent: What came is dangerous, or larger than the bounds; none of it stays.
+            GitError: It could not be fetched.
+        """
+        try:
+            with self.using():
+                self.git.run(
+                    "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--",
+                    self.remote.remote, f"+{source}:{ref}",
+                    config=FETCH, stop=stop, timeout=timeout, doing=f"fetch from {self.remote.key}",
+                    caps={**GUARDED, resource.RLIMIT_FSIZE: self.bounds.size},
+                )  # fmt: skip
+        except PushtrainError:
+            self._drop_halves()
+            raise
+
+    def _drop_halves(self) -> None:
+        """Remove what a failed fetch has left of its pack, unless somebody still writes to it."""
+        halves = list((self.folder / "objects" / "pack").glob("tmp_*"))
+        if halves:
+            written = process.open_files()
+            for half in halves:
+                if str(half.resolve()) not in written:
+                    half.unlink(missing_ok=True)
+
+    # --- our side ---
+
+    def has(self, commit: str) -> bool:
+        """Whether the mirror holds this commit. Packs arrive whole, so a commit's files are there with it."""
+        name = f"{check_commit(commit)}^{{commit}}"
+        return self.folder.is_dir() and self.git.run("cat-file", "-e", name, ok=(0, 1, 128)).code == 0
+
+    def read(self, commit: str, paths: Sequence[str] = ()) -> tuple[CommitInfo, dict[str, bytes | None]]:
+        """The commit's own words and some of its files (None: there is no such file), by one git process.
+
+        Raises:
+            NotFound: The mirror does not hold the commit.
+            ConfigError: All of it together is larger than anything that is read here.
+        """
+        names = [path for path in paths if "\n" not in path]
+        asked = [f"{check_commit(commit)}^{{commit}}", *(f"{commit}:{path}" for path in names)]
+        try:
+            head, *files = self.objects(asked, limit=_LARGEST_READ)
+        except PrintedTooMuch as error:
+            what = " or ".join(names) or "The message"
+            raise ConfigError(
+                f"{what} at {commit[:7]} is larger than {_LARGEST_READ} bytes.",
+                mend="Make it smaller; long scripts belong into files of their own.",
+            ) from error
+        if head is None:
+            raise NotFound(f"The mirror of {self.remote.key} holds no commit {commit[:12]}.")
+        blobs = [None if found is None or found[0] != "blob" else found[1] for found in files]
+        return _parse_commit(commit, head[1]), {
+            **dict.fromkeys(paths),
+            **dict(zip(names, blobs, strict=True)),
+        }
+
+    def objects(self, names: Sequence[str], *, limit: int = 1 << 26) -> list[tuple[str, bytes] | None]:
+        """Several objects as (kind, content), None for what is missing, by one git process.
+
+        Raises:
+            PrintedTooMuch: They are larger than the limit, together.
+        """
+        if not self.folder.is_dir():
+            return [None] * len(names)
+        asked = "".join(f"{name}\n" for name in names).encode()
+        out = self.git.run("cat-file", "--batch", input=asked, limit=limit).out
+        return list(parse_batch(out, len(names)))
+
+    def show(self, commit: str, path: str) -> bytes | None:
+        """One file at one commit; None: there is none."""
+        return self.read(commit, [path])[1][path]
+
+    def message(self, commit: str) -> str:
+        """The commit's message."""
+        return self.read(commit)[0].message
+
+    def changed(self, before: str, after: str) -> list[str] | None:
+        """The paths that differ between two commits; None: not known, or too many to tell."""
+        if set(before) == {"0"} or before == NO_COMMIT or not self.has(before):
+            return None
+        args = (
+            "diff-tree",
+            "-r",
+            "-z",
+            "--name-only",
+            "--no-renames",
+            check_commit(before),
+            check_commit(after),
+        )
+        try:
+            out = self.git.run(*args, doing="compare two commits").out
+        except PrintedTooMuch:
+            return None
+        return [os.fsdecode(path) for path in out.split(b"\0") if path]
+
+    def is_ancestor(self, older: str, newer: str) -> bool:
+        """Whether `older` is in the history of `newer` (or the same); False when one is not known here."""
+        if not self.folder.is_dir():
+            return False
+        args = ("merge-base", "--is-ancestor", check_commit(older), check_commit(newer))
+        return self.git.run(*args, ok=(0, 1, 128)).code == 0
+
+    def list(self, commit: str, below: str = "") -> list[str]:
+        """The paths of all files at a commit, or of those below a folder."""
+        args = ("ls-tree", "-r", "-z", "--name-only", "--full-tree", check_commit(commit), "--", below)
+        out = self.git.run(*(args if below else args[:-2])).out
+        return [os.fsdecode(path) for path in out.split(b"\0") if path]
+
+    def checkout(
+        self,
+        commit: str,
+        into: Path,
+        *,
+        submodules: bool = False,
+        lfs: bool = True,
+        stop: Stop | None = None,
+    ) -> Checkout:
+        """Put the files of exactly this commit into a folder, as copies that share nothing with us.
+
+        Args:
+            commit: Must have been fetched.
+            into: An empty folder, or one to be made; never gains a `.git`.
+            submodules: Whether to fetch and place submodules, each at its recorded commit.
+            lfs: Whether LFS pointers must be replaced by their content.
+            stop: Called now and then; what it raises ends the work.
+
+        Raises:
+            GitError: It could not be checked out; with `lfs`, also when pointers cannot be resolved.
+            StorageError: The disk is full or cannot be written.
+        """
+        with self.using():
+            result = self.pristine.copy(check_commit(commit), into, lfs=lfs, stop=stop)
+            if submodules:
+                from pushtrain.plumbing.git.submodules import place  # lazy: most runs have none
+
+                result += place(self, commit, into, lfs=lfs, stop=stop, there=result)
+        return result
+
+    # --- keeping it whole ---
+
+    def birth(self) -> str:
+        """Tells this mirror from an earlier one that lay in its place; empty: there is none."""
+        try:
+            found = (self.folder / "info" / "attributes").stat()
+        except OSError:
+            return ""
+        return f"{found.st_ino}.{found.st_mtime_ns}"
+
+    @contextmanager
+    def using(self) -> Iterator[None]:
+        """Keep the mirror from being removed while the block runs, and note that it was of use."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self._use.open("ab") as handle:
+            os.utime(handle.fileno())
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            yield
+
+    def ensure(self, *, stop: Stop | None = None) -> None:
+        """Make the mirror's folder when it is missing."""
+        if not self.folder.is_dir():
+            with self._locked(stop):
+                self._ensure("sha1")
+
+    def _ensure(self, object_format: str) -> None:
+        if self.folder.is_dir():
+            return
+        self.home.mkdir(parents=True, exist_ok=True)
+        fresh = self.folder.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        Git(None).run(
+            "init", "--quiet", "--bare", "--template=", f"--object-format={object_format}", "--", fresh
+        )
+        (fresh / "info").mkdir(exist_ok=True)
+        (fresh / "info" / "attributes").write_bytes(_ATTRIBUTES)
+        fresh.rename(self.folder)
+
+    def _set_aside(self) -> None:
+        """Put a damaged mirror out of the way; it is fetched again."""
+        grave = self.folder.with_suffix(f".broken-{time.time_ns()}")
+        if self.folder.is_dir():
+            self.folder.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+        self.pristine.forget()
+
+    def tidy(self, *, stop: Stop | None = None) -> None:
+        """Join packs when there are many: each fetch and each publication leaves one."""
+        packs = sum(path.suffix == ".pack" for path in (self.folder / "objects" / "pack").iterdir())
+        if packs > _MANY_PACKS:
+            self.git.run("repack", "--quiet", "--geometric=2", "-d", stop=stop, doing="join packs")
+
+    @contextmanager
+    def _locked(self, stop: Stop | None) -> Iterator[bool]:
+        """Hold this mirror's lock against other threads and processes; whether it had to be waited for."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("ab") as handle:
+            yield wait_for_lock(handle.fileno(), stop)
+
+
+def mirror_name(key: str) -> str:
+    """What the mirror of a repository's key is called, without an ending."""
+    name = key.replace("/", "+")
+    if len(name) > 180:  # noqa: PLR2004  a file name holds 255 bytes, and we add endings
+        name = f"{name[:140]}+{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return name
+
+
+def wait_for_lock(descriptor: int, stop: Stop | None) -> bool:
+    """Take an exclusive flock; while it is held elsewhere, `stop` is asked ten times a second.
+
+    Returns:
+        Whether it was held elsewhere.
+    """
+    waited = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            if stop is None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                return waited
+            stop()
+            time.sleep(0.05)
+        else:
+            return waited
+
+
+def _format(commit: str) -> str:
+    return "sha256" if len(commit) == 64 else "sha1"  # noqa: PLR2004  hex digits
+
+
+def _is_id(line: str) -> bool:
+    return len(line) in {40, 64} and " " not in line
+
+
+def _unadvertised(text: str) -> bool:
+    lower = text.lower()
+    return any(words in lower for words in ("not our ref", "unadvertised object", "couldn't find remote ref"))
+
+
+def parse_batch(out: bytes, count: int) -> Iterator[tuple[str, bytes] | None]:
+    """The answers of `git cat-file --batch`: kind and content."""
+    return (None if found is None else found[1:] for found in parse_heads(out, count))
+
+
+def parse_heads(out: bytes, count: int) -> Iterator[tuple[str, str, bytes] | None]:
+    """The answers of `git cat-file --batch`: id, kind and content."""
+    at = 0
+    for _ in range(count):
+        end = out.index(b"\n", at)
+        words = out[at:end].rsplit(b" ", 2)
+        at = end + 1
+        if len(words) == 3 and words[2].isdigit():  # noqa: PLR2004  OID KIND SIZE
+            size = int(words[2])
+            yield words[0].decode(), words[1].decode(), out[at : at + size]
+            at += size + 1
+        else:
+            yield None
+
+
+def _parse_commit(commit: str, raw: bytes) -> CommitInfo:
+    """A commit object's header and message."""
+    head, _, message = raw.decode("utf-8", "replace").partition("\n\n")
+    fields: Mapping[str, str] = dict(line.partition(" ")[::2] for line in reversed(head.splitlines()))
+    name, _, rest = fields.get("author", "").rpartition(" <")
+    when = rest.rpartition("> ")[2].split(" ")[0]
+    parents = tuple(line.split()[1] for line in head.splitlines() if line.startswith("parent "))
+    return CommitInfo(commit, message, name, int(when) if when.lstrip("-").isdigit() else 0, parents)

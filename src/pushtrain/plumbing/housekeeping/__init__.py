@@ -1,0 +1,1 @@
+"""What lies in a state folder, and when it goes."""

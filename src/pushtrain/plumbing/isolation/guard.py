@@ -1,0 +1,291 @@
+"""Keep a job to its limits: the shim's other half, so standard library only and few imports.
+
+Where the executor may make control groups, the kernel keeps memory and processes within bounds: a fork fails,
+what needs more memory is killed. Where it may not, the guard looks once a second, and says by how much a job
+was over when it was seen. Disk is always looked at: what lies in the job's folders, and what it has deleted
+and still holds open. Looking takes at most a twentieth of the time, however many files there are.
+"""
+
+import os
+import time
+
+TYPE_CHECKING = False  # typing's own costs 10 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+EVERY = 1.0
+SHARE = 20  # one part in so many of the time is spent looking
+SHARED = "/dev/shm"  # noqa: S108  shared memory is there
+SETTLED = "cgroup.procs"
+
+
+def read(path: str) -> str:
+    """A small file of the kernel's; empty when it cannot be read."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def write(path: str, text: str) -> None:
+    """Write to a file of the kernel's."""
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def field(text: str, name: str) -> int:
+    """A number that stands behind a name on a line of its own; 0 when it is not there."""
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 2 and words[0].rstrip(":") == name and words[1].isdigit():  # noqa: PLR2004  name, value
+            return int(words[1])
+    return 0
+
+
+def size(number: int) -> str:
+    """Bytes for people."""
+    value, unit = float(number), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":  # noqa: PLR2004  decimal units
+            break
+        value /= 1000
+    return f"{value:.3g} {unit}"
+
+
+class Guard:
+    """The limits of one attempt.
+
+    Args:
+        limits: A `Limited` of `plumbing/attempts/rundir.py` as JSON.
+    """
+
+    def __init__(self, limits: "Mapping[str, Any]") -> None:
+        self.memory: int = limits["memory"]
+        self.processes: int = limits["processes"]
+        self.disk: int = limits["disk"]
+        self.folders: list[str] = limits["folders"]
+        self.growing: list[str] = limits["growing"]
+        self.before: int | None = None
+        self.wanted: dict[str, str] = limits["cgroups"]
+        self.groups: dict[str, str] = {}
+        self.next = 0.0
+
+    # --- control groups -----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the control groups; what cannot be had is looked at instead."""
+        for name, folder in self.wanted.items():
+            try:
+                os.makedirs(folder, exist_ok=True)
+                self.limit(name, folder)
+            except OSError:
+                continue
+            self.groups[name] = folder
+
+    def limit(self, name: str, folder: str) -> None:
+        """Tell the kernel what is allowed."""
+        if name == "memory" and self.memory:
+            write(f"{folder}/memory.limit_in_bytes", str(self.memory))
+            self.also(f"{folder}/memory.memsw.limit_in_bytes", str(self.memory))
+        if name == "pids" and self.processes:
+            write(f"{folder}/pids.max", str(self.processes))
+        if name == "unified":
+            if self.memory:
+                write(f"{folder}/memory.max", str(self.memory))
+                self.also(f"{folder}/memory.swap.max", "0")
+                self.also(f"{folder}/memory.oom.group", "1")
+            if self.processes:
+                write(f"{folder}/pids.max", str(self.processes))
+
+    @staticmethod
+    def also(path: str, text: str) -> None:
+        """Write what not every kernel has."""
+        try:
+            write(path, text)
+        except OSError:
+            return
+
+    def enter(self, pid: int) -> None:
+        """Put a process, and so all that it starts, into the groups.
+
+        Raises:
+            OSError: It cannot be put there; it must not run then.
+        """
+        for folder in self.groups.values():
+            write(f"{folder}/{SETTLED}", str(pid))
+
+    def kills(self) -> int:
+        """How often the kernel has killed for this attempt's limit of memory."""
+        found = 0
+        for folder in self.groups.values():
+            text = read(f"{folder}/memory.oom_control") or read(f"{folder}/memory.events")
+            found += field(text, "oom_kill")
+        return found
+
+    def said_of_memory(self) -> str:
+        """That the kernel has killed for it, as a sentence."""
+        return (
+            f"It needed more than the {size(self.memory)} of memory that are allowed, and was killed for it."
+        )
+
+    def close(self) -> None:
+        """Remove the groups, once all that was in them is dead."""
+        for folder in self.groups.values():
+            for _ in range(100):
+                try:
+                    os.rmdir(folder)
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    time.sleep(0.01)  # the kernel is still at it
+                else:
+                    break
+
+    # --- looking ------------------------------------------------------------------------------------------
+
+    def look(self, tree: "Callable[[], list[int]]") -> "tuple[str, str] | None":
+        """Why the job must end, as reason and sentence; None: it is within its limits, or it is too soon.
+
+        Args:
+            tree: All living processes of the job.
+        """
+        begin = time.monotonic()
+        if begin < self.next:
+            return None
+        pids = tree()
+        found = self.processes_over(pids) or self.memory_over(pids) or self.disk_over(pids)
+        took = time.monotonic() - begin
+        self.next = time.monotonic() + max(EVERY, SHARE * took)
+        return found
+
+    def processes_over(self, pids: "list[int]") -> "tuple[str, str] | None":
+        """Whether there are too many processes and threads."""
+        if not self.processes or self.groups.keys() & {"pids", "unified"}:
+            return None
+        count = sum(field(read(f"/proc/{pid}/status"), "Threads") for pid in pids)
+        if count <= self.processes:
+            return None
+        return "processes", f"It had {count} processes and threads at once; {self.processes} are allowed."
+
+    def memory_over(self, pids: "list[int]") -> "tuple[str, str] | None":
+        """Whether it uses too much memory: what is shared counts once, which costs more to find out."""
+        if not self.memory or self.groups.keys() & {"memory", "unified"}:
+            return None
+        resident = 0
+        for pid in pids:
+            words = read(f"/proc/{pid}/statm").split()
+            resident += int(words[1]) * PAGE if words else 0
+        files = self.shared(pids) + total(in_memory(pids))
+        if resident + files <= self.memory:
+            return None
+        used, mapped = 0, 0
+        for pid in pids:
+            text = read(f"/proc/{pid}/smaps_rollup")
+            used += 1024 * (field(text, "Pss") - field(text, "Pss_Shmem"))
+            mapped += 1024 * field(text, "Pss_Shmem")
+        used += max(mapped, files)  # files that are mapped are in both; memory shared without a file is not
+        if used <= self.memory:
+            return None
+        return (
+            "oom",
+            f"It used {size(used)} of memory when it was looked at; {size(self.memory)} are allowed.",
+        )
+
+    @staticmethod
+    def shared(pids: "Iterable[int]") -> int:
+        """What lies in a shared memory of the job's own; on the machine's it cannot be told whose it is."""
+        outside = os.stat(SHARED).st_dev if os.path.isdir(SHARED) else -1
+        for pid in pids:
+            path = f"/proc/{pid}/root{SHARED}"
+            try:
+                if os.stat(path).st_dev == outside:
+                    continue
+                found = os.statvfs(path)
+            except OSError:
+                continue
+            return (found.f_blocks - found.f_bfree) * found.f_frsize
+        return 0
+
+    def disk_over(self, pids: "list[int]") -> "tuple[str, str] | None":
+        """Whether it has written too much."""
+        if not self.disk:
+            return None
+        grown = total(files_below(self.growing))
+        if self.before is None:
+            self.before = grown
+        own = total([*files_below(self.folders), *held_open(pids, [*self.folders, *self.growing])])
+        used = own + max(0, grown - self.before)
+        if used <= self.disk:
+            return None
+        limit = size(self.disk)
+        return "disk", f"It had written {size(used)} when it was looked at; {limit} are allowed."
+
+
+def total(files: "Iterable[tuple[tuple[int, int], int, int]]") -> int:
+    """Bytes on the disk of all these files, each counted once whatever its names."""
+    used, seen = 0, set()
+    for number, blocks, links in files:
+        if links == 1 or number not in seen:
+            used += blocks
+            if links != 1:
+                seen.add(number)
+    return used
+
+
+def files_below(folders: "Iterable[str]") -> "Iterable[tuple[tuple[int, int], int, int]]":
+    """Every file below folders: which it is, its bytes, how many names it has. Links are not followed."""
+    waiting = list(folders)
+    while waiting:
+        try:
+            entries = os.scandir(waiting.pop())
+        except OSError:
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    one = entry.stat(follow_symlinks=False)
+                    below = entry.is_dir(follow_symlinks=False)
+                except OSError:
+                    continue
+                if below:
+                    waiting.append(entry.path)
+                yield (one.st_dev, one.st_ino), one.st_blocks * 512, 1 if below else one.st_nlink
+
+
+def held_open(
+    pids: "Iterable[int]", folders: "Iterable[str]"
+) -> "Iterable[tuple[tuple[int, int], int, int]]":
+    """Every file without a name that these processes have open, on the disks that the folders are on."""
+    devices = {os.stat(folder).st_dev for folder in folders if os.path.isdir(folder)}
+    for one in nameless(pids):
+        if one.st_dev in devices:
+            yield (one.st_dev, one.st_ino), one.st_blocks * 512, 0
+
+
+def in_memory(pids: "Iterable[int]") -> "Iterable[tuple[tuple[int, int], int, int]]":
+    """Every file of memory alone (`memfd_create`) that these processes have open."""
+    mine = os.memfd_create("which device")
+    device = os.fstat(mine).st_dev
+    os.close(mine)
+    for one in nameless(pids):
+        if one.st_dev == device:
+            yield (one.st_dev, one.st_ino), one.st_blocks * 512, 0
+
+
+def nameless(pids: "Iterable[int]") -> "Iterable[os.stat_result]":
+    """Every open file without a name of these processes."""
+    for pid in pids:
+        try:
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+        except OSError:
+            continue
+        for name in descriptors:
+            try:
+                one = os.stat(f"/proc/{pid}/fd/{name}")
+            except OSError:
+                continue
+            if not one.st_nlink:
+                yield one

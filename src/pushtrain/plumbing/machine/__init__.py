@@ -1,0 +1,1 @@
+"""This machine: its GPUs, what they use, its services and its time."""

@@ -1,0 +1,1 @@
+"""Other programs: started, watched, and never left behind."""

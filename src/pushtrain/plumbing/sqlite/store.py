@@ -1,0 +1,640 @@
+"""The durable state of an executor and of a sender: runs, attempts, events, nonces; pushes, commands, tips.
+
+What a method wrote is on the disk when it returns. A run moves only through `core.lifecycle.advance`, its
+event in the same transaction; a late write with an old claim's token is refused. One process at a time opens
+a store (`plumbing.disk.lock`); within it every method may be called from any thread. Others may read it
+beside that one (`read_only`).
+"""
+
+# ruff: noqa: S608  what is put into SQL here are this module's own constants; values are bound
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from pushtrain.core.errors import Busy, Conflict, Forbidden
+from pushtrain.core.fairness import DAY, rank, used_up
+from pushtrain.core.lifecycle import (
+    GOES_FIRST,
+    NEVER,
+    Cancelled,
+    Claimed,
+    Event,
+    Released,
+    Returned,
+    advance,
+    comes_back,
+)
+from pushtrain.core.model import (
+    MOST_PRIORITY,
+    Artifact,
+    Attempt,
+    Checkpoint,
+    Gpu,
+    Outcome,
+    Run,
+    RunEvent,
+    State,
+    TrainCommand,
+)
+from pushtrain.core.room import Place
+from pushtrain.core.turns import UNBOUNDED, Bounds, Room, lately, left, pick
+from pushtrain.plumbing.sqlite import rows
+from pushtrain.plumbing.sqlite.accounts import Accounts, charge
+from pushtrain.plumbing.sqlite.cards import Cards
+from pushtrain.plumbing.sqlite.database import Database
+from pushtrain.plumbing.sqlite.outbox import Outbox
+from pushtrain.plumbing.sqlite.retention import Retention
+from pushtrain.plumbing.sqlite.statuses import Statuses
+
+_HEX: Final = frozenset("0123456789abcdef")
+_FAR: Final = 3600.0
+"""Seconds to the next try of publishing that no pause is longer than: the clock was set back since."""
+
+
+class Store(Outbox, Statuses, Cards, Accounts, Retention):
+    """One state folder's store, open.
+
+    Args:
+        path: The file; made when it is not there.
+        clock: Seconds since the epoch.
+        read_only: Whether to only read, which may be done beside the process that serves the folder.
+
+    Raises:
+        StorageError: The file cannot be used: damaged, of a newer pushtrain, not writable; to be read only
+            and not there, or of an older pushtrain.
+    """
+
+    def __init__(
+        self, path: Path, *, clock: Callable[[], float] = time.time, read_only: bool = False
+    ) -> None:
+        self._database = Database(path, read_only=read_only)
+        self._clock = clock
+
+    def close(self) -> None:
+        """Close the file; calls after this raise StorageError."""
+        self._database.close()
+
+    def copy(self) -> Path:
+        """Keep a copy beside the store, in place of the one before; where it is. Raises StorageError."""
+        return self._database.copy()
+
+    # --- what came in ---------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        command: TrainCommand,
+        *,
+        sender: str,
+        raw: bytes,
+        headers: Mapping[str, str],
+        nonce: str,
+        nonce_expires: float,
+        queue_limit: int,
+        most_priority: int = MOST_PRIORITY,
+    ) -> tuple[Run, bool]:
+        """Keep a command as a queued run, together with the nonce it came with.
+
+        Returns:
+            The run, and whether it is new; a command that is known already is the run that it made. A run
+            that was released from here and comes back as a later attempt is queued anew, in its old place.
+
+        Raises:
+            Unauthorized: The nonce was used before.
+            Conflict: The run is there with another job: whoever sent that one had other ideas of this commit.
+            Busy: `queue_limit` runs wait already.
+        """
+        now = self._clock()
+        run = Run(
+            id=command.run_id,
+            command=command,
+            sender=sender,
+            attempt=command.attempt,
+            accepted_at=now,
+            updated_at=now,
+        )
+        command_json, value = command.model_dump_json(), rows.dump(run)
+        signed_headers = json.dumps(dict(headers))
+
+        def work(db: apsw.Connection) -> tuple[Run, bool]:
+            rows.use_nonce(db, nonce, nonce_expires, now)
+            known = rows.get(db, command.run_id)
+            if known is not None and known.command.job != command.job:
+                raise _taken(known)
+            if known is not None and not comes_back(known, command):
+                return known, False
+            queued = db.execute("SELECT runs FROM tally WHERE state = 'queued'").get
+            if queued is not None and queued >= queue_limit:
+                raise Busy(
+                    f"{queued} runs wait already, which is this executor's limit.",
+                    mend="A sender tries again by itself; the owner may raise `queue_limit`.",
+                )
+            if known is not None:
+                back = advance(known, Returned(command, sender), now=now)
+                place = rank(back.accepted_at, command.job.priority, most_priority)
+                rows.take_back(db, back, command_json, raw, signed_headers, rank=place)
+                return back, True
+            place = rank(now, command.job.priority, most_priority)
+            rows.insert(db, run, command_json, value, rank=place)
+            db.execute("INSERT INTO received VALUES (?, ?, ?)", (run.id, raw, signed_headers))
+            rows.tell(db, run, "accepted", "", now)
+            return run, True
+
+        return self._database.write(work)
+
+    def use_nonce(self, nonce: str, expires: float) -> None:
+        """Keep the nonce of a signed write that is not a command.
+
+        Raises:
+            Unauthorized: It was used before.
+        """
+        self._database.write(lambda db: rows.use_nonce(db, nonce, expires, self._clock()))
+
+    def command_as_received(self, run_id: str) -> tuple[bytes, dict[str, str]]:
+        """The signed command's bytes and headers."""
+        row = self._database.read(
+            lambda db: db.execute("SELECT raw, headers FROM received WHERE run_id = ?", (run_id,)).fetchone()
+        )
+        if row is None:
+            raise rows.no_run(run_id)
+        return bytes(row[0]), json.loads(row[1])
+
+    # --- what moves -----------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        *,
+        slots: int,
+        gpus: Sequence[Gpu],
+        executor: str,
+        may_start: Callable[[str], bool] = lambda _: True,
+        bounds: Bounds = UNBOUNDED,
+    ) -> tuple[Run, Attempt] | None:
+        """Start the next attempt of the run whose turn it is (`core.turns`), or return None.
+
+        Args:
+            slots: How many runs that ask for no GPU may be active at once.
+            gpus: The GPUs that are lent, free or not.
+            executor: Who claims; goes into the attempt.
+            may_start: Whether runs may start that the key with this fingerprint sent; others only wait.
+            bounds: What the owner keeps of shared cards, and allows a person.
+        """
+        now, may = self._clock(), cache(may_start)
+
+        def work(db: apsw.Connection) -> tuple[Run, Attempt] | None:
+            ledger = rows.used_lately(db, now)
+            active = rows.active(db)
+            queues = rows.queues(db, now, may, active)
+            turn = pick(queues, active, Room(slots, gpus, bounds), ledger=ledger, now=now)
+            if turn is None:
+                return None
+            chosen, uuids = turn
+            before = rows.get(db, chosen.id)
+            if before is None:
+                return None
+            run = advance(before, Claimed(token=secrets.token_hex(16), gpus=uuids), now=now)
+            if not rows.put(db, run, before=State.QUEUED):
+                return None
+            attempt = Attempt(
+                run_id=run.id,
+                number=run.attempt,
+                executor=executor,
+                claimed_at=now,
+                gpus=uuids,
+                waited=max(0.0, now - max(before.updated_at, before.not_before)),
+            )
+            rows.put_attempt(db, attempt)
+            rows.tell(db, run, "claimed", f"attempt {run.attempt}", now)
+            return run, attempt
+
+        return self._database.write(work)
+
+    def advance(
+        self, run_id: str, event: Event, *, token: str | None = None, attempt: Attempt | None = None
+    ) -> Run:
+        """Move a run by one lifecycle event, its history and its attempt in the same transaction.
+
+        Args:
+            run_id: Which run.
+            event: What happened.
+            token: The claim that this write belongs to; None for what needs no claim.
+            attempt: What is known of the attempt now; when the event ends it, it goes into the ledger.
+
+        Raises:
+            Conflict: The claim is not the current one any more.
+            IllegalTransition: The event does not fit the run's state.
+            NotFound: There is no such run.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> Run:
+            before = rows.claimed_by(db, run_id, token)
+            run = advance(before, event, now=now)
+            rows.put(db, run, before=before.state)
+            if attempt is not None:
+                rows.put_attempt(db, attempt)
+                if before.state in rows.HOLDING and run.state not in rows.HOLDING:
+                    charge(db, run, attempt, now=now)
+            rows.tell(db, run, type(event).__name__.lower(), getattr(event, "detail", ""), now)
+            return run
+
+        return self._database.write(work)
+
+    def save_attempt(self, attempt: Attempt, *, token: str) -> None:
+        """Keep what is known of the current attempt.
+
+        Raises:
+            Conflict: The claim is not the current one any more.
+        """
+
+        def work(db: apsw.Connection) -> None:
+            rows.claimed_by(db, attempt.run_id, token)
+            rows.put_attempt(db, attempt)
+
+        self._database.write(work)
+
+    def request_cancel(self, run_id: str, *, by: str) -> Run:
+        """Cancel a queued run at once; for one that is active, write the wish down.
+
+        A second wish is the first one. Returns the run as it is then.
+
+        Raises:
+            Conflict: The command has ended already.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> Run:
+            before = rows.require(db, run_id)
+            if before.state is State.QUEUED:
+                run = advance(before, Cancelled(f"cancelled by {by} before it started"), now=now)
+                kind = "cancelled"
+            elif before.state in {State.PREPARING, State.RUNNING}:
+                if before.cancel_requested:
+                    return before
+                run = before.model_copy(update={"cancel_requested": True, "updated_at": now})
+                kind = "cancel-requested"
+            elif before.outcome is Outcome.CANCELLED:
+                return before
+            else:
+                raise Conflict(
+                    f"Run {before.short} has ended already ({before.outcome}).",
+                    mend="There is nothing to cancel.",
+                )
+            rows.put(db, run, before=before.state)
+            rows.tell(db, run, kind, f"by {by}", now)
+            return run
+
+        return self._database.write(work)
+
+    def give_way(self, run_id: str, *, to: str) -> None:
+        """Have a run wait until another one has ended; one that is active does so from its next attempt on.
+
+        Raises:
+            Conflict: It has ended.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> None:
+            before = rows.require(db, run_id)
+            if before.state not in {State.QUEUED, State.PREPARING, State.RUNNING}:
+                raise Conflict(f"Run {before.short} has ended already.", mend="Nothing needs to be done.")
+            change: dict[str, object] = {"gives_way_to": to, "updated_at": now}
+            if before.state is State.QUEUED:
+                change |= {"not_before": NEVER, "waiting_for": GOES_FIRST}
+            run = before.model_copy(update=change)
+            rows.put(db, run, before=before.state)
+            rows.tell(db, run, "gives-way", f"to run {to[:8]}", now)
+
+        self._database.write(work)
+
+    def save_checkpoint(self, run_id: str, checkpoint: Checkpoint) -> bool:
+        """Keep where a waiting run's checkpoint is; False when the run has gone on meanwhile."""
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> bool:
+            before = rows.require(db, run_id)
+            if before.state is not State.QUEUED or before.attempt != checkpoint.attempt:
+                return False
+            run = before.model_copy(update={"checkpoint": checkpoint, "updated_at": now})
+            rows.put(db, run, before=State.QUEUED)
+            rows.tell(db, run, "checkpoint-away", checkpoint.where, now)
+            return True
+
+        return self._database.write(work)
+
+    def clock_set_back(self, by: float) -> int:
+        """Bring forward, by so many seconds, every time of day that a run waits for; of how many runs."""
+        now = self._clock()
+        waiting = self._select(
+            "WHERE state IN ('queued', 'publishing') AND not_before > ? AND not_before < ?", (now, NEVER)
+        )
+
+        def work(db: apsw.Connection) -> int:
+            moved = 0
+            for one in waiting:
+                before = rows.require(db, one.id)
+                if (before.state, before.not_before) == (one.state, one.not_before):
+                    change = {"not_before": max(now, one.not_before - by)}
+                    moved += rows.put(db, before.model_copy(update=change), before=one.state)
+            return moved
+
+        return self._database.write(work) if waiting else 0
+
+    def free_ways(self) -> list[str]:
+        """Let runs go on whose way is free: the run that went first has ended. Their ids."""
+        waiting = self._select("WHERE state = 'queued' AND not_before >= ?", (NEVER,))
+        free = [run for run in waiting if not run.gives_way_to or self._ended(run.gives_way_to)]
+        if not free:
+            return []
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> list[str]:
+            freed = []
+            for one in free:
+                before = rows.require(db, one.id)
+                if before.state is not State.QUEUED or before.gives_way_to != one.gives_way_to:
+                    continue
+                change = {"gives_way_to": "", "not_before": 0.0, "waiting_for": "", "updated_at": now}
+                rows.put(db, before.model_copy(update=change), before=State.QUEUED)
+                freed.append(one.id)
+            return freed
+
+        return self._database.write(work)
+
+    def _ended(self, run_id: str) -> bool:
+        found = self._database.read(lambda db: rows.get(db, run_id))
+        return found is None or found.state not in {State.QUEUED, State.PREPARING, State.RUNNING}
+
+    def request_preempt(self, run_id: str, *, token: str, detail: str) -> None:
+        """Write down that an active run's machine is taken back; a second wish is the first one.
+
+        Raises:
+            Conflict: The claim is not the current one any more.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> None:
+            before = rows.claimed_by(db, run_id, token)
+            if before.preempt_requested or before.state not in {State.PREPARING, State.RUNNING}:
+                return
+            run = before.model_copy(update={"preempt_requested": True, "updated_at": now})
+            rows.put(db, run, before=before.state)
+            rows.tell(db, run, "preempt-requested", detail, now)
+
+        self._database.write(work)
+
+    def release(
+        self, run_id: str, *, by: Collection[str], attempt: int, nonce: str, nonce_expires: float
+    ) -> Run:
+        """Let a queued run go to another executor; it never starts here again unless it is sent again.
+
+        A second release of the same is the first one. Returns the run as it is then.
+
+        Args:
+            run_id: Which run.
+            by: Fingerprints of whoever asks: its key, and those whose place this took.
+            attempt: The `attempt` of the command that is taken back: a release that arrives late must not
+                take a run that has come back meanwhile.
+            nonce: What the request came with; used up in the same transaction.
+            nonce_expires: When the nonce may be forgotten.
+
+        Raises:
+            Forbidden: Somebody else sent it.
+            Conflict: It has started, has ended, or was placed here anew.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> Run:
+            rows.use_nonce(db, nonce, nonce_expires, now)
+            before = rows.require(db, run_id)
+            if before.sender not in by:
+                raise Forbidden(
+                    f"Run {before.short} was sent by another key.", mend="Who sent it can release it."
+                )
+            if before.command.attempt != attempt:
+                raise Conflict(
+                    f"Run {before.short} is here as attempt {before.command.attempt + 1}, not {attempt + 1}.",
+                    mend="It was placed here anew; nothing needs to be done.",
+                )
+            if before.outcome is Outcome.MOVED:
+                return before
+            if before.state is not State.QUEUED:
+                raise Conflict(
+                    f"Run {before.short} is {before.state}; only one that waits can be released.",
+                    mend="It stays where it is.",
+                )
+            run = advance(before, Released("released to another executor"), now=now)
+            rows.put(db, run, before=State.QUEUED)
+            rows.tell(db, run, "released", "", now)
+            return run
+
+        return self._database.write(work)
+
+    def save_artifacts(self, run_id: str, artifacts: Sequence[Artifact]) -> None:
+        """Keep where a run's files are, in place of what was known before."""
+
+        def work(db: apsw.Connection) -> None:
+            rows.require(db, run_id)
+            db.execute("DELETE FROM artifacts WHERE run_id = ?", (run_id,))
+            db.executemany(
+                "INSERT INTO artifacts VALUES (?, ?, ?)",
+                [(run_id, artifact.path, artifact.model_dump_json()) for artifact in artifacts],
+            )
+
+        self._database.write(work)
+
+    # --- what is known --------------------------------------------------------------------------------
+
+    def run(self, run_id: str) -> Run:
+        """The run with this id.
+
+        Raises:
+            NotFound: There is none.
+        """
+        return self._database.read(lambda db: rows.require(db, run_id))
+
+    def find(self, text: str, *, limit: int = 50) -> list[Run]:
+        """Runs that a person may mean, newest first: by the start of an id or a commit, by branch, by job."""
+        refs = (text, f"refs/heads/{text}", f"refs/tags/{text}")
+        parts = ["SELECT seq FROM runs WHERE ref IN (?, ?, ?)", "SELECT seq FROM runs WHERE job = ?"]
+        values: list[str] = [*refs, text]
+        start = text.lower()
+        if start and _HEX.issuperset(start):
+            parts += [
+                f"SELECT seq FROM runs WHERE {column} BETWEEN ? AND ?" for column in ("id", "commit_id")
+            ]
+            values += [start, start + "g"] * 2
+        return self._select(
+            f"WHERE seq IN ({' UNION '.join(parts)}) ORDER BY seq DESC LIMIT ?", (*values, limit)
+        )
+
+    def runs(
+        self,
+        *,
+        states: Sequence[State] = (),
+        repository: str = "",
+        commit: str = "",
+        ref: str = "",
+        job: str = "",
+        limit: int = 50,
+    ) -> list[Run]:
+        """Runs that fit every filter given, newest first."""
+        given = {"repository": repository, "commit_id": commit, "ref": ref, "job": job}
+        where = [f"{column} = ?" for column, value in given.items() if value]
+        values: list[str | int] = [value for value in given.values() if value]
+        if states:
+            where.append(f"state IN ({', '.join('?' * len(states))})")
+            values += [state.value for state in states]
+        condition = f"WHERE {' AND '.join(where)} " if where else ""
+        return self._select(f"{condition}ORDER BY seq DESC LIMIT ?", (*values, limit))
+
+    def _select(self, condition: str, values: Sequence[str | float] = ()) -> list[Run]:
+        query = f"SELECT {rows.RUN} FROM runs {condition}"
+        return self._database.read(lambda db: [rows.read(*row) for row in db.execute(query, values)])
+
+    def active(self) -> list[Run]:
+        """Runs that hold a slot or GPUs, oldest first; what a starting executor must look after."""
+        return self._select("WHERE state IN ('preparing', 'running') ORDER BY seq")
+
+    def unended(self) -> dict[str, list[tuple[str, State]]]:
+        """Runs that wait or are active, oldest first, by the key that sent them."""
+        return self._database.read(rows.unended)
+
+    def publishable(self, now: float, *, limit: int = 100) -> list[Run]:
+        """Runs whose results should be published now, oldest first."""
+        return self._select(
+            "WHERE state = 'publishing' AND (not_before <= ? OR not_before > ?) "
+            "ORDER BY not_before, seq LIMIT ?",
+            (now, now + _FAR, limit),
+        )
+
+    def next_due(self, since: float, *, daily: bool = False) -> float | None:
+        """When the next run that waits for a time may go on: the earliest `not_before` after a moment.
+
+        Args:
+            since: That moment: when it was last looked for runs that may go on. What has come since was not
+                found then, and is due at once.
+            daily: Whether a run may also wait for the next day (UTC), its person's GPU-hours being used up.
+        """
+        query = (
+            "SELECT min(due) FROM (SELECT min(not_before) AS due FROM runs INDEXED BY runs_later "
+            "WHERE state = 'queued' AND not_before > 0 AND not_before > ?1 UNION ALL "
+            "SELECT min(not_before) FROM runs INDEXED BY runs_publishing "
+            "WHERE state = 'publishing' AND not_before > ?1)"
+        )
+        due = self._database.read(lambda db: db.execute(query, (since,)).get)
+        found = [] if due is None else [float(due)]
+        if daily and self.counts()[0]:
+            found.append((since // DAY + 1) * DAY)
+        return min(found, default=None)
+
+    def used_up(self, sender: str, gpus: Sequence[Gpu], bounds: Bounds) -> bool:
+        """Whether a person's GPU-hours of today are used up, what runs counted."""
+        if not bounds.hours_a_day:
+            return False
+        now = self._clock()
+        used = self._database.read(
+            lambda db: lately(rows.active(db), gpus, rows.used_lately(db, now), now=now)
+        )
+        return used_up(used, sender, bounds.hours_a_day)
+
+    def counts(self) -> tuple[int, int, set[str]]:
+        """How many runs are queued, how many are active, and the GPUs that those hold."""
+
+        def work(db: apsw.Connection) -> tuple[int, int, set[str]]:
+            queued = db.execute("SELECT runs FROM tally WHERE state = 'queued'").get
+            active = rows.active(db)
+            return queued or 0, len(active), {uuid for run in active for uuid in run.gpus}
+
+        return self._database.read(work)
+
+    def unfinished(self) -> tuple[int, int]:
+        """How many runs are active, and how many have ended and were not tried to be published yet."""
+
+        def work(db: apsw.Connection) -> tuple[int, int]:
+            untried = db.execute(
+                "SELECT count(*) FROM runs WHERE state = 'publishing' "
+                "AND json_extract(value, '$.publish_tries') = 0"
+            ).get
+            return len(rows.active(db)), int(untried or 0)
+
+        return self._database.read(work)
+
+    def room(
+        self, *, slots: int, gpus: Sequence[Gpu], bounds: Bounds = UNBOUNDED
+    ) -> tuple[int, tuple[Place, ...]]:
+        """The slots and GPUs that a run which came now would find (`core.turns.left`); as `claim`'s."""
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> tuple[int, tuple[Place, ...]]:
+            active = rows.active(db)
+            queues = rows.queues(db, now, lambda _: True, active)
+            ledger = rows.used_lately(db, now)
+            return left(queues, active, Room(slots, gpus, bounds), ledger=ledger, now=now)
+
+        return self._database.read(work)
+
+    def took(self, *, limit: int = 300) -> list[tuple[str, str, float]]:
+        """Repository, job and seconds of runs that succeeded at their first attempt, the last first."""
+        query = (
+            "SELECT repository, job, json_extract(value, '$.ended_at') - json_extract(value, '$.started_at') "
+            "FROM (SELECT seq, repository, job, value FROM runs WHERE state IN ('publishing', 'done') "
+            "ORDER BY seq DESC LIMIT ?) WHERE json_extract(value, '$.outcome') = 'succeeded' "
+            "AND json_extract(value, '$.attempt') = 1 AND json_extract(value, '$.started_at') IS NOT NULL "
+            "AND json_extract(value, '$.ended_at') IS NOT NULL ORDER BY seq DESC"
+        )
+        return self._database.read(lambda db: [(a, b, float(c)) for a, b, c in db.execute(query, (limit,))])
+
+    def queued_of(self, senders: Collection[str], *, limit: int) -> list[str]:
+        """Ids of the waiting runs that these keys sent, the last first."""
+        marks = ", ".join("?" * len(senders))
+        query = (
+            f"SELECT id FROM runs WHERE state = 'queued' AND json_extract(value, '$.sender') IN ({marks}) "
+            "ORDER BY seq DESC LIMIT ?"
+        )
+        return self._database.read(lambda db: [str(row[0]) for row in db.execute(query, (*senders, limit))])
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        """A run's attempts, in order."""
+        query = "SELECT value FROM attempts WHERE run_id = ? ORDER BY number"
+        return self._database.read(
+            lambda db: [Attempt.model_validate_json(row[0]) for row in db.execute(query, (run_id,))]
+        )
+
+    def events(self, run_id: str, *, after: int = 0) -> list[RunEvent]:
+        """A run's history, in order, from the event that follows number `after`."""
+        query = (
+            "SELECT sequence, time, kind, state, detail FROM events "
+            "WHERE run_id = ? AND sequence > ? ORDER BY sequence"
+        )
+        return self._database.read(
+            lambda db: [
+                RunEvent(
+                    run_id=run_id, sequence=number, time=at, kind=kind, state=State(state), detail=detail
+                )
+                for number, at, kind, state, detail in db.execute(query, (run_id, after))
+            ]
+        )
+
+    def artifacts(self, run_id: str) -> list[Artifact]:
+        """Where a run's files are, by path."""
+        query = "SELECT value FROM artifacts WHERE run_id = ? ORDER BY path"
+        return self._database.read(
+            lambda db: [Artifact.model_validate_json(row[0]) for row in db.execute(query, (run_id,))]
+        )
+
+
+def _taken(known: Run) -> Conflict:
+    """The answer to a command whose run is there with another job, instead of that run."""
+    return Conflict(
+        f"Run {known.short} is here with another job of the name {known.command.job.name}: it was sent "
+        f"before, for {known.command.ref}, and not as you send it.",
+        mend="Make a commit of your own (`git commit --amend`) and push that; the executor's owner sees with "
+        "`pushtrain show` who sent the other one.",
+    )
