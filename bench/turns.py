@@ -40,7 +40,7 @@ def turns(quick: bool) -> Iterator[Figure]:
 
 
 def _made(path: Path, people: int) -> "Database":
-    from pushtrain.core.model import Resources
+    from pushtrain.core.jobspec import Resources
     from pushtrain.plumbing.sqlite.database import Database
     from pushtrain.plumbing.sqlite.store import Store
     from pushtrain.testing import NOON, Clock, a_command, a_spec

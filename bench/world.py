@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.core.lifecycle import Claimed, Exited, Prepared, Published
-from pushtrain.core.model import Attempt, EnvironmentKind, EnvironmentSpec, Reason
+from pushtrain.core.run import Attempt
 from pushtrain.core.signing import fingerprint
+from pushtrain.core.states import Reason
 from pushtrain.demo.host import Host, hosting
 from pushtrain.demo.webhook import Update, payload, signature
 from pushtrain.plumbing.attempts.rundir import RunDir

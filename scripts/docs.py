@@ -15,10 +15,10 @@ import openapi
 import pushtrain
 from pushtrain.cli.app import build
 from pushtrain.core import errors
-from pushtrain.core.model import Value
 from pushtrain.core.owner import OwnerRules
 from pushtrain.core.rules import Allow, Hooks, Limits, Rules
 from pushtrain.core.settings import ExecutorSettings, OwnerSecret, SenderSettings, Settings
+from pushtrain.core.value import Value
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = "<!-- made by scripts/docs.py -->\n"
@@ -220,7 +220,7 @@ def cli_page() -> str:
     return head + body.strip() + "\n"
 
 
-SHAPES = ("model", "frames", "wire", "invitation", "grants")
+SHAPES = ("jobspec", "command", "card", "run", "frames", "wire", "invitation", "grants")
 """Modules of the core whose values travel."""
 
 

@@ -15,10 +15,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from pushtrain.core import frames
+from pushtrain.core.card import Challenge
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.gpustate import MachineGpus
 from pushtrain.core.invitation import NAME, PROOF, Introduction, Welcome
 from pushtrain.core.invitation import PATH as JOIN
-from pushtrain.core.model import Challenge, LogChunk, Run, RunView, TrainCommand
+from pushtrain.core.run import LogChunk, Run, RunView
 from pushtrain.core.signing import AUDIENCE, IDEMPOTENCY
 from pushtrain.core.usage import LONGEST_LEDGER, Usage
 from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, ErrorBody, RunList

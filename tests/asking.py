@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pushtrain.core.model import TrainCommand
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.signing import Message, fields, fingerprint, sign_request, verify_response
 from pushtrain.core.wire import ErrorBody
 from pushtrain.testing import a_command

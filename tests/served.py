@@ -12,7 +12,9 @@ from starlette.types import ASGIApp
 
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
-from pushtrain.core.model import Gpu, JobNetwork, Run
+from pushtrain.core.card import Gpu
+from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.run import Run
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.executor.api.web import create_app
 from pushtrain.executor.runs.access import Access

@@ -40,7 +40,7 @@ def test_types_are_strict_and_hold() -> None:
     [
         ("sender/service.py", "import pushtrain.executor.api.web"),
         ("core/policy.py", "import pushtrain.plumbing.sqlite.store"),
-        ("core/model.py", "import subprocess"),
+        ("core/run.py", "import subprocess"),
         ("executor/api/web.py", "import sqlite3"),
     ],
 )

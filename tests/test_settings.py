@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pushtrain.core.errors import ConfigError, PushtrainError
-from pushtrain.core.model import JobNetwork
+from pushtrain.core.isolation import JobNetwork
 from pushtrain.core.rules import Allow
 from pushtrain.core.settings import ExecutorSettings, Settings
 from pushtrain.plumbing.disk.state import StateFolder

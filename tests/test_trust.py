@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.cli.app import run
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.roster import Standing, sign_card, with_card
 from pushtrain.core.settings import ExecutorAddress, Repository, SenderSettings, Settings
 from pushtrain.core.signing import fingerprint, public_text

@@ -24,7 +24,8 @@ from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
 from pushtrain.core.errors import BuildError, Cancelled, NeedsCode
 from pushtrain.core.forms import script_of
-from pushtrain.core.model import EnvironmentKind, EnvironmentSpec, JobNetwork
+from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.core.rules import Limits
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.plumbing.isolation.building import CagedBuilder

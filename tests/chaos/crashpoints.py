@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
 
 from executor_house import House, done
 
-from pushtrain.core.model import Outcome, Run
+from pushtrain.core.run import Run
+from pushtrain.core.states import Outcome
 from pushtrain.testing import wait_until
 
 _NEVER: Final = 10**9

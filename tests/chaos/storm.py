@@ -28,7 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 
 from house import House, Work, housed
 
-from pushtrain.core.model import RESULTS_BRANCH, Outcome, Run, State
+from pushtrain.core.run import Run
+from pushtrain.core.states import Outcome, State
+from pushtrain.core.value import RESULTS_BRANCH
 from pushtrain.executor.runs import launch
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.owner.pause import PauseFile

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pushtrain.cli.app import run
-from pushtrain.core.model import run_id
+from pushtrain.core.command import run_id
 from pushtrain.core.schema import URL, json_schema
 from pushtrain.testing import WorkRepository
 

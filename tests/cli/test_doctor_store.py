@@ -10,7 +10,8 @@ import pytest
 from pushtrain.cli import render
 from pushtrain.cli.app import run as pushtrain
 from pushtrain.core.lifecycle import Exited, Prepared, PublishFailed
-from pushtrain.core.model import Reason, Run
+from pushtrain.core.run import Run
+from pushtrain.core.states import Reason
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import SENDER, a_command

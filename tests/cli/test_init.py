@@ -13,7 +13,7 @@ from pushtrain.cli.app import run
 from pushtrain.cli.init import compose
 from pushtrain.cli.look import NBCONVERT, Looked, look
 from pushtrain.core.jobfile import JobFile, parse
-from pushtrain.core.model import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.core.triggers import PushTrigger
 from pushtrain.testing import WorkRepository
 

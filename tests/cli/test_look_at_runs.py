@@ -8,7 +8,8 @@ from pushtrain.cli import logs, ps, render, show
 from pushtrain.cli.find import Found, Heard
 from pushtrain.cli.ps import standing
 from pushtrain.core.errors import NotFound
-from pushtrain.core.model import Artifact, Outcome, Progress, Reason, RunView, Stage, State
+from pushtrain.core.run import Artifact, Progress, RunView
+from pushtrain.core.states import Outcome, Reason, Stage, State
 from pushtrain.executor.results.wording import headline
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.testing import NOON, a_command, a_run, a_spec, an_attempt

@@ -16,8 +16,9 @@ from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.cli.app import run
 from pushtrain.cli.results import _Haul
 from pushtrain.core.errors import NotFound
-from pushtrain.core.model import Outcome, Reason, ResultsTarget, State
+from pushtrain.core.jobspec import ResultsTarget
 from pushtrain.core.settings import ExecutorSettings, Repository
+from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.executor.results.publish import Publishable, Published, Publisher
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git import lfs

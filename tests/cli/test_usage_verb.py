@@ -9,8 +9,9 @@ from pushtrain.cli import render, usage
 from pushtrain.cli.connect import Answer, Nobody
 from pushtrain.core.errors import Unreachable
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.model import GpuUse, Reason
 from pushtrain.core.owner import Why
+from pushtrain.core.run import GpuUse
+from pushtrain.core.states import Reason
 from pushtrain.core.usage import Entry, Stood, Usage, Used
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import SENDER, a_command

@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pushtrain.core.card import ExecutorCard, Gpu
 from pushtrain.core.cardschema import URL, json_schema
-from pushtrain.core.model import ExecutorCard, Gpu
 from pushtrain.core.roster import LIFETIME, Standing, judge, parse, sign_card, with_card
 from pushtrain.core.signing import public_text
 from pushtrain.testing import NOON, a_card, a_gpu

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pushtrain.core.errors import Unauthorized
 from pushtrain.core.frames import BeatFrame, EndFrame, Frame, LogFrame, ViewFrame, seal, unseal
-from pushtrain.core.model import RunView
+from pushtrain.core.run import RunView
 from pushtrain.testing import a_run
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.gpus import Fault, Trouble, diagnosis
-from pushtrain.core.model import Reason, Retry
+from pushtrain.core.jobspec import Retry
 from pushtrain.core.retry import after
+from pushtrain.core.states import Reason
 from pushtrain.testing import an_attempt
 
 SAID = [

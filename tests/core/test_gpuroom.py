@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.model import Capacity, Resources
+from pushtrain.core.card import Capacity
+from pushtrain.core.jobspec import Resources
 from pushtrain.core.room import Needs, could, heard, part, place_of, told, version, without
 from pushtrain.core.room import given as gives
 from pushtrain.testing import a_gpu

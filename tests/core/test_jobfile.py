@@ -19,19 +19,19 @@ from pydantic import Field
 from pushtrain.core import jobfile
 from pushtrain.core.errors import ConfigError, NotFound
 from pushtrain.core.jobfile import JobFile, expand, parse
-from pushtrain.core.model import (
+from pushtrain.core.jobspec import (
     DataSource,
     EnvironmentKind,
     EnvironmentSpec,
     JobSpec,
     Launcher,
     PreemptSignal,
-    Reason,
     Resources,
     ResultsTarget,
     Retry,
 )
 from pushtrain.core.schema import json_schema
+from pushtrain.core.states import Reason
 from pushtrain.core.triggers import PushTrigger, Triggers
 
 DIGEST = "0123456789abcdef" * 4

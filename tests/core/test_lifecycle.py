@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import IllegalTransition
+from pushtrain.core.jobspec import JobSpec
 from pushtrain.core.lifecycle import (
     TABLE,
     Abandoned,
@@ -30,7 +32,8 @@ from pushtrain.core.lifecycle import (
     next_attempt,
     unless_cancelled,
 )
-from pushtrain.core.model import JobSpec, Outcome, Reason, Run, State, TrainCommand
+from pushtrain.core.run import Run
+from pushtrain.core.states import Outcome, Reason, State
 
 DOCS = Path(__file__).parents[2] / "docs"
 

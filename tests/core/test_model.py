@@ -9,18 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from pushtrain.core.command import TrainCommand, run_id
 from pushtrain.core.errors import Conflict, PushtrainError, Unauthorized
-from pushtrain.core.model import (
-    JobSpec,
-    Push,
-    RepositoryKey,
-    ResultsTarget,
-    Run,
-    Scalar,
-    State,
-    TrainCommand,
-    run_id,
-)
+from pushtrain.core.jobspec import JobSpec, ResultsTarget
+from pushtrain.core.push import Push
+from pushtrain.core.run import Run
+from pushtrain.core.states import State
+from pushtrain.core.value import RepositoryKey, Scalar
 
 COMMIT = "1" * 40
 KEY = "github.com/octo/hello"

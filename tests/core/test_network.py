@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from pushtrain.core.errors import Forbidden
-from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.core.isolation import Isolation, JobNetwork
 from pushtrain.core.network import PRIVATE, allows, enforceable, settle, unfit
 
 FULL, INTERNET, FETCH_ONLY, NONE = (

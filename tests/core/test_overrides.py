@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pushtrain.core.errors import ConfigError, NotFound, UsageError
 from pushtrain.core.jobfile import JobFile, expand, parse
-from pushtrain.core.model import DataSource, JobSpec
+from pushtrain.core.jobspec import DataSource, JobSpec
 from pushtrain.core.overrides import Overrides, overridden
 
 FILE = parse("""

@@ -5,8 +5,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.model import Concurrency, Run, State
+from pushtrain.core.jobspec import Concurrency
 from pushtrain.core.precedence import GivesWay, Order, dropped, giving_way, group_of
+from pushtrain.core.run import Run
+from pushtrain.core.states import State
 from pushtrain.testing import a_command, a_run, a_spec
 
 UNENDED = (State.QUEUED, State.PREPARING, State.RUNNING)

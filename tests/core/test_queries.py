@@ -1,5 +1,6 @@
-from pushtrain.core.model import DataSource, RunView
+from pushtrain.core.jobspec import DataSource
 from pushtrain.core.queries import has_hidden, shown_command, shown_run, shown_view, values
+from pushtrain.core.run import RunView
 from pushtrain.testing import a_command, a_run, a_spec
 
 SIGNED = "https://host/a.csv?X-Amz-Date=20260101&X-Amz-Signature=0123456789abcdef0123#x"

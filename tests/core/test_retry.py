@@ -4,9 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core import retry
+from pushtrain.core.jobspec import Retry
 from pushtrain.core.lifecycle import TAKEN_BACK
-from pushtrain.core.model import RETRIED, Attempt, Reason, Retry
 from pushtrain.core.retry import LONGEST_PAUSE, MOST_ATTEMPTS, after, goes_on
+from pushtrain.core.run import Attempt
+from pushtrain.core.states import RETRIED, Reason
 
 
 def ended(reason: Reason, code: int | None = None, trained: float = 3600) -> Attempt:

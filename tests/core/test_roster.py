@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.members import NoObject, members
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.roster import (
     LIFETIME,
     MAX_CARD,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.model import JobSpec, Resources, ResultsTarget
+from pushtrain.core.jobspec import JobSpec, Resources, ResultsTarget
 from pushtrain.core.patterns import selects
 from pushtrain.core.rules import Allow, Limits, Rules
 from pushtrain.core.ruling import (

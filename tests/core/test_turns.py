@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushtrain.core.card import Gpu
 from pushtrain.core.fairness import DAY, MOST_BEHIND, Line, rank, weights
-from pushtrain.core.model import Gpu
 from pushtrain.core.room import Needs
 from pushtrain.core.turns import UNBOUNDED, Active, Bounds, Queue, Room, Waiting, left, pick
 from pushtrain.testing import a_gpu

@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 import tomlkit
 
-from pushtrain.core.model import RESULTS_BRANCH, RunView, State
+from pushtrain.core.run import RunView
 from pushtrain.core.signing import parse_public, public_text
+from pushtrain.core.states import State
+from pushtrain.core.value import RESULTS_BRANCH
 from pushtrain.demo.host import Host, hosting
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient

@@ -9,8 +9,10 @@ import pytest
 import tomlkit
 from house import SYSTEM, House, housed
 
-from pushtrain.core.model import CONFIG_BRANCH, ExecutorCard, Outcome
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.roster import parse
+from pushtrain.core.states import Outcome
+from pushtrain.core.value import CONFIG_BRANCH
 from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 from pushtrain.testing import wait_until
 

@@ -9,8 +9,9 @@ import pytest
 from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
 from ngrok_edge import GOOD, Edge, serving_edge
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.frames import EndFrame, LogFrame
-from pushtrain.core.model import ExecutorCard, Outcome, State
+from pushtrain.core.states import Outcome, State
 from pushtrain.testing import wait_until
 from sshd import Sshd, sshd
 

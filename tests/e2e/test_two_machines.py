@@ -18,9 +18,10 @@ from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
 from cable import Cable, laid
 from ngrok_edge import GOOD, Edge, serving_edge
-from pushtrain.core.model import CONFIG_BRANCH, ExecutorCard
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.roster import parse, sign_card, with_card
 from pushtrain.core.signing import parse_public, public_text
+from pushtrain.core.value import CONFIG_BRANCH
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import load_or_create
 from pushtrain.testing import WorkRepository, wait_until

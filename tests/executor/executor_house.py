@@ -12,18 +12,22 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
-from pushtrain.core.model import EnvironmentSpec, Gpu, JobNetwork, Run, State, TrainCommand
+from pushtrain.core.command import TrainCommand
+from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.jobspec import EnvironmentSpec
 from pushtrain.core.place import Place
+from pushtrain.core.run import Run
 from pushtrain.core.secrets import Sealed, with_entry
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
 from pushtrain.core.signing import parse_public
+from pushtrain.core.states import State
 from pushtrain.executor.results.publish import Publisher
 from pushtrain.executor.runs.access import Access
 from pushtrain.executor.service import ExecutorService
@@ -47,6 +51,9 @@ from pushtrain.testing import (
     eventually,
 )
 from pushtrain.wiring.rosters import sealed_secrets
+
+if TYPE_CHECKING:
+    from pushtrain.core.card import Gpu
 
 _nonces = count()
 _moments = count(1_790_000_000_000)

@@ -15,7 +15,7 @@ from executor_house import House, done
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.errors import Forbidden
-from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.core.isolation import Isolation, JobNetwork
 from pushtrain.core.rules import Rules
 from pushtrain.executor.service import ExecutorService
 from pushtrain.wiring.network import granted, way_out

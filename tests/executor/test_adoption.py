@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from executor_house import House, done, logged, reached, story
 
-from pushtrain.core.model import Outcome, Reason, Stage, State, Value
+from pushtrain.core.states import Outcome, Reason, Stage, State
+from pushtrain.core.value import Value
 from pushtrain.executor.runs import launch
 from pushtrain.plumbing.attempts.rundir import write_bytes
 from pushtrain.testing import eventually

@@ -12,8 +12,8 @@ from executor_house import story
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Cloned, GitError, PushRejected
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.place import Place
 from pushtrain.core.roster import LIFETIME, Listed, parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings, Repository

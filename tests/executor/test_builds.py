@@ -28,7 +28,8 @@ from pushtrain.adapters.environments.uv import UvProject
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.errors import BuildError, NeedsCode
-from pushtrain.core.model import EnvironmentKind, EnvironmentSpec, JobNetwork
+from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.core.rules import Limits
 from pushtrain.executor.runs.bytecode import MARK, Compiler
 from pushtrain.executor.runs.cages import compiling_cage

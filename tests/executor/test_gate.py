@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from asking import SENDER, STRANGER, Answer, ask, exchange, headers_for, send
 from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.model import Artifact, Reason
+from pushtrain.core.run import Artifact
+from pushtrain.core.states import Reason
 from pushtrain.core.usage import DAY, Stood
 from pushtrain.executor.api.calls import ROUTES
 from pushtrain.plumbing.keys.authorized import Scope

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from executor_house import House, _nonces, done, logged, reached, story
 
-from pushtrain.core.model import Concurrency, Outcome, PreemptSignal, Reason, Run, State
+from pushtrain.core.jobspec import Concurrency, PreemptSignal
+from pushtrain.core.run import Run
+from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.executor.service import ExecutorService
 from pushtrain.testing import SENDER, a_command, a_spec
 

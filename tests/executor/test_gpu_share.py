@@ -4,7 +4,8 @@ from pathlib import Path
 
 from executor_house import House, done, story
 
-from pushtrain.core.model import Outcome, Resources, State
+from pushtrain.core.jobspec import Resources
+from pushtrain.core.states import Outcome, State
 from pushtrain.testing import a_gpu, eventually
 
 GB = 10**9

@@ -17,7 +17,7 @@ from owners_network import NEIGHBOURS, PUBLIC, OwnersNetwork, open_folder
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.errors import ConfigError, Forbidden
-from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.core.isolation import Isolation, JobNetwork
 from pushtrain.core.rules import Rules
 from pushtrain.executor.runs.access import Access
 from pushtrain.plumbing.disk.state import StateFolder

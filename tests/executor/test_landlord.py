@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from pushtrain.core.model import Reason, Resources
+from pushtrain.core.jobspec import Resources
 from pushtrain.core.owner import OwnerRules, Why
+from pushtrain.core.states import Reason
 from pushtrain.executor.owner import landlord as module
 from pushtrain.executor.owner.cardwatch import CardWatch
 from pushtrain.executor.owner.landlord import Landlord

@@ -14,7 +14,8 @@ import pytest
 
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
-from pushtrain.core.model import JobNetwork, Reason
+from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.states import Reason
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.verdicts import sentence
 from pushtrain.plumbing.attempts.rundir import Limited, Orders, RunDir, Verdict

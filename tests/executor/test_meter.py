@@ -8,8 +8,9 @@ import pytest
 from executor_house import House, done, logged, story
 
 from pushtrain.core.gpus import GpuProcess, GpuSample
-from pushtrain.core.model import Attempt, Reason
 from pushtrain.core.owner import MACHINE, NOTHING_SEEN, Finding, Stance, Verdict, Why
+from pushtrain.core.run import Attempt
+from pushtrain.core.states import Reason
 from pushtrain.core.usage import DAY, Stood
 from pushtrain.executor.owner.books import Books
 from pushtrain.executor.owner.cardwatch import Cards

@@ -15,8 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from executor_house import House, done, logged, reached, story
 from moto.server import ThreadedMotoServer
 
+from pushtrain.core.command import Checkpoint, TrainCommand
 from pushtrain.core.errors import Busy, Conflict, DataError, Refused
-from pushtrain.core.model import Checkpoint, Outcome, PreemptSignal, Reason, Run, State, TrainCommand
+from pushtrain.core.jobspec import PreemptSignal
+from pushtrain.core.run import Run
+from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.executor.api.web import create_app
 from pushtrain.executor.moving import luggage
 from pushtrain.executor.results.artifacts import UploadError

@@ -11,10 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.core.errors import Busy, Conflict, Forbidden, NotFound, Unauthorized, Unreachable
 from pushtrain.core.frames import CapacityFrame, RunFrame
+from pushtrain.core.jobspec import Resources
 from pushtrain.core.lifecycle import Exited, Prepared, Published, Requeued, next_attempt
-from pushtrain.core.model import Outcome, Reason, Resources, State
 from pushtrain.core.policy import pace_key
 from pushtrain.core.signing import fingerprint
+from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.core.wire import MAX_TOLD
 from pushtrain.executor.api import events, stream
 from pushtrain.plumbing.http.client import ExecutorClient

@@ -16,8 +16,11 @@ import pushtrain
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.confined import Confined
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
-from pushtrain.core.model import DataSource, JobNetwork, Outcome, Run
+from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.jobspec import DataSource
 from pushtrain.core.rules import Rules
+from pushtrain.core.run import Run
+from pushtrain.core.states import Outcome
 from pushtrain.plumbing.isolation import jobuser
 from pushtrain.plumbing.isolation.inside import command
 from pushtrain.plumbing.isolation.visits import disarm

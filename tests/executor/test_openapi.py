@@ -19,8 +19,10 @@ from schemathesis import Case, GenerationMode
 from starlette.routing import Route
 
 from asking import SENDER, Answer, headers_for, send
+from pushtrain.core.command import TrainCommand, run_id
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.model import Artifact, Reason, TrainCommand, run_id
+from pushtrain.core.run import Artifact
+from pushtrain.core.states import Reason
 from pushtrain.core.wire import LINES
 from pushtrain.executor.api.calls import ROUTES
 from pushtrain.executor.api.web import create_app

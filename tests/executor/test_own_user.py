@@ -14,7 +14,7 @@ from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.user import OwnUser
 from pushtrain.core.canaries import Act, Result
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.model import JobNetwork
+from pushtrain.core.isolation import JobNetwork
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.isolation import jobuser
 from pushtrain.plumbing.isolation.inside import command

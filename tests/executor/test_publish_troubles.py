@@ -27,8 +27,8 @@ from moody_host import (
     moody,
 )
 from pushtrain.core.errors import CredentialError, GitError, NotFound, PushtrainError
-from pushtrain.core.model import RESULTS_BRANCH
 from pushtrain.core.settings import ExecutorSettings, Repository
+from pushtrain.core.value import RESULTS_BRANCH
 from pushtrain.executor.results.courier import pause_after
 from pushtrain.executor.results.publish import Publisher
 from pushtrain.plumbing.git.complaint import PushDeclined, RateLimited

@@ -15,8 +15,8 @@ from pushtrain.cli.app import run as cli
 from pushtrain.core.errors import Unauthorized, Unreachable
 from pushtrain.core.frames import ViewFrame
 from pushtrain.core.grants import Word
-from pushtrain.core.model import Outcome, State
 from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.states import Outcome, State
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.warden import Warden
 from pushtrain.plumbing.http.client import ExecutorClient

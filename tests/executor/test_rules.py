@@ -8,9 +8,10 @@ import pytest
 from ruled import OTHER, Lab, ran
 
 from pushtrain.core.errors import BeyondLimits, Forbidden, Refused
-from pushtrain.core.model import Outcome, Reason, Resources, ResultsTarget, State
+from pushtrain.core.jobspec import Resources, ResultsTarget
 from pushtrain.core.rules import Allow, Limits, Rules
 from pushtrain.core.signing import fingerprint
+from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.testing import REPOSITORY
 from status_host import TOKEN, Scripted, StatusApi, serving_statuses
 

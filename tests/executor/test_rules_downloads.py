@@ -8,8 +8,10 @@ import pytest
 from ruled import Lab, ran
 
 from data_server import FileServer, file_server
-from pushtrain.core.model import DataSource, Outcome, Reason, Run, State
+from pushtrain.core.jobspec import DataSource
 from pushtrain.core.rules import Limits, Rules
+from pushtrain.core.run import Run
+from pushtrain.core.states import Outcome, Reason, State
 
 
 @pytest.fixture

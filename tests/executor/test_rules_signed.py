@@ -8,8 +8,9 @@ import pytest
 from ruled import Lab, ran
 
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.model import Outcome, Reason, Run
 from pushtrain.core.rules import Rules
+from pushtrain.core.run import Run
+from pushtrain.core.states import Outcome, Reason
 
 JOBS = """
 [job.train]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.model import Reason, Stage
+from pushtrain.core.states import Reason, Stage
 from pushtrain.executor.runs import launch
 from pushtrain.plumbing.attempts.rundir import (
     Orders,

@@ -13,15 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asking import SENDER, STRANGER, ask, exchange, headers_for, send
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import NotFound, StorageError
+from pushtrain.core.jobspec import JobSpec, ResultsTarget
 from pushtrain.core.lifecycle import Exited, Prepared, Published
-from pushtrain.core.model import Artifact, JobSpec, Reason, ResultsTarget, Run, RunView, TrainCommand
 from pushtrain.core.rules import Rules
+from pushtrain.core.run import Artifact, Run, RunView
 from pushtrain.core.settings import Repository
 from pushtrain.core.signing import (
     content_digest,
     fingerprint,
 )
+from pushtrain.core.states import Reason
 from pushtrain.core.wire import MAX_BODY
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import Scope

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Cancelled
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.place import Place
 from pushtrain.core.roster import LIFETIME, Standing, sign_card, with_card
 from pushtrain.core.settings import Repository

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from pushtrain.core.card import Capacity, Challenge
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Conflict, NotFound, Unreachable
 from pushtrain.core.frames import CapacityFrame
 from pushtrain.core.lifecycle import (
@@ -28,7 +30,8 @@ from pushtrain.core.lifecycle import (
     advance,
     comes_back,
 )
-from pushtrain.core.model import Capacity, Challenge, Outcome, Reason, Run, State, TrainCommand
+from pushtrain.core.run import Run
+from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.rounds import Rounds, Work
 from pushtrain.sender.watch import Watch

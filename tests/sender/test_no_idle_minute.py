@@ -16,9 +16,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pushtrain.core.card import Challenge
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Unreachable
 from pushtrain.core.frames import CapacityFrame
-from pushtrain.core.model import Challenge, Run, TrainCommand
+from pushtrain.core.run import Run
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.rounds import Rounds
 from pushtrain.sender.watch import Watch

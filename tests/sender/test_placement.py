@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.model import Capacity, FreeGpu, JobSpec, Resources
+from pushtrain.core.card import Capacity, FreeGpu
+from pushtrain.core.jobspec import JobSpec, Resources
 from pushtrain.core.policy import fits, pace_key, starts_now
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.sender.placement import FIRST_ASKED, RECALL_AFTER, Given, Plan, Queued, Seen, decide, less

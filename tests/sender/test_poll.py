@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.errors import GitError, PushtrainError
-from pushtrain.core.model import NO_COMMIT
+from pushtrain.core.push import NO_COMMIT
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender.poll import Reconciler, moves

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from pushtrain.core.errors import GitError, NotFound
-from pushtrain.core.model import NO_COMMIT, Push
+from pushtrain.core.push import NO_COMMIT, Push
 from pushtrain.core.settings import Repository, SenderSettings
 from pushtrain.plumbing.git.complaint import RateLimited
 from pushtrain.plumbing.git.mirror import CommitInfo, Mirror

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from pushtrain.core.card import FreeGpu
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Busy, Conflict, Draining, Forbidden, StorageError, Unreachable
 from pushtrain.core.frames import CapacityFrame
-from pushtrain.core.model import FreeGpu, Resources, TrainCommand
+from pushtrain.core.jobspec import Resources
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender import board

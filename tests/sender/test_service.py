@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pushtrain.core.errors import Forbidden, GitError, NotFound
-from pushtrain.core.model import Push
+from pushtrain.core.push import Push
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender import service as service_module

@@ -12,7 +12,8 @@ from pushtrain.cli.clone import Clone, open_clone
 from pushtrain.cli.published import PublishedRuns, Record
 from pushtrain.core import jobfile
 from pushtrain.core.errors import NotFound, PushtrainError, UsageError
-from pushtrain.core.model import RESULTS_BRANCH, ResultsTarget
+from pushtrain.core.jobspec import ResultsTarget
+from pushtrain.core.value import RESULTS_BRANCH
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,16 @@ from cyclopts import Parameter
 from pushtrain.cli import render
 from pushtrain.cli.clone import Clone, open_clone
 from pushtrain.cli.options import Json
+from pushtrain.core.command import run_id
 from pushtrain.core.errors import ConfigError, NotFound
 from pushtrain.core.jobfile import FILE, Job, JobFile, parse
-from pushtrain.core.model import CONFIG_BRANCH, JobSpec, Push, run_id
+from pushtrain.core.jobspec import JobSpec
 from pushtrain.core.place import PATH, secrets_path
 from pushtrain.core.policy import Decision, starts
+from pushtrain.core.push import Push
 from pushtrain.core.secrets import Wanted, covers
 from pushtrain.core.secrets import parse as parse_secrets
+from pushtrain.core.value import CONFIG_BRANCH
 
 if TYPE_CHECKING:
     from rich.text import Text

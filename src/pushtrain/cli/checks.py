@@ -14,9 +14,10 @@ from typing import Final
 
 from pushtrain.cli import render
 from pushtrain.cli.finding import Finding
+from pushtrain.core.card import Gpu
 from pushtrain.core.errors import PushtrainError
-from pushtrain.core.model import Gpu, State
 from pushtrain.core.settings import Settings
+from pushtrain.core.states import State
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.machine.excluded import Excluded
 from pushtrain.plumbing.machine.systemd import UNIT, Manager

@@ -20,7 +20,8 @@ from pushtrain.cli.clone import open_clone
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import ConfigError, DataError, NotFound, UsageError
 from pushtrain.core.jobfile import FILE, JobFile, parse
-from pushtrain.core.model import DataSource, Fetched
+from pushtrain.core.jobspec import DataSource
+from pushtrain.core.run import Fetched
 from pushtrain.core.weburl import shown
 from pushtrain.plumbing.data.supply import fetch
 from pushtrain.plumbing.data.terms import OWN

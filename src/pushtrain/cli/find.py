@@ -23,7 +23,8 @@ from pushtrain.core.errors import (
     Unreachable,
     UsageError,
 )
-from pushtrain.core.model import Outcome, Run, RunView
+from pushtrain.core.run import Run, RunView
+from pushtrain.core.states import Outcome
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.wiring.directory import Directory
 from pushtrain.wiring.history import History, Unsent, came_of, open_history

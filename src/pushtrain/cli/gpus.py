@@ -15,7 +15,7 @@ from pushtrain.cli.options import State as Folder
 from pushtrain.cli.terminal import clean
 from pushtrain.core.errors import NotFound, PushtrainError, Unreachable, UsageError
 from pushtrain.core.gpustate import GpuRun, GpuState, MachineGpus, state_of
-from pushtrain.core.model import State
+from pushtrain.core.states import State
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.machine.excluded import Excluded
 from pushtrain.wiring.history import open_history

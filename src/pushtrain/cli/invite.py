@@ -36,7 +36,7 @@ from pushtrain.wiring.settings import open_state
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pushtrain.core.model import ExecutorCard
+    from pushtrain.core.card import ExecutorCard
     from pushtrain.plumbing.disk.state import StateFolder
 
 _LOOK: Final = 0.2

@@ -7,7 +7,7 @@ from pushtrain.cli import render
 from pushtrain.cli.finding import Finding
 from pushtrain.cli.hanging import hang
 from pushtrain.core.canaries import Act, Findings, Result
-from pushtrain.core.model import Isolation
+from pushtrain.core.isolation import Isolation
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.isolation import Rung, ladder

@@ -23,7 +23,7 @@ from pushtrain.wiring.trust import word
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pushtrain.core.model import ExecutorCard
+    from pushtrain.core.card import ExecutorCard
     from pushtrain.plumbing.disk.state import StateFolder
 
 _MOST: Final = 16

@@ -21,8 +21,8 @@ from pushtrain.cli.granting import (
 )
 from pushtrain.cli.options import Json, State
 from pushtrain.core.grants import Grant
-from pushtrain.core.model import State as RunState
 from pushtrain.core.signing import fingerprint, parse_public, public_text
+from pushtrain.core.states import State as RunState
 from pushtrain.plumbing.disk.lock import holder
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import Authorized, load_or_create

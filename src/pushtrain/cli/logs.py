@@ -14,7 +14,8 @@ from pushtrain.cli.find import Found, Published, Stored, find_anywhere
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.terminal import LogFilter
 from pushtrain.core.errors import NotFound, RunFailed, UsageError
-from pushtrain.core.model import LogChunk, Outcome, Run
+from pushtrain.core.run import LogChunk, Run
+from pushtrain.core.states import Outcome
 from pushtrain.plumbing.http.client import LogFrame, ViewFrame
 from pushtrain.wiring.history import Unsent
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pushtrain.cli.finding import Finding
-from pushtrain.core.model import JobNetwork
+from pushtrain.core.isolation import JobNetwork
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.disk.state import StateFolder
 

@@ -11,8 +11,8 @@ from pushtrain.cli.connect import Nobody
 from pushtrain.cli.find import find_runs, published_runs, what_came_of
 from pushtrain.cli.options import Json, State
 from pushtrain.core.errors import NotFound, PushtrainError, Unreachable
-from pushtrain.core.model import Run
-from pushtrain.core.model import State as State_
+from pushtrain.core.run import Run
+from pushtrain.core.states import State as State_
 from pushtrain.wiring.history import Unsent
 
 

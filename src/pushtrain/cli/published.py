@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from pushtrain.cli.clone import Clone
 from pushtrain.core.errors import GitError, NotFound, PushtrainError
-from pushtrain.core.model import Artifact, Attempt, Run, RunEvent, RunView, State
+from pushtrain.core.run import Artifact, Attempt, Run, RunEvent, RunView
+from pushtrain.core.states import State
 from pushtrain.plumbing.git.command import Git
 from pushtrain.plumbing.git.mirror import parse_batch
 

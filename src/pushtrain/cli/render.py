@@ -88,7 +88,7 @@ def note(text: str) -> None:
 
 
 def emit_json(value: object) -> None:
-    """Print one JSON document; values of `core.model` are understood."""
+    """Print one JSON document; values of the core are understood."""
     sys.stdout.write(_json(_plain(value), indent=2) + "\n")
 
 
@@ -100,8 +100,8 @@ def _json(value: object, *, indent: int | None = None) -> str:
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):
-        from pushtrain.core.model import Run, RunView
         from pushtrain.core.queries import shown_run, shown_view
+        from pushtrain.core.run import Run, RunView
 
         if isinstance(value, RunView):
             return shown_view(value).model_dump(mode="json")

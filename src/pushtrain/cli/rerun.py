@@ -8,8 +8,8 @@ from pushtrain.cli.find import Found, find_anywhere
 from pushtrain.cli.logs import follow_log
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.send import deliver_all
+from pushtrain.core.command import run_id
 from pushtrain.core.errors import UsageError
-from pushtrain.core.model import run_id
 from pushtrain.core.queries import has_hidden
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.wiring.settings import open_state

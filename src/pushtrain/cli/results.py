@@ -17,7 +17,7 @@ from pushtrain.cli.options import Json, State
 from pushtrain.cli.published import PublishedRuns, Record
 from pushtrain.cli.terminal import clean
 from pushtrain.core.errors import NotFound, PushtrainError
-from pushtrain.core.model import Artifact
+from pushtrain.core.run import Artifact
 from pushtrain.executor.results import artifacts
 from pushtrain.executor.results.collect import unfit
 from pushtrain.plumbing.git import lfs

@@ -7,9 +7,9 @@ from typing import Any
 from pushtrain.cli import render
 from pushtrain.cli.connect import here
 from pushtrain.cli.options import Json, Repo, State
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import GitError, UsageError
 from pushtrain.core.forms import clean
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.roster import Standing
 from pushtrain.sender.known import Found, Rosters
 from pushtrain.wiring.parts import mirror

@@ -20,10 +20,11 @@ from pushtrain.cli.connect import absences
 from pushtrain.cli.find import Found
 from pushtrain.cli.logs import follow_log
 from pushtrain.cli.options import Json, State
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import NotFound, PushtrainError, RunFailed, Unreachable, UsageError
 from pushtrain.core.forms import did_you_mean
-from pushtrain.core.model import Run, TrainCommand
 from pushtrain.core.overrides import Overrides, overridden
+from pushtrain.core.run import Run
 from pushtrain.core.settings import Repository, Settings
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.mirror import Mirror

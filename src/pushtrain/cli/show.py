@@ -7,8 +7,8 @@ from pushtrain.cli import render
 from pushtrain.cli.find import find_anywhere
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.ps import not_sent, standing
-from pushtrain.core.model import Attempt, Run, RunView
 from pushtrain.core.queries import shown_view
+from pushtrain.core.run import Attempt, Run, RunView
 from pushtrain.wiring.history import Unsent
 
 

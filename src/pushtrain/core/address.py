@@ -13,7 +13,7 @@ import ipaddress
 from typing import Final
 from urllib.parse import urlsplit
 
-from pushtrain.core.model import ExecutorCard
+from pushtrain.core.card import ExecutorCard
 
 _PORTS: Final = {"http": 80, "https": 443}
 

@@ -4,9 +4,10 @@ import re
 from typing import Final
 
 from pushtrain.core.forms import duration, listed
-from pushtrain.core.model import CHECKPOINTED, RETRIED, Concurrency, PreemptSignal, Reason, Retry
+from pushtrain.core.jobspec import Concurrency, PreemptSignal, Retry
 from pushtrain.core.names import store_problem
 from pushtrain.core.reading import Table
+from pushtrain.core.states import CHECKPOINTED, RETRIED, Reason
 
 SIGNALS: Final = {
     word: signal

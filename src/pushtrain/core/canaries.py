@@ -7,7 +7,8 @@ and a level that lets through what it claims to stop is not offered. Pure.
 from enum import StrEnum
 from typing import Final
 
-from pushtrain.core.model import Isolation, JobNetwork, Value
+from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.value import Value
 
 
 class Act(StrEnum):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pushtrain.core.forms import listed
-from pushtrain.core.model import JobNetwork, Value
+from pushtrain.core.isolation import JobNetwork
 from pushtrain.core.ownerwords import OWNER
 from pushtrain.core.rules import Allow, Rules
 from pushtrain.core.ruling import amount, spoken
+from pushtrain.core.value import Value
 
 DEFAULT: Final = "default"
 

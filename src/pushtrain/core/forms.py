@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pushtrain.core import names
-from pushtrain.core.model import Scalar
+from pushtrain.core.value import Scalar
 
 MAX_INTEGER: Final = 2**53 - 1
 """The largest whole number that every JSON reader keeps exactly (RFC 8785, RFC 7493)."""

@@ -14,8 +14,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, TypeAdapter
 
+from pushtrain.core.card import Capacity
 from pushtrain.core.errors import Unauthorized
-from pushtrain.core.model import Capacity, LogChunk, Outcome, RunId, RunView, State, Value
+from pushtrain.core.run import LogChunk, RunView
+from pushtrain.core.states import Outcome, State
+from pushtrain.core.value import RunId, Value
 
 _BASE: Final = b"pushtrain-frame-1\n"
 _SEAL: Final = b',"signature":"'

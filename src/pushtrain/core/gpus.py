@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from pushtrain.core.model import Reason, Value
+from pushtrain.core.states import Reason
+from pushtrain.core.value import Value
 
 UNEXPLAINED: Final = 1024**3
 """Bytes that a card may have in use beyond what its processes tell: contexts, the driver, a display."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection
 
+from pushtrain.core.card import Gpu
 from pushtrain.core.gpus import GpuSample
-from pushtrain.core.model import Gpu, Value
 from pushtrain.core.owner import CardSeen
+from pushtrain.core.value import Value
 
 THROTTLES = {
     "heat": "slowed down by heat",

@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import Final
 
 from pushtrain.core.forms import Wrong, duration
-from pushtrain.core.model import Value
 from pushtrain.core.patterns import PatternError, compiled, selects
+from pushtrain.core.value import Value
 
 _HEADS: Final = "refs/heads/"
 OWNER: Final = "owner"

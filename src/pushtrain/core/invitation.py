@@ -20,11 +20,12 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from pushtrain.core.address import is_loopback
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Conflict, PushtrainError, Unauthorized, UsageError
 from pushtrain.core.grants import Terms
-from pushtrain.core.model import ExecutorCard, Value
 from pushtrain.core.roster import wrong_address
 from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.value import Value
 
 SECRET_BYTES: Final = 8
 LIFETIME: Final = 600.0

@@ -25,18 +25,11 @@ from pushtrain.core.forms import (
     text_problem,
     written,
 )
+from pushtrain.core.jobspec import MAX_SECRETS, MOST_PRIORITY, JobSpec, ResultsTarget
 from pushtrain.core.matrix import Matrix
-from pushtrain.core.model import (
-    MAX_SECRETS,
-    MOST_PRIORITY,
-    RESULTS_BRANCH,
-    JobSpec,
-    ResultsTarget,
-    Value,
-    not_for_results,
-)
 from pushtrain.core.names import folder_problem, repository_problem, store_problem, variable_problem
 from pushtrain.core.reading import Notes, Table
+from pushtrain.core.value import RESULTS_BRANCH, Value, not_for_results
 
 FILE: Final = "pushtrain.toml"
 MAX_BYTES: Final = 256 * 1024

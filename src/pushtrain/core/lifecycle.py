@@ -7,8 +7,10 @@ done stays so, except a run that was released to another executor and comes back
 from dataclasses import dataclass
 from typing import Final
 
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import IllegalTransition
-from pushtrain.core.model import Outcome, Reason, Run, State, TrainCommand
+from pushtrain.core.run import Run
+from pushtrain.core.states import Outcome, Reason, State
 
 
 @dataclass(frozen=True, slots=True)

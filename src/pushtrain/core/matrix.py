@@ -15,8 +15,8 @@ from typing import Final
 from pydantic import Field
 
 from pushtrain.core.forms import Wrong, did_you_mean, kind, listed, scalar_problem, written
-from pushtrain.core.model import Scalar, Value
 from pushtrain.core.reading import Table
+from pushtrain.core.value import Scalar, Value
 
 MAX_CELLS: Final = 256
 MAX_NAMES: Final = 64

@@ -5,13 +5,12 @@ from collections.abc import Callable
 from typing import Final
 
 from pushtrain.core.forms import Wrong, inside, kind, listed, size
-from pushtrain.core.model import (
+from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.jobspec import (
     CAPABILITY,
     DataSource,
     EnvironmentKind,
     EnvironmentSpec,
-    Isolation,
-    JobNetwork,
     Launcher,
     Resources,
 )

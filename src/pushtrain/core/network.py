@@ -8,7 +8,7 @@ from typing import Final
 
 from pushtrain.core.addresses import METADATA, NOT_PUBLIC
 from pushtrain.core.errors import Forbidden
-from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.core.isolation import Isolation, JobNetwork
 
 PRIVATE: Final = (
     *(str(network) for network, _ in NOT_PUBLIC if network.version == 4),  # noqa: PLR2004  IPv4

@@ -6,11 +6,13 @@ any store, is written with rights that are the owner's and perhaps not the sende
 
 from typing import Final, NamedTuple
 
+from pushtrain.core.command import Checkpoint
 from pushtrain.core.forms import clean, listed
-from pushtrain.core.model import RESULTS_BRANCH, Checkpoint, JobSpec
+from pushtrain.core.jobspec import JobSpec
 from pushtrain.core.names import below_store
 from pushtrain.core.patterns import selects
 from pushtrain.core.rules import Rules
+from pushtrain.core.value import RESULTS_BRANCH
 
 BRANCHES: Final = "rules.results_branches"
 URLS: Final = "rules.artifact_urls"

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.forms import Wrong, did_you_mean, inside, listed
 from pushtrain.core.jobfile import Job, JobFile
+from pushtrain.core.jobspec import DataSource, JobSpec
 from pushtrain.core.matrix import Cell, Matrix, cells, check_references
-from pushtrain.core.model import DataSource, JobSpec, Scalar
 from pushtrain.core.needs import URL
+from pushtrain.core.value import Scalar
 from pushtrain.core.weburl import shown
 
 _DATA: Final = "data"

@@ -14,10 +14,12 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
+from pushtrain.core.card import Gpu
 from pushtrain.core.forms import Wrong, listed
 from pushtrain.core.hours import Window, opens_in
-from pushtrain.core.model import Gpu, Resources, Value
+from pushtrain.core.jobspec import Resources
 from pushtrain.core.units import Duration, Size
+from pushtrain.core.value import Value
 
 MIB: Final = 1024**2
 GIB: Final = 1024**3

@@ -12,8 +12,8 @@ import re
 from typing import Final
 
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.model import CONFIG_BRANCH, Value
 from pushtrain.core.settings import Repository
+from pushtrain.core.value import CONFIG_BRANCH, Value
 
 PATH: Final = "config.json"
 SECRETS: Final = "secrets.json"

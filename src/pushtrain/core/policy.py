@@ -12,27 +12,18 @@ from statistics import median
 from typing import Final
 
 from pushtrain.core import network
+from pushtrain.core.card import Capacity, ExecutorCard, Pace
+from pushtrain.core.command import TrainCommand, run_id
 from pushtrain.core.forms import clean, listed
+from pushtrain.core.isolation import Isolation
 from pushtrain.core.jobfile import Job, JobFile, expand
-from pushtrain.core.model import (
-    CONFIG_BRANCH,
-    RESULTS_BRANCH,
-    Capacity,
-    ExecutorCard,
-    Isolation,
-    JobSpec,
-    Pace,
-    Push,
-    Resources,
-    ResultsTarget,
-    TrainCommand,
-    Value,
-    run_id,
-)
+from pushtrain.core.jobspec import JobSpec, Resources, ResultsTarget
 from pushtrain.core.patterns import selects
 from pushtrain.core.place import secrets_path
+from pushtrain.core.push import Push
 from pushtrain.core.room import version
 from pushtrain.core.triggers import PushTrigger
+from pushtrain.core.value import CONFIG_BRANCH, RESULTS_BRANCH, Value
 
 SKIP_TOKENS: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip train]")
 SHARED_FOLDER: Final = "pushtrain-results"

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from pushtrain.core.model import Concurrency, Run, State, TrainCommand
+from pushtrain.core.command import TrainCommand
+from pushtrain.core.jobspec import Concurrency
+from pushtrain.core.run import Run
+from pushtrain.core.states import State
 
 Group = tuple[str, str, str, str]
 

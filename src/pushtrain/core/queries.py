@@ -8,8 +8,10 @@ import re
 from typing import Final
 from urllib.parse import parse_qsl
 
-from pushtrain.core.model import DataSource, Run, RunView, TrainCommand
+from pushtrain.core.command import TrainCommand
+from pushtrain.core.jobspec import DataSource
 from pushtrain.core.redact import LEAST
+from pushtrain.core.run import Run, RunView
 from pushtrain.core.weburl import shown
 
 HIDDEN: Final = "?*"

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pushtrain.core.jobspec import Retry
 from pushtrain.core.lifecycle import TAKEN_BACK
-from pushtrain.core.model import CHECKPOINTED, RETRIED, Attempt, Reason, Retry
+from pushtrain.core.run import Attempt
+from pushtrain.core.states import CHECKPOINTED, RETRIED, Reason
 
 MOST_ATTEMPTS: Final = 1000
 """Starts of one run, whatever the reasons."""

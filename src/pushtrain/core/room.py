@@ -8,7 +8,8 @@ reserve.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pushtrain.core.model import Capacity, FreeGpu, Gpu, Resources
+from pushtrain.core.card import Capacity, FreeGpu, Gpu
+from pushtrain.core.jobspec import Resources
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from pushtrain.core.address import is_loopback
+from pushtrain.core.card import ExecutorCard, Gpu
 from pushtrain.core.errors import ConfigError, UsageError
-from pushtrain.core.model import ExecutorCard, Gpu, Value
 from pushtrain.core.register import Register, unfit
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.strictjson import loads
+from pushtrain.core.value import Value
 
 VERSION: Final = 1
 PREFIX: Final = b"pushtrain-card-1\n"

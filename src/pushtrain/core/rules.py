@@ -11,13 +11,15 @@ from typing import Annotated, Final, Self
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from pushtrain.core.forms import Wrong
+from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.jobspec import MOST_PRIORITY
 from pushtrain.core.lent import check_entry
-from pushtrain.core.model import MOST_PRIORITY, Isolation, JobNetwork, Value
 from pushtrain.core.names import store_problem
 from pushtrain.core.outward import listed as data_host
 from pushtrain.core.owner import OwnerRules
 from pushtrain.core.patterns import PatternError, compiled
 from pushtrain.core.units import Duration, Size
+from pushtrain.core.value import Value
 
 MIB: Final = 1024**2
 GIB: Final = 1024**3

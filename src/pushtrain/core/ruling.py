@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import ConfigError, NotFound
 from pushtrain.core.forms import clean, listed
 from pushtrain.core.jobfile import FILE, expand, parse
-from pushtrain.core.model import CONFIG_BRANCH, RESULTS_BRANCH, JobSpec, TrainCommand
+from pushtrain.core.jobspec import JobSpec
 from pushtrain.core.patterns import selects
 from pushtrain.core.rules import Allow, Limits, Rules
+from pushtrain.core.value import CONFIG_BRANCH, RESULTS_BRANCH
 
 KEYS: Final = "authorized_keys"
 ALLOW: Final = "rules.allow"

@@ -8,15 +8,9 @@ from typing import Any, Final
 
 from pushtrain.core import again, jobfile, matrix, names, needs, secretname
 from pushtrain.core.forms import MAX_DURATION, MAX_INTEGER
-from pushtrain.core.model import (
-    MAX_SECRETS,
-    MOST_PRIORITY,
-    RETRIED,
-    Concurrency,
-    Isolation,
-    JobNetwork,
-    Launcher,
-)
+from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.jobspec import MAX_SECRETS, MOST_PRIORITY, Concurrency, Launcher
+from pushtrain.core.states import RETRIED
 
 URL: Final = "https://raw.githubusercontent.com/pushtrain/pushtrain/main/docs/pushtrain.schema.json"
 

@@ -29,13 +29,13 @@ from pydantic import Field, ValidationError
 
 from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.forms import clean
-from pushtrain.core.model import RepositoryKey, Value
 from pushtrain.core.patterns import PatternError, selects
 from pushtrain.core.redact import LEAST
 from pushtrain.core.register import Register, unfit
 from pushtrain.core.secretname import SecretName
 from pushtrain.core.signing import fingerprint, parse_public, public_text
 from pushtrain.core.strictjson import loads
+from pushtrain.core.value import RepositoryKey, Value
 
 VERSION: Final = 1
 MAX_FILE: Final = 4 * 1024 * 1024

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from pushtrain.core.forms import Wrong
-from pushtrain.core.model import RepositoryKey, Value
 from pushtrain.core.rules import MIB, Pattern, Rules
 from pushtrain.core.secretname import SecretName
 from pushtrain.core.units import Duration, Size
+from pushtrain.core.value import RepositoryKey, Value
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 SshTarget = Annotated[

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pushtrain.core.model import Value
+from pushtrain.core.value import Value
 
 
 class Verdict(StrEnum):

@@ -6,9 +6,9 @@ Filters mean what they mean in Actions' `on.push`; `core.policy` decides with th
 from typing import Final
 
 from pushtrain.core.forms import did_you_mean, kind
-from pushtrain.core.model import Value
 from pushtrain.core.patterns import PatternError, compiled
 from pushtrain.core.reading import Table
+from pushtrain.core.value import Value
 
 _FILTERS: Final = ("branches", "branches-ignore", "tags", "tags-ignore", "paths", "paths-ignore")
 

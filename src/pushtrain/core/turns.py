@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pushtrain.core.card import Gpu
 from pushtrain.core.fairness import PRESUMED, Holding, Line, Recent, recent, used_up
-from pushtrain.core.model import Gpu
 from pushtrain.core.room import Needs, Place, could, given, place_of, without
 
 

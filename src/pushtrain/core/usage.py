@@ -12,7 +12,8 @@ from typing import Final
 from pydantic import Field
 
 from pushtrain.core.gpus import GpuSample
-from pushtrain.core.model import GpuUse, Value
+from pushtrain.core.run import GpuUse
+from pushtrain.core.value import Value
 
 IDLE_AT: Final = 2
 """Percent of utilisation up to which a card that a run holds counts as idle."""

@@ -6,7 +6,8 @@ docs/wire-protocol.md describes them for people.
 from typing import Final
 
 from pushtrain.core.errors import PushtrainError
-from pushtrain.core.model import Run, Value
+from pushtrain.core.run import Run
+from pushtrain.core.value import Value
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes of a request's body."""

@@ -16,8 +16,9 @@ from typing import Any, Final
 import tomlkit
 import urllib3
 
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.model import ExecutorCard, Isolation, JobNetwork
+from pushtrain.core.isolation import Isolation, JobNetwork
 from pushtrain.core.network import enforceable
 from pushtrain.core.rules import Rules
 from pushtrain.core.signing import fingerprint, parse_public, public_text

@@ -16,7 +16,9 @@ from typing import Final
 
 from pushtrain.core.errors import RunFailed
 from pushtrain.core.frames import EndFrame, LogFrame, ViewFrame
-from pushtrain.core.model import RESULTS_BRANCH, Outcome, RunView, Stage, Value
+from pushtrain.core.run import RunView
+from pushtrain.core.states import Outcome, Stage
+from pushtrain.core.value import RESULTS_BRANCH, Value
 from pushtrain.demo.parts import POLL_SECONDS, Parts
 from pushtrain.demo.reading import curves, last_value, readable
 from pushtrain.demo.screen import Screen

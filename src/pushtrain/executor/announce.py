@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.address import is_loopback
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Cancelled, Cloned, PushtrainError
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.roster import LIFETIME, BrokenRoster, parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.plumbing.disk.files import replace

@@ -18,30 +18,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
 from pushtrain.core import queries
+from pushtrain.core.card import Capacity, Challenge, ExecutorCard, Gpu, Pace
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound
 from pushtrain.core.gpustate import MachineGpus
 from pushtrain.core.grants import Word
 from pushtrain.core.invitation import TRIES, Invitation
+from pushtrain.core.isolation import Isolation
 from pushtrain.core.lifecycle import comes_back
-from pushtrain.core.model import (
-    Capacity,
-    Challenge,
-    ExecutorCard,
-    Gpu,
-    Isolation,
-    LogChunk,
-    Pace,
-    Reason,
-    Run,
-    RunView,
-    State,
-    TrainCommand,
-)
 from pushtrain.core.policy import fits, paces
 from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.core.room import told
+from pushtrain.core.run import LogChunk, Run, RunView
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public, public_text
+from pushtrain.core.states import Reason, State
 from pushtrain.core.usage import Usage
 from pushtrain.executor.clockwatch import ClockWatch
 from pushtrain.executor.drain import Drain

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from pushtrain.core.errors import Conflict, NotFound, PushtrainError
 from pushtrain.core.grants import Word
-from pushtrain.core.model import State
+from pushtrain.core.states import State
 from pushtrain.plumbing.keys.authorized import Authorized
 
 _log = logging.getLogger(__name__)

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from pushtrain.core.card import Capacity, Challenge, ExecutorCard
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.frames import CapacityFrame, RunFrame
-from pushtrain.core.model import Capacity, Challenge, ExecutorCard, JobSpec, Run, TrainCommand
+from pushtrain.core.jobspec import JobSpec
+from pushtrain.core.run import Run
 from pushtrain.sender.placement import PATIENCE, Seen, less
 
 FRESH: Final = 2.0

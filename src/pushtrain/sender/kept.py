@@ -19,8 +19,9 @@ from typing import Final, Self
 
 from pydantic import ValidationError
 
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Conflict, StorageError
-from pushtrain.core.model import TrainCommand, Value
+from pushtrain.core.value import Value
 from pushtrain.plumbing.disk.files import replace, sync_folder
 
 _SUFFIX: Final = ".json"

@@ -15,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from pushtrain.core.card import Capacity, ExecutorCard
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.forms import clean
-from pushtrain.core.model import Capacity, ExecutorCard, JobSpec, TrainCommand
+from pushtrain.core.jobspec import JobSpec
 from pushtrain.core.policy import choose, fits, pace_key, ranking, starts_now
 from pushtrain.core.room import Place, can, could, given, heard, needs_of, told, without
 from pushtrain.plumbing.sqlite.outbox import Outgoing

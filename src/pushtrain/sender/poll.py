@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pushtrain.core.errors import Cancelled, PushtrainError
-from pushtrain.core.model import NO_COMMIT, Push
+from pushtrain.core.push import NO_COMMIT, Push
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.complaint import RateLimited
 from pushtrain.sender.known import Rosters

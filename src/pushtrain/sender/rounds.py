@@ -19,10 +19,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Busy, Conflict, NotFound, PushtrainError, Unreachable
 from pushtrain.core.frames import CapacityFrame
 from pushtrain.core.lifecycle import next_attempt
-from pushtrain.core.model import State, TrainCommand
+from pushtrain.core.states import State
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.board import Board, Listed

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Cancelled, NotFound, PushtrainError
-from pushtrain.core.model import Concurrency, Push, TrainCommand
+from pushtrain.core.jobspec import Concurrency
 from pushtrain.core.precedence import dropped
+from pushtrain.core.push import Push
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.lineage import order
 from pushtrain.plumbing.git.mirror import Mirror

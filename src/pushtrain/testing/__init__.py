@@ -10,22 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from pushtrain.core.model import (
-    NO_COMMIT,
-    Attempt,
-    Capacity,
-    ExecutorCard,
-    Gpu,
-    JobSpec,
-    Push,
-    Run,
-    Scalar,
-    TrainCommand,
-    run_id,
-)
+from pushtrain.core.card import Capacity, ExecutorCard, Gpu
+from pushtrain.core.command import TrainCommand, run_id
+from pushtrain.core.jobspec import JobSpec
+from pushtrain.core.push import NO_COMMIT, Push
+from pushtrain.core.run import Attempt, Run
 from pushtrain.demo.work import WorkRepository
+
+if TYPE_CHECKING:
+    from pushtrain.core.value import Scalar
 
 __all__ = [
     "COMMIT",

@@ -19,9 +19,13 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
+from pushtrain.core.card import Gpu
+from pushtrain.core.command import TrainCommand
+from pushtrain.core.jobspec import Resources
 from pushtrain.core.lifecycle import Event, Exited, Prepared, Requeued
-from pushtrain.core.model import Gpu, Reason, Resources, Run, TrainCommand
 from pushtrain.core.owner import MACHINE, OwnerRules, Stance
+from pushtrain.core.run import Run
+from pushtrain.core.states import Reason
 from pushtrain.executor.owner import landlord as landlords
 from pushtrain.executor.owner.cardwatch import CardWatch
 from pushtrain.executor.owner.landlord import Landlord

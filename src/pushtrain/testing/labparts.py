@@ -7,10 +7,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from pushtrain.core.card import Gpu
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.gpus import GpuSample
 from pushtrain.core.lifecycle import Claimed, Event, advance
-from pushtrain.core.model import Gpu, Run, State, TrainCommand
 from pushtrain.core.room import needs_of
+from pushtrain.core.run import Run
+from pushtrain.core.states import State
 from pushtrain.core.turns import Active, Queue, Room, Waiting, pick
 from pushtrain.executor.owner.meter import Meter
 from pushtrain.plumbing.machine import gpu

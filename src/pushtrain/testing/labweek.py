@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pushtrain.core.card import Capacity
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Conflict
+from pushtrain.core.jobspec import Resources
 from pushtrain.core.lifecycle import next_attempt
-from pushtrain.core.model import Capacity, Resources, State, TrainCommand
 from pushtrain.core.owner import OwnerRules
 from pushtrain.core.room import told
+from pushtrain.core.states import State
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.placement import Given, Queued, Seen, decide

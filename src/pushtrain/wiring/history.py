@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
 
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import NotFound, StorageError
-from pushtrain.core.model import LogChunk, Outcome, Run, RunView, State, TrainCommand
 from pushtrain.core.queries import shown_run
 from pushtrain.core.redact import NOTHING
+from pushtrain.core.run import LogChunk, Run, RunView
+from pushtrain.core.states import Outcome, State
 from pushtrain.core.usage import DAY, Usage
 from pushtrain.plumbing.attempts.cleanlog import read_clean
 from pushtrain.plumbing.attempts.given import mask_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pushtrain.adapters.sandboxes import Ground, registry
 from pushtrain.core.canaries import Act, Findings
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.core.isolation import Isolation, JobNetwork
 from pushtrain.core.network import enforceable
 from pushtrain.core.rules import Rules
 from pushtrain.plumbing.disk.state import StateFolder

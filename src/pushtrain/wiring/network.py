@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from pushtrain.core.model import Isolation
+from pushtrain.core.isolation import Isolation
 from pushtrain.core.network import enforceable
 from pushtrain.core.rules import Rules
 from pushtrain.executor.runs.access import Access

@@ -10,8 +10,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Forbidden
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.outward import Outward
 from pushtrain.core.patterns import selects
 from pushtrain.core.rules import Rules

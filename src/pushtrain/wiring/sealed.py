@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import ConfigError, NotFound, PushtrainError
 from pushtrain.core.forms import clean
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.roster import Standing
 from pushtrain.core.secrets import Sealed, next_time, parse, with_entry, without
 from pushtrain.core.settings import Repository, Settings

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from pushtrain.core.errors import ConfigError, UsageError
 from pushtrain.core.forms import Wrong, did_you_mean, dotted, show
 from pushtrain.core.hours import Window
-from pushtrain.core.model import Value
 from pushtrain.core.rules import Allow, Rules
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
+from pushtrain.core.value import Value
 from pushtrain.plumbing.disk.state import StateFolder, default_state
 from pushtrain.plumbing.git.remotes import key_of, validate_remote
 from pushtrain.plumbing.keys.ownership import demand_own

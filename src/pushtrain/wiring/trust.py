@@ -15,9 +15,9 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import ConfigError, PushtrainError, UsageError
 from pushtrain.core.grants import Trust
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import fingerprint, parse_public
 from pushtrain.core.succession import chain, known_from

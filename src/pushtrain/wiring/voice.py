@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Cloned, PushtrainError
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.settings import Settings
 from pushtrain.core.signing import parse_public, public_text
 from pushtrain.executor.announce import Announcer, public_card

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.model import Reason
+from pushtrain.core.states import Reason
 from pushtrain.plumbing.attempts.rundir import (
     RunDir,
     StopOrder,

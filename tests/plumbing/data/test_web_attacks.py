@@ -17,8 +17,9 @@ import pytest
 
 from data_server import FileServer, Handler, Served, file_server, status
 from pushtrain.core.errors import DataError
-from pushtrain.core.model import DataSource, Fetched
+from pushtrain.core.jobspec import DataSource
 from pushtrain.core.rules import Limits, Rules
+from pushtrain.core.run import Fetched
 from pushtrain.plumbing.data import dial, doors, neighbours
 from pushtrain.plumbing.data import download as downloading
 from pushtrain.plumbing.data.supply import fetch

@@ -20,7 +20,7 @@ from pushtrain.core.errors import (
     StorageError,
     UsageError,
 )
-from pushtrain.core.model import NO_COMMIT
+from pushtrain.core.push import NO_COMMIT
 from pushtrain.core.settings import Repository
 from pushtrain.demo.host import Host
 from pushtrain.plumbing.git import lfs

@@ -13,8 +13,9 @@ import pytest
 from pushtrain.core.errors import Cancelled
 from pushtrain.core.lean import Piece
 from pushtrain.core.lifecycle import Claimed, Event, Exited, Prepared, Published, Requeued
-from pushtrain.core.model import Artifact, Reason, State
+from pushtrain.core.run import Artifact
 from pushtrain.core.settings import Repository
+from pushtrain.core.states import Reason, State
 from pushtrain.plumbing.attempts.rundir import RunDir, take_lock
 from pushtrain.plumbing.data.supply import forget_notes
 from pushtrain.plumbing.disk import shortcut

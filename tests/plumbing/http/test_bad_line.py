@@ -27,7 +27,7 @@ from bad_line import (
 from pushtrain.core.errors import PushtrainError, Unauthorized, Unreachable
 from pushtrain.core.frames import LogFrame
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.model import Reason
+from pushtrain.core.states import Reason
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.sender.delivery import Delivered, Executors

@@ -34,8 +34,9 @@ from pushtrain.core.errors import (
 )
 from pushtrain.core.frames import BeatFrame, EndFrame, LogFrame, ViewFrame
 from pushtrain.core.lifecycle import Exited, Prepared, Published, Requeued
-from pushtrain.core.model import Artifact, LogChunk, Reason, Run, RunView
+from pushtrain.core.run import Artifact, LogChunk, Run, RunView
 from pushtrain.core.signing import fingerprint, public_text, sign_response
+from pushtrain.core.states import Reason
 from pushtrain.core.wire import ErrorBody
 from pushtrain.executor.api import stream
 from pushtrain.plumbing.attempts.rundir import RunDir

@@ -7,7 +7,8 @@ import pytest
 
 from pushtrain.core.errors import Conflict
 from pushtrain.core.lifecycle import Exited, Prepared, Published, PublishFailed, Requeued
-from pushtrain.core.model import Attempt, GpuUse, Reason, Run
+from pushtrain.core.run import Attempt, GpuUse, Run
+from pushtrain.core.states import Reason
 from pushtrain.core.usage import DAY, Stood, Used, summed
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, REPOSITORY, SENDER, Clock, a_command

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pushtrain.core.errors import StorageError, StoreDamaged
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.model import Reason, Run, State
+from pushtrain.core.run import Run
+from pushtrain.core.states import Reason, State
 from pushtrain.plumbing.sqlite import checksums
 from pushtrain.plumbing.sqlite.database import MIGRATIONS, Database, copy_of, mark_of
 from pushtrain.plumbing.sqlite.salvage import damage, recover

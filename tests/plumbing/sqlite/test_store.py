@@ -14,7 +14,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from pushtrain.core.card import Gpu
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Busy, Conflict, IllegalTransition, NotFound, Unauthorized
+from pushtrain.core.jobspec import Resources
 from pushtrain.core.lifecycle import (
     Abandoned,
     Claimed,
@@ -29,18 +32,8 @@ from pushtrain.core.lifecycle import (
     Requeued,
     advance,
 )
-from pushtrain.core.model import (
-    Artifact,
-    Attempt,
-    Gpu,
-    GpuUse,
-    Outcome,
-    Reason,
-    Resources,
-    Run,
-    State,
-    TrainCommand,
-)
+from pushtrain.core.run import Artifact, Attempt, GpuUse, Run
+from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.core.turns import Bounds
 from pushtrain.plumbing.sqlite.database import Database
 from pushtrain.plumbing.sqlite.store import Store

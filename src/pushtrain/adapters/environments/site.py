@@ -16,7 +16,7 @@ from typing import Any, Final
 import rfc8785
 
 from pushtrain.core.errors import BuildError
-from pushtrain.core.model import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.core.toml import loads
 
 _LARGEST: Final = 64 * 1024 * 1024

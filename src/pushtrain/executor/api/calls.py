@@ -15,21 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from pushtrain.core import strictjson
+from pushtrain.core.card import Capacity, Challenge
+from pushtrain.core.command import TrainCommand, run_id
 from pushtrain.core.errors import Forbidden, NotFound, UsageError
 from pushtrain.core.gpustate import GpuRun, MachineGpus
-from pushtrain.core.model import (
-    Capacity,
-    Challenge,
-    LogChunk,
-    Run,
-    RunView,
-    TrainCommand,
-    Value,
-    run_id,
-)
 from pushtrain.core.queries import shown_run
+from pushtrain.core.run import LogChunk, Run, RunView
 from pushtrain.core.signing import IDEMPOTENCY, KEPT, MAX_SKEW, Message, Signed
 from pushtrain.core.usage import LONGEST_LEDGER, Usage
+from pushtrain.core.value import Value
 from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, RunList
 from pushtrain.executor.api.events import Listening
 from pushtrain.executor.api.joining import House

@@ -14,9 +14,10 @@ from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pushtrain.core.card import Capacity
 from pushtrain.core.errors import NotFound
 from pushtrain.core.frames import CapacityFrame, RunFrame
-from pushtrain.core.model import Capacity, Run
+from pushtrain.core.run import Run
 from pushtrain.core.wire import BEAT, MAX_TOLD, PACE
 from pushtrain.executor.api.lines import Lines
 from pushtrain.plumbing.keys.authorized import Grant, Scope

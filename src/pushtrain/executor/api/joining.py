@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
 from pushtrain.core import strictjson
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Busy, PushtrainError, UsageError
 from pushtrain.core.invitation import (
     NAME,
@@ -32,7 +33,6 @@ from pushtrain.core.invitation import (
     nobodys,
     unproven,
 )
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.signing import MAX_SKEW, Message, Signed, fingerprint, parse_public, verify_request
 from pushtrain.core.wire import JSON
 

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.core.errors import Busy, PushtrainError
 from pushtrain.core.frames import BeatFrame, EndFrame, LogFrame, ViewFrame
-from pushtrain.core.model import LogChunk, RunView, State
+from pushtrain.core.run import LogChunk, RunView
+from pushtrain.core.states import State
 from pushtrain.core.wire import BEAT
 from pushtrain.executor.api import events
 from pushtrain.executor.api.events import Listening

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pushtrain.core.errors import NotFound, PushtrainError
-from pushtrain.core.model import Run, State
+from pushtrain.core.run import Run
+from pushtrain.core.states import State
 from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)

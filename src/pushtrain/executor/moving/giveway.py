@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Final
 
 from pushtrain.core.errors import Conflict, StorageError
-from pushtrain.core.model import Concurrency, Reason, Run, State
+from pushtrain.core.jobspec import Concurrency
 from pushtrain.core.precedence import GivesWay, giving_way, group_of
+from pushtrain.core.run import Run
+from pushtrain.core.states import Reason, State
 from pushtrain.executor.moving.backlog import Backlog
 from pushtrain.executor.runs.dispatch import Dispatch
 from pushtrain.plumbing.git.lineage import order

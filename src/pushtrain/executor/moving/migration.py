@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from pushtrain.core.command import Checkpoint
 from pushtrain.core.errors import Busy, Conflict
-from pushtrain.core.model import Checkpoint, Run, State
+from pushtrain.core.run import Run
+from pushtrain.core.states import State
 from pushtrain.executor.moving import luggage
 from pushtrain.executor.moving.backlog import Backlog
 from pushtrain.executor.results import segments

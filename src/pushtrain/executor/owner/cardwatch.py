@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from pushtrain.core.card import Gpu
 from pushtrain.core.cardseen import Lent, card_seen, coming_back
 from pushtrain.core.gpus import LASTING, GpuSample, Trouble, trouble
-from pushtrain.core.model import Gpu
 from pushtrain.core.owner import CardSeen
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.executor.owner.meter import Meter

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
-from pushtrain.core.model import Gpu, Reason, Resources
+from pushtrain.core.card import Gpu
+from pushtrain.core.jobspec import Resources
 from pushtrain.core.owner import (
     NOTHING_SEEN,
     OwnerRules,
@@ -29,6 +30,7 @@ from pushtrain.core.owner import (
     waits,
 )
 from pushtrain.core.settings import Settings
+from pushtrain.core.states import Reason
 from pushtrain.executor.owner.cardwatch import Cards, CardWatch, Samples
 from pushtrain.executor.owner.lending import Holder, Terms
 from pushtrain.executor.owner.meter import Meter

@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from pushtrain.core.gpus import GpuSample
-from pushtrain.core.model import Attempt, GpuUse
+from pushtrain.core.run import Attempt, GpuUse
 from pushtrain.core.usage import Metered, gpu_use, metered
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.plumbing.attempts.rundir import RunDir

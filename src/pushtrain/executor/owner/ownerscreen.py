@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from pushtrain.core.card import Gpu
 from pushtrain.core.forms import clean
-from pushtrain.core.model import Gpu
 from pushtrain.core.owner import Stance, Verdict
 from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.owner.lending import Holder

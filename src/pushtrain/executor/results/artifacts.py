@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from pushtrain.core.errors import GitError, PushtrainError, StorageError, UsageError
 from pushtrain.core.lent import bucket
-from pushtrain.core.model import Artifact
+from pushtrain.core.run import Artifact
 from pushtrain.core.weburl import shown
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from pushtrain.core.errors import NotFound
-from pushtrain.core.model import Run
+from pushtrain.core.run import Run
 from pushtrain.core.status import Answer, CommitStatus, Later, Never, Verdict
 from pushtrain.executor.results.status import status_of
 from pushtrain.plumbing.sqlite.store import Store

@@ -23,11 +23,13 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from pushtrain.core.card import Gpu
 from pushtrain.core.errors import Cancelled, PushRejected, PushtrainError
-from pushtrain.core.model import RESULTS_BRANCH, Artifact, Gpu, Run
 from pushtrain.core.policy import SHARED_FOLDER
 from pushtrain.core.redact import Mask
+from pushtrain.core.run import Artifact, Run
 from pushtrain.core.settings import ExecutorSettings
+from pushtrain.core.value import RESULTS_BRANCH
 from pushtrain.executor.results import index
 from pushtrain.executor.results.parcel import Packer, Parcel, Publishable
 from pushtrain.executor.results.wording import folder, headline

@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pushtrain.core.model import Artifact, Attempt, Outcome, Run, RunEvent, Value
 from pushtrain.core.queries import shown_command, shown_run
 from pushtrain.core.redact import NOTHING, Mask
+from pushtrain.core.run import Artifact, Attempt, Run, RunEvent
+from pushtrain.core.states import Outcome
+from pushtrain.core.value import Value
 from pushtrain.core.weburl import shown
 from pushtrain.executor.results import markdown as md
 from pushtrain.executor.results import plot, segments

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
-from pushtrain.core.model import Attempt, Run, Segment
+from pushtrain.core.command import Segment
+from pushtrain.core.run import Attempt, Run
 from pushtrain.executor.results import markdown as md
 from pushtrain.executor.results.wording import duration, moment
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pushtrain.core.model import JobNetwork
+from pushtrain.core.isolation import JobNetwork
 from pushtrain.core.network import allows, settle
 from pushtrain.plumbing.isolation.uplink import Uplinks
 

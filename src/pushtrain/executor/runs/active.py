@@ -7,7 +7,8 @@ who preempts, in either order, and a shorter grace over a longer one.
 
 import threading
 
-from pushtrain.core.model import Attempt, Progress, Reason, Run
+from pushtrain.core.run import Attempt, Progress, Run
+from pushtrain.core.states import Reason
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.variables import attempt_mark

@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pushtrain.core.model import Gpu, JobNetwork
+from pushtrain.core.card import Gpu
+from pushtrain.core.isolation import JobNetwork
 from pushtrain.core.rules import GIB, Limits
 from pushtrain.plumbing.attempts.rundir import Limited, RunDir
 from pushtrain.plumbing.disk.state import StateFolder

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pushtrain.core.errors import Cancelled, Conflict, StorageError
 from pushtrain.core.gpus import Trouble, diagnosis
 from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, Requeued, unless_cancelled
-from pushtrain.core.model import Attempt, Reason, Run, State
 from pushtrain.core.room import part
+from pushtrain.core.run import Attempt, Run
+from pushtrain.core.states import Reason, State
 from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.results.metrics import steps_in
 from pushtrain.executor.runs import launch, verdicts

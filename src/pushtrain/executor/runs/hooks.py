@@ -21,8 +21,8 @@ from pushtrain.core import rules
 from pushtrain.core.errors import ConfigError
 from pushtrain.core.forms import clean
 from pushtrain.core.lifecycle import Event, outcome_of
-from pushtrain.core.model import Attempt, Run
 from pushtrain.core.ruling import BEFORE, Refusal, Sender
+from pushtrain.core.run import Attempt, Run
 from pushtrain.plumbing.keys.ownership import demand_own
 from pushtrain.plumbing.programs import process
 from pushtrain.ports import Stop

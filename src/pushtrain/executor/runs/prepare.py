@@ -20,27 +20,15 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core import queries
+from pushtrain.core.card import Gpu
 from pushtrain.core.errors import Cancelled, DataError, Forbidden, NeedsCode, PushtrainError, fit
 from pushtrain.core.forms import script_of
-from pushtrain.core.model import (
-    Attempt,
-    DataSource,
-    EnvironmentKind,
-    EnvironmentSpec,
-    Fetched,
-    Gpu,
-    Isolation,
-    JobNetwork,
-    JobSpec,
-    PreemptSignal,
-    Progress,
-    Reason,
-    Run,
-    Stage,
-    StageTime,
-)
+from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.jobspec import DataSource, EnvironmentKind, EnvironmentSpec, JobSpec, PreemptSignal
 from pushtrain.core.rules import Limits, Rules
+from pushtrain.core.run import Attempt, Fetched, Progress, Run, StageTime
 from pushtrain.core.settings import ExecutorSettings
+from pushtrain.core.states import Reason, Stage
 from pushtrain.core.turns import Bounds
 from pushtrain.executor.moving import luggage
 from pushtrain.executor.owner.meter import Meter

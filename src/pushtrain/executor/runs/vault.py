@@ -17,8 +17,8 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import SecretError, StorageError
-from pushtrain.core.model import TrainCommand
 from pushtrain.core.patterns import selects
 from pushtrain.core.redact import Mask
 from pushtrain.core.secrets import (

@@ -7,8 +7,9 @@ from typing import Final
 
 from pushtrain.core import retry
 from pushtrain.core.lifecycle import TAKEN_BACK, Event, Exited, Lost, PrepareFailed, Requeued
-from pushtrain.core.model import CHECKPOINTED, Attempt, Reason, Run, State
 from pushtrain.core.ruling import TIME, spoken
+from pushtrain.core.run import Attempt, Run
+from pushtrain.core.states import CHECKPOINTED, Reason, State
 from pushtrain.plumbing.attempts.rundir import StopOrder, Verdict
 
 _LIMITS: Final = {

@@ -19,7 +19,9 @@ from typing import Final, TypeVar
 from pydantic import Field, ValidationError
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.model import LogChunk, Reason, StageTime, Value
+from pushtrain.core.run import LogChunk, StageTime
+from pushtrain.core.states import Reason
+from pushtrain.core.value import Value
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.ports import Enclosure
 

@@ -25,8 +25,9 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pushtrain.core.errors import DataError, StorageError
-from pushtrain.core.model import DataSource, Fetched
+from pushtrain.core.jobspec import DataSource
 from pushtrain.core.queries import without_query
+from pushtrain.core.run import Fetched
 from pushtrain.core.weburl import shown
 from pushtrain.plumbing.data.doors import Doors
 from pushtrain.plumbing.data.download import Bounds, Got, Opener, Version, download

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import ConfigError, GitError, NotFound, PushtrainError
-from pushtrain.core.model import NO_COMMIT
 from pushtrain.core.outward import Outward
+from pushtrain.core.push import NO_COMMIT
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.checkout import Checkout, PristineTree
 from pushtrain.plumbing.git.command import FETCH, GUARDED, LONGEST, Git

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pushtrain.core.lean import Kind, Piece
-from pushtrain.core.model import State
+from pushtrain.core.states import State
 from pushtrain.plumbing.attempts.rundir import RunDir, held
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.plumbing.disk.ownfolders import own_name

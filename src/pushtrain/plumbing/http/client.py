@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import ValidationError
 
 from pushtrain.core.address import elsewhere
+from pushtrain.core.card import Challenge, ExecutorCard
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import (
     Busy,
     DataError,
@@ -42,19 +44,11 @@ from pushtrain.core.frames import (
     unseal,
 )
 from pushtrain.core.gpustate import MachineGpus
-from pushtrain.core.model import (
-    Artifact,
-    Challenge,
-    ExecutorCard,
-    LogChunk,
-    Outcome,
-    Run,
-    RunView,
-    TrainCommand,
-    Value,
-)
+from pushtrain.core.run import Artifact, LogChunk, Run, RunView
 from pushtrain.core.signing import fingerprint
+from pushtrain.core.states import Outcome
 from pushtrain.core.usage import Usage
+from pushtrain.core.value import Value
 from pushtrain.core.wire import BEAT, MAX_BODY, MAX_LINE, MAX_PIECE, RunList
 from pushtrain.plumbing.disk.files import sync_folder
 from pushtrain.plumbing.http.connection import Connection, Request

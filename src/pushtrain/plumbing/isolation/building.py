@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from pushtrain.core.addresses import why_not_public
 from pushtrain.core.errors import BuildError, PushtrainError
 from pushtrain.core.forms import Wrong
-from pushtrain.core.model import Isolation, JobNetwork
+from pushtrain.core.isolation import Isolation, JobNetwork
 from pushtrain.core.outward import Outward, listed
 from pushtrain.core.rules import Limits
 from pushtrain.core.weburl import PORTS

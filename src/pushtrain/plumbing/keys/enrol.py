@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
 from pushtrain import __version__
+from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import PushtrainError, Unauthorized, Unreachable
 from pushtrain.core.grants import Terms
 from pushtrain.core.invitation import (
@@ -30,7 +31,6 @@ from pushtrain.core.invitation import (
     asking_proof,
     proves,
 )
-from pushtrain.core.model import ExecutorCard
 from pushtrain.core.signing import Message, fields, parse_public, public_text, sign_request, verify_response
 from pushtrain.core.wire import ErrorBody
 from pushtrain.plumbing.http.connection import last_words, pool

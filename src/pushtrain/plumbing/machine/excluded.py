@@ -13,8 +13,9 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from pushtrain.core.card import Gpu
 from pushtrain.core.gpus import Trouble
-from pushtrain.core.model import Gpu, Value
+from pushtrain.core.value import Value
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.programs.process import boot_id
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.model import Value
+from pushtrain.core.value import Value
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.programs.process import boot_id
 

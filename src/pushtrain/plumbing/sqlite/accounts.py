@@ -9,7 +9,7 @@ from typing import Final
 
 import apsw
 
-from pushtrain.core.model import Attempt, Run
+from pushtrain.core.run import Attempt, Run
 from pushtrain.core.usage import DAY, Entry, Stood, Used
 from pushtrain.plumbing.sqlite.database import Database
 

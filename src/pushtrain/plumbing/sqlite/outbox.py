@@ -18,8 +18,9 @@ from typing import Final
 
 import apsw
 
+from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import NotFound
-from pushtrain.core.model import Push, TrainCommand
+from pushtrain.core.push import Push
 from pushtrain.plumbing.sqlite.database import Database
 
 

@@ -14,8 +14,9 @@ import apsw
 
 from pushtrain.core.errors import Conflict, NotFound, Unauthorized
 from pushtrain.core.fairness import Line, weights
-from pushtrain.core.model import Attempt, Run, State
 from pushtrain.core.room import Needs, needs_of
+from pushtrain.core.run import Attempt, Run
+from pushtrain.core.states import State
 from pushtrain.core.turns import Active, Queue, Waiting
 
 _GROUPS: Final = 32

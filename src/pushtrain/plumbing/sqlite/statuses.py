@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import apsw
 
-from pushtrain.core.model import Run, run_id
+from pushtrain.core.command import run_id
+from pushtrain.core.run import Run
 from pushtrain.plumbing.sqlite.database import Database
 
 _LOOK_BACK = 2000

@@ -18,8 +18,11 @@ from typing import Final
 
 import apsw
 
+from pushtrain.core.card import Gpu
+from pushtrain.core.command import Checkpoint, TrainCommand
 from pushtrain.core.errors import Busy, Conflict, Forbidden
 from pushtrain.core.fairness import DAY, rank, used_up
+from pushtrain.core.jobspec import MOST_PRIORITY
 from pushtrain.core.lifecycle import (
     GOES_FIRST,
     NEVER,
@@ -31,19 +34,9 @@ from pushtrain.core.lifecycle import (
     advance,
     comes_back,
 )
-from pushtrain.core.model import (
-    MOST_PRIORITY,
-    Artifact,
-    Attempt,
-    Checkpoint,
-    Gpu,
-    Outcome,
-    Run,
-    RunEvent,
-    State,
-    TrainCommand,
-)
 from pushtrain.core.room import Place
+from pushtrain.core.run import Artifact, Attempt, Run, RunEvent
+from pushtrain.core.states import Outcome, State
 from pushtrain.core.turns import UNBOUNDED, Bounds, Room, lately, left, pick
 from pushtrain.plumbing.sqlite import rows
 from pushtrain.plumbing.sqlite.accounts import Accounts, charge
