@@ -137,3 +137,18 @@ def test_a_table_that_is_piped_has_one_line_a_row(
     render.console.cache_clear()
     render.table(("run", "job"), [("x", "word " * 60)])
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.usefixtures("capsys")
+def test_colours_that_are_asked_for_in_a_pipe_are_no_terminal_whose_width_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    render.console.cache_clear()
+    assert render.console().is_terminal
+    assert render.width() is None
+    monkeypatch.setenv("COLUMNS", "60")
+    render.console.cache_clear()
+    assert render.width() == 60
+    render.console.cache_clear()

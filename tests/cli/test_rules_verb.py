@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.text import Text
 
+from pushtrain.cli import render
 from pushtrain.cli.app import run
-from pushtrain.core.explain import every_rule
+from pushtrain.core.explain import every_rule, explain
 from pushtrain.core.signing import fingerprint, public_text
 from pushtrain.plumbing.data.ledger import Ledger
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import Authorized
+from pushtrain.wiring.settings import load
 
 ADA = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key()
 SETTINGS = """
@@ -79,6 +82,25 @@ def test_every_rule_is_told_with_its_value_and_its_origin_within_80_columns(
     assert [line.split()[-1] for line in lines if line.startswith("  committed_jobs")] == ["default"]
     assert "Today so far: 13 GB." in " ".join(text.split())
     assert "1. github.com/octo/hello, if its host says that its number is 1296269" in " ".join(text.split())
+
+
+def test_in_a_pipe_a_sentence_is_one_line_whatever_is_said_of_colours(
+    folder: StateFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    branches = tuple(f"reports/{number}" for number in range(20))
+    monkeypatch.setenv("PUSHTRAIN_RULES_RESULTS_BRANCHES", ",".join(branches))
+    for colours in (False, True):
+        if colours:
+            monkeypatch.setenv("FORCE_COLOR", "1")
+        render.console.cache_clear()
+        text = Text.from_ansi(told(capsys)).plain
+        rows = explain(load(folder).settings.rules, load(folder).origins)
+        for row in rows:
+            (said,) = [line for line in text.splitlines() if line.startswith(f"  {row.rule[6:]} ")]
+            assert row.value in said
+            assert [line for line in text.splitlines() if line.startswith(f"    {row.means}")], row.means
+    render.console.cache_clear()
 
 
 def test_scripts_get_the_same(folder: StateFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ COLOURS: Final = {
 _HIDDEN: Final = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _WHO: Final = "pushtrain: "
 _AS_A_TERMINAL: Final = ("FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS")
-"""Variables that ask for what a terminal would show."""
+"""Variables that ask for what a terminal would show; the last one alone says how wide it is."""
 _UNCUT: Final = 10_000
 """Columns of what is no terminal: one line a row, for `grep` and `awk`."""
 
@@ -52,11 +52,11 @@ def console() -> "Console":
 
 
 def width() -> int | None:
-    """Columns of the terminal; None: there is none, and nothing is wrapped or cut."""
-    if _piped():
-        return None
-    screen = console()
-    return screen.width if screen.is_terminal or "COLUMNS" in os.environ else None
+    """Columns of the terminal; None: there is none, and nothing is wrapped or cut.
+
+    Colours that were asked for in a pipe say nothing of how wide a line may be: `grep` wants it whole.
+    """
+    return console().width if sys.stdout.isatty() or "COLUMNS" in os.environ else None
 
 
 def _piped() -> bool:
@@ -125,7 +125,7 @@ def error(message: str, mend: str = "", *, code: str = "error", as_json: bool = 
     from rich.text import Text
 
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = screen.width if screen.is_terminal else None
+    columns = screen.width if sys.stderr.isatty() else None
     message, mend = clean(message), clean(mend)
     if columns is None or len(_WHO) + len(message) + 1 + len(mend) <= columns:
         told = [Text.assemble((_WHO, "bold red"), message, (f" {mend}" if mend else "", "bold"))]

@@ -84,13 +84,14 @@ def _tell(folder: StateFolder, found: Loaded, rows: tuple[Row, ...]) -> None:
 
 
 def _tell_row(row: Row, now: str) -> None:
-    width = min(render.console().width, _WIDEST)
+    width = _width()
     name, value = row.rule.removeprefix("rules."), render.literal(row.value)
     colour = "dim" if row.origin == DEFAULT else "cyan"
-    gap = width - 28 - len(row.value) - len(row.origin)
-    shown = f"[bold]{value}[/]{' ' * gap}" if gap > 1 else " " * (width - 28 - len(row.origin))
+    gap = (width or _WIDEST) - 28 - len(row.value) - len(row.origin)
+    beside = gap > 1 or width is None
+    shown = f"[bold]{value}[/]{' ' * max(gap, 2)}" if beside else " " * (gap + len(row.value))
     render.say(f"  {name:<26}{shown}[{colour}]{render.literal(row.origin)}[/]")
-    for line in _wrapped(row.value, width, "    ") if gap <= 1 else ():
+    for line in _wrapped(row.value, width, "    ") if not beside else ():
         render.say(f"[bold]{render.literal(line)}[/]")
     for line in _wrapped(f"{row.means}{now}", width, "    "):
         render.say(f"[dim]{render.literal(line)}[/]")
@@ -99,7 +100,15 @@ def _tell_row(row: Row, now: str) -> None:
             render.say(render.literal(line))
 
 
-def _wrapped(text: str, width: int, indent: str, first: str = "") -> list[str]:
+def _width() -> int | None:
+    """Columns for what is told; None: a pipe or a file, where a line stays whole."""
+    width = render.width()
+    return None if width is None else min(width, _WIDEST)
+
+
+def _wrapped(text: str, width: int | None, indent: str, first: str = "") -> list[str]:
+    if width is None:
+        return [f"{first or indent}{text}"] if text else []
     return textwrap.wrap(text, width, initial_indent=first or indent, subsequent_indent=indent)
 
 
@@ -214,7 +223,7 @@ def _answer(found: _Judged, *, as_json: bool) -> int:
     for gate, words in found.steps:
         render.say(f"  [green]✓[/] {gate:<17}{render.literal(words)}")
     if refused:
-        first, *rest = _wrapped(refused.why, min(render.console().width, _WIDEST), " " * 21)
+        first, *rest = _wrapped(refused.why, _width(), " " * 21)
         render.say(f"  [red]✗[/] {refused.rule:<17}{render.literal(first.strip())}")
         for line in rest:
             render.say(render.literal(line))
