@@ -94,9 +94,9 @@ def test_a_mistake_is_named_with_its_place_and_its_mend(
     ("given", "place"),
     [
         ({"executor": {"slots": 0}}, "`--slots` is 0"),
-        ({"sender": {"poll_seconds": -1.0}}, "`--poll-seconds` is -1.0"),
+        ({"sender": {"poll_seconds": -1.0}}, "`--poll-seconds` is -1 s"),
         ({"sender": {"executors": [{"url": "http://127.0.0.1:1"}]}}, "`--executor`"),
-        ({"environ": {"PUSHTRAIN_EXECUTOR_PORT": "99999"}}, "`PUSHTRAIN_EXECUTOR_PORT` is '99999'"),
+        ({"environ": {"PUSHTRAIN_EXECUTOR_PORT": "99999"}}, "`PUSHTRAIN_EXECUTOR_PORT` is 99999"),
         ({"environ": {"PUSHTRAIN_EXECUTOR_PORT": "1"}, "executor": {"port": 99999}}, "`--port` is 99999"),
     ],
 )
@@ -330,6 +330,47 @@ def test_windows_of_the_week_may_hold_commas_in_the_environment(folder: StateFol
     assert load_settings(folder, environ={"PUSHTRAIN_RULES_OWNER_HOURS": ""}).rules.owner.hours == ()
     with pytest.raises(ConfigError, match="is no window of the week"):
         load_settings(folder, environ={"PUSHTRAIN_RULES_OWNER_QUIET": "at night"})
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "told"),
+    [
+        (
+            "rules.limits",
+            "priority = 200",
+            "is 200: it must be from 0 to 100. Write `priority = 100` or less.",
+        ),
+        ("rules.limits", "priority = -1", "is -1: it must be from 0 to 100. Write `priority = 0` or more."),
+        ("rules.limits", "processes = 1", "is 1: it must be 16 or more. Write `processes = 16` or more."),
+        ("rules.limits", "time = 0", 'is 0 s: it must be more than 0. Write for example `time = "24h"`.'),
+        (
+            "rules.limits",
+            'log = "10kB"',
+            'is 10000 B: it must be 1 MiB or more. Write `log = "1MiB"` or more.',
+        ),
+        (
+            "rules.hooks",
+            'timeout = "2h"',
+            'is 7200 s: it must be more than 0 and at most 1 h. Write `timeout = "1h"` or less.',
+        ),
+        ("executor", "port = 70000", "is 70000: it must be from 0 to 65535. Write `port = 65535` or less."),
+        ("executor", "slots = 1.5", "is 1.5: it must be a whole number. Mend it there."),
+    ],
+)
+def test_a_number_beyond_its_bounds_is_told_with_what_it_may_be_and_the_mend(
+    folder: StateFolder, table: str, line: str, told: str
+) -> None:
+    folder.settings.write_text(f"[{table}]\n{line}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(folder, environ={})
+    assert f"{caught.value.message} {caught.value.mend}".endswith(told)
+
+
+def test_a_number_beyond_its_bounds_in_a_variable_is_mended_in_the_variable(folder: StateFolder) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(folder, environ={"PUSHTRAIN_SENDER_LOST_AFTER": "5s"})
+    assert caught.value.message == "`PUSHTRAIN_SENDER_LOST_AFTER` is 5 s: it must be 1 min or more."
+    assert caught.value.mend == "Write 1m or more."
 
 
 def test_a_bandwidth_that_nothing_could_be_loaded_with_is_refused(folder: StateFolder) -> None:

@@ -274,7 +274,17 @@ MISTAKES = [
     ("gpus = 1\ngpu_share = true", "Write `gpus = 1` and what it uses at most", False),
     ('gpus = 1\nlauncher = "mpirun"', 'is no launcher. Write "torchrun", or leave it out', True),
     ('launcher = "torchrun"', "starts a process for each GPU", False),
-    ("priority = 101", "is not a whole number from -100 to 100", True),
+    (
+        "priority = 200",
+        "is not a whole number from -100 to 100. Write `priority = 100` or less.",
+        True,
+    ),
+    (
+        "priority = -101",
+        "is not a whole number from -100 to 100. Write for example `priority = 1`.",
+        True,
+    ),
+    ("cpus = inf", "is not a number from 0 to 4096. Write `cpus = 4096` or less.", False),
     ('timeout = "soon"', '`job.train.timeout = "soon"` is not a duration', True),
     ('timeout = ""', "duration", True),
     ("timeout = 0", "is not a duration between nothing and ten years", True),

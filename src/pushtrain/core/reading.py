@@ -131,12 +131,13 @@ class Table:
         what = "a whole number" if whole else "a number"
         fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not fits or not least <= value <= most:  # type: ignore[operator]
-            self.wrong(
-                key,
-                value,
-                f"is not {what} from {least:g} to {most:g}",
-                f"Write for example `{key} = {least or 1:g}`.",
+            beyond = isinstance(value, (int, float)) and not isinstance(value, bool) and value > most
+            mend = (
+                f"Write `{key} = {most:g}` or less."
+                if beyond
+                else f"Write for example `{key} = {max(least, min(default or 1, most)):g}`."
             )
+            self.wrong(key, value, f"is not {what} from {least:g} to {most:g}", mend)
             return default
         return float(value)  # type: ignore[arg-type]
 

@@ -21,6 +21,7 @@ from pushtrain.core.value import Value
 from pushtrain.plumbing.disk.state import StateFolder, default_state
 from pushtrain.plumbing.git.remotes import key_of, validate_remote
 from pushtrain.plumbing.keys.ownership import demand_own
+from pushtrain.wiring import bounds
 
 FILE: Final = "settings.toml"
 _SECTIONS: Final[dict[str, type[Value]]] = {
@@ -242,6 +243,9 @@ def _explain(error: ValidationError, path: Path, origins: Mapping[Key, str]) -> 
         hidden = private or isinstance(first["input"], dict)
         value = "" if hidden else f" is {show(first['input'])}, which"
         return ConfigError(f"{shown}{value} {wrong.problem}.", mend=wrong.mend)
+    if first["type"] in bounds.BEYOND and (info := _model(loc[:-1]).model_fields.get(str(loc[-1]))):
+        value, must, mend = bounds.told("" if origin else f"{loc[-1]}", info, first["type"], first["input"])
+        return ConfigError(f"{shown} is {value}: it must be {must}.", mend=mend)
     if first["type"] == "tuple_type" and not origin:
         example = show(first["input"]) if isinstance(first["input"], str) and not private else '"…"'
         mend = f"Write it in brackets, as in `{loc[-1]} = [{example}]`."
@@ -256,6 +260,7 @@ _PLAINLY: Final = {
     "int_parsing": "it must be a whole number",
     "int_from_float": "it must be a whole number",
     "bool_parsing": "it must be true or false",
+    "finite_number": "it must be a finite number",
 }
 """What pydantic says in words of Python's, for people."""
 
