@@ -583,6 +583,7 @@ def test_redirect_with_a_body_without_end_is_left_at_once(server: FileServer, ca
     tracemalloc.start()
     try:
         assert get(cache, url, f"127.0.0.1:{port_of(server)}")[0].read_bytes() == CONTENT
+        assert server.paths() == ["/a", "/b"]
         assert tracemalloc.get_traced_memory()[1] < 20 * MIB
     finally:
         tracemalloc.stop()
