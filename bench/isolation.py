@@ -13,7 +13,7 @@ from pushtrain.core.isolation import JobNetwork
 from pushtrain.executor.runs import launch
 from pushtrain.plumbing.attempts.rundir import Limited, Orders, RunDir
 from pushtrain.plumbing.isolation import cgroups
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.ports import Cage, Enclosure, Sandbox
 from pushtrain.wiring.parts import adapter
 
@@ -62,7 +62,7 @@ def _first_statement(folder: RunDir, sandbox: Sandbox | None, compiled: Path) ->
         limits=Limited(memory=1 << 30, processes=1000, disk=1 << 30, cgroups=groups),
     )  # fmt: skip
     shim = launch.start(folder, orders, compiled)
-    assert process.ended_within(shim.pid, 30)
+    assert proc.ended_within(shim.pid, 30)
     launch.bury(shim)
     said = folder.log.read_text()
     assert said[:1].isdigit(), said

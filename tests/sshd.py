@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.testing import wait_until
 
 
@@ -69,13 +69,13 @@ class Sshd:
         """End the server and every connection."""
         child, self._process = self._process, None
         if child is not None:
-            process.kill_tree(child.pid)
+            proc.kill_tree(child.pid)
             child.wait()
 
     def freeze(self) -> None:
         """Stop the server and every connection without a word: the connections stay, and say nothing."""
         assert self._process is not None
-        for pid in (*process.descendants(self._process.pid), self._process.pid):
+        for pid in (*proc.descendants(self._process.pid), self._process.pid):
             os.kill(pid, signal.SIGSTOP)
 
     def log(self) -> str:

@@ -20,7 +20,7 @@ from pushtrain.adapters.tunnels.ssh import Ssh
 from pushtrain.adapters.tunnels.static import Static
 from pushtrain.core.errors import ConfigError, Unreachable
 from pushtrain.core.settings import ExecutorSettings
-from pushtrain.plumbing.programs import orphans, process
+from pushtrain.plumbing.programs import orphans, proc
 from pushtrain.testing import wait_until
 from sshd import Sshd, free_port, sshd
 from tunnel_world import greeting, kept, post, story
@@ -214,7 +214,7 @@ async def test_a_service_cannot_make_us_publish_what_is_no_address(sshd: Sshd, l
 def clients(sshd: Sshd) -> list[int]:
     """The `ssh` processes that use this server's configuration."""
     found = []
-    for pid in process.descendants(os.getpid()):
+    for pid in proc.descendants(os.getpid()):
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
@@ -244,13 +244,13 @@ def test_an_ssh_that_outlives_a_killed_executor_is_ended_by_the_next(sshd: Sshd,
             assert child.stdout is not None
             assert child.stdout.readline().startswith("http://127.0.0.1:")
             (pid,) = clients(sshd)
-            start = process.start_time(pid)
+            start = proc.start_time(pid)
         finally:
             child.kill()
     assert start is not None
-    assert process.alive(pid, start)
+    assert proc.alive(pid, start)
     orphans.take_over(sshd.config.parent)
-    wait_until(lambda: not process.alive(pid, start), what="the orphan's end")
+    wait_until(lambda: not proc.alive(pid, start), what="the orphan's end")
 
 
 def test_the_command_line_holds_safe_options_and_the_target_last() -> None:

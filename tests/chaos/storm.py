@@ -34,7 +34,7 @@ from pushtrain.core.value import RESULTS_BRANCH
 from pushtrain.executor.runs import launch
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.owner.pause import PauseFile
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.plumbing.sqlite.store import Store
 
 LINES: Final = 40
@@ -178,7 +178,7 @@ class Storm:
                 self.house.processes.pop("executor").wait(30)
                 self._start("executor")
             case "shim" if shim is not None:
-                process.send(shim.pid, shim.start, signal.SIGKILL)
+                proc.send(shim.pid, shim.start, signal.SIGKILL)
             case "preempt":
                 self.pause.pause(3 * self.dice.random())
         self.strikes[what] += 1
@@ -190,7 +190,7 @@ class Storm:
             shims = []
             for spec in sorted(self.house.executor_state.runs.glob("*/*/started.json")):
                 shim = launch.find(RunDir(spec.parent))
-                if shim is not None and process.alive(shim.pid, shim.start):
+                if shim is not None and proc.alive(shim.pid, shim.start):
                     shims.append(shim)
             if shims:
                 time.sleep(0.5 * self.dice.random())

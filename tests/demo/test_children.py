@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pushtrain.demo.children import Children, Stumbled
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 
@@ -44,18 +44,18 @@ def _play(tmp_path: Path, end: str) -> list[int]:
 
 def test_ending_reaches_what_ignores_signals_and_what_has_forked_away(tmp_path: Path) -> None:
     for pid in _play(tmp_path, "children.end(patience=0.2)"):
-        assert process.start_time(pid) is None
+        assert proc.start_time(pid) is None
 
 
 def test_leaving_lets_them_go_on(tmp_path: Path) -> None:
     pids = _play(tmp_path, "children.leave()")
     try:
-        assert all(process.start_time(pid) is not None for pid in pids)
+        assert all(proc.start_time(pid) is not None for pid in pids)
     finally:
         for pid in pids:
-            start = process.start_time(pid)
+            start = proc.start_time(pid)
             assert start is not None
-            process.send(pid, start, 9)
+            proc.send(pid, start, 9)
 
 
 def test_a_process_that_ends_early_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:

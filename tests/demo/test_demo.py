@@ -12,7 +12,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.testing import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -86,7 +86,7 @@ def test_kept_it_goes_on_and_says_how_to_look_around_and_how_to_end_it(environme
     done = subprocess.run((*DEMO, "--keep", "--json"), env=environment, capture_output=True, check=True)
     told = json.loads(done.stdout)
     folder = Path(told["folder"])
-    pids = {pid: process.start_time(pid) for pid in told["pids"].values()}
+    pids = {pid: proc.start_time(pid) for pid in told["pids"].values()}
     try:
         assert all(pids.values())
         assert told["warm"]["accuracy"] >= 0.95
@@ -110,8 +110,8 @@ def test_kept_it_goes_on_and_says_how_to_look_around_and_how_to_end_it(environme
     finally:
         for pid, start in pids.items():
             assert start is not None
-            process.send(pid, start, signal.SIGTERM)
-        wait_until(lambda: not any(process.start_time(pid) == start for pid, start in pids.items()))
+            proc.send(pid, start, signal.SIGTERM)
+        wait_until(lambda: not any(proc.start_time(pid) == start for pid, start in pids.items()))
         shutil.rmtree(folder)
     assert _left(environment) == []
 

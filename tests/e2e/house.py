@@ -24,7 +24,7 @@ from pushtrain.demo.host import Host, hosting
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import Authorized, load_or_create
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.testing import WorkRepository, wait_until
 
 T = TypeVar("T")
@@ -133,12 +133,12 @@ class House:
             try:
                 child.wait(timeout=10)
             except subprocess.TimeoutExpired:
-                process.kill_tree(child.pid)
+                proc.kill_tree(child.pid)
                 child.wait()
         for pid in self.jobs():
-            start = process.start_time(pid)
+            start = proc.start_time(pid)
             if start is not None:
-                process.send(pid, start, signal.SIGKILL)
+                proc.send(pid, start, signal.SIGKILL)
 
     def jobs(self) -> list[int]:
         """Processes of attempts: jobs inherit nothing, but their folders are below ours."""

@@ -16,7 +16,7 @@ from pushtrain.executor.runs import dispatch, launch
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.rundir import RunDir, held
 from pushtrain.plumbing.disk import reserve
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import a_gpu, eventually, wait_until
 
@@ -27,7 +27,7 @@ def house(tmp_path: Path) -> House:
 
 
 def gone(pid: int) -> bool:
-    found = process.stat(pid)
+    found = proc.stat(pid)
     return found is None or found.state in "ZX"
 
 
@@ -239,7 +239,7 @@ async def test_a_killed_shim_is_a_lost_run_and_the_command_is_dead(house: House)
         log = await logged(service, run, "pid ")
         shim = launch.find(folder(house, run))
         assert shim is not None
-        process.send(shim.pid, shim.start, signal.SIGKILL)
+        proc.send(shim.pid, shim.start, signal.SIGKILL)
         run = await done(service, run)
         assert (run.outcome, run.reason) == (Outcome.LOST, Reason.LOST)
         assert all(gone(int(pid)) for pid in log.split()[1:3])
@@ -256,10 +256,10 @@ async def test_what_a_job_said_before_its_shim_was_killed_is_in_its_log(house: H
         await logged(service, run, "begun")
     shim = launch.find(folder(house, run))
     assert shim is not None
-    process.send(shim.pid, shim.start, signal.SIGSTOP)
+    proc.send(shim.pid, shim.start, signal.SIGSTOP)
     go.touch()
     await eventually(said.exists, what="the last line")
-    process.send(shim.pid, shim.start, signal.SIGKILL)
+    proc.send(shim.pid, shim.start, signal.SIGKILL)
     async with house.running() as service:
         run = await done(service, run)
         assert run.outcome is Outcome.LOST
@@ -397,7 +397,7 @@ async def test_executor_and_shim_killed_together_is_a_lost_run(house: House) -> 
     await kill_at(house, lambda: at.log.exists() and at.log.read_text())
     shim = launch.find(at)
     assert shim is not None
-    process.send(shim.pid, shim.start, signal.SIGKILL)
+    proc.send(shim.pid, shim.start, signal.SIGKILL)
     async with house.running() as service:
         run = await done(service, run)
         assert run.outcome is Outcome.LOST

@@ -12,7 +12,7 @@ from pushtrain.core.states import State
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.owner import drainfile
 from pushtrain.plumbing.owner.drainfile import DrainOrder
-from pushtrain.plumbing.programs.process import boot_id
+from pushtrain.plumbing.programs.proc import boot_id
 from pushtrain.testing import SENDER, a_command, eventually
 
 AT_THE_GATE = "while [ ! -e gate ]; do sleep 0.02; done; echo through"

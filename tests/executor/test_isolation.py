@@ -28,7 +28,7 @@ from pushtrain.executor.runs.bytecode import MARK, Compiler
 from pushtrain.executor.runs.cages import compiling_cage
 from pushtrain.executor.runs.variables import attempt_mark
 from pushtrain.plumbing.attempts.rundir import RunDir, held
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.ports import Activation
 from pushtrain.testing import eventually
 from pushtrain.wiring.parts import adapter
@@ -331,7 +331,7 @@ async def test_a_double_forked_survivor_dies_with_its_job(house: House) -> None:
     async with house.running() as service:
         run = await done(service, house.send(service, python(script)))
         assert run.outcome is Outcome.SUCCEEDED
-        assert not process.marked(attempt_mark(service.store.run(run.id)))
+        assert not proc.marked(attempt_mark(service.store.run(run.id)))
 
 
 @story
@@ -359,12 +359,12 @@ async def test_the_tree_ends_with_its_shim_and_only_then_is_the_lock_free(house:
         shim = launch.find(folder)
         assert shim is not None
         assert held(folder.lock)
-        below = await eventually(lambda: found if len(found := process.descendants(shim.pid)) >= 3 else None)
-        process.send(shim.pid, shim.start, signal.SIGKILL)
+        below = await eventually(lambda: found if len(found := proc.descendants(shim.pid)) >= 3 else None)
+        proc.send(shim.pid, shim.start, signal.SIGKILL)
         run = await done(service, run)
         assert run.outcome is Outcome.LOST
         assert not held(folder.lock)
-        assert not [pid for pid in below if (found := process.stat(pid)) and found.state not in "ZX"]
+        assert not [pid for pid in below if (found := proc.stat(pid)) and found.state not in "ZX"]
 
 
 @story

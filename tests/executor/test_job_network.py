@@ -21,7 +21,7 @@ from pushtrain.core.isolation import Isolation, JobNetwork
 from pushtrain.core.rules import Rules
 from pushtrain.executor.runs.access import Access
 from pushtrain.plumbing.disk.state import StateFolder
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.testing import wait_until
 from pushtrain.wiring.isolation import choose
 from pushtrain.wiring.network import WayOut, granted
@@ -181,7 +181,7 @@ def test_a_run_keeps_its_uplink_when_the_executor_is_killed_and_loses_it_with_th
 def _ours(folder: Path, name: str) -> list[int]:
     """Living processes of this name that were started from below this folder."""
     found = []
-    for one in process.everybody():
+    for one in proc.everybody():
         with contextlib.suppress(OSError):
             about = Path(f"/proc/{one.pid}")
             if (about / "comm").read_text() == f"{name}\n" and str(folder) in (about / "cmdline").read_text():

@@ -29,7 +29,7 @@ from pushtrain.plumbing.machine.gpu import Sampler, inventory
 from pushtrain.plumbing.owner import standing
 from pushtrain.plumbing.owner.pause import PauseFile
 from pushtrain.plumbing.owner.presence import Signals
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.testing import Clock, eventually
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 
@@ -41,7 +41,7 @@ GONE = 2**22 + 7
 @pytest.fixture(scope="module")
 def people() -> Iterator[tuple[int, int]]:
     """The pids of a process of the owner's, and of one of ours, as a container has it."""
-    argv, mark = ("sleep", "600"), {process.ATTEMPT_MARK: "run-1"}
+    argv, mark = ("sleep", "600"), {proc.ATTEMPT_MARK: "run-1"}
     both = (subprocess.Popen(argv), subprocess.Popen(argv, env={**os.environ, **mark}))
     yield both[0].pid, both[1].pid
     for one in both:

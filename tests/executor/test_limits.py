@@ -20,7 +20,7 @@ from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.verdicts import sentence
 from pushtrain.plumbing.attempts.rundir import Limited, Orders, RunDir, Verdict
 from pushtrain.plumbing.isolation import cgroups
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.ports import Cage, Enclosure
 
 MIB = 1024 * 1024
@@ -75,7 +75,7 @@ def run(
             limits=kept, enclosure=enclosure,
         )  # fmt: skip
         begun.append(launch.start(folder, orders, compiled))
-        assert process.ended_within(begun[0].pid, 60), "the shim did not end"
+        assert proc.ended_within(begun[0].pid, 60), "the shim did not end"
         launch.bury(begun[0])
         found = folder.read_verdict()
         assert found is not None, folder.log.read_text()
@@ -83,7 +83,7 @@ def run(
 
     yield go
     for one in begun:
-        process.send(one.pid, one.start, signal.SIGKILL)
+        proc.send(one.pid, one.start, signal.SIGKILL)
     assert not [path for path in groups.values() if Path(path).exists()], "a group was left behind"
 
 
@@ -145,7 +145,7 @@ def test_a_fork_bomb_is_stopped_and_swept_away(run: Run, groups: dict[str, str],
     else:
         assert verdict.reason is Reason.PROCESSES
         assert "100 are allowed" in verdict.detail
-    assert not process.marked(str(tmp_path))
+    assert not proc.marked(str(tmp_path))
 
 
 @pytest.mark.parametrize("held", ["", "; os.unlink('big')"])

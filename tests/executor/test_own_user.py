@@ -20,7 +20,7 @@ from pushtrain.plumbing.isolation import jobuser
 from pushtrain.plumbing.isolation.inside import command
 from pushtrain.plumbing.isolation.nearby import Machine
 from pushtrain.plumbing.isolation.trial import try_level
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.ports import Cage
 
 SYSTEM = f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -125,7 +125,7 @@ def test_who_has_become_another_still_ends_with_its_parent(trees: str) -> None:
         child, uid = map(int, parent.stdout.readline().split())
         assert uid == (34567 if trees == "None" else 0), "in a namespace of its own it is root"
         parent.kill()
-        assert process.ended_within(child, 10)
+        assert proc.ended_within(child, 10)
 
 
 def test_neither_links_nor_other_names_give_a_job_what_is_not_its_own(state: Path) -> None:

@@ -23,7 +23,7 @@ from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.machine import gpu
 from pushtrain.plumbing.machine.gpu import inventory
 from pushtrain.plumbing.owner.pause import PauseFile
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.testing import eventually
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 
@@ -84,7 +84,7 @@ class Lab:
 
     async def freed(self, pid: int, seconds: float = 20) -> None:
         """Wait until a process is gone, and its memory with it."""
-        await eventually(lambda: (found := process.stat(pid)) is None or found.state in "ZX", seconds)
+        await eventually(lambda: (found := proc.stat(pid)) is None or found.state in "ZX", seconds)
         self.card.processes.pop(pid)
 
 
@@ -155,7 +155,7 @@ async def test_an_owner_who_runs_out_of_memory_ends_the_grace_of_a_job_that_does
         run, pid = await lab.trains(service, "stays.py")
         lab.card.processes[lab.owner] = 9 * GB
         await eventually(lambda: service.store.run(run.id).preempt_requested)
-        assert process.stat(pid) is not None
+        assert proc.stat(pid) is not None
         lab.card.processes[lab.owner] = int(15.9 * GB)
         await lab.freed(pid)
         await reached(service, run, State.QUEUED)

@@ -17,7 +17,7 @@ from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.executor.runs import launch
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.rundir import RunDir, StopOrder
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import eventually, wait_until
 
@@ -227,7 +227,7 @@ def ask(house: House, run: Run, *moments: str) -> None:
         store.request_preempt(run.id, token=store.run(run.id).token, detail="the owner is back")
         store.close()
     if "signal" in moments:
-        process.send(shim.pid, shim.start, signal.SIGTERM)
+        proc.send(shim.pid, shim.start, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ async def test_a_lost_attempt_is_tried_again_and_goes_on_from_its_checkpoint(hou
         await eventually((folder(house, run).checkpoint / "x").exists)
         shim = launch.find(folder(house, run))
         assert shim is not None
-        process.send(shim.pid, shim.start, signal.SIGKILL)
+        proc.send(shim.pid, shim.start, signal.SIGKILL)
         run = await done(service, run)
         assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 2)
         assert reasons(service, run) == [Reason.LOST, Reason.EXITED]

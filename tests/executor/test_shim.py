@@ -25,7 +25,7 @@ from pushtrain.plumbing.attempts.rundir import (
     write_record,
 )
 from pushtrain.plumbing.attempts.terse import to_json
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 
 MIB = 1024 * 1024
 Start = Callable[..., "Attempt"]
@@ -42,7 +42,7 @@ class Attempt:
         descriptor = launch.watch(self.shim)
         if descriptor is not None:
             os.close(descriptor)
-            assert process.ended_within(self.shim.pid, seconds), "the shim did not end"
+            assert proc.ended_within(self.shim.pid, seconds), "the shim did not end"
         launch.bury(self.shim)
         found = self.folder.read_verdict()
         assert found is not None, self.log
@@ -81,7 +81,7 @@ def start(tmp_path: Path, compiled: Path) -> Iterator[Start]:
         orders = Orders(
             argv=("bash", "-eo", "pipefail", "-c", command) if isinstance(command, str) else command,
             shell=isinstance(command, str),
-            env={"PATH": os.environ["PATH"], process.ATTEMPT_MARK: f"shim-{tmp_path}-{len(begun)}"},
+            env={"PATH": os.environ["PATH"], proc.ATTEMPT_MARK: f"shim-{tmp_path}-{len(begun)}"},
             cwd=str(folder.tree),
             log_limit=64 * MIB,
             timeout=60,
@@ -95,7 +95,7 @@ def start(tmp_path: Path, compiled: Path) -> Iterator[Start]:
 
     yield begin
     for number, attempt in enumerate(begun):
-        process.send(attempt.shim.pid, attempt.shim.start, signal.SIGKILL)
+        proc.send(attempt.shim.pid, attempt.shim.start, signal.SIGKILL)
         launch.bury(attempt.shim)
         launch.clear_up(attempt.folder, f"shim-{tmp_path}-{number}")
 
@@ -105,7 +105,7 @@ def python(script: str, *more: str) -> tuple[str, ...]:
 
 
 def gone(pid: int) -> bool:
-    found = process.stat(pid)
+    found = proc.stat(pid)
     return found is None or found.state in "ZX"
 
 
@@ -391,7 +391,7 @@ def test_a_second_order_can_shorten_the_grace_and_never_lengthen_it(start: Start
 
 def test_a_machine_that_shuts_down_has_cancelled_nothing(start: Start, tmp_path: Path) -> None:
     attempt = saving(start, tmp_path, name="SIGTERM")
-    process.send(attempt.shim.pid, attempt.shim.start, signal.SIGTERM)  # as systemd does
+    proc.send(attempt.shim.pid, attempt.shim.start, signal.SIGTERM)  # as systemd does
     verdict = attempt.verdict()
     assert (verdict.reason, verdict.code) == (Reason.INTERRUPTED, 85)
 
@@ -418,11 +418,11 @@ def test_the_command_dies_when_the_shim_is_killed_and_the_lock_is_free(start: St
     attempt.until("pid ")
     command = int(attempt.log.split()[1])
     deadline = time.monotonic() + 10
-    while len(process.descendants(command)) < 2:
+    while len(proc.descendants(command)) < 2:
         assert time.monotonic() < deadline
-    below = process.descendants(command)
+    below = proc.descendants(command)
     assert held(attempt.folder.lock)
-    process.send(attempt.shim.pid, attempt.shim.start, signal.SIGKILL)
+    proc.send(attempt.shim.pid, attempt.shim.start, signal.SIGKILL)
     launch.bury(attempt.shim)
     assert not held(attempt.folder.lock)
     mark = f"shim-{attempt.folder.root.parent.parent}-0"
@@ -452,7 +452,7 @@ def test_nobody_is_killed_whose_pid_a_dead_job_had_before_the_machine_was_restar
     attempt.verdict()
     stranger = subprocess.Popen(["sleep", "100"], start_new_session=True)
     try:
-        began = process.start_time(stranger.pid)
+        began = proc.start_time(stranger.pid)
         started = attempt.folder.read_started()
         assert started is not None
         assert began is not None
@@ -472,7 +472,7 @@ def test_started_is_written_before_the_jobs_first_statement(start: Start) -> Non
     assert json.loads(record)["command_pid"] == int(pid)
     started = attempt.folder.read_started()
     assert started is not None
-    assert (started.pid, started.boot) == (attempt.shim.pid, process.boot_id())
+    assert (started.pid, started.boot) == (attempt.shim.pid, proc.boot_id())
     assert started.phase == "train"
 
 
@@ -501,7 +501,7 @@ def test_all_that_a_job_had_said_when_its_shim_was_killed_is_in_the_log(
     said = tmp_path / "said"
     attempt = start(f"exec {sys.executable} {tmp_path}/talk.py {said}")
     attempt.until(f"\n{after}\n")
-    process.send(attempt.shim.pid, attempt.shim.start, signal.SIGKILL)
+    proc.send(attempt.shim.pid, attempt.shim.start, signal.SIGKILL)
     launch.bury(attempt.shim)
     launch.settle(attempt.folder)
     lines = attempt.log.splitlines()
@@ -604,7 +604,7 @@ def test_a_log_over_its_limit_keeps_head_tail_and_every_offset(start: Start) -> 
 def test_disk_use_stays_bounded_while_a_job_floods_its_log(start: Start) -> None:
     attempt = start(("bash", "-c", "head -c 1500M /dev/zero; echo end"), log_limit=4 * MIB)
     most = 0
-    while launch.find(attempt.folder) is None or process.alive(attempt.shim.pid, attempt.shim.start):
+    while launch.find(attempt.folder) is None or proc.alive(attempt.shim.pid, attempt.shim.start):
         if attempt.folder.log.exists():
             most = max(most, attempt.folder.log.stat().st_blocks * 512)
     verdict = attempt.verdict()

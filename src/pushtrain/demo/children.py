@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from pushtrain.core.errors import PushtrainError
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 
 T = TypeVar("T")
 
@@ -115,12 +115,12 @@ class Children:
                 child.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + patience
         for child in self._running.values():
-            process.ended_within(child.pid, max(0.0, deadline - time.monotonic()))
-        while below := process.descendants(os.getpid()):
+            proc.ended_within(child.pid, max(0.0, deadline - time.monotonic()))
+        while below := proc.descendants(os.getpid()):
             for pid in below:
-                start = process.start_time(pid)
+                start = proc.start_time(pid)
                 if start is not None:
-                    process.send(pid, start, signal.SIGKILL)
+                    proc.send(pid, start, signal.SIGKILL)
             self._reap()
             time.sleep(_LOOK_EVERY / 10)  # strangers that become our children one by one
         self._reap()

@@ -38,7 +38,7 @@ from pushtrain.core.value import Value
 from pushtrain.demo.history import ENVIRONMENT, commits, exec_path, forced, git
 from pushtrain.demo.webhook import Delivery, Update, Webhooks, payload, pushed
 from pushtrain.plumbing.http.serve import Limits, serving
-from pushtrain.plumbing.programs.process import kill_tree
+from pushtrain.plumbing.programs.proc import kill_tree
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -25,7 +25,7 @@ from pushtrain.plumbing.disk.lock import holder
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import Authorized
 from pushtrain.plumbing.keys.sealing import sealing_key
-from pushtrain.plumbing.programs.process import alive, boot_id
+from pushtrain.plumbing.programs.proc import alive, boot_id
 from pushtrain.plumbing.sqlite.outbox import HeardPush, Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.kept import KeptCommands

@@ -22,7 +22,7 @@ from owners_network import CAMPUS, NEIGHBOURS, PUBLIC, OwnersNetwork, open_folde
 from pushtrain.core.errors import ConfigError
 from pushtrain.plumbing.isolation.inside import command as inside_of
 from pushtrain.plumbing.isolation.uplink import RESOLVER, Uplink, Uplinks
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc, process
 from pushtrain.ports import Confinement, Enclosure
 from pushtrain.testing import wait_until
 
@@ -225,7 +225,7 @@ def test_attempts_cannot_reach_each_other(network: OwnersNetwork) -> None:
 
 
 def alive(keeper: int) -> list[int]:
-    return [one for one in (keeper, *process.descendants(keeper)) if process.start_time(one) is not None]
+    return [one for one in (keeper, *proc.descendants(keeper)) if proc.start_time(one) is not None]
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def uplinks(no_uplinks: str, tmp_path: Path) -> Iterator[Uplinks]:
 
 
 def gone(pids: list[int]) -> bool:
-    return not any((found := process.stat(pid)) and found.state not in "ZX" for pid in pids)
+    return not any((found := proc.stat(pid)) and found.state not in "ZX" for pid in pids)
 
 
 def test_an_uplink_ends_with_the_last_who_holds_it(uplinks: Uplinks) -> None:
@@ -312,7 +312,7 @@ def test_keepers_are_reaped(uplinks: Uplinks) -> None:
     one.close()
     wait_until(lambda: gone([one.pid]))
     uplinks.take().close()
-    assert process.stat(one.pid) is None
+    assert proc.stat(one.pid) is None
 
 
 # --- what is missing --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pushtrain.plumbing.owner import desktop, presence, sessions, windows, workl
 from pushtrain.plumbing.owner.desktop import Screen, Screens
 from pushtrain.plumbing.owner.presence import Presence
 from pushtrain.plumbing.owner.sessions import Session, parsed, typed_at
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.testing import NOON, Clock, wait_until
 
 RECORDED = """\
@@ -291,7 +291,7 @@ def spinner() -> Iterator[subprocess.Popen[bytes]]:
     """A process that has kept a processor busy for half a second, and then rests."""
     child = subprocess.Popen((sys.executable, "-c", SPIN), stdout=subprocess.PIPE)
     yield child
-    process.kill_tree(child.pid)
+    proc.kill_tree(child.pid)
     child.communicate()
 
 
@@ -338,7 +338,7 @@ def test_one_powershell_is_started_and_read_and_ended(
     assert len(calls.read_text().splitlines()) == 1
     assert "-NonInteractive -EncodedCommand" in calls.read_text()
     watch.close()
-    assert process.stat(int(pid.read_text())) is None
+    assert proc.stat(int(pid.read_text())) is None
 
 
 def test_a_powershell_that_fails_is_not_started_again_at_once(programs: Callable[[str, str], Path]) -> None:

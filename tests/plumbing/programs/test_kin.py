@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.plumbing.programs.kin import Kin, numbers_are_the_machines
 from pushtrain.testing import wait_until
 
@@ -33,7 +33,7 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
     made: list[subprocess.Popen[bytes]] = []
     yield made
     for one in made:
-        process.kill_tree(one.pid)
+        proc.kill_tree(one.pid)
         one.wait()
 
 
@@ -44,7 +44,7 @@ def test_what_double_forks_below_a_shim_is_ours(
     shim = subprocess.Popen((sys.executable, "-c", REAPER, FORKS, str(note)))
     started.append(shim)
     pid = int(wait_until(lambda: note.read_text() if note.exists() else ""))
-    wait_until(lambda: (found := process.stat(pid)) and found.parent == shim.pid)
+    wait_until(lambda: (found := proc.stat(pid)) and found.parent == shim.pid)
     kin = Kin()
     assert kin.sort([pid], [shim.pid]) == ({pid}, set())
     assert kin.sort([pid, os.getpid()], [os.getppid() + 10**7]) == ({pid}, set())  # known, while it lives
@@ -59,7 +59,7 @@ def test_a_stranger_is_not_ours_until_its_shim_is_found(started: list[subprocess
 
 
 def test_a_container_is_known_by_its_mark(started: list[subprocess.Popen[bytes]]) -> None:
-    child = subprocess.Popen(("sleep", "600"), env={**os.environ, process.ATTEMPT_MARK: "abc-1"})
+    child = subprocess.Popen(("sleep", "600"), env={**os.environ, proc.ATTEMPT_MARK: "abc-1"})
     started.append(child)
     kin = Kin()
     wait_until(lambda: kin.sort([child.pid], [], ["abc-1"]) == ({child.pid}, set()))
@@ -72,7 +72,7 @@ def test_a_container_is_known_by_its_mark(started: list[subprocess.Popen[bytes]]
 def test_the_dead_are_told_apart(started: list[subprocess.Popen[bytes]]) -> None:
     child = subprocess.Popen(("true",))
     started.append(child)
-    wait_until(lambda: (found := process.stat(child.pid)) and found.state == "Z")
+    wait_until(lambda: (found := proc.stat(child.pid)) and found.state == "Z")
     assert Kin().sort([child.pid, 2**22 + 1], []) == (set(), {child.pid, 2**22 + 1})
 
 

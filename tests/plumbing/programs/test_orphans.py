@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pushtrain.plumbing.programs import orphans, process
+from pushtrain.plumbing.programs import orphans, proc, process
 from pushtrain.testing import wait_until
 
 SERVER = """
@@ -42,20 +42,20 @@ def server(home: Path | str, script: str) -> Iterator["subprocess.Popen[bytes]"]
         child.wait()
 
 
-def pid_in(note: Path) -> process.Stat:
+def pid_in(note: Path) -> proc.Stat:
     wait_until(lambda: note.exists() and note.read_text().strip() != "", 20, what=str(note))
-    found = process.stat(int(note.read_text()))
+    found = proc.stat(int(note.read_text()))
     assert found is not None
     return found
 
 
-def alive(one: process.Stat) -> bool:
-    return process.alive(one.pid, one.start)
+def alive(one: proc.Stat) -> bool:
+    return proc.alive(one.pid, one.start)
 
 
-def end(*processes: process.Stat) -> None:
+def end(*processes: proc.Stat) -> None:
     for one in processes:
-        process.send(one.pid, one.start, 9)
+        proc.send(one.pid, one.start, 9)
 
 
 def test_programs_of_a_killed_server_are_ended_and_all_others_left_alone(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_an_orphan_that_forked_twice_and_left_its_session_is_ended(tmp_path: Pat
 
 def test_neither_a_reused_pid_nor_another_boot_keeps_an_orphan_alive(tmp_path: Path) -> None:
     """Its starter's pid and start are those of a living process: of this one's parent."""
-    above = process.stat(os.getppid())
+    above = proc.stat(os.getppid())
     assert above is not None
     mark = f"{orphans.home_of(tmp_path)}.{above.pid}.{above.start}"
     orphan = subprocess.Popen(["sleep", "100"], env={"PATH": os.environ["PATH"], process.PARENT_MARK: mark})
@@ -133,7 +133,7 @@ def test_what_serves_others_on_purpose_outlives_its_server(tmp_path: Path) -> No
 # --- jobs -------------------------------------------------------------------------------------------------
 
 
-def abandoned(script: str, cwd: Path) -> process.Stat:
+def abandoned(script: str, cwd: Path) -> proc.Stat:
     """A process without any environment, forked twice, in a session of its own."""
     note = cwd.parent / f"pid-{time.monotonic_ns()}"
     inner = f"echo $$ > {note}; {script}; exec sleep 100"

@@ -1,6 +1,5 @@
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from pushtrain.core.errors import Cancelled
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc, process
 
 PYTHON = sys.executable
 
@@ -25,18 +24,12 @@ def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
 
 
 def gone(pid: int) -> bool:
-    found = process.stat(pid)
+    found = proc.stat(pid)
     return found is None or found.state in "ZX"
 
 
 def written(path: Path) -> str:
     return path.read_text().strip() if path.exists() else ""
-
-
-def parent(pid: int) -> int:
-    found = process.stat(pid)
-    assert found is not None
-    return found.parent
 
 
 def test_output_code_and_input_come_back() -> None:
@@ -147,59 +140,3 @@ def test_a_program_that_ends_by_itself_is_not_asked_to_stop_after() -> None:
     before = len(asked)
     assert process.run(["true"]).code == 0
     assert len(asked) == before
-
-
-def test_descendants_lists_children_and_grandchildren() -> None:
-    child = subprocess.Popen(["bash", "-c", "bash -c 'sleep 100; :' & wait"], start_new_session=True)
-    try:
-        below = until(lambda: len(found := process.descendants(child.pid)) == 2 and found)
-        assert parent(below[0]) == child.pid
-        assert parent(below[1]) == below[0]
-    finally:
-        process.kill_tree(child.pid)
-        child.wait()
-    assert all(gone(pid) for pid in below)
-
-
-def test_the_start_time_tells_a_process_from_another_with_its_pid() -> None:
-    child = subprocess.Popen(["sleep", "100"])
-    start = process.start_time(child.pid)
-    assert start is not None
-    assert process.alive(child.pid, start)
-    assert not process.alive(child.pid, start + 1)
-    assert not process.send(child.pid, start + 1, signal.SIGKILL)
-    assert process.send(child.pid, start, signal.SIGKILL)
-    until(lambda: not process.alive(child.pid, start))
-    assert process.open_process(child.pid, start) is None
-    child.wait()
-    assert process.start_time(child.pid) is None
-    assert not process.send(child.pid, start, signal.SIGKILL)
-
-
-def test_a_name_with_spaces_and_brackets_does_not_confuse_the_reader(tmp_path: Path) -> None:
-    odd = tmp_path / "a) S 1 (b"
-    odd.symlink_to("/bin/sleep")
-    child = subprocess.Popen([odd, "100"])
-    try:
-        assert parent(child.pid) == os.getpid()
-    finally:
-        child.kill()
-        child.wait()
-
-
-def test_a_sweep_finds_a_double_forked_survivor_by_its_mark(tmp_path: Path) -> None:
-    mark = f"test-{os.getpid()}-{time.monotonic_ns()}"
-    note = tmp_path / "pid"
-    subprocess.run(
-        ["bash", "-c", f"setsid bash -c 'echo $$ > {note}; exec sleep 100' >/dev/null 2>&1 &"],
-        env={"PATH": os.environ["PATH"], process.ATTEMPT_MARK: mark},
-        check=True,
-    )
-    survivor = until(lambda: note.exists() and note.read_text().strip())
-    assert process.sweep(mark) == 1
-    assert gone(int(survivor))
-    assert process.sweep(mark) == 0
-
-
-def test_the_boot_id_is_the_kernels() -> None:
-    assert process.boot_id() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()

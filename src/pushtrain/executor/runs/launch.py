@@ -33,7 +33,7 @@ from pushtrain.plumbing.attempts.rundir import (
 )
 from pushtrain.plumbing.isolation import apart, cgroups, confine, guard
 from pushtrain.plumbing.isolation.uplink import Uplink
-from pushtrain.plumbing.programs import orphans, process
+from pushtrain.plumbing.programs import orphans, proc, process
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def start(
             os.close(one)
         if handed is not None:
             os.close(handed)
-    return Process(pid, process.start_time(pid) or 0)
+    return Process(pid, proc.start_time(pid) or 0)
 
 
 def _in_memory(content: bytes) -> int:
@@ -152,7 +152,7 @@ def find(folder: RunDir) -> Process | None:
 
 def watch(one: Process) -> int | None:
     """A descriptor that is readable when the process ends; None: it has ended. The caller closes it."""
-    return process.open_process(one.pid, one.start)
+    return proc.open_process(one.pid, one.start)
 
 
 def let_go(descriptor: int) -> None:
@@ -175,7 +175,7 @@ def stop(folder: RunDir, one: Process, order: StopOrder) -> bool:
             write_record(folder.stop, wanted)
     except StorageError as error:  # on a full disk the order counts without its reason
         _log.warning("%s", error)
-    return process.send(one.pid, one.start, signal.SIGTERM)
+    return proc.send(one.pid, one.start, signal.SIGTERM)
 
 
 def settle(folder: RunDir) -> None:
@@ -189,13 +189,13 @@ def clear_up(folder: RunDir, mark: str) -> int:
     """Kill what a killed shim has left of its job; how many processes that were."""
     started: Started | None = folder.read_started()
     killed = 0
-    if started is not None and started.boot == process.boot_id():  # else its pid may be anybody's
-        if process.alive(started.command_pid, started.command_start):
-            process.kill_tree(started.command_pid)
+    if started is not None and started.boot == proc.boot_id():  # else its pid may be anybody's
+        if proc.alive(started.command_pid, started.command_start):
+            proc.kill_tree(started.command_pid)
             killed += 1
-        elif process.start_time(started.command_pid) is None:
-            process.kill_tree(started.command_pid)  # its session may live on without it
-    killed += process.sweep(mark) + orphans.end_clinging(folder.job)
+        elif proc.start_time(started.command_pid) is None:
+            proc.kill_tree(started.command_pid)  # its session may live on without it
+    killed += proc.sweep(mark) + orphans.end_clinging(folder.job)
     orders = folder.read_orders()
     if orders is None:
         return killed

@@ -14,7 +14,7 @@ from typing import Final
 from pushtrain.core.run import Run
 from pushtrain.executor.runs.torchrun import free_port, meeting_point
 from pushtrain.plumbing.attempts.rundir import RunDir
-from pushtrain.plumbing.programs.process import ATTEMPT_MARK
+from pushtrain.plumbing.programs.proc import ATTEMPT_MARK
 from pushtrain.ports import Activation
 
 INHERITED: Final = (

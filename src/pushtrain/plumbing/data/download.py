@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from pushtrain.core.errors import DataError
-from pushtrain.plumbing.programs.process import boot_id
+from pushtrain.plumbing.programs.proc import boot_id
 from pushtrain.ports import Report, Stop
 
 _BLOCK: Final = 1024 * 1024

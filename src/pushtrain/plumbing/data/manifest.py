@@ -21,7 +21,7 @@ from pushtrain.core.errors import Cancelled, DataError
 from pushtrain.core.weburl import shown
 from pushtrain.plumbing.data.download import Got
 from pushtrain.plumbing.data.unpack import member_path
-from pushtrain.plumbing.programs.process import boot_id
+from pushtrain.plumbing.programs.proc import boot_id
 from pushtrain.ports import Report, Stop
 
 MAX_SIZE: Final = 256 * 1024 * 1024

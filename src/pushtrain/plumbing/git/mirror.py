@@ -28,7 +28,7 @@ from pushtrain.plumbing.git.complaint import BrokenRepository, PrintedTooMuch
 from pushtrain.plumbing.git.remotes import check_commit, check_ref, validate_remote
 from pushtrain.plumbing.git.seen import Seen
 from pushtrain.plumbing.git.survey import Bounds
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 from pushtrain.ports import Stop
 
 _ATTRIBUTES: Final = b"* -filter\n"
@@ -272,7 +272,7 @@ class Mirror:
         """Remove what a failed fetch has left of its pack, unless somebody still writes to it."""
         halves = list((self.folder / "objects" / "pack").glob("tmp_*"))
         if halves:
-            written = process.open_files()
+            written = proc.open_files()
             for half in halves:
                 if str(half.resolve()) not in written:
                     half.unlink(missing_ok=True)

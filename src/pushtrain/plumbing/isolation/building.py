@@ -32,7 +32,7 @@ from pushtrain.plumbing.data import outproxy
 from pushtrain.plumbing.data.outproxy import JudgedProxy
 from pushtrain.plumbing.isolation.inside import command
 from pushtrain.plumbing.isolation.uplink import Uplink
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc, process
 from pushtrain.plumbing.programs.process import Completed
 from pushtrain.ports import Cage, Report, Sandbox, Stop
 
@@ -149,7 +149,7 @@ class CagedBuilder:
             except PushtrainError as error:
                 raise BuildError(f"The build could not be isolated: {error}") from error
             mark = f"build.{tmp.name}"
-            variables = {**env, process.ATTEMPT_MARK: mark}
+            variables = {**env, proc.ATTEMPT_MARK: mark}
             if self.caged:
                 variables |= {"HOME": str(tmp), "TMPDIR": str(tmp)}
             if judged:
@@ -171,7 +171,7 @@ class CagedBuilder:
                 return done
             finally:
                 if self.code:
-                    process.sweep(mark)  # what it has left behind; the sandbox leaves nothing
+                    proc.sweep(mark)  # what it has left behind; the sandbox leaves nothing
                 if enclosure.ends:
                     with suppress(OSError, TimeoutError):
                         process.run(enclosure.ends, env=enclosure.outside, timeout=_ELSEWHERE)

@@ -43,7 +43,7 @@ APART = 200
 """Descriptors from here on are nobody's but ours."""
 
 MARKS = ("PUSHTRAIN_ATTEMPT_ID", "PUSHTRAIN_PARENT")
-"""By which processes of ours are found again (`plumbing/programs/process.py`)."""
+"""By which processes of ours are found again (`plumbing/programs/proc.py`)."""
 GIVEN = "PUSHTRAIN_INSIDE"
 """The variable that holds all variables of a command which is not started by a shim."""
 

@@ -31,7 +31,7 @@ from pushtrain.plumbing.isolation.inside import command
 from pushtrain.plumbing.isolation.interpreters import needed
 from pushtrain.plumbing.isolation.nearby import Machine
 from pushtrain.plumbing.isolation.uplink import Uplink, Uplinks
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc, process
 from pushtrain.ports import Cage, Sandbox
 
 _SECONDS: Final = 30.0
@@ -143,7 +143,7 @@ class _Trial:
             "nonce": self._nonce,
             "halves": [self._secret[:16], self._secret[16:]],
             "decoy": self._decoy.pid,
-            "start": process.start_time(self._decoy.pid),
+            "start": proc.start_time(self._decoy.pid),
             "files": {
                 Act.HOME.name: [str(path) for path in nearby.files_of(machine.home, machine.state)],
                 Act.SSH_KEYS.name: nearby.keys(machine),

@@ -23,7 +23,7 @@ from pushtrain.core.errors import ConfigError, StorageError
 from pushtrain.core.network import PRIVATE
 from pushtrain.plumbing.isolation import keeper as keeper_module
 from pushtrain.plumbing.isolation import namespaces
-from pushtrain.plumbing.programs import process
+from pushtrain.plumbing.programs import proc
 
 RESOLVER: Final = keeper_module.RESOLVER
 """Where a job asks for names; slirp4netns asks this machine's own resolver on its behalf."""
@@ -68,7 +68,7 @@ class Uplink:
     def received(self) -> int | None:
         """Bytes that have come in through it, by the kernel's own count; None: nobody tells."""
         own = Path("/proc/self/ns/net").readlink()
-        for pid in (self.pid, *process.descendants(self.pid)):  # an ordinary user's is below bubblewrap
+        for pid in (self.pid, *proc.descendants(self.pid)):  # an ordinary user's is below bubblewrap
             with contextlib.suppress(OSError, ValueError, IndexError):
                 if Path(f"/proc/{pid}/ns/net").readlink() == own:
                     continue  # a tap of the machine's is somebody else's

@@ -17,7 +17,7 @@ from pushtrain.core.card import Gpu
 from pushtrain.core.gpus import Trouble
 from pushtrain.core.value import Value
 from pushtrain.plumbing.disk.files import replace
-from pushtrain.plumbing.programs.process import boot_id
+from pushtrain.plumbing.programs.proc import boot_id
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pushtrain.core.errors import StorageError
 from pushtrain.core.value import Value
 from pushtrain.plumbing.disk.files import replace
-from pushtrain.plumbing.programs.process import boot_id
+from pushtrain.plumbing.programs.proc import boot_id
 
 
 class DrainOrder(Value):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final
 
-from pushtrain.plumbing.programs.process import ATTEMPT_MARK, stat
+from pushtrain.plumbing.programs.proc import ATTEMPT_MARK, stat
 
 _INIT_NAMESPACE: Final = "pid:[4026531836]"
 """The machine's own process numbers; the kernel's constant."""

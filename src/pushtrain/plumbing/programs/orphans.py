@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from pushtrain.plumbing.programs import process
-from pushtrain.plumbing.programs.process import PARENT_MARK, Stat
+from pushtrain.plumbing.programs import proc, process
+from pushtrain.plumbing.programs.proc import Stat
+from pushtrain.plumbing.programs.process import PARENT_MARK
 
 _ON_PURPOSE: Final = re.compile(rb"ssh: \S.*\[mux\]|(\S*/)?git\0credential-cache--daemon|(\S*/)?gpg-agent\b")
 """Command lines of what outlives the program that started it, and serves others than us."""
@@ -37,10 +38,10 @@ def take_over(state: Path) -> int:
     process.serve(home)
     ours = process.marked_environment({})[PARENT_MARK]
     killed = 0
-    for one in process.everybody():
+    for one in proc.everybody():
         mark = _mark(one.pid)
         if mark.startswith(f"{home}.") and mark != ours and not _on_purpose(one):
-            killed += process.send(one.pid, one.start, signal.SIGKILL)
+            killed += proc.send(one.pid, one.start, signal.SIGKILL)
     return killed
 
 
@@ -66,7 +67,7 @@ def _on_purpose(one: Stat) -> bool:
 
 def clinging(job: Path) -> list[Stat]:
     """Processes of a dead attempt that carry no mark any more, and still hold something of its own folder."""
-    others = (one for one in process.everybody() if one.pid != os.getpid() and one.state not in "ZX")
+    others = (one for one in proc.everybody() if one.pid != os.getpid() and one.state not in "ZX")
     return [one for one in others if not one.terminal and _clings(one, job)]
 
 
@@ -74,8 +75,8 @@ def end_clinging(job: Path) -> int:
     """End them, with all below them; how many there were."""
     found = clinging(job)
     for one in found:
-        if process.alive(one.pid, one.start):
-            process.kill_tree(one.pid)
+        if proc.alive(one.pid, one.start):
+            proc.kill_tree(one.pid)
     return len(found)
 
 
@@ -91,7 +92,7 @@ def _clings(one: Stat, job: Path) -> bool:
 
 def _abandoned(one: Stat) -> bool:
     """Whether its parent has died: it is a child of the machine's first process, or of a session's."""
-    above = process.stat(one.parent)
+    above = proc.stat(one.parent)
     return above is None or above.pid == 1 or above.parent == 1
 
 
