@@ -11,7 +11,8 @@ from bench.measures import Figure
 from pushtrain.adapters.sandboxes import Ground, registry
 from pushtrain.core.isolation import JobNetwork
 from pushtrain.executor.runs import launch
-from pushtrain.plumbing.attempts.rundir import Limited, Orders, RunDir
+from pushtrain.plumbing.attempts.records import Limited, Orders
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.isolation import cgroups
 from pushtrain.plumbing.programs import proc
 from pushtrain.ports import Cage, Enclosure, Sandbox

@@ -13,7 +13,7 @@ from executor_house import House, done, logged, reached, story
 from pushtrain.core.states import Outcome, Reason, Stage, State
 from pushtrain.core.value import Value
 from pushtrain.executor.runs import launch
-from pushtrain.plumbing.attempts.rundir import write_bytes
+from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.testing import eventually
 
 AT_THE_GATE = "echo begun; while [ ! -e gate ]; do sleep 0.1; done; echo through"

@@ -15,7 +15,8 @@ from pushtrain.executor.results.courier import Courier, clear_left, pause_after
 from pushtrain.executor.results.publish import Publishable, Published
 from pushtrain.executor.runs import verdicts
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing.attempts.rundir import RunDir, Verdict
+from pushtrain.plumbing.attempts.records import Verdict
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git.branch import Branch
 from pushtrain.plumbing.sqlite.store import Store

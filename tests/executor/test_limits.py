@@ -18,7 +18,8 @@ from pushtrain.core.isolation import JobNetwork
 from pushtrain.core.states import Reason
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.verdicts import sentence
-from pushtrain.plumbing.attempts.rundir import Limited, Orders, RunDir, Verdict
+from pushtrain.plumbing.attempts.records import Limited, Orders, Verdict
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.isolation import cgroups
 from pushtrain.plumbing.programs import proc
 from pushtrain.ports import Cage, Enclosure

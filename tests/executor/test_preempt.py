@@ -16,7 +16,8 @@ from pushtrain.core.run import Attempt, Run
 from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.executor.runs import launch
 from pushtrain.executor.service import ExecutorService
-from pushtrain.plumbing.attempts.rundir import RunDir, StopOrder
+from pushtrain.plumbing.attempts.records import StopOrder
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.programs import proc
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import eventually, wait_until

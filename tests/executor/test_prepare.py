@@ -26,7 +26,8 @@ from pushtrain.executor.runs.preflight import ask_torch
 from pushtrain.executor.runs.prepare import Preparation, PreparationError, Workshop
 from pushtrain.executor.runs.variables import attempt_mark, job_environment
 from pushtrain.executor.runs.vault import Vault
-from pushtrain.plumbing.attempts.rundir import Orders, RunDir
+from pushtrain.plumbing.attempts.records import Orders
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data.ledger import Ledger
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.plumbing.git.mirror import Mirror

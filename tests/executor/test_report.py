@@ -18,7 +18,7 @@ from pushtrain.executor.results import index, plot, report, wording
 from pushtrain.executor.results import markdown as md
 from pushtrain.executor.results.metrics import Metric
 from pushtrain.executor.results.report import Story
-from pushtrain.plumbing.attempts.rundir import LogEnds
+from pushtrain.plumbing.attempts.log import LogEnds
 from pushtrain.testing import NOON, a_command, a_run, a_spec, an_attempt
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -14,16 +14,9 @@ from hypothesis import strategies as st
 
 from pushtrain.core.states import Reason, Stage
 from pushtrain.executor.runs import launch
-from pushtrain.plumbing.attempts.rundir import (
-    Orders,
-    RunDir,
-    SetupStep,
-    StopOrder,
-    Verdict,
-    held,
-    read_ends,
-    write_record,
-)
+from pushtrain.plumbing.attempts.log import read_ends
+from pushtrain.plumbing.attempts.records import Orders, SetupStep, StopOrder, Verdict, write_record
+from pushtrain.plumbing.attempts.rundir import RunDir, held
 from pushtrain.plumbing.attempts.terse import to_json
 from pushtrain.plumbing.programs import proc
 

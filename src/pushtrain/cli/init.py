@@ -14,7 +14,7 @@ from pushtrain.core.errors import Conflict
 from pushtrain.core.jobfile import FILE, parse
 from pushtrain.core.patterns import literal
 from pushtrain.core.schema import URL
-from pushtrain.plumbing.attempts.rundir import write_bytes
+from pushtrain.plumbing.attempts.records import write_bytes
 
 _REFERENCE = "https://github.com/pushtrain/pushtrain/blob/main/docs/pushtrain-toml.md"
 

@@ -54,7 +54,8 @@ from pushtrain.executor.runs.vault import Reader, Vault
 from pushtrain.executor.steward import Steward
 from pushtrain.executor.warden import Warden
 from pushtrain.plumbing.attempts.cleanlog import read_clean
-from pushtrain.plumbing.attempts.rundir import RunDir, log_size
+from pushtrain.plumbing.attempts.log import log_size
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data.ledger import Ledger
 from pushtrain.plumbing.data.throttle import Throttle
 from pushtrain.plumbing.disk.cache import Cache

@@ -20,7 +20,9 @@ from pushtrain.core.states import Outcome, State
 from pushtrain.core.usage import DAY, Usage
 from pushtrain.plumbing.attempts.cleanlog import read_clean
 from pushtrain.plumbing.attempts.given import mask_of
-from pushtrain.plumbing.attempts.rundir import RunDir, Verdict, log_size
+from pushtrain.plumbing.attempts.log import log_size
+from pushtrain.plumbing.attempts.records import Verdict
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk.lock import holder
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import Authorized

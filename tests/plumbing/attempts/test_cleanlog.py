@@ -12,7 +12,7 @@ from pushtrain.core.errors import StorageError
 from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.plumbing.attempts import cleanlog
 from pushtrain.plumbing.attempts.cleanlog import clean_log, read_clean
-from pushtrain.plumbing.attempts.rundir import hole, read_ends
+from pushtrain.plumbing.attempts.log import hole, read_ends
 from pushtrain.plumbing.attempts.tape import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, _libc
 
 TOKEN = b"wk-9f+/Zq?8=_Lm4"

@@ -606,7 +606,7 @@ def test_a_reader_who_does_not_read_holds_up_nobody_but_himself(
         return real(name, attempt, offset, limit)
 
     monkeypatch.setattr(executor.service, "log_chunk", counted)
-    monkeypatch.setattr("pushtrain.plumbing.attempts.rundir.hole", lambda *_: None)
+    monkeypatch.setattr("pushtrain.plumbing.attempts.log.hole", lambda *_: None)
     slow = client.follow(run_id)
     next(slow)
     next(slow)

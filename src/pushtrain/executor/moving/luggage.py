@@ -19,7 +19,8 @@ from pushtrain.core.command import Checkpoint
 from pushtrain.core.errors import DataError, StorageError
 from pushtrain.core.run import Artifact, Run
 from pushtrain.executor.results import artifacts
-from pushtrain.plumbing.attempts.rundir import RunDir, write_bytes
+from pushtrain.plumbing.attempts.records import write_bytes
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data.unpack import Limits, unpack
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git import lfs

@@ -15,7 +15,8 @@ from pushtrain.core.value import Value
 from pushtrain.executor.results.censor import Censor, without_secrets
 from pushtrain.executor.results.collect import collect
 from pushtrain.executor.results.metrics import Metric, candidates, gather, joined
-from pushtrain.plumbing.attempts.rundir import Limited, RunDir, write_bytes
+from pushtrain.plumbing.attempts.records import Limited, write_bytes
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.isolation.visits import disarm
 from pushtrain.ports import MetricsFormat, Stop
 

@@ -25,7 +25,8 @@ from pushtrain.executor.results.harvest import Harvest, harvest
 from pushtrain.executor.results.metrics import Metric
 from pushtrain.executor.results.wording import folder
 from pushtrain.plumbing.attempts.given import hide_all
-from pushtrain.plumbing.attempts.rundir import LogEnds, RunDir, read_ends
+from pushtrain.plumbing.attempts.log import LogEnds, read_ends
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.ports import MetricsFormat, Stop

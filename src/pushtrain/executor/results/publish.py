@@ -34,7 +34,8 @@ from pushtrain.executor.results import index
 from pushtrain.executor.results.parcel import Packer, Parcel, Publishable
 from pushtrain.executor.results.wording import folder, headline
 from pushtrain.plumbing.attempts.given import hide_all
-from pushtrain.plumbing.attempts.rundir import RunDir, write_bytes
+from pushtrain.plumbing.attempts.records import write_bytes
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git.branch import Branch, NewCommit
 from pushtrain.plumbing.git.complaint import PushDeclined
 from pushtrain.plumbing.git.mirror import Mirror

@@ -31,7 +31,7 @@ from pushtrain.executor.results.wording import (
     moment,
     size,
 )
-from pushtrain.plumbing.attempts.rundir import LogEnds
+from pushtrain.plumbing.attempts.log import LogEnds
 
 __all__ = ["Machine", "Story", "duration", "log_file", "write"]
 

@@ -12,7 +12,8 @@ from pushtrain.core.states import Reason
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.variables import attempt_mark
-from pushtrain.plumbing.attempts.rundir import RunDir, StopOrder
+from pushtrain.plumbing.attempts.records import StopOrder
+from pushtrain.plumbing.attempts.rundir import RunDir
 
 
 class Active:

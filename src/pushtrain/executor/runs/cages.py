@@ -7,7 +7,8 @@ from pathlib import Path
 from pushtrain.core.card import Gpu
 from pushtrain.core.isolation import JobNetwork
 from pushtrain.core.rules import GIB, Limits
-from pushtrain.plumbing.attempts.rundir import Limited, RunDir
+from pushtrain.plumbing.attempts.records import Limited
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.isolation.cgroups import of_attempt
 from pushtrain.plumbing.isolation.interpreters import needed

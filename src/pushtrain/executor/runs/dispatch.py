@@ -28,7 +28,8 @@ from pushtrain.executor.runs.active import Active
 from pushtrain.executor.runs.endings import Endings
 from pushtrain.executor.runs.prepare import Preparation, PreparationError, Workshop
 from pushtrain.executor.runs.recovery import adopt, recall
-from pushtrain.plumbing.attempts.rundir import RunDir, StopOrder
+from pushtrain.plumbing.attempts.records import StopOrder
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk import reserve
 from pushtrain.plumbing.programs import orphans
 from pushtrain.plumbing.sqlite.store import Store

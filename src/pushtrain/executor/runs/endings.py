@@ -23,7 +23,8 @@ from pushtrain.executor.runs.active import Active
 from pushtrain.executor.runs.prepare import Workshop, time_limit
 from pushtrain.executor.runs.variables import attempt_mark
 from pushtrain.plumbing.attempts.cleanlog import clean_log
-from pushtrain.plumbing.attempts.rundir import RunDir, log_size, tail_of
+from pushtrain.plumbing.attempts.log import log_size, tail_of
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk import reserve, shortcut
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.sqlite.store import Store

@@ -22,15 +22,8 @@ from typing import Final
 from pushtrain.core.errors import StorageError
 from pushtrain.executor.runs import shim as shim_module
 from pushtrain.plumbing.attempts import tape, terse
-from pushtrain.plumbing.attempts.rundir import (
-    Orders,
-    RunDir,
-    Started,
-    StopOrder,
-    held,
-    take_lock,
-    write_record,
-)
+from pushtrain.plumbing.attempts.records import Orders, Started, StopOrder, write_record
+from pushtrain.plumbing.attempts.rundir import RunDir, held, take_lock
 from pushtrain.plumbing.isolation import apart, cgroups, confine, guard
 from pushtrain.plumbing.isolation.uplink import Uplink
 from pushtrain.plumbing.programs import orphans, proc, process

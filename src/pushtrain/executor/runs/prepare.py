@@ -41,7 +41,8 @@ from pushtrain.executor.runs.preflight import ask_torch
 from pushtrain.executor.runs.torchrun import launched
 from pushtrain.executor.runs.variables import attempt_mark, job_environment
 from pushtrain.executor.runs.vault import Given, Vault
-from pushtrain.plumbing.attempts.rundir import Orders, RunDir, SetupStep
+from pushtrain.plumbing.attempts.records import Orders, SetupStep
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data import supply as data
 from pushtrain.plumbing.data.ledger import Exhausted, Ledger, Quiet
 from pushtrain.plumbing.data.terms import of_rules

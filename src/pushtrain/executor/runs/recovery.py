@@ -13,7 +13,8 @@ from pushtrain.core.run import Progress, Run
 from pushtrain.core.states import Reason, Stage, State
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.active import Active
-from pushtrain.plumbing.attempts.rundir import StopOrder, held
+from pushtrain.plumbing.attempts.records import StopOrder
+from pushtrain.plumbing.attempts.rundir import held
 from pushtrain.plumbing.sqlite.store import Store
 
 _SOON: Final = 0.02

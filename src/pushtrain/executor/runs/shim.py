@@ -13,7 +13,7 @@ to be started again. Without an order it is the machine that wants us gone: nobo
 Every import delays the job's first statement: `_signal` is the C half of a module whose Python half is slow.
 Of pushtrain it knows only what is compiled to lie beside it (`launch.compile_shim`): how a child confines
 itself, the guard of its limits, the tape of its log, terse JSON. The spec has the shape of `Orders`, the
-records those of `Started` and `Verdict` in `plumbing/attempts/rundir.py`, and a test holds them together.
+records those of `Started` and `Verdict` in `plumbing/attempts/records.py`, and a test holds them together.
 """
 
 import ctypes

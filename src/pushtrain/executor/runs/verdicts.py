@@ -10,7 +10,7 @@ from pushtrain.core.lifecycle import TAKEN_BACK, Event, Exited, Lost, PrepareFai
 from pushtrain.core.ruling import TIME, spoken
 from pushtrain.core.run import Attempt, Run
 from pushtrain.core.states import CHECKPOINTED, Reason, State
-from pushtrain.plumbing.attempts.rundir import StopOrder, Verdict
+from pushtrain.plumbing.attempts.records import StopOrder, Verdict
 
 _LIMITS: Final = {
     Reason.OOM: "rules.limits.memory",

@@ -14,7 +14,7 @@ from typing import Final
 from pushtrain.core.errors import StorageError
 from pushtrain.core.redact import STAR, Mask
 from pushtrain.core.run import LogChunk
-from pushtrain.plumbing.attempts.rundir import hole, read_log
+from pushtrain.plumbing.attempts.log import hole, read_log
 from pushtrain.plumbing.disk.files import sync_folder
 
 _STEP: Final = 1024 * 1024
@@ -22,7 +22,7 @@ _MODE: Final = 0o600
 
 
 def read_clean(path: Path, attempt: int, offset: int, limit: int, *, ended: bool, mask: Mask) -> LogChunk:
-    """As `rundir.read_log`, with what the mask hides hidden. Asks for more than is shown, on either side."""
+    """As `log.read_log`, with what the mask hides hidden. Asks for more than is shown, on either side."""
     while True:
         chunk = read_log(path, attempt, offset, limit, ended=ended)
         if not mask or not chunk.data:

@@ -59,7 +59,7 @@ class Guard:
     """The limits of one attempt.
 
     Args:
-        limits: A `Limited` of `plumbing/attempts/rundir.py` as JSON.
+        limits: A `Limited` of `plumbing/attempts/records.py` as JSON.
     """
 
     def __init__(self, limits: "Mapping[str, Any]") -> None:
