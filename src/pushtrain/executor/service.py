@@ -200,9 +200,7 @@ class ExecutorService:
             meter=Meter(state.runs, EnergyDay(state.energy, clock=clock), clock=clock),
         )
         self._dispatch: Dispatch
-        self._books = Books(
-            store, [gpu.uuid for gpu in self.gpus], waiting=lambda: store.counts()[0], clock=clock
-        )
+        self._books = Books(store, [gpu.uuid for gpu in self.gpus], waiting=store.waiting, clock=clock)
         idle = Idle(
             self._shop.meter,
             settings.rules.limits.gpu_idle,
@@ -216,7 +214,7 @@ class ExecutorService:
             meter=self._shop.meter,
             watchers=(self._books.look, idle.look),
             dispatch=lambda: self._dispatch,
-            waiting=lambda: store.counts()[0],
+            waiting=store.waiting,
             changed=self._stands_otherwise,
             clock=clock,
         )

@@ -171,7 +171,7 @@ class Kept:
 
     def waiting(self) -> int:
         """How many wait."""
-        return self.store.counts()[0]
+        return self.store.waiting()
 
 
 class Senses:

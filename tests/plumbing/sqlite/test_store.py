@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pushtrain.core.card import Gpu
 from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Busy, Conflict, IllegalTransition, NotFound, Unauthorized
-from pushtrain.core.jobspec import Resources
+from pushtrain.core.jobspec import Concurrency, Resources
 from pushtrain.core.lifecycle import (
     Abandoned,
     Claimed,
@@ -402,6 +402,29 @@ def test_active_runs_are_what_a_starting_executor_must_look_after(tmp_path: Path
 # --- looking ----------------------------------------------------------------------------------------------
 
 
+def test_a_start_takes_only_those_runs_for_which_something_may_be_left_to_do(store: Store) -> None:
+    plain, _ = accept(store, cell(1))
+    cancels, _ = accept(store, a_command(job=a_spec(concurrency=Concurrency.CANCEL, checkpoint_to="lfs")))
+    asked, _ = accept(
+        store, a_command(job=a_spec(concurrency=Concurrency.CANCEL, name="other"), request="again")
+    )
+    assert store.may_supersede() == [cancels.id]
+    assert store.may_travel() == [], "what has not begun yet has no checkpoint"
+    for run in (plain, cancels, asked):
+        claimed = store.claim(slots=9, gpus=(), executor="lab")
+        assert claimed is not None
+        assert claimed[0].id == run.id
+        assert store.may_travel() == []
+        store.advance(run.id, Prepared(), token=claimed[0].token)
+    assert store.may_supersede() == [cancels.id], "also while it runs"
+    for run in (plain, cancels, asked):
+        token = store.run(run.id).token
+        store.advance(run.id, Requeued(Reason.PREEMPTED, not_before=NOON), token=token)
+    assert store.may_travel() == [cancels.id]
+    store.request_cancel(cancels.id, by="ada")
+    assert (store.may_supersede(), store.may_travel()) == ([], [])
+
+
 def test_runs_are_found_by_the_start_of_an_id_or_commit_and_by_branch_and_job(store: Store) -> None:
     first, _ = accept(store, a_command(commit="a" * 40, ref="refs/heads/topic/x"))
     second, _ = accept(store, a_command(commit="b" * 40, ref="refs/tags/v1", job=a_spec(name="evaluate")))
@@ -602,7 +625,7 @@ def test_threads_that_accept_at_once_each_get_their_own_answer(store: Store) -> 
         thread.join(60)
     assert all(answers[number][0].id == commands[number].run_id for number in range(80))
     assert sum(new for _, new in answers.values()) == 40
-    assert store.counts()[0] == 40
+    assert store.counts()[0] == store.waiting() == 40
 
 
 # --- any order --------------------------------------------------------------------------------------------

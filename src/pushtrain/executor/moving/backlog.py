@@ -8,18 +8,16 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from pushtrain.core.errors import NotFound, PushtrainError
 from pushtrain.core.run import Run
-from pushtrain.core.states import State
 from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)
 
 _PAUSE: Final = 30.0
-_MOST: Final = 10_000
 
 
 class Backlog:
@@ -61,16 +59,16 @@ class Backlog:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and we with it
                 self._loop.call_soon_threadsafe(self._wake.set)
 
-    async def run(self, states: Sequence[State], soon: Callable[[Run], None]) -> None:
+    async def run(self, before: Callable[[], Iterable[str]]) -> None:
         """Work until cancelled.
 
         Args:
-            states: Those of the runs that were there before.
-            soon: Adds those of them for which there is something to do.
+            before: The ids of the runs that were there before, and for which there may be something to do.
         """
         self._loop = asyncio.get_running_loop()
-        for run in await asyncio.to_thread(self._store.runs, states=states, limit=_MOST):
-            soon(run)
+        found = await asyncio.to_thread(before)
+        with self._guard:
+            self._new.update(found)
         while True:
             self._wake.clear()
             left = await asyncio.to_thread(self._look)

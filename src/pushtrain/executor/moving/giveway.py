@@ -7,13 +7,12 @@ answer both runs stay as they are, and it is asked again.
 
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from pushtrain.core.errors import Conflict, StorageError
 from pushtrain.core.jobspec import Concurrency
 from pushtrain.core.precedence import GivesWay, giving_way, group_of
 from pushtrain.core.run import Run
-from pushtrain.core.states import Reason, State
+from pushtrain.core.states import Reason
 from pushtrain.executor.moving.backlog import Backlog
 from pushtrain.executor.runs.dispatch import Dispatch
 from pushtrain.plumbing.git.lineage import order
@@ -21,8 +20,6 @@ from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)
-
-_UNENDED: Final = (State.QUEUED, State.PREPARING, State.RUNNING)
 
 
 class GiveWay:
@@ -65,7 +62,7 @@ class GiveWay:
 
     async def run(self) -> None:
         """Decide until cancelled."""
-        await self._backlog.run(_UNENDED, self.soon)
+        await self._backlog.run(self._store.may_supersede)
 
     def _free(self) -> bool:
         """Let go on whose way is free; whether that is not known."""

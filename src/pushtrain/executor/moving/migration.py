@@ -73,7 +73,7 @@ class Migration:
 
     async def run(self) -> None:
         """Bring checkpoints away until cancelled."""
-        await self._backlog.run((State.QUEUED,), self.soon)
+        await self._backlog.run(self._store.may_travel)
 
     def _bring(self, run: Run) -> None:
         done = run.checkpoint is not None and run.checkpoint.attempt >= run.attempt

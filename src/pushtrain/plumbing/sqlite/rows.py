@@ -57,6 +57,11 @@ def no_run(run_id: str) -> NotFound:
     return NotFound(f"There is no run {run_id[:32]} here.", mend="`pushtrain ps` lists the runs.")
 
 
+def queued(db: apsw.Connection) -> int:
+    """How many runs wait."""
+    return int(db.execute("SELECT runs FROM tally WHERE state = 'queued'").get or 0)
+
+
 def claimed_by(db: apsw.Connection, run_id: str, token: str | None) -> Run:
     """The run, if this is its current claim, or None is given. Raises NotFound, Conflict."""
     run = require(db, run_id)

@@ -22,7 +22,7 @@ from pushtrain.core.card import Gpu
 from pushtrain.core.command import Checkpoint, TrainCommand
 from pushtrain.core.errors import Busy, Conflict, Forbidden
 from pushtrain.core.fairness import DAY, rank, used_up
-from pushtrain.core.jobspec import MOST_PRIORITY
+from pushtrain.core.jobspec import MOST_PRIORITY, Concurrency
 from pushtrain.core.lifecycle import (
     GOES_FIRST,
     NEVER,
@@ -122,8 +122,8 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
                 raise _taken(known)
             if known is not None and not comes_back(known, command):
                 return known, False
-            queued = db.execute("SELECT runs FROM tally WHERE state = 'queued'").get
-            if queued is not None and queued >= queue_limit:
+            queued = rows.queued(db)
+            if queued >= queue_limit:
                 raise Busy(
                     f"{queued} runs wait already, which is this executor's limit.",
                     mend="A sender tries again by itself; the owner may raise `queue_limit`.",
@@ -499,6 +499,28 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
         """Runs that wait or are active, oldest first, by the key that sent them."""
         return self._database.read(rows.unended)
 
+    def may_supersede(self) -> list[str]:
+        """Ids of the runs that wait or are active and whose job does not just queue behind older ones.
+
+        Only these are taken for it: a start that read ten thousand runs would hold everybody up.
+        """
+        query = (
+            "SELECT id FROM runs WHERE state IN ('queued', 'preparing', 'running') AND request = '' "
+            "AND json_extract(command, '$.job.concurrency') <> ? ORDER BY seq"
+        )
+        return self._ids(query, Concurrency.QUEUE.value)
+
+    def may_travel(self) -> list[str]:
+        """Ids of the runs that wait for a further attempt and whose job names a place for checkpoints."""
+        query = (
+            "SELECT id FROM runs WHERE state = 'queued' AND json_extract(value, '$.attempt') > 0 "
+            "AND json_extract(command, '$.job.checkpoint_to') <> ? ORDER BY seq"
+        )
+        return self._ids(query, "")
+
+    def _ids(self, query: str, *values: str) -> list[str]:
+        return self._database.read(lambda db: [str(row[0]) for row in db.execute(query, values)])
+
     def publishable(self, now: float, *, limit: int = 100) -> list[Run]:
         """Runs whose results should be published now, oldest first."""
         return self._select(
@@ -523,7 +545,7 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
         )
         due = self._database.read(lambda db: db.execute(query, (since,)).get)
         found = [] if due is None else [float(due)]
-        if daily and self.counts()[0]:
+        if daily and self.waiting():
             found.append((since // DAY + 1) * DAY)
         return min(found, default=None)
 
@@ -541,11 +563,14 @@ class Store(Outbox, Statuses, Cards, Accounts, Retention):
         """How many runs are queued, how many are active, and the GPUs that those hold."""
 
         def work(db: apsw.Connection) -> tuple[int, int, set[str]]:
-            queued = db.execute("SELECT runs FROM tally WHERE state = 'queued'").get
             active = rows.active(db)
-            return queued or 0, len(active), {uuid for run in active for uuid in run.gpus}
+            return rows.queued(db), len(active), {uuid for run in active for uuid in run.gpus}
 
         return self._database.read(work)
+
+    def waiting(self) -> int:
+        """How many runs are queued: one row, for whoever looks again and again."""
+        return self._database.read(rows.queued)
 
     def unfinished(self) -> tuple[int, int]:
         """How many runs are active, and how many have ended and were not tried to be published yet."""
