@@ -23,9 +23,10 @@ from pushtrain.executor.owner.meter import Meter
 from pushtrain.executor.rulebook import Rulebook
 from pushtrain.executor.runs.bytecode import MARK, Compiler
 from pushtrain.executor.runs.preflight import ask_torch
-from pushtrain.executor.runs.prepare import Preparation, PreparationError, Workshop
+from pushtrain.executor.runs.prepare import Preparation, PreparationError
 from pushtrain.executor.runs.variables import attempt_mark, job_environment
 from pushtrain.executor.runs.vault import Vault
+from pushtrain.executor.runs.workshop import Workshop
 from pushtrain.plumbing.attempts.records import Orders
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data.ledger import Ledger

@@ -49,8 +49,8 @@ from pushtrain.executor.results.courier import Courier, Publisher, clear
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
 from pushtrain.executor.runs.access import Access
 from pushtrain.executor.runs.dispatch import Dispatch
-from pushtrain.executor.runs.prepare import Workshop
 from pushtrain.executor.runs.vault import Reader, Vault
+from pushtrain.executor.runs.workshop import Workshop
 from pushtrain.executor.steward import Steward
 from pushtrain.executor.warden import Warden
 from pushtrain.plumbing.attempts.cleanlog import read_clean

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pushtrain.core.isolation import JobNetwork
 from pushtrain.core.network import allows, settle
-from pushtrain.plumbing.isolation.uplink import Uplinks
+from pushtrain.plumbing.isolation.uplink import Uplink, Uplinks
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,40 @@ class Access:
         """
         return settle(self.rule, wish, self.can)
 
+    def line(self) -> "Line":
+        """One attempt's way to the internet, not taken yet."""
+        return Line(self.uplinks)
+
     def close(self) -> None:
         """Let go of the uplink that is ready."""
         if self.uplinks is not None:
             self.uplinks.close()
+
+
+class Line:
+    """One attempt's uplink, taken when it is first needed; the builds and the commands share it.
+
+    Args:
+        uplinks: Where it comes from; None: it cannot be had.
+    """
+
+    def __init__(self, uplinks: Uplinks | None) -> None:
+        self._uplinks = uplinks
+        self.uplink: Uplink | None = None
+        """None: it was not needed so far, or cannot be had."""
+
+    def take(self) -> Uplink | None:
+        """The uplink, from now on held; None where it cannot be had."""
+        if self.uplink is None and self._uplinks is not None:
+            self.uplink = self._uplinks.take()
+        return self.uplink
+
+    def received(self) -> int | None:
+        """Bytes that came in through it; None: there is none."""
+        return None if self.uplink is None else self.uplink.received()
+
+    def close(self) -> None:
+        """Let go of it; it goes on where somebody else holds it."""
+        if self.uplink is not None:
+            self.uplink.close()
+            self.uplink = None

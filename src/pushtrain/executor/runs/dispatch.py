@@ -26,8 +26,9 @@ from pushtrain.executor.owner.lending import ALL, Holder, Terms
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.active import Active
 from pushtrain.executor.runs.endings import Endings
-from pushtrain.executor.runs.prepare import Preparation, PreparationError, Workshop
+from pushtrain.executor.runs.prepare import Preparation, PreparationError
 from pushtrain.executor.runs.recovery import adopt, recall
+from pushtrain.executor.runs.workshop import Workshop
 from pushtrain.plumbing.attempts.records import StopOrder
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk import reserve

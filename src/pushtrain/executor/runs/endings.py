@@ -20,8 +20,9 @@ from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.results.metrics import steps_in
 from pushtrain.executor.runs import launch, verdicts
 from pushtrain.executor.runs.active import Active
-from pushtrain.executor.runs.prepare import Workshop, time_limit
+from pushtrain.executor.runs.prepare import time_limit
 from pushtrain.executor.runs.variables import attempt_mark
+from pushtrain.executor.runs.workshop import Workshop
 from pushtrain.plumbing.attempts.cleanlog import clean_log
 from pushtrain.plumbing.attempts.log import log_size, tail_of
 from pushtrain.plumbing.attempts.rundir import RunDir

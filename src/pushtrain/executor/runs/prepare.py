@@ -6,7 +6,6 @@ log, because the log is what gets published. Everything here is repeatable: an a
 made again in a folder of its own.
 """
 
-import hashlib
 import os
 import signal
 import threading
@@ -14,46 +13,33 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pushtrain.core import queries
-from pushtrain.core.card import Gpu
-from pushtrain.core.errors import Cancelled, DataError, Forbidden, NeedsCode, PushtrainError, fit
-from pushtrain.core.forms import script_of
-from pushtrain.core.isolation import Isolation, JobNetwork
-from pushtrain.core.jobspec import DataSource, EnvironmentKind, EnvironmentSpec, JobSpec, PreemptSignal
-from pushtrain.core.rules import Limits, Rules
+from pushtrain.core.errors import Cancelled, DataError, Forbidden, PushtrainError, fit
+from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.jobspec import DataSource, JobSpec, PreemptSignal
+from pushtrain.core.rules import Limits
 from pushtrain.core.run import Attempt, Fetched, Progress, Run, StageTime
-from pushtrain.core.settings import ExecutorSettings
 from pushtrain.core.states import Reason, Stage
-from pushtrain.core.turns import Bounds
 from pushtrain.executor.moving import luggage
-from pushtrain.executor.owner.meter import Meter
-from pushtrain.executor.rulebook import Against, Rulebook
+from pushtrain.executor.rulebook import Against
 from pushtrain.executor.runs import library
-from pushtrain.executor.runs.access import Access
-from pushtrain.executor.runs.bytecode import Compiler
-from pushtrain.executor.runs.cages import compiling_cage, job_cage, limited
+from pushtrain.executor.runs.cages import job_cage, limited
+from pushtrain.executor.runs.environment import JobEnvironment
 from pushtrain.executor.runs.preflight import ask_torch
 from pushtrain.executor.runs.torchrun import launched
 from pushtrain.executor.runs.variables import attempt_mark, job_environment
-from pushtrain.executor.runs.vault import Given, Vault
+from pushtrain.executor.runs.vault import Given
+from pushtrain.executor.runs.workshop import Workshop
 from pushtrain.plumbing.attempts.records import Orders, SetupStep
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data import supply as data
-from pushtrain.plumbing.data.ledger import Exhausted, Ledger, Quiet
+from pushtrain.plumbing.data.ledger import Exhausted, Quiet
 from pushtrain.plumbing.data.terms import of_rules
-from pushtrain.plumbing.disk.cache import Cache
-from pushtrain.plumbing.disk.ownfolders import own_folder
-from pushtrain.plumbing.disk.state import StateFolder
-from pushtrain.plumbing.git.mirror import Mirror
-from pushtrain.plumbing.housekeeping.upkeep import Upkeep
-from pushtrain.plumbing.isolation.building import CagedBuilder
 from pushtrain.plumbing.isolation.uplink import Uplink
-from pushtrain.ports import Activation, Enclosure, Environment, Recipe, Report, Sandbox, Stop
+from pushtrain.ports import Activation, Enclosure, Report, Stop
 
 SHELL: Final = ("bash", "-eo", "pipefail", "-c")
 _REASONS: Final = {
@@ -78,73 +64,6 @@ class PreparationError(Exception):
         self.reason = reason
         self.detail = fit(detail)
         self.again_at = again_at
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What preparing takes; the same for all attempts."""
-
-    state: StateFolder
-    settings: ExecutorSettings
-    rulebook: Rulebook
-    downloads: Ledger
-    mirrors: Callable[[str], Mirror]
-    """The mirror of a repository's key."""
-    environments: Mapping[str, Environment]
-    """By `EnvironmentKind`, in the order in which `auto` asks them."""
-    data: Cache
-    built: Cache
-    upkeep: Upkeep
-    sandbox: Sandbox
-    """What jobs are kept in."""
-    access: Access
-    """What they reach over the network."""
-    vault: Vault
-    """Knows the secrets that jobs name."""
-    meter: Meter
-    """Counts what attempts use of GPUs."""
-    cgroups: Mapping[str, Path] = field(default_factory=dict)
-    """Where control groups can be made; see `plumbing/isolation/cgroups.py`."""
-    gpus: tuple[Gpu, ...] = ()
-    compiler: Compiler = field(default_factory=Compiler)
-    seeing: set[tuple[Path, str]] = field(default_factory=set)
-    """Environments and drivers that are known to see GPUs together."""
-    inherited: Mapping[str, str] = field(default_factory=lambda: os.environ)
-
-    @property
-    def rules(self) -> Rules:
-        """What the owner allows."""
-        return self.rulebook.rules
-
-    @property
-    def bounds(self) -> Bounds:
-        """What the owner keeps of shared GPUs, and allows a person."""
-        return Bounds(self.rules.owner.reserve, self.rules.limits.gpu_hours_per_day)
-
-    def caches(self, repository: str, *, apart: str = "") -> Path:
-        """A repository's own folder for `HF_HOME` and its like, kept between runs.
-
-        Args:
-            repository: Its key.
-            apart: The branch to which it belongs alone: jobs with secrets share nothing with other branches,
-                whose code could leave something in it for them, or read what their tools wrote down.
-        """
-        parts = ("home", "huggingface", "torch", "cache")
-        return own_folder(self.state.caches, repository, apart=apart, parts=parts)
-
-    def builds(self, repository: str, *, apart: str = "") -> Path:
-        """What a repository's own code was built with, likewise; nothing but builds can write there."""
-        return own_folder(self.state.builds, repository, apart=apart)
-
-    def close(self) -> None:
-        """End what goes on behind attempts."""
-        self.compiler.close()
-        self.access.close()
-
-    def make_room(self) -> None:
-        """Collect what was used least when the disk is nearly full."""
-        if self.upkeep.low:
-            self.upkeep.collect()
 
 
 class Preparation:
@@ -172,7 +91,7 @@ class Preparation:
         self._data: list[Fetched] = []
         self._environment = ""
         self._shown: list[Path] = []
-        self._uplink: Uplink | None = None
+        self._line = shop.access.line()
         self._reached = ""
         self._secrets: dict[str, Given] = {}
 
@@ -193,13 +112,11 @@ class Preparation:
     @property
     def uplink(self) -> Uplink | None:
         """The way to the internet that the attempt has; whoever starts it hands it to the shim."""
-        return self._uplink
+        return self._line.uplink
 
     def close(self) -> None:
         """Let go of the uplink, which goes on only where a shim holds it."""
-        if self._uplink is not None:
-            self._uplink.close()
-            self._uplink = None
+        self._line.close()
 
     def told(self, attempt: Attempt) -> Attempt:
         """The attempt with what is known of its preparation, also of one that failed."""
@@ -238,7 +155,7 @@ class Preparation:
             inherited=self._shop.inherited,
         )
         if self._run.gpus:
-            self._check_torch(env, root, self._enclosure(self._quiet, activation, root, caches))
+            self._check_torch(env, root, self._enclosure(self._shop.quiet, activation, root, caches))
         during, then = (network, network)
         if network is JobNetwork.FETCH_ONLY:
             during, then = JobNetwork.INTERNET, JobNetwork.NONE
@@ -278,11 +195,6 @@ class Preparation:
             problem = f"The job asks for isolation `{least}` at least, and this executor offers `{level}`."
             raise PreparationError(Reason.ISOLATION, f"{problem} Send it to another one.")
 
-    @property
-    def _quiet(self) -> JobNetwork:
-        """No network, for what needs none, where the level can keep it away."""
-        return JobNetwork.NONE if self._shop.sandbox.level.reaches(Isolation.SANDBOX) else JobNetwork.FULL
-
     def _network(self) -> JobNetwork:
         """What the job reaches; rules may have changed since it was accepted."""
         try:
@@ -306,16 +218,10 @@ class Preparation:
         try:
             enclosure = shop.sandbox.enclose(cage)
             if enclosure.confinement.uplink:
-                self._take_uplink()
+                self._line.take()
         except (PushtrainError, OSError) as error:
             raise PreparationError(Reason.ISOLATION, f"The job could not be isolated: {error}") from error
         return enclosure
-
-    def _take_uplink(self) -> Uplink | None:
-        """The attempt's uplink; the builds of its environment and its commands share it."""
-        if self._uplink is None and self._shop.access.uplinks is not None:
-            self._uplink = self._shop.access.uplinks.take()
-        return self._uplink
 
     # --- the stages ---------------------------------------------------------------------------------------
 
@@ -475,88 +381,26 @@ class Preparation:
 
     def _build(self) -> tuple[Activation, Path]:
         """The environment, built if need be, and where it is."""
-        tree, spec, overlay = self._folder.tree, self._wanted(), self._folder.overlay
         with self._stage(Stage.ENVIRONMENT) as notes:
-            kind, adapter, recipe = self._choose()
-            root = overlay
-            if recipe.key:
-                root, cached = self._made(adapter, spec, f"{kind}-{recipe.key}".lower())
-                notes.append("cached" if cached else "built")
-            activation = adapter.activate(tree, spec, root, overlay, self._builder(code=True))
-            self._environment = ", ".join([recipe.title, *notes, *(() if recipe.locked else ("not pinned",))])
-        python = next((one / "python" for one in activation.path if (one / "python").exists()), None)
-        if recipe.key and python is not None:
-            cage = compiling_cage(root, python, self._shop.state, network=self._quiet)
-            self._shop.compiler.want(root, python, self._shop.sandbox.enclose(cage))
-        return activation, root
-
-    def _received(self) -> int | None:
-        """Bytes that came in through the attempt's uplink; None: it has none."""
-        return None if self._uplink is None else self._uplink.received()
-
-    def _made(self, adapter: Environment, spec: EnvironmentSpec, key: str) -> tuple[Path, bool]:
-        """The environment of a key, and whether it was there.
-
-        One that took nobody's code is everybody's. What code has had its hands in is the repository's own: by
-        what it leaves behind it could else be in another repository's runs.
-        """
-        built, tree = self._shop.built, self._folder.tree
-        own = f"{key}-{hashlib.sha256(self._own.name.encode()).hexdigest()[:16]}"
-        if not _stands(built.root / own):
-            built.remove(own)
-        found = built.get(own, holder=tree)
-        if found is not None:
-            return found, True
-
-        def make(into: Path, *, code: bool) -> None:
-            with self._shop.downloads.building(into, self._received):
-                adapter.build(tree, spec, into, self._builder(code=code))
-
-        try:
-            return built.build(key, partial(make, code=False), holder=tree, stop=self._stop_all)
-        except NeedsCode:
-            return built.build(own, partial(make, code=True), holder=tree, stop=self._stop_all)
+            made = JobEnvironment(
+                self._job,
+                self._shop,
+                tree=self._folder.tree,
+                overlay=self._folder.overlay,
+                own=self._shop.builds(self._run.command.repository, apart=self._apart),
+                network=JobNetwork(self._reached),
+                line=self._line,
+                report=self._report(Stage.ENVIRONMENT),
+                stop=self._stop_all,
+            ).made(notes)
+        self._environment = made.told
+        made.compile(self._shop)
+        return made.activation, made.root
 
     @property
     def _apart(self) -> str:
         """The branch that the repository's caches are for alone; empty: they are for all."""
         return self._run.command.ref if self._job.secrets else ""
-
-    @property
-    def _own(self) -> Path:
-        return self._shop.builds(self._run.command.repository, apart=self._apart)
-
-    def _builder(self, *, code: bool) -> CagedBuilder:
-        shop = self._shop
-        return CagedBuilder(
-            shop.sandbox,
-            shared=shop.state.environments,
-            tools=shop.state.tools,
-            own=self._own,
-            network=JobNetwork(self._reached),
-            uplink=self._take_uplink,
-            limits=shop.rules.limits,
-            report=self._report(Stage.ENVIRONMENT),
-            stop=self._stop_all,
-            code=code,
-            hosts=shop.rules.allow_data_hosts,
-            environ=shop.inherited,
-        )
-
-    def _wanted(self) -> EnvironmentSpec:
-        """What the job asks for; where it leaves the choice to us, with the script that it runs as a hint."""
-        spec = self._job.environment
-        if spec.kind is not EnvironmentKind.AUTO:
-            return spec
-        return spec.model_copy(update={"file": script_of(self._job.command)})
-
-    def _choose(self) -> tuple[str, Environment, Recipe]:
-        tree, spec, offered = self._folder.tree, self._wanted(), self._shop.environments
-        kinds = [kind for kind in offered if spec.kind in {EnvironmentKind.AUTO, kind}]
-        for kind in kinds:
-            if (recipe := offered[kind].plan(tree, spec)) is not None:
-                return kind, offered[kind], recipe
-        raise PreparationError(Reason.ENVIRONMENT, _unfit(spec, offered=bool(kinds)))
 
     def _check_torch(self, env: Mapping[str, str], root: Path, enclosure: Enclosure) -> None:
         driver = next((gpu.driver for gpu in self._shop.gpus), "")
@@ -582,25 +426,6 @@ def number_of(chosen: PreemptSignal) -> int:
     return 0 if chosen is PreemptSignal.NONE else signal.Signals[chosen.value].value
 
 
-def _stands(root: Path) -> bool:
-    """Whether an environment's Python has not gone from the machine."""
-    python = root / "bin" / "python"
-    return python.exists() or not python.is_symlink()
-
-
 def time_limit(job: JobSpec, limits: Limits) -> float:
     """Seconds that a training may last here."""
     return min(job.timeout or limits.time, limits.time)
-
-
-def _unfit(spec: EnvironmentSpec, *, offered: bool) -> str:
-    if not offered:
-        return (
-            f"This executor builds no `{spec.kind}` environments. Choose another kind, or another executor."
-        )
-    if spec.kind is EnvironmentKind.AUTO:
-        return "No way to build an environment fits this commit. Name one with `environment`."
-    return (
-        f"This commit has nothing that a `{spec.kind}` environment is built from. "
-        "Commit what it needs, or change `environment`."
-    )
