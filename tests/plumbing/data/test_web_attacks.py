@@ -579,7 +579,7 @@ def test_all_data_of_a_run_is_counted_together(server: FileServer, cache: Cache)
 def test_redirect_with_a_body_without_end_is_left_at_once(server: FileServer, cache: Cache) -> None:
     server.serve("/b", CONTENT)
     head = b"HTTP/1.1 302 Found\r\nLocation: /b\r\nTransfer-Encoding: chunked\r\n\r\n"
-    url = server.serve("/a", b"", endless(head, b"10000\r\n" + bytes(65536) + b"\r\n"))
+    url = server.serve("/a", b"", endless(head, b"10000\r\n" + bytes(65536) + b"\r\n", pause=0.02))
     tracemalloc.start()
     try:
         assert get(cache, url, f"127.0.0.1:{port_of(server)}")[0].read_bytes() == CONTENT
