@@ -21,7 +21,7 @@ from pushtrain.core.states import State
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.machine.excluded import Excluded
 from pushtrain.plumbing.machine.systemd import UNIT, Manager
-from pushtrain.plumbing.sqlite.salvage import damage
+from pushtrain.plumbing.sqlite.soundness import damage
 from pushtrain.plumbing.sqlite.store import Store
 
 _GIT: Final = (2, 30)

@@ -24,7 +24,7 @@ def check(*, json: Json = False, state: State = None) -> None:
 
     May be called while a server uses it. Exits with 8 when it is damaged.
     """
-    from pushtrain.plumbing.sqlite.salvage import damage
+    from pushtrain.plumbing.sqlite.soundness import damage
 
     folder = _existing(state)
     problem = damage(folder.store)
@@ -63,8 +63,8 @@ def recover(*, json: Json = False, state: State = None) -> None:
     The damaged file is kept aside. A run that had begun is neither forgotten nor begun again: the next start
     looks in its folder for what became of it. Nobody may serve the state folder meanwhile.
     """
-    from pushtrain.plumbing.sqlite.salvage import damage
     from pushtrain.plumbing.sqlite.salvage import recover as put_together
+    from pushtrain.plumbing.sqlite.soundness import damage
 
     folder = _existing(state)
     with FolderLock(folder.lock):

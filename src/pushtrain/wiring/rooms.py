@@ -31,6 +31,7 @@ from pushtrain.plumbing.keys.identity import Ring, forget_former
 from pushtrain.plumbing.keys.sealing import sealing_key
 from pushtrain.plumbing.machine.gpu import inventory
 from pushtrain.plumbing.programs import orphans
+from pushtrain.plumbing.sqlite.soundness import looked_through
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.board import Listed
 from pushtrain.sender.kept import KeptCommands
@@ -189,11 +190,8 @@ async def _room(state: StateFolder) -> AsyncIterator[Store]:
         settle(state.machine)
         orphans.take_over(state.root)
         forget_former(state.key)
-        store = Store(state.store)
-        try:
+        with contextlib.closing(Store(state.store)) as store, looked_through(state.store):
             yield store
-        finally:
-            store.close()
 
 
 def _executor(

@@ -1,6 +1,7 @@
 """A store that is damaged says so, and can be put together again; nothing starts twice because of it."""
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -8,15 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pushtrain.cli.app import run
 from pushtrain.core.errors import StorageError, StoreDamaged
 from pushtrain.core.lifecycle import Exited, Prepared
 from pushtrain.core.run import Run
 from pushtrain.core.states import Reason, State
 from pushtrain.plumbing.sqlite import checksums
 from pushtrain.plumbing.sqlite.database import MIGRATIONS, Database, copy_of, mark_of
-from pushtrain.plumbing.sqlite.salvage import damage, recover
+from pushtrain.plumbing.sqlite.salvage import recover
+from pushtrain.plumbing.sqlite.soundness import damage, looked_through
 from pushtrain.plumbing.sqlite.store import Store
-from pushtrain.testing import a_command
+from pushtrain.testing import a_command, wait_until
 
 PAGE = 4096
 
@@ -85,14 +88,53 @@ def test_any_flipped_bit_is_told_and_never_answered_from(
 
 def test_a_flip_that_plain_sqlite_does_not_see_is_found(sound: Path, tmp_path: Path) -> None:
     path = another(sound, tmp_path)
-    data = bytearray(path.read_bytes())
-    place = data.rindex(b"github.com/octo/hello")
-    data[place] ^= 1
-    path.write_bytes(data)
+    flip(path)
     plain = apsw.Connection(str(path), vfs="unix")
     assert plain.execute("SELECT count(*) FROM runs").get == 60  # and it answers as if nothing had happened
     plain.close()
     assert "damaged" in damage(path)
+
+
+def flip(path: Path) -> None:
+    """Change one letter of a row that nobody asks for at a start."""
+    data = bytearray(path.read_bytes())
+    place = data.rindex(b"github.com/octo/hello")
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_start_refuses_a_store_of_which_any_page_is_damaged(sound: Path, tmp_path: Path) -> None:
+    path = another(sound, tmp_path)
+    with closing(Store(path)), looked_through(path):
+        pass
+    flip(path)
+    with (
+        closing(Store(path)),  # which alone sees nothing
+        pytest.raises(StoreDamaged, match="damaged") as caught,
+        looked_through(path),
+    ):
+        pytest.fail("it was served")
+    assert "store recover" in caught.value.mend
+
+
+def test_what_of_a_large_store_a_start_has_no_time_for_is_read_behind_it(
+    sound: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = another(sound, tmp_path)
+    flip(path)
+    with closing(Store(path)), looked_through(path, at_once=-1):
+        wait_until(lambda: "store recover" in caplog.text)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_room_does_not_open_on_a_damaged_store(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(another(sound, tmp_path))
+    assert (
+        run(("sender", "--state", str(tmp_path), "--repo", "https://h.invalid/r")) == StoreDamaged.exit_code
+    )
+    assert "`pushtrain store recover`" in capsys.readouterr().err
 
 
 def test_a_journal_that_was_cut_off_is_noticed(tmp_path: Path) -> None:

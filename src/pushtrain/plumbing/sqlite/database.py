@@ -82,7 +82,7 @@ MIGRATIONS: Final[tuple[str, ...]] = (
 
 _BUSY_MS: Final = 10_000
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError)
-_MEND: Final = (
+MEND: Final = (
     "Stop pushtrain and run `pushtrain store recover`: it saves what can be read, takes the rest from the "
     "copy that is kept, and tells what is missing."
 )
@@ -199,7 +199,7 @@ class Database:
             raise StoreDamaged(
                 f"The store {self.path} has lost its last {missing} write{'s' if missing != 1 else ''}: its "
                 "journal was damaged or cut off, or an older file was put in its place.",
-                mend=_MEND,
+                mend=MEND,
             )
         self._mark.write(self._count)
 
@@ -337,7 +337,7 @@ class Database:
             why, mend = "the disk is full", "Free some space; nothing that was accepted is lost."
         elif isinstance(error, _DAMAGED) or getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
             return StoreDamaged(
-                f"The store {self.path} cannot be used: the file is damaged or is not a store.", mend=_MEND
+                f"The store {self.path} cannot be used: the file is damaged or is not a store.", mend=MEND
             )
         elif isinstance(error, apsw.BusyError | apsw.LockedError):
             why, mend = (

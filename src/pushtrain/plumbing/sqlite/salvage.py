@@ -19,7 +19,7 @@ import apsw
 from pydantic import ValidationError
 
 from pushtrain.core.command import TrainCommand
-from pushtrain.core.errors import StorageError, StoreDamaged
+from pushtrain.core.errors import StorageError
 from pushtrain.core.run import Artifact, Attempt, Run
 from pushtrain.core.states import State
 from pushtrain.plumbing.disk.files import sync_folder
@@ -236,23 +236,3 @@ def _as_claimed(db: apsw.Connection, run: Run, number: int) -> None:
     rows.put(db, known, before=run.state)
     rows.put_attempt(db, Attempt(run_id=run.id, number=number, executor="", claimed_at=run.updated_at))
     rows.tell(db, known, "recovered", "its record was restored after damage to the store", run.updated_at)
-
-
-def damage(path: Path) -> str:
-    """What is wrong with a store, in one sentence; empty: nothing. Reads all of it, beside whoever writes.
-
-    Raises:
-        StorageError: It cannot be opened for another reason.
-    """
-    try:
-        database = Database(path, read_only=True)
-    except StoreDamaged as error:
-        return error.message
-    try:
-        verdict = database.read(lambda db: [str(row[0]) for row in db.execute("PRAGMA integrity_check(3)")])
-    except StoreDamaged as error:
-        return error.message
-    finally:
-        database.close()
-    told = "; ".join(" ".join(one.split()) for one in verdict)
-    return "" if told == "ok" else f"The store {path} is damaged: {told}."
