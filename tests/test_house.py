@@ -29,6 +29,21 @@ def test_lint_is_clean(argv: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_what_the_coverage_of_the_gate_looks_at_is_there() -> None:
+    """A file that has moved away would be covered whole, and its tests be missed by nobody."""
+    listed = (
+        (ROOT / "tests/gate.coveragerc")
+        .read_text()
+        .partition("include =")[2]
+        .partition("[report]")[0]
+        .split()
+    )
+    tests = (ROOT / "Makefile").read_text().partition("GATE :=")[2].partition("\ncoverage:")[0].split()
+    named = [*listed, *(f"tests/{test}" for test in tests if test != "\\")]
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 @pytest.mark.slow
 def test_types_are_strict_and_hold() -> None:
     done = call(str(BIN / "mypy"))
