@@ -65,7 +65,7 @@ class Ended(Protocol):
 
 
 class Builder(Protocol):
-    """Runs the tools that build one attempt's environment, each in a cage (`isolation/building.py`)."""
+    """Runs tools that build an attempt's environment, each in a cage (`plumbing/isolation/building.py`)."""
 
     code: bool
     """Whether they may run code that is not theirs; else they only fetch and unpack."""
