@@ -1,15 +1,18 @@
-"""A storm: executor, sender and shims are killed at random while people push; then nothing may be missing.
+"""A storm: executors, sender and shims are killed at random while people push; then nothing may be missing.
 
     python tests/chaos/storm.py --kills 1000        # what `make chaos` does; half an hour
 
-Real processes, as a user starts them, at a real Git host on loopback. Every job keeps a journal in the home
-of its repository, which outlives it: that it began, and each line when it had said it. When the storm is over
-and everything has come to rest, the journal, the store and the results branch are held against each other
-(`Storm.faults`). A seed tells which storm it was; what a killed process was doing is up to the machine.
+Real processes, as a user starts them, at a real Git host on loopback: two executors that one roster tells
+of, and a sender. Owners come and go, so runs give way, and go on at the other executor with their checkpoint.
+Every job keeps a journal in the home of its repository, which outlives it: that it began, with which line it
+went on, and each line when it had said it. When the storm is over and everything has come to rest, the
+journals, the stores and the results branch are held against each other (`reckoning`). A seed tells which
+storm it was; what a killed process was doing is up to the machine.
 """
 
 import argparse
-import json
+import logging
+import os
 import random
 import shutil
 import signal
@@ -17,34 +20,41 @@ import socket
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import tomlkit
+import urllib3
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 
-from house import House, Work, housed
+from house import SECRET, House, Work, housed
+from moto.server import ThreadedMotoServer
+from reckoning import Book, Reckoning
 
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, State
-from pushtrain.core.value import RESULTS_BRANCH
+from pushtrain.core.states import State
+from pushtrain.core.value import CONFIG_BRANCH
 from pushtrain.executor.runs import launch
 from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.keys.authorized import load_or_create
+from pushtrain.plumbing.keys.trusted import Trusted
 from pushtrain.plumbing.owner.pause import PauseFile
 from pushtrain.plumbing.programs import proc
-from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.testing import wait_until
 
 LINES: Final = 40
-"""Lines that each job says."""
+"""Lines that each job says, and steps that it logs."""
 JOB: Final = f"""\
-import os, pathlib, signal, sys, time
+import json, os, pathlib, signal, sys, time
 
 run, attempt = os.environ["PUSHTRAIN_RUN_ID"], os.environ["PUSHTRAIN_ATTEMPT"]
 journal = os.open(pathlib.Path.home() / "journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 saved = pathlib.Path(os.environ["PUSHTRAIN_CHECKPOINT_DIR"], "at")
+metrics = open(os.environ["PUSHTRAIN_METRICS"], "a", buffering=1)
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 
@@ -53,34 +63,41 @@ def note(what):
 
 note("began")
 begin = int(saved.read_text()) if saved.exists() else 0
+note(f"from {{begin}}")
 for number in range(begin, {LINES}):
     if asked:
-        note("saved")
         sys.exit(85)
+    metrics.write(json.dumps({{"step": number, "loss": 1 / (number + 1)}}) + "\\n")
     print(f"line {{number}} of attempt {{attempt}}", flush=True)
     note(f"said {{number}}")
     saved.with_suffix(".new").write_text(str(number + 1))
     os.replace(saved.with_suffix(".new"), saved)
+    note(f"saved {{number + 1}}")
     time.sleep(0.02)
 print(f"end of attempt {{attempt}}", flush=True)
 note("ended")
 """
-TOML: Final = """\
+BUCKET: Final = "s3://checkpoints"
+TOML: Final = f"""\
 [job.train]
 command = "python3 job.py"
 environment = "system"
+checkpoint_to = "{BUCKET}"
+concurrency = "checkpoint-older"
 
 [job.train.retry]
 lost = 100
 """
+ROSTER: Final = f"{CONFIG_BRANCH}:config.json"
+HASTY: Final = Path(__file__).with_name("hasty.py")
 _PATIENCE: Final = 5.0
 """Seconds that a strike waits for somebody to strike."""
-_WEIGHTS: Final = {"executor": 8, "sender": 3, "shim": 5, "preempt": 3, "stop": 1}
-"""How often each is struck: killed, killed, killed; the owner comes and goes; stopped in order."""
-
-
-Key = tuple[str, int]
-"""A run's id and an attempt's number."""
+_WEIGHTS: Final = {"executor": 8, "all": 1, "sender": 3, "shim": 4, "preempt": 4, "stop": 1}
+"""How often one is killed, all are, the sender, a shim; an owner comes and goes; one is stopped in order."""
+_ON_TOP: Final = 0.25
+"""How many pushes go to a branch whose last run has not ended: that one gives way."""
+_LONG: Final = 100
+"""Strikes of a storm in which some run must have moved with its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,10 @@ class Figures:
     attempts: int
     lines: int
     """That jobs had said."""
+    moved: int
+    """Times that a run went on at another executor."""
+    carried: int
+    """Of those, with a checkpoint."""
     seconds: float
     calm: float
     """Of those, the seconds until everything had come to rest."""
@@ -101,7 +122,8 @@ class Figures:
         blows = ", ".join(f"{count} {name}" for name, count in self.strikes.items())
         return (
             f"seed {self.seed}: {sum(self.strikes.values())} strikes ({blows}); {self.runs} runs, "
-            f"{self.attempts} attempts, {self.lines} lines; {self.seconds:.0f} s, {self.calm:.0f} s of them "
+            f"{self.attempts} attempts, {self.lines} lines; {self.moved} moves to another executor, "
+            f"{self.carried} of them with a checkpoint; {self.seconds:.0f} s, {self.calm:.0f} s of them "
             "until all had come to rest"
         )
 
@@ -113,18 +135,32 @@ class Storm:
     Args:
         house: With one repository.
         seed: Which storm.
+        executors: How many there are.
     """
 
     house: House
     seed: int
+    executors: int = 2
     strikes: Counter[str] = field(default_factory=Counter)
     pushed: list[str] = field(default_factory=list)
+    tips: dict[str, str] = field(default_factory=dict)
+    """The branch of each commit that is a branch's last."""
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)  # noqa: S311  no secret
-        self.ports = {name: _free_port() for name in ("executor", "sender")}
+        while len(self.house.executors) < self.executors:
+            self.house.another_executor()
+        self.ports = {name: _free_port() for name in (*self.house.executors, "sender")}
         self.work: Work = self.house.work(TOML, {"job.py": JOB})
-        self.pause = PauseFile(self.house.executor_state.pause)
+        common = {"repositories": self.house.remotes, "roster": ROSTER}
+        lent = common | {
+            "executor": {"slots": 3, "grace": 5},
+            "rules": {"artifact_urls": [BUCKET], "owner": {"settle": 0}},
+        }
+        self.house.sender_state.settings.write_text(tomlkit.dumps(common))
+        for state in self.house.executors.values():
+            state.settings.write_text(tomlkit.dumps(lent))
+            Trusted(self.house.sender_state.trusted).add(load_or_create(state.key).public_key())
         self.begun = time.monotonic()
 
     # --- the storm ----------------------------------------------------------------------------------------
@@ -132,9 +168,11 @@ class Storm:
     def rage(self, kills: int, *, runs: int) -> Figures:
         """Push `runs` commits while `kills` strikes fall; then let everything come to rest."""
         self.work.pushed("The beginning")
-        self._start("executor", wait=True)
-        self.house._settle_sender()
-        self._start("sender", wait=True)
+        for name in (*self.house.executors, "sender"):
+            self._start(name)
+        for name in self.house.executors:
+            self._ready(name)
+        self.house.host.notify(self._ready("sender")["webhook"], SECRET.encode())
         for number in range(kills):
             if len(self.pushed) * kills < runs * (number + 1):
                 self._push()
@@ -142,26 +180,51 @@ class Storm:
             self._strike()
         struck = time.monotonic()
         self._rest()
-        attempts = [attempt for run in self._runs() for attempt in self._store(run.id)]
-        said = sum(len(lines) for lines in self._journal()[1].values())
+        left = self.left()
         now = time.monotonic()
+        moved, carried = left.journal.moves()
         return Figures(
-            self.seed,
-            dict(self.strikes),
-            len(self.pushed),
-            len(attempts),
-            said,
-            now - self.begun,
-            now - struck,
+            seed=self.seed,
+            strikes=dict(self.strikes),
+            runs=len(self.pushed),
+            attempts=left.attempts(),
+            lines=sum(map(len, left.journal.said.values())),
+            moved=moved,
+            carried=carried,
+            seconds=now - self.begun,
+            calm=now - struck,
         )
 
+    def left(self) -> Reckoning:
+        """What is there now."""
+        return Reckoning(self.house, self.work, self.pushed, lines=LINES)
+
+    def faults(self, figures: Figures) -> list[str]:
+        """Everything that is lost, doubled or untrue, and what a long storm should have seen."""
+        seen = figures.carried or sum(self.strikes.values()) < _LONG or self.executors == 1
+        return self.left().faults() + ([] if seen else ["no run went on elsewhere with its checkpoint"])
+
     def _push(self) -> None:
-        """A commit on a branch of its own, so that none supersedes another."""
-        name = f"b{len(self.pushed)}"
-        self.work.git("checkout", "--quiet", "-b", name)
-        commit = self.work.commit({"count.txt": f"{len(self.pushed)}\n"}, f"Push {name}")
+        """A commit on a branch of its own, or on top of one whose last run must then give way.
+
+        That one has its run already: a push that was overtaken before anybody saw it would have none.
+        """
+        open_ = [
+            run.command.commit
+            for name, state in self.house.executors.items()
+            for run in Book.of(name, state, attempts=False).runs.values()
+            if run.state in {State.QUEUED, State.PREPARING, State.RUNNING} and run.command.commit in self.tips
+        ]
+        if open_ and self.dice.random() < _ON_TOP:
+            name = self.tips.pop(self.dice.choice(sorted(open_)))
+            self.work.git("checkout", "--quiet", name)
+        else:
+            name = f"b{len(self.pushed)}"
+            self.work.git("checkout", "--quiet", "-b", name, "main")
+        commit = self.work.commit({"count.txt": f"{len(self.pushed)}\n"}, f"Push {len(self.pushed)}")
         self.work.git("push", "--quiet", "origin", f"{name}:refs/heads/{name}")
         self.pushed.append(commit)
+        self.tips[commit] = name
 
     def _strike(self) -> None:
         """Strike once; shims only where one lives, and their owner comes only while something runs."""
@@ -169,48 +232,56 @@ class Storm:
         shim = self._a_shim() if what in {"shim", "preempt"} else None
         if what in {"shim", "preempt"} and shim is None:
             what = "executor"
+        one = self.dice.choice(list(self.house.executors))
         match what:
-            case "executor" | "sender":
-                self.house.kill(what)
-                self._start(what)
+            case "executor" | "sender" | "all":
+                struck = {"executor": [one], "sender": ["sender"], "all": list(self.house.executors)}[what]
+                for name in struck:
+                    self.house.kill(name)
+                for name in struck:
+                    self._start(name)
             case "stop":
-                self.house.processes["executor"].send_signal(signal.SIGTERM)
-                self.house.processes.pop("executor").wait(30)
-                self._start("executor")
+                self.house.processes[one].send_signal(signal.SIGTERM)
+                self.house.processes.pop(one).wait(30)
+                self._start(one)
             case "shim" if shim is not None:
-                proc.send(shim.pid, shim.start, signal.SIGKILL)
-            case "preempt":
-                self.pause.pause(3 * self.dice.random())
+                proc.send(shim[1].pid, shim[1].start, signal.SIGKILL)
+            case "preempt" if shim is not None:
+                PauseFile(self.house.executors[shim[0]].pause).pause(
+                    self.dice.choice((2, 5, 12)) * self.dice.random()
+                )
         self.strikes[what] += 1
 
-    def _a_shim(self) -> launch.Process | None:
-        """One of the shims that live, or that come to life while we wait; None: none did."""
+    def _a_shim(self) -> tuple[str, launch.Process] | None:
+        """One of the shims that live, or come to life while we wait, and its executor; None: none did."""
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             shims = []
-            for spec in sorted(self.house.executor_state.runs.glob("*/*/started.json")):
-                shim = launch.find(RunDir(spec.parent))
-                if shim is not None and proc.alive(shim.pid, shim.start):
-                    shims.append(shim)
+            for name, state in self.house.executors.items():
+                for spec in sorted(state.runs.glob("*/*/started.json")):
+                    shim = launch.find(RunDir(spec.parent))
+                    if shim is not None and proc.alive(shim.pid, shim.start):
+                        shims.append((name, shim))
             if shims:
                 time.sleep(0.5 * self.dice.random())
                 return self.dice.choice(shims)
             time.sleep(0.02)
         return None
 
-    def _start(self, name: str, *, wait: bool = False) -> None:
-        state = self.house.executor_state if name == "executor" else self.house.sender_state
-        words = ["--state", str(state.root), "--port", str(self.ports[name])]
-        if name == "executor":
-            words += ["--repo", self.house.remotes[0], "--name", "lab-1"]
-            state.settings.write_text("[executor]\nslots = 3\ngrace = 5\n[rules.owner]\nsettle = 0\n")
+    def _start(self, name: str) -> None:
+        port = str(self.ports[name])
+        if name == "sender":
+            state = self.house.sender_state
+            words = ["--poll-seconds", "2"]
         else:
-            words += ["--poll-seconds", "2"]
-        out = self.house.start(name, name, *words)
-        if wait:
-            facts = self.house.facts(name, out)
-            if name == "sender":
-                self.house.host.notify(facts["webhook"], b"between host and sender")
+            state = self.house.executors[name]
+            words = ["--name", f"lab-{list(self.house.executors).index(name) + 1}"]
+            words += ["--tunnel", "static", "--public-url", f"http://127.0.0.1:{port}"]
+        words += ["--state", str(state.root), "--port", port]
+        self.house.start(name, name.partition("-")[0], *words, program=HASTY if name == "sender" else None)
+
+    def _ready(self, name: str) -> dict[str, str]:
+        return self.house.facts(name, self.house.folder / f"{name}.out")
 
     def _rest(self) -> None:
         """Wait until every push has its run, and every run has ended and is published."""
@@ -219,120 +290,17 @@ class Storm:
             for name, child in list(self.house.processes.items()):
                 if child.poll() is not None:
                     raise AssertionError(f"the {name} has ended by itself:\n{self.house.log(name)}")
-            runs = {run.command.commit: run for run in self._runs()}
-            return all(commit in runs and runs[commit].state is State.DONE for commit in self.pushed) or None
+            ended = {
+                run.command.commit
+                for name, state in self.house.executors.items()
+                for run in Book.of(name, state, attempts=False).final()
+            }
+            return ended.issuperset(self.pushed) or None
 
-        self.house.wait(rested, "everything to come to rest", timeout=60 + 3 * len(self.pushed))
-
-    # --- what is left -------------------------------------------------------------------------------------
-
-    def _runs(self) -> list[Run]:
-        store = Store(self.house.executor_state.store, read_only=True)
         try:
-            return store.runs(limit=10_000)
-        finally:
-            store.close()
-
-    def _store(self, run_id: str) -> list[Any]:
-        store = Store(self.house.executor_state.store, read_only=True)
-        try:
-            return store.attempts(run_id)
-        finally:
-            store.close()
-
-    def _journal(
-        self,
-    ) -> tuple[Counter[tuple[str, int]], dict[tuple[str, int], list[int]], set[tuple[str, int]]]:
-        """How often each attempt began, the lines that it said, and those that ended by themselves."""
-        began: Counter[Key] = Counter()
-        said: dict[Key, list[int]] = defaultdict(list)
-        ended: set[Key] = set()
-        for file in self.house.executor_state.caches.glob("*/home/journal"):
-            for line in file.read_text().splitlines():
-                run, attempt, what, *rest = line.split()
-                key = (run, int(attempt))
-                if what == "began":
-                    began[key] += 1
-                elif what == "said":
-                    said[key].append(int(rest[0]))
-                elif what == "ended":
-                    ended.add(key)
-        return began, said, ended
-
-    def faults(self) -> list[str]:
-        """Everything that is lost, doubled or untrue."""
-        began, said, ended = self._journal()
-        runs = {run.id: run for run in self._runs()}
-        found = [f"the push {c[:7]} has no run" for c in self.pushed if c not in _commits(runs.values())]
-        found += [
-            f"attempt {number} of {run[:8]} began {n} times" for (run, number), n in began.items() if n > 1
-        ]
-        attempts = {run: {one.number: one for one in self._store(run)} for run in runs}
-        found += [
-            f"attempt {number} of {run[:8]} began, and nobody wrote it down"
-            for run, number in began
-            if number not in attempts.get(run, {})
-        ]
-        for run in runs.values():
-            last = attempts[run.id].get(run.attempt)
-            if run.state is not State.DONE or run.outcome is None:
-                found.append(f"run {run.short} has no end: {run.state}")
-            elif run.outcome is not Outcome.SUCCEEDED:
-                found.append(f"run {run.short} {run.outcome}: {run.detail}")
-            elif last is None or last.exit_code != 0 or (run.id, run.attempt) not in ended:
-                found.append(f"run {run.short} is said to have succeeded, and has not")
-            found += [
-                f"attempt {n} of {run.short} has no end"
-                for n, one in attempts[run.id].items()
-                if not one.ended_at
-            ]
-        return found + self._lost_lines(runs, said) + self._results(runs)
-
-    def _lost_lines(self, runs: Mapping[str, Run], said: Mapping[Key, list[int]]) -> list[str]:
-        """Lines that a job had said and that its log has not."""
-        found = []
-        for (run, number), numbers in said.items():
-            log = RunDir.of(self.house.executor_state.runs, run, number).log
-            if not log.exists():
-                found.append(f"the log of attempt {number} of {run[:8]} is gone")
-                continue
-            lines = [
-                line for line in log.read_text(errors="replace").splitlines() if line.startswith("line ")
-            ]
-            wanted = [f"line {each} of attempt {number}" for each in numbers]
-            if lines[: len(wanted)] != wanted:
-                missing = sorted(set(wanted) - set(lines))
-                found.append(f"the log of attempt {number} of {run[:8]} lacks {missing or 'the order'}")
-        return found
-
-    def _results(self, runs: Mapping[str, Run]) -> list[str]:
-        """Results that are doubled, missing, or not those of the run."""
-        tip = self.work.fetch(RESULTS_BRANCH)
-        records: dict[str, list[str]] = defaultdict(list)
-        for path in self.work.files(tip) if tip else ():
-            if path.endswith("/run.json"):
-                record = json.loads(self.work.show(tip, path))
-                records[record["run"]["id"]].append(path.removesuffix("/run.json"))
-        double = {run: at for run, at in records.items() if len(at) > 1}
-        found = [f"the results of {run[:8]} are there {len(at)} times" for run, at in double.items()]
-        for run in runs.values():
-            where = records.get(run.id)
-            if not where:
-                found.append(f"the results of {run.short} are missing")
-            elif where[0] != run.result_path:
-                found.append(f"the results of {run.short} are at {where[0]}, not {run.result_path}")
-            else:
-                log = self.work.show(tip, f"{where[0]}/log.txt").splitlines()
-                if log[-1:] != [f"end of attempt {run.attempt}"]:
-                    found.append(f"the published log of {run.short} is not whole: {log[-1:]}")
-        commits = self.work.git("rev-list", "--count", tip) if tip else "0"
-        if int(commits) > len(runs):
-            found.append(f"{commits} commits hold the results of {len(runs)} runs")
-        return found
-
-
-def _commits(runs: Any) -> set[str]:
-    return {run.command.commit for run in runs}
+            wait_until(rested, 60 + 3 * len(self.pushed), what="everything to come to rest")
+        except AssertionError as error:
+            raise AssertionError("\n".join([str(error), *self.left().faults()])) from None
 
 
 def _free_port() -> int:
@@ -342,10 +310,34 @@ def _free_port() -> int:
 
 
 @contextmanager
-def storm(folder: Path, seed: int) -> Iterator[Storm]:
+def _bucket() -> Iterator[None]:
+    """Where checkpoints go; whoever is started meanwhile finds it."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    told = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y",
+    }  # fmt: skip
+    before = {name: os.environ.get(name) for name in told}
+    try:
+        os.environ.update(told)
+        assert urllib3.request("PUT", f"{told['AWS_ENDPOINT_URL']}/checkpoints").status == 200
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        server.stop()
+
+
+@contextmanager
+def storm(folder: Path, seed: int, *, executors: int = 2) -> Iterator[Storm]:
     """A storm in a house; every process is ended when the block ends."""
-    with housed(folder) as house:
-        yield Storm(house, seed)
+    with _bucket(), housed(folder) as house:
+        yield Storm(house, seed, executors)
 
 
 def main() -> int:
@@ -353,12 +345,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=0, help="pushes; a third of the strikes when left out")
+    parser.add_argument("--executors", type=int, default=2)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever ends us leaves no process of ours
     folder = Path(tempfile.mkdtemp(prefix="pushtrain-storm-"))
-    with storm(folder, given.seed) as raging:
+    with storm(folder, given.seed, executors=given.executors) as raging:
         figures = raging.rage(given.kills, runs=given.runs or max(3, given.kills // 3))
-        faults = raging.faults()
+        faults = raging.faults(figures)
         if faults:
             (folder / "faults.txt").write_text("\n".join(faults))
     print(figures)  # noqa: T201

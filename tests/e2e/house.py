@@ -58,21 +58,35 @@ class House:
         self.remotes = [host.create(name) for name in self.names]
         self.executor_state = StateFolder(folder / "executor").create()
         self.sender_state = StateFolder(folder / "sender").create()
+        self.executors: dict[str, StateFolder] = {}
+        """By the names of their processes."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        sender = load_or_create(self.sender_state.key).public_key()
-        Authorized(self.executor_state.authorized).add(sender, name="sender")
+        self._lend("executor", self.executor_state)
         self.sender_state.webhook_secret.touch(0o600)
         self.sender_state.webhook_secret.write_text(SECRET)
         self._free = iter(range(repositories))
 
+    def another_executor(self) -> str:
+        """Have a state folder for one more executor, which obeys our sender; the name of its process."""
+        name = f"executor-{len(self.executors) + 1}"
+        self._lend(name, StateFolder(self.folder / name).create())
+        return name
+
+    def _lend(self, name: str, state: StateFolder) -> None:
+        sender = load_or_create(self.sender_state.key).public_key()
+        Authorized(state.authorized).add(sender, name="sender")
+        self.executors[name] = state
+
     # --- processes
 
-    def start(self, name: str, *words: str | Path, cwd: Path | None = None) -> Path:
-        """Start `pushtrain WORDS --json`; the file that its output goes to."""
+    def start(
+        self, name: str, *words: str | Path, cwd: Path | None = None, program: Path | None = None
+    ) -> Path:
+        """Start `pushtrain WORDS --json`, or another program like it; the file that its output goes to."""
         out = self.folder / f"{name}.out"
         with out.open("wb") as output, (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                (sys.executable, "-P", "-m", "pushtrain", *words, "--json"),
+                (sys.executable, "-P", *((program,) if program else ("-m", "pushtrain")), *words, "--json"),
                 cwd=cwd or self.folder,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
@@ -146,7 +160,7 @@ class House:
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 told = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-                if str(self.executor_state.runs).encode() in told:
+                if any(str(state.runs).encode() in told for state in self.executors.values()):
                     found.append(int(entry.name))
             except OSError:
                 continue
