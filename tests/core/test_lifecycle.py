@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pushtrain.core.command import TrainCommand
+from pushtrain.core.command import Checkpoint, TrainCommand
 from pushtrain.core.errors import IllegalTransition
 from pushtrain.core.jobspec import JobSpec
 from pushtrain.core.lifecycle import (
@@ -166,6 +166,16 @@ def test_a_run_that_is_moved_about_counts_on_and_no_late_command_brings_it_back(
         run = advance(run, Returned(command, "k"), now=4)
         assert (run.state, run.outcome, run.done_at, run.command) == (State.QUEUED, None, None, command)
         assert not comes_back(run, command)
+
+
+def test_a_run_that_comes_back_has_forgotten_the_checkpoint_that_it_went_away_with() -> None:
+    """It was trained elsewhere since: taken away before it begins here, it goes with what it came with."""
+    left = Checkpoint(attempt=1, where="lfs", sha256="0" * 64, size=1)
+    run = advance(advance(a_run(), Claimed("token"), now=2), Requeued(Reason.PREEMPTED), now=2)
+    run = advance(run.model_copy(update={"checkpoint": left}), Released(), now=3)
+    assert run.checkpoint == left, "whoever asks again for it is told again"
+    run = advance(run, Returned(a_command(2), "k"), now=4)
+    assert run.checkpoint is None
 
 
 def test_a_claim_counts_the_attempt_and_takes_token_and_gpus() -> None:

@@ -208,7 +208,7 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901, PLR091
         case Returned(command, sender, detail):
             change |= {"command": command, "sender": sender, "attempt": max(run.attempt, command.attempt)}
             change |= {"outcome": None, "reason": Reason.NONE, "detail": detail, "done_at": None}
-            change |= {"gives_way_to": "", "not_before": 0.0}
+            change |= {"gives_way_to": "", "not_before": 0.0, "checkpoint": None}
     return run.model_copy(update=change)
 
 
