@@ -7,7 +7,7 @@ import json
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import urllib3
@@ -15,13 +15,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from executor_house import House, done, logged, reached, story
 from moto.server import ThreadedMotoServer
 
-from pushtrain.core.command import Checkpoint, TrainCommand
+from pushtrain.core.command import Checkpoint, Segment, TrainCommand
 from pushtrain.core.errors import Busy, Conflict, DataError, Refused
 from pushtrain.core.jobspec import PreemptSignal
+from pushtrain.core.lifecycle import Requeued
 from pushtrain.core.run import Run
 from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.executor.api.web import create_app
 from pushtrain.executor.moving import luggage
+from pushtrain.executor.moving.migration import Migration
+from pushtrain.executor.results import segments
 from pushtrain.executor.results.artifacts import UploadError
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.rundir import RunDir
@@ -32,7 +35,7 @@ from pushtrain.plumbing.keys.authorized import Authorized
 from pushtrain.plumbing.owner.pause import PauseFile
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.rounds import Rounds
-from pushtrain.testing import SENDER, a_command, a_run, a_spec, eventually
+from pushtrain.testing import SENDER, a_command, a_run, a_spec, an_attempt, eventually
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 TRAINS = """
@@ -190,7 +193,7 @@ def test_only_files_travel_and_a_changed_checkpoint_is_not_unpacked(tmp_path: Pa
     (folder.checkpoint / "deep" / "b").write_bytes(b"\0" * 5000)
     packed = luggage.pack(folder)
     with tarfile.open(packed.path) as tar:
-        assert tar.getnames() == ["checkpoint/a", "checkpoint/deep/b"]
+        assert tar.getnames() == ["checkpoint", "checkpoint/a", "checkpoint/deep/b"]
     assert hashlib.sha256(packed.path.read_bytes()).hexdigest() == packed.sha256
 
 
@@ -281,3 +284,107 @@ async def test_a_checkpoint_that_was_not_away_when_the_executor_died_is_brought_
         released = service.release(run.id, by={SENDER}, attempt=0, nonce="s", nonce_expires=2e9)
         again = service.release(run.id, by={SENDER}, attempt=0, nonce="t", nonce_expires=2e9)
         assert released.checkpoint == again.checkpoint == checkpoint, "a lost answer is asked for again"
+
+
+class Waiting:
+    """A run of which an attempt was made here, and that waits again; and who brings away what it has left."""
+
+    def __init__(self, folder: Path, command: TrainCommand) -> None:
+        self.runs = folder / "runs"
+        self.store = Store(folder / "store.db")
+        given = {"sender": SENDER, "raw": b"{}", "headers": {}, "nonce": "n", "nonce_expires": 2e9}
+        self.store.accept(command, queue_limit=9, **given)  # type: ignore[arg-type]
+        claim = self.store.claim(slots=1, gpus=(), executor="lab-2")
+        assert claim is not None
+        run, attempt = claim
+        self.run = self.store.advance(
+            run.id,
+            Requeued(Reason.INTERRUPTED),
+            token=run.token,
+            attempt=attempt.model_copy(update={"reason": Reason.INTERRUPTED}),
+        )
+        self.folder = RunDir.of(self.runs, run.id, run.attempt)
+        mirrors: Any = lambda _: None  # noqa: E731
+        self.migration = Migration(self.store, self.runs, mirrors, changed=lambda _: None)
+
+    def brought(self) -> Checkpoint:
+        """What is brought away of it, once it is: before that it goes nowhere."""
+        with pytest.raises(Busy, match="is on its way"):
+            self.migration.may_leave(self.run)
+        self.migration._bring(self.run)
+        run = self.store.run(self.run.id)
+        self.migration.may_leave(run)
+        self.store.close()
+        assert run.checkpoint is not None
+        return run.checkpoint
+
+
+@pytest.fixture
+def shelf(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Names of the files in each checkpoint that was brought away."""
+    found: list[list[str]] = []
+
+    def bring(packed: luggage.Packed, *_: object) -> tuple[str, str]:
+        with tarfile.open(packed.path) as tar:
+            found.append(tar.getnames())
+        return "lfs", ""
+
+    monkeypatch.setattr(luggage, "bring", bring)
+    return found
+
+
+def test_what_an_attempt_that_saved_nothing_was_and_has_measured_travels_too(
+    tmp_path: Path, shelf: list[list[str]]
+) -> None:
+    waiting = Waiting(tmp_path, a_command(job=a_spec(checkpoint_to="lfs")))
+    before = waiting.folder.create().before
+    before.mkdir()
+    (before / "metrics-000001.jsonl").write_text("{}\n")
+    brought = waiting.brought()
+    assert [(one.attempt, one.executor, one.reason) for one in brought.segments] == [
+        (1, "lab-2", Reason.INTERRUPTED)
+    ]
+    assert shelf == [["checkpoint", "metrics-000001.jsonl"]]
+
+
+def test_an_attempt_that_was_cut_short_before_it_had_a_folder_is_no_hindrance(
+    tmp_path: Path, shelf: list[list[str]]
+) -> None:
+    assert Waiting(tmp_path, a_command(job=a_spec(checkpoint_to="lfs"))).brought().attempt == 1
+    assert shelf == [["checkpoint"]]
+
+
+def test_a_checkpoint_without_files_is_received_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = luggage.pack(RunDir.of(tmp_path / "old", "run", 1))
+    came = Checkpoint(attempt=1, where="lfs", sha256=packed.sha256, size=packed.size)
+    monkeypatch.setattr(luggage, "_from_lfs", lambda *_: packed.path)
+    new, mirror = RunDir.of(tmp_path / "new", "run", 2).create(), cast("Any", None)
+    assert luggage.fetch(came, new, mirror, limit=1 << 30, stop=lambda: None)
+    assert not new.checkpointed(), "there is nothing to go on from"
+
+
+def test_a_checkpoint_that_was_received_by_half_goes_on_as_it_came(
+    tmp_path: Path, shelf: list[list[str]]
+) -> None:
+    """What is here of it lacks the metrics; where it came from it is whole."""
+    one = Segment(attempt=1, executor="lab-1", began_at=1)
+    came = Checkpoint(attempt=1, where="lfs", sha256="0" * 64, size=10, segments=(one,))
+    command = a_command(job=a_spec(checkpoint_to="lfs")).model_copy(update={"attempt": 1, "checkpoint": came})
+    waiting = Waiting(tmp_path, command)
+    (waiting.folder.create().checkpoint / "step").write_text("7")
+    brought = waiting.brought()
+    assert (brought.attempt, brought.sha256, shelf) == (2, came.sha256, [])
+    assert [(segment.attempt, segment.executor) for segment in brought.segments] == [
+        (1, "lab-1"),
+        (2, "lab-2"),
+    ]
+
+
+def test_a_run_that_comes_back_has_each_of_its_attempts_once() -> None:
+    one, two = (Segment(attempt=number, executor=f"lab-{number}", began_at=1) for number in (1, 2))
+    came = Checkpoint(attempt=2, where="lfs", sha256="0" * 64, size=10, segments=(one, two))
+    run = a_run(a_command().model_copy(update={"attempt": 2, "checkpoint": came}))
+    attempts = [an_attempt(run, number=number, executor="lab-1") for number in (1, 3)]
+    assert [segment.attempt for segment in segments.of(run, attempts)] == [1, 2, 3]

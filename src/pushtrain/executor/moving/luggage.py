@@ -50,7 +50,9 @@ def pack(folder: RunDir) -> Packed:
     """
     target = folder.root.parent / NAME
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+            tar.addfile(_folder())  # of nothing at all nobody could tell that it is a tar
             for path, name in (*_files(folder.checkpoint), *_metrics(folder)):
                 _add(tar, path, name)
         digest = hashlib.sha256()
@@ -73,6 +75,12 @@ def _files(root: Path) -> Iterator[tuple[Path, str]]:
 def _metrics(folder: RunDir) -> Iterator[tuple[Path, str]]:
     for path in sorted(folder.before.glob("metrics-*.jsonl")):
         yield path, path.name
+
+
+def _folder() -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(_CHECKPOINT)
+    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+    return entry
 
 
 def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
@@ -106,6 +114,14 @@ def bring(packed: Packed, to: str, run: Run, mirror: Mirror, *, stop: Stop | Non
     return "url", placed.url
 
 
+def received(checkpoint: Checkpoint, folder: RunDir) -> bool:
+    """Whether a checkpoint that came with the command has been unpacked whole in the run's folder."""
+    try:
+        return folder.received.read_text() == checkpoint.sha256
+    except FileNotFoundError:
+        return False
+
+
 def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int, stop: Stop) -> bool:
     """Have a checkpoint that came with the command in the run's folder; False: it was there already.
 
@@ -121,8 +137,8 @@ def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int,
         PushtrainError: It is not to be had.
     """
     root = folder.root.parent
-    mark, packed, fresh = folder.received, root / NAME, root / "received.new"
-    if mark.exists() and mark.read_text() == checkpoint.sha256:
+    packed, fresh = root / NAME, root / "received.new"
+    if received(checkpoint, folder):
         return False
     if limit and checkpoint.size > limit:
         raise DataError(
@@ -151,7 +167,7 @@ def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int,
         remove_tree(old)
     (tree / _CHECKPOINT).rename(folder.checkpoint)
     tree.rename(folder.before)
-    write_bytes(mark, checkpoint.sha256.encode())
+    write_bytes(folder.received, checkpoint.sha256.encode())
     shutil.rmtree(fresh, ignore_errors=True)
     packed.unlink()
     return True

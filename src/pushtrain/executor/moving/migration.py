@@ -61,14 +61,15 @@ class Migration:
             Conflict: It has a checkpoint here, which does not travel.
             Busy: Its checkpoint is being brought away.
         """
-        if run.state is not State.QUEUED or not self._has_checkpoint(run):
+        if run.state is not State.QUEUED or not _began(run):
             return
-        if not run.command.job.checkpoint_to:
+        travels = bool(run.command.job.checkpoint_to)
+        if not travels and self._folder(run).checkpointed():
             raise Conflict(
                 f"Run {run.short} goes on here, where its checkpoint is.",
                 mend="`checkpoint_to` in pushtrain.toml lets it go on elsewhere.",
             )
-        if run.checkpoint is None or run.checkpoint.attempt < run.attempt:
+        if travels and (run.checkpoint is None or run.checkpoint.attempt < run.attempt):
             raise Busy(f"The checkpoint of run {run.short} is on its way.", mend="Try again soon.")
 
     async def run(self) -> None:
@@ -77,9 +78,13 @@ class Migration:
 
     def _bring(self, run: Run) -> None:
         done = run.checkpoint is not None and run.checkpoint.attempt >= run.attempt
-        if done or run.state is not State.QUEUED or not self._has_checkpoint(run):
+        if done or run.state is not State.QUEUED or not _began(run):
             return
-        packed = luggage.pack(self._folder(run))
+        came, folder = run.command.checkpoint, self._folder(run)
+        if came is not None and not luggage.received(came, folder):
+            self._save(run, came)  # whatever is here of it is not whole, and nothing was added
+            return
+        packed = luggage.pack(folder)
         try:
             if self._store.run(run.id).token or self._store.run(run.id).attempt != run.attempt:
                 return  # it has begun again meanwhile
@@ -89,21 +94,23 @@ class Migration:
         finally:
             packed.path.unlink(missing_ok=True)
         kind: Literal["lfs", "url"] = "lfs" if where == "lfs" else "url"
-        checkpoint = Checkpoint(
-            attempt=run.attempt,
-            where=kind,
-            url=url,
-            sha256=packed.sha256,
-            size=packed.size,
-            segments=segments.of(run, self._store.attempts(run.id))[-1000:],
+        self._save(
+            run,
+            Checkpoint(attempt=run.attempt, where=kind, url=url, sha256=packed.sha256, size=packed.size),
         )
-        if self._store.save_checkpoint(run.id, checkpoint):
-            _log.info("the checkpoint of run %s can be had elsewhere (%s)", run.short, where)
-            self._changed(run.id)
 
-    def _has_checkpoint(self, run: Run) -> bool:
-        here = run.attempt > run.command.attempt
-        return here and self._folder(run).checkpointed()
+    def _save(self, run: Run, checkpoint: Checkpoint) -> None:
+        """Note where a checkpoint is, with the attempts that it is of."""
+        told = segments.of(run, self._store.attempts(run.id))[-1000:]
+        checkpoint = checkpoint.model_copy(update={"attempt": run.attempt, "segments": told})
+        if self._store.save_checkpoint(run.id, checkpoint):
+            _log.info("the checkpoint of run %s can be had elsewhere (%s)", run.short, checkpoint.where)
+            self._changed(run.id)
 
     def _folder(self, run: Run) -> RunDir:
         return RunDir.of(self._runs, run.id, run.attempt)
+
+
+def _began(run: Run) -> bool:
+    """Whether an attempt was made here since the run came, though it may have left no checkpoint."""
+    return run.attempt > run.command.attempt

@@ -9,9 +9,13 @@ from pushtrain.executor.results.wording import duration, moment
 
 
 def of(run: Run, attempts: Sequence[Attempt]) -> tuple[Segment, ...]:
-    """What was done of a run so far: what came with it, then what was done here."""
+    """What was done of a run so far: what came with it, then what was done here since.
+
+    A run that has come back brings along what was done here before.
+    """
     before = run.command.checkpoint.segments if run.command.checkpoint else ()
-    return (*before, *map(segment, attempts))
+    known = {one.attempt for one in before}
+    return (*before, *(segment(one) for one in attempts if one.number not in known))
 
 
 def segment(attempt: Attempt) -> Segment:
