@@ -234,14 +234,14 @@ def test_who_waits_too_long_is_told(executor: Served, borrower: StateFolder) -> 
 def test_who_waits_sees_that_somebody_interferes(executor: Served, borrower: StateFolder) -> None:
     with waiting(executor) as (process, code):
         (made,) = Invitations(executor.state.invitations).open(time.time())
-        executor.service.doubt(made.name)
+        executor.service.admission.doubt(made.name)
         assert process.stdout
         told = ""
         while "did not know its code (1 of 3)" not in told:
             told = process.stdout.readline()
             assert told
         for _ in range(TRIES - 1):
-            executor.service.doubt(made.name)
+            executor.service.admission.doubt(made.name)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 4
     assert "a machine between the two sides changes what they send" in err

@@ -232,7 +232,7 @@ async def logged(service: ExecutorService, run: Run, text: str, seconds: float =
     """Wait until the run's log holds this; all of the log."""
 
     def there() -> str | None:
-        found = service.log_chunk(run.id, 0, 0, 1_000_000).data.decode()
+        found = service.shown.log_chunk(run.id, 0, 0, 1_000_000).data.decode()
         return found if text in found else None
 
     return await eventually(there, seconds, what=f"{text!r} in the log of {run.short}")

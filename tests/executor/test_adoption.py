@@ -40,7 +40,7 @@ async def test_twenty_running_attempts_are_taken_up_within_two_seconds_logs_and_
     async with house.running() as service:
 
         def adopted() -> bool:
-            found = [service.view(run.id).progress for run in runs]
+            found = [service.shown.view(run.id).progress for run in runs]
             return all(one is not None and one.stage is Stage.TRAIN for one in found)
 
         await eventually(adopted, PROMISED, what="every run to be taken up")
@@ -52,7 +52,7 @@ async def test_twenty_running_attempts_are_taken_up_within_two_seconds_logs_and_
         for run in runs:
             ended = await done(service, run, seconds=60)
             assert (ended.outcome, ended.attempt) == (Outcome.SUCCEEDED, 1)
-            assert service.log_chunk(run.id, 1, 0, 1000).data == b"begun\nthrough\n"
+            assert service.shown.log_chunk(run.id, 1, 0, 1000).data == b"begun\nthrough\n"
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ async def test_a_newer_executor_looks_after_the_attempts_of_an_older_shim(
             await logged(service, run, "begun")
     older()
     async with house.running() as service:
-        await eventually(lambda: service.view(through.id).progress, what="the attempts to be taken up")
+        await eventually(lambda: service.shown.view(through.id).progress, what="the attempts to be taken up")
         service.cancel(cancelled.id, by="ada")
         ended = await done(service, cancelled)
         assert (ended.outcome, ended.reason) == (Outcome.CANCELLED, Reason.CANCELLED)
@@ -100,4 +100,4 @@ async def test_a_newer_executor_looks_after_the_attempts_of_an_older_shim(
         for run, attempt in gates:
             ended = await done(service, run)
             assert (ended.outcome, ended.attempt) == (Outcome.SUCCEEDED, attempt)
-            assert service.log_chunk(run.id, attempt, 0, 1000).data == b"begun\nthrough\n"
+            assert service.shown.log_chunk(run.id, attempt, 0, 1000).data == b"begun\nthrough\n"

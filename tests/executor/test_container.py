@@ -139,7 +139,7 @@ async def test_a_job_runs_and_its_variables_do_not_steer_the_engines_client(
         run = await done(
             service, house.send(service, command, env={"GREETING": "hello", "DOCKER_HOST": "evil"})
         )
-        log = service.log_chunk(run.id, 0, 0, 1000).data.decode()
+        log = service.shown.log_chunk(run.id, 0, 0, 1000).data.decode()
         (attempt,) = service.store.attempts(run.id)
     assert (attempt.exit_code, attempt.isolation) == (3, Isolation.CONTAINER)
     assert log.startswith("hello from /")
@@ -168,6 +168,6 @@ async def test_a_variable_that_an_engine_cannot_be_given_fails_the_run(tmp_path:
     house = housed(tmp_path)
     async with house.running() as service:
         run = await done(service, house.send(service, ("true",), env={"TEXT": "one\ntwo"}))
-        log = service.log_chunk(run.id, 0, 0, 1000).data.decode()
+        log = service.shown.log_chunk(run.id, 0, 0, 1000).data.decode()
     assert run.outcome is Outcome.FAILED
     assert "the variable TEXT has more than one line" in log

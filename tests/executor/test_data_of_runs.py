@@ -40,9 +40,9 @@ async def test_job_that_spoils_its_data_spoils_it_for_nobody_else(house: House, 
     )
     async with house.running() as service:
         first = await done(service, house.send(service, spoil, data=(source,)))
-        assert b"6,6" in service.log_chunk(first.id, 1, 0, 1000).data, "no level of isolation here"
+        assert b"6,6" in service.shown.log_chunk(first.id, 1, 0, 1000).data, "no level of isolation here"
         second = await done(service, house.send(service, "cat data/a.csv", data=(source,)))
-        assert service.log_chunk(second.id, 1, 0, 1000).data == CONTENT
+        assert service.shown.log_chunk(second.id, 1, 0, 1000).data == CONTENT
     assert len(files.asked) == 2, "it was fetched anew"
 
 
@@ -52,7 +52,7 @@ async def test_data_cannot_be_written_by_mistake(house: House, files: FileServer
     look = 'stat -Lc %A data/a.csv "$(dirname "$(readlink -f data/a.csv)")"'
     async with house.running() as service:
         run = await done(service, house.send(service, look, data=(source,)))
-        modes = service.log_chunk(run.id, 1, 0, 1000).data.decode().split()
+        modes = service.shown.log_chunk(run.id, 1, 0, 1000).data.decode().split()
     assert len(modes) == 2
     assert not any("w" in mode for mode in modes)
 
@@ -71,5 +71,5 @@ async def test_command_never_starts_on_data_that_is_not_what_was_pinned(
     async with house.running() as service:
         run = await done(service, house.send(service, "touch started; echo started", data=(source,)))
         assert (run.outcome, run.reason) == (Outcome.FAILED, Reason.DATA)
-        assert b"started" not in service.log_chunk(run.id, 1, 0, 1000).data
+        assert b"started" not in service.shown.log_chunk(run.id, 1, 0, 1000).data
     assert not list(house.state.data.glob("*/file")), "nothing of it counts as cached"

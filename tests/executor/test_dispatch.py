@@ -82,7 +82,7 @@ async def test_the_work_folder_goes_and_the_log_stays(house: House) -> None:
         run = await done(service, house.send(service, "echo kept; touch made"))
         at = folder(house, run)
         await eventually(lambda: not (at.tree.exists() or at.tmp.exists() or at.checkpoint.exists()))
-        assert service.log_chunk(run.id, 1, 0, 100).data == b"kept\n"
+        assert service.shown.log_chunk(run.id, 1, 0, 100).data == b"kept\n"
 
 
 @story
@@ -146,7 +146,7 @@ async def test_nothing_of_the_executors_environment_reaches_a_job_but_the_list(
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     async with house.running() as service:
         run = await done(service, house.send(service, ("env", "-0"), env={"OWN": "value"}, cell={"lr": 0.1}))
-        data = service.log_chunk(run.id, 1, 0, 100_000).data.decode()
+        data = service.shown.log_chunk(run.id, 1, 0, 100_000).data.decode()
     env = dict(line.split("=", 1) for line in data.split("\0") if line)
     assert "s3cr3t" not in data
     assert env["http_proxy"] == "http://proxy:3128"
@@ -197,7 +197,7 @@ async def test_a_run_is_cancelled_while_it_is_prepared(house: House) -> None:
         run = house.send(service, "echo never")
         note = house.folder / "stuck.pid"
         await eventually(lambda: note.exists() and note.read_text().strip())
-        assert service.view(run.id).progress is not None
+        assert service.shown.view(run.id).progress is not None
         service.cancel(run.id, by="ada")
         run = await done(service, run)
         assert (run.outcome, run.detail) == (Outcome.CANCELLED, "Cancelled by ada.")

@@ -84,29 +84,29 @@ async def test_a_view_shows_the_run_as_it_goes_along(house: House) -> None:
     async with house.running() as service:
         run = house.send(service, f"echo one; until test -e {go}; do sleep 0.02; done; echo two")
         await logged(service, run, "one")
-        view = service.view(run.id)
+        view = service.shown.view(run.id)
         assert (view.log_size, view.run.state, view.artifacts) == (4, State.RUNNING, ())
         assert view.progress is not None
         assert view.progress.stage is Stage.TRAIN
-        chunk = service.log_chunk(run.id, 0, 0, 100)
+        chunk = service.shown.log_chunk(run.id, 0, 0, 100)
         assert (chunk.data, chunk.attempt, chunk.complete) == (b"one\n", 1, False)
         go.touch()
         await done(service, run)
-        assert service.log_chunk(run.id, 1, 4, 100).data == b"two\n"
-        assert service.log_chunk(run.id, 1, 4, 100).complete
-        assert service.view(run.id).progress is None
+        assert service.shown.log_chunk(run.id, 1, 4, 100).data == b"two\n"
+        assert service.shown.log_chunk(run.id, 1, 4, 100).complete
+        assert service.shown.view(run.id).progress is None
 
 
 def test_a_log_that_does_not_exist_yet_is_empty(house: House) -> None:
     service = house.open()
     run, _ = offer(service)
     for attempt in (0, 1, 7):
-        chunk = service.log_chunk(run.id, attempt, 5, 100)
+        chunk = service.shown.log_chunk(run.id, attempt, 5, 100)
         assert (chunk.data, chunk.next_offset, chunk.complete) == (b"", 5, False)
     service.cancel(run.id, by="ada")
-    assert service.log_chunk(run.id, 0, 0, 100).complete
+    assert service.shown.log_chunk(run.id, 0, 0, 100).complete
     with pytest.raises(NotFound):
-        service.log_chunk("0" * 32, 0, 0, 100)
+        service.shown.log_chunk("0" * 32, 0, 0, 100)
     service.store.close()
 
 
@@ -114,11 +114,12 @@ def test_runs_are_found_by_text_repository_and_state(house: House) -> None:
     service = house.open()
     run, _ = offer(service)
     key = run.command.repository
-    assert service.runs() == service.runs(repository=key) == service.runs(find=run.id[:6]) == [run]
-    assert service.runs(find="train", repository=key, states=(State.QUEUED,)) == [run]
-    assert service.runs(find="train", states=(State.DONE,)) == []
-    assert service.runs(find="train", repository="github.com/octo/other") == []
-    assert service.runs(states=(State.DONE,)) == []
+    shown = service.shown
+    assert shown.runs() == shown.runs(repository=key) == shown.runs(find=run.id[:6]) == [run]
+    assert shown.runs(find="train", repository=key, states=(State.QUEUED,)) == [run]
+    assert shown.runs(find="train", states=(State.DONE,)) == []
+    assert shown.runs(find="train", repository="github.com/octo/other") == []
+    assert service.shown.runs(states=(State.DONE,)) == []
     service.store.close()
 
 
@@ -179,15 +180,15 @@ async def test_an_artifact_is_found_by_its_path_and_never_outside(tmp_path: Path
         run = await done(service, house.send(service, job))
         (kept,) = service.store.artifacts(run.id)
         assert (kept.where, kept.path) == ("executor", "sub/model.bin")
-        assert service.artifact_path(run.id, "sub/model.bin").stat().st_size == 1000
+        assert service.shown.artifact_path(run.id, "sub/model.bin").stat().st_size == 1000
         for path in ("../log.txt", "/etc/passwd", "sub", "other", ""):
             with pytest.raises(NotFound):
-                service.artifact_path(run.id, path)
+                service.shown.artifact_path(run.id, path)
 
 
 def test_a_key_nobody_authorised_has_no_grant(house: House) -> None:
     service = house.open()
-    assert service.grant("SHA256:" + "S" * 43) is None
+    assert service.admission.grant("SHA256:" + "S" * 43) is None
     service.store.close()
 
 
@@ -343,8 +344,8 @@ def test_a_log_that_has_gone_reads_as_empty(house: House) -> None:
     folder = RunDir.of(house.state.runs, run.id, 1).create()
     folder.log.write_bytes(b"a long story")
     remove_tree(folder.root.parent)
-    assert service.view(run.id).log_size == 0
-    assert service.log_chunk(run.id, 1, 0, 100).data == b""
+    assert service.shown.view(run.id).log_size == 0
+    assert service.shown.log_chunk(run.id, 1, 0, 100).data == b""
     service.store.close()
 
 

@@ -63,7 +63,7 @@ async def ran(house: House, command: str | tuple[str, ...], **changes: Any) -> t
     """Run a command to its end; the run, and its log."""
     async with house.running() as service:
         run = await done(service, house.send(service, command, **changes))
-        log = service.log_chunk(run.id, 0, 0, MIB).data.decode()
+        log = service.shown.log_chunk(run.id, 0, 0, MIB).data.decode()
     return run, log
 
 
@@ -295,7 +295,7 @@ async def test_a_job_reads_no_other_run_no_key_and_no_store(house: House) -> Non
             f"for path in {list(map(str, places))}: tried(path, lambda: look(path))\n"
         )
         run = await done(service, house.send(service, python(script)))
-        text = service.log_chunk(run.id, 0, 0, MIB).data.decode()
+        text = service.shown.log_chunk(run.id, 0, 0, MIB).data.decode()
     assert other.id[:8] not in text.replace(str(log), ""), "runs are not listed"
     for path in (log, house.state.key, house.state.store):
         assert f"{path} refused" in text, text
@@ -347,7 +347,7 @@ async def test_a_stop_reaches_the_command_inside_and_is_polite(house: House) -> 
         service.cancel(run.id, by="test")
         run = await done(service, run)
         assert run.outcome is Outcome.CANCELLED
-        assert "saved" in service.log_chunk(run.id, 0, 0, MIB).data.decode()
+        assert "saved" in service.shown.log_chunk(run.id, 0, 0, MIB).data.decode()
 
 
 @story
@@ -382,7 +382,7 @@ async def test_codes_signals_and_missing_commands_are_told_as_without_a_sandbox(
         killed = await done(service, house.send(service, python("import os; os.kill(os.getpid(), 11)")))
         missing = await done(service, house.send(service, ("no-such-program",)))
         (first,), (second,), (third,) = (service.store.attempts(run.id) for run in (plain, killed, missing))
-        log = service.log_chunk(missing.id, 0, 0, MIB).data.decode()
+        log = service.shown.log_chunk(missing.id, 0, 0, MIB).data.decode()
     assert (first.exit_code, first.reason) == (7, Reason.EXITED)
     assert (second.signal, second.reason) == (signal.SIGSEGV, Reason.SIGNALLED)
     assert (third.exit_code, log) == (127, "pushtrain: command not found: no-such-program\n")
@@ -520,7 +520,7 @@ async def test_a_job_finds_the_api_without_installing_it_is_asked_to_stop_and_go
         run = await done(service, run)
         first, second = service.store.attempts(run.id)
         assert (run.outcome, first.reason) == (Outcome.SUCCEEDED, Reason.CHECKPOINTED)
-        assert service.log_chunk(run.id, 2, 0, MIB).data == b"went on from 7\n"
+        assert service.shown.log_chunk(run.id, 2, 0, MIB).data == b"went on from 7\n"
         if house.sandbox.level not in {"none", "user"}:
-            assert b"read only" in service.log_chunk(run.id, 1, 0, MIB).data
+            assert b"read only" in service.shown.log_chunk(run.id, 1, 0, MIB).data
     assert second.exit_code == 0

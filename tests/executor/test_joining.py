@@ -296,7 +296,8 @@ def test_a_few_wrong_proofs_burn_the_invitation(
 @pytest.mark.usefixtures("invited")
 def test_wrong_requests_are_answered_a_few_at_a_time(executor: Served) -> None:
     tick = [0.0]
-    porch = joining.Porch(executor.service, clock=executor.clock, ticks=lambda: tick[0])
+    service = executor.service
+    porch = joining.Porch(service.admission, service.card, clock=executor.clock, ticks=lambda: tick[0])
     guess = Message("POST", PATH, "", {NAME: "A" * 22, PROOF: "A" * 43, "signature": "s"}, b"{}")
     for _ in range(joining._BURST):
         with pytest.raises(Unauthorized):

@@ -46,7 +46,7 @@ def house(tmp_path: Path) -> House:
 async def ran(house: House, command: str, **changes: Any) -> tuple[Run, str]:
     async with house.running() as service:
         run = await done(service, house.send(service, command, **changes))
-        return run, service.log_chunk(run.id, 0, 0, MIB).data.decode()
+        return run, service.shown.log_chunk(run.id, 0, 0, MIB).data.decode()
 
 
 def files(folder: Path, name: str) -> list[os.stat_result]:

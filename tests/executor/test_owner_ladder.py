@@ -118,8 +118,8 @@ async def test_the_owner_has_the_card_within_two_seconds_and_the_run_goes_on_aft
         assert took < 2.5  # noticed within two seconds; saving takes a moment
         assert waiting.reason in {Reason.CHECKPOINTED, Reason.PREEMPTED}
         words = "executor waits: the owner is using GPU 0 (9 GB)"
-        assert service.view(run.id).run.waiting_for == words
-        assert service.runs()[0].waiting_for == words
+        assert service.shown.view(run.id).run.waiting_for == words
+        assert service.shown.runs()[0].waiting_for == words
         free = service.capacity()
         assert (free.free_gpus, free.waits) == (0, "the owner is using GPU 0 (9 GB)")
         del lab.card.processes[lab.owner]
@@ -173,10 +173,10 @@ async def test_a_pause_takes_everything_back_and_lets_nothing_start_until_it_is_
         await reached(service, run, State.QUEUED)
         other = lab.house.send(service, "true")
         words = "executor waits: the owner has paused lending"
-        await eventually(lambda: service.view(other.id).run.waiting_for == words)
+        await eventually(lambda: service.shown.view(other.id).run.waiting_for == words)
         assert not service.capacity().free_slots
     async with lab.house.running() as service:  # it holds over a restart
-        await eventually(lambda: service.view(other.id).run.waiting_for == words)
+        await eventually(lambda: service.shown.view(other.id).run.waiting_for == words)
         assert service.store.run(other.id).state is State.QUEUED
         pause.resume()
         assert (await done(service, run)).outcome is Outcome.SUCCEEDED
@@ -188,7 +188,7 @@ async def test_in_quiet_hours_results_wait_and_say_so(lab: Lab, monkeypatch: pyt
     lab.rule(quiet=("Mon-Sun",))
     async with lab.house.running() as service:
         run = await reached(service, lab.house.send(service, "true"), State.PUBLISHING)
-        assert service.view(run.id).run.waiting_for == "executor publishes nothing at this hour"
+        assert service.shown.view(run.id).run.waiting_for == "executor publishes nothing at this hour"
         monkeypatch.setattr("pushtrain.executor.service.quiet_until", lambda *_: None)
         service.wake()
         assert (await done(service, run)).outcome is Outcome.SUCCEEDED

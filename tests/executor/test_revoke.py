@@ -135,7 +135,7 @@ async def test_what_is_being_prepared_never_starts(house: House) -> None:
             slow.ready.set()
         await eventually(lambda: service.store.run(run.id).state is State.DONE)
         assert service.store.run(run.id).outcome is Outcome.CANCELLED
-        assert service.view(run.id).artifacts == ()
+        assert service.shown.view(run.id).artifacts == ()
 
 
 @story
@@ -192,11 +192,11 @@ async def test_a_run_of_a_key_that_does_not_count_never_starts(house: House) -> 
     service = house.open()
     run = house.send(service, "true")
     Authorized(house.state.authorized).revoke("ada")
-    may = service._authorized.word
+    may = service.admission._authorized.word
     claimed = service.store.claim(slots=9, gpus=(), executor="lab", may_start=lambda it: may(it) is Word.MAY)
     assert claimed is None
     assert service.store.run(run.id).state is State.QUEUED
-    service._authorized.add(parse_public(SENDER_KEY))
+    service.admission._authorized.add(parse_public(SENDER_KEY))
     assert service.store.claim(slots=9, gpus=(), executor="lab", may_start=lambda it: may(it) is Word.MAY)
     service.store.close()
 

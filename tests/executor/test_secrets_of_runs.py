@@ -93,10 +93,10 @@ async def test_neither_setup_nor_a_job_that_does_not_name_it_gets_it(house: Hous
             'echo "it is ${API_TOKEN:-not here}"; cat /proc/self/environ | tr "\\0" "\\n" | grep -c API_TOKEN'
         )
         run = await done(service, house.send(service, "true", setup=(f"{show} || true",), **NAMES))
-        log = service.log_chunk(run.id, 1, 0, 10_000).data.decode()
+        log = service.shown.log_chunk(run.id, 1, 0, 10_000).data.decode()
         assert "it is not here\n0\n" in log
         other = await done(service, house.send(service, f"{show} || true"))
-        assert service.log_chunk(other.id, 1, 0, 10_000).data == b"it is not here\n0\n"
+        assert service.shown.log_chunk(other.id, 1, 0, 10_000).data == b"it is not here\n0\n"
 
 
 @story
@@ -158,7 +158,7 @@ async def test_an_old_value_that_somebody_puts_back_is_not_given(house: House) -
     house.seal("API_TOKEN", TOKEN)
     async with house.running() as service:
         run = await done(service, house.send(service, SHOW_DIGEST, **NAMES))
-        assert DIGEST in service.log_chunk(run.id, 1, 0, 1000).data.decode()
+        assert DIGEST in service.shown.log_chunk(run.id, 1, 0, 1000).data.decode()
     house.secrets_file().write(lambda _: before, message="Back again", when=1)
     await refused(house, "somebody put an old value back")
 
@@ -206,7 +206,7 @@ async def test_an_owner_keeps_a_secret_in_a_file_for_the_jobs_that_he_names(hous
     path = keeps(house, jobs=("train",), branches=("main",))
     async with house.running() as service:
         run = await done(service, house.send(service, SHOW_DIGEST, **NAMES))
-        assert DIGEST in service.log_chunk(run.id, 1, 0, 1000).data.decode()
+        assert DIGEST in service.shown.log_chunk(run.id, 1, 0, 1000).data.decode()
         assert service.store.attempts(run.id)[0].secrets == ("API_TOKEN, kept by the executor's owner",)
     path.chmod(0o640)
     await refused(house, f"chmod 600 {path}")
@@ -231,7 +231,7 @@ async def test_a_sealed_secret_comes_before_the_owners(house: House) -> None:
 
 
 def everything(service: ExecutorService, run: Run) -> LogChunk:
-    return service.log_chunk(run.id, 1, 0, 1_000_000)
+    return service.shown.log_chunk(run.id, 1, 0, 1_000_000)
 
 
 @story
@@ -250,7 +250,7 @@ async def test_a_secret_in_two_writes_is_never_seen_not_even_its_first_half(hous
         await eventually(lambda: folder(house, run).log.read_bytes() == there)
         chunk = everything(service, run)
         assert (chunk.data, chunk.next_offset, chunk.complete) == (b"key ", 4, False)
-        beyond = service.log_chunk(run.id, 1, 9, 100)
+        beyond = service.shown.log_chunk(run.id, 1, 9, 100)
         assert (beyond.data, beyond.next_offset) == (b"", 9)
         go.touch()
         run = await done(service, run)
@@ -258,7 +258,7 @@ async def test_a_secret_in_two_writes_is_never_seen_not_even_its_first_half(hous
         log = everything(service, run).data.decode()
         assert log.rstrip("=\n") == f"key {STARS} done\n{stars}"
         for offset in range(len(log)):
-            assert service.log_chunk(run.id, 1, offset, 3).data.decode() == log[offset : offset + 3]
+            assert service.shown.log_chunk(run.id, 1, offset, 3).data.decode() == log[offset : offset + 3]
         assert house.result(run, "log.txt").rstrip("=\n") == f"key {STARS} done\n{stars}"
     assert clear_text(house.state.root) == []
 
@@ -301,7 +301,7 @@ async def test_a_run_that_is_prepared_anew_gets_its_secrets_anew(house: House) -
     async with house.running() as service:
         run = await done(service, run)
         assert (run.outcome, run.attempt) == (Outcome.SUCCEEDED, 2)
-        assert DIGEST in service.log_chunk(run.id, 2, 0, 1000).data.decode()
+        assert DIGEST in service.shown.log_chunk(run.id, 2, 0, 1000).data.decode()
 
 
 @story
@@ -322,7 +322,7 @@ async def test_when_the_key_is_lost_all_of_the_output_is_hidden(house: House) ->
         run = await done(service, run)
         assert run.outcome is Outcome.SUCCEEDED
         assert run.id in house.result(run, "run.json")
-        (artifact,) = service.view(run.id).artifacts
+        (artifact,) = service.shown.view(run.id).artifacts
         assert (artifact.where, "cannot be told" in artifact.why) == ("refused", True)
     assert [name for name, content in published(house) if Mask({"x": TOKEN}).found(content)] == []
 
@@ -371,7 +371,7 @@ async def test_nothing_that_a_run_commits_holds_a_secret_in_any_form(house: Hous
     async with house.running() as service:
         run = await done(service, house.send(service, "python train.py", **NAMES))
         assert run.outcome is Outcome.SUCCEEDED, run.detail
-        kept = {file.path: file for file in service.view(run.id).artifacts}
+        kept = {file.path: file for file in service.shown.view(run.id).artifacts}
     notes = house.result(run, "files/notes.txt")
     quoted = "*" * len("tok-9f%2B%2FZq%3F8%3DLm4_canary")
     assert notes.startswith(f"a {STARS} b {quoted} c bWU6***")
@@ -442,9 +442,9 @@ async def test_jobs_with_secrets_share_no_cache_with_other_branches(house: House
         write = 'echo "machine api password $API_TOKEN" > ~/.netrc'
         await done(service, house.send(service, write, **NAMES))
         plain = await done(service, house.send(service, "cat ~/.netrc 2>&1 || true"))
-        assert TOKEN not in service.log_chunk(plain.id, 1, 0, 1000).data.decode()
+        assert TOKEN not in service.shown.log_chunk(plain.id, 1, 0, 1000).data.decode()
         again = await done(service, house.send(service, "cut -c1-11 ~/.netrc", **NAMES))
-        assert service.log_chunk(again.id, 1, 0, 1000).data == b"machine api\n"
+        assert service.shown.log_chunk(again.id, 1, 0, 1000).data == b"machine api\n"
 
 
 @story

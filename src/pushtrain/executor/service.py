@@ -1,4 +1,4 @@
-"""The executor as its door sees it: accept, show, cancel, read logs; and the loops behind.
+"""The executor as its door sees it: accept, cancel, say who it is and what is free; and the loops behind.
 
 Every method but `run` is a plain function, may block for a moment, and may be called from any thread. What
 changes is told to subscribers by the run's id; they look for themselves what became of it.
@@ -10,30 +10,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
-from pushtrain.core import queries
 from pushtrain.core.card import Capacity, Challenge, ExecutorCard, Gpu, Pace
 from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound
 from pushtrain.core.gpustate import MachineGpus
 from pushtrain.core.grants import Word
-from pushtrain.core.invitation import TRIES, Invitation
 from pushtrain.core.isolation import Isolation
 from pushtrain.core.lifecycle import comes_back
 from pushtrain.core.policy import fits, paces
-from pushtrain.core.redact import NOTHING, Mask
 from pushtrain.core.room import told
-from pushtrain.core.run import LogChunk, Run, RunView
+from pushtrain.core.run import Run
 from pushtrain.core.settings import Settings
-from pushtrain.core.signing import fingerprint, parse_public, public_text
+from pushtrain.core.signing import public_text
 from pushtrain.core.states import Reason, State
 from pushtrain.core.usage import Usage
+from pushtrain.executor.admission import Admission
 from pushtrain.executor.clockwatch import ClockWatch
 from pushtrain.executor.drain import Drain
 from pushtrain.executor.moving.giveway import GiveWay
@@ -49,13 +46,11 @@ from pushtrain.executor.results.courier import Courier, Publisher, clear
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
 from pushtrain.executor.runs.access import Access
 from pushtrain.executor.runs.dispatch import Dispatch
+from pushtrain.executor.runs.shown import Shown
 from pushtrain.executor.runs.vault import Reader, Vault
 from pushtrain.executor.runs.workshop import Workshop
 from pushtrain.executor.steward import Steward
 from pushtrain.executor.warden import Warden
-from pushtrain.plumbing.attempts.cleanlog import read_clean
-from pushtrain.plumbing.attempts.log import log_size
-from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data.ledger import Ledger
 from pushtrain.plumbing.data.throttle import Throttle
 from pushtrain.plumbing.disk.cache import Cache
@@ -64,7 +59,7 @@ from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.housekeeping.holdings import Holdings
 from pushtrain.plumbing.housekeeping.upkeep import DAY, upkeep_of
 from pushtrain.plumbing.isolation import cgroups
-from pushtrain.plumbing.keys.authorized import Authorized, Grant
+from pushtrain.plumbing.keys.authorized import Authorized
 from pushtrain.plumbing.keys.identity import Identity
 from pushtrain.plumbing.keys.invitations import Invitations
 from pushtrain.plumbing.keys.sealing import sealing_key
@@ -83,8 +78,6 @@ _PACED: Final = 30.0
 """Seconds for which it counts how long jobs took."""
 _MOST_ASKED: Final = 1000
 """Challenges that are remembered."""
-_MOST_MASKS: Final = 64
-"""Attempts whose secrets are kept in memory while their logs are read."""
 
 
 class ExecutorService:
@@ -139,8 +132,8 @@ class ExecutorService:
         self.gpus = tuple(gpus)
         self._state = state
         self._identity = identity
-        self._authorized = authorized
-        self._invitations = Invitations(state.invitations)
+        self.admission = Admission(authorized, Invitations(state.invitations), store, clock=clock)
+        """Who may come in."""
         self._clock = clock
         self._subscribers: set[Callable[[str], None]] = set()
         self._guard = threading.Lock()
@@ -148,7 +141,6 @@ class ExecutorService:
         """The owner's order to take nothing new and stop."""
         self._asked: deque[str] = deque(maxlen=_MOST_ASKED)
         self._clock_watch = ClockWatch(store, jumped=self.wake, clock=clock)
-        self._masks: dict[Path, Mask] = {}
         self._paced: tuple[float, tuple[Pace, ...]] | None = None
         self._slots = max(settings.executor.slots, len(self.gpus))
         self.rulebook = Rulebook.of(
@@ -239,6 +231,10 @@ class ExecutorService:
             cards=self._landlord.cards_now,
             clock=clock,
         )
+        self.shown = Shown(
+            store, state.runs, self._shop.vault, progress=self._dispatch.progress, waits=self._waits
+        )
+        """Runs as they are shown."""
         self._giveway = GiveWay(
             store, self._dispatch, mirrors, grace=settings.executor.grace, changed=self._changed
         )
@@ -289,16 +285,6 @@ class ExecutorService:
         """Who the executor is, and was."""
         return self._identity()
 
-    def heir(self, key_id: str, statements: Sequence[str]) -> Grant | None:
-        """What an unknown key may do, because one that is authorised says that it takes its place."""
-        return self._authorized.heir(key_id, statements)
-
-    def succeed(self, key_id: str, statements: Sequence[str]) -> None:
-        """Write down durably that a key has taken another one's place. Raises StorageError."""
-        grant = self._authorized.succeed(key_id, statements)
-        if grant is not None:
-            _log.info("%s has a new key: %s", grant.name or grant.was[-1], key_id)
-
     @property
     def isolation(self) -> Isolation:
         """The level that its jobs run at."""
@@ -308,44 +294,6 @@ class ExecutorService:
     def access(self) -> Access:
         """What its jobs reach over the network."""
         return self._shop.access
-
-    def grant(self, key_id: str) -> Grant | None:
-        """What the key with this fingerprint may do; None when it is not authorised."""
-        return self._authorized.lookup(key_id)
-
-    def invitation(self, name: str) -> Invitation | None:
-        """The invitation that is called so, wherever it stands."""
-        return self._invitations.find(name)
-
-    def doubt(self, name: str) -> None:
-        """Note that a request named an invitation and did not prove its code."""
-        found = self._invitations.wrong(name, self._clock())
-        if found is not None:
-            _log.warning(
-                "A request named an invitation and did not know its code (%d of %d): a machine between the "
-                "two sides may change what they send.",
-                found.wrong,
-                TRIES,
-            )
-
-    def join(self, name: str, public_key: str, *, nonce: str, nonce_expires: float) -> Invitation:
-        """Use up the nonce, authorise the key by the invitation; all durable before it returns.
-
-        Raises:
-            NotFound: It was withdrawn.
-            Conflict, Unauthorized: It is good for nothing any more, or the nonce was used before.
-            StorageError: It cannot be written.
-        """
-        self.store.use_nonce(nonce, nonce_expires)
-        key = parse_public(public_key)
-        joined = self._invitations.join(
-            name,
-            public_key,
-            self._clock(),
-            lambda invitation: self._authorized.allow(key, invitation.terms),
-        )
-        _log.info("%s joined: %s", joined.terms.name or "Somebody", fingerprint(key))
-        return joined
 
     def accept(
         self,
@@ -437,68 +385,6 @@ class ExecutorService:
 
     # --- what is shown ------------------------------------------------------------------------------------
 
-    def runs(
-        self, *, find: str = "", repository: str = "", states: tuple[State, ...] = (), limit: int = 50
-    ) -> list[Run]:
-        """Runs, newest first; `find` as the store's `find`."""
-        if not find:
-            found = self.store.runs(repository=repository, states=states, limit=limit)
-            return [self._told(run) for run in found]
-        wanted = frozenset(states or State)
-        return [
-            self._told(run)
-            for run in self.store.find(find, limit=limit)
-            if run.state in wanted and repository in {"", run.command.repository}
-        ]
-
-    def view(self, run_id: str) -> RunView:
-        """The run as it is shown. Raises NotFound."""
-        run = self._told(self.store.run(run_id))
-        return RunView(
-            run=run,
-            attempts=tuple(self.store.attempts(run_id)),
-            events=tuple(self.store.events(run_id)),
-            progress=self._dispatch.progress(run_id),
-            log_size=log_size(self._folder(run, run.attempt).log) if run.attempt else 0,
-            artifacts=tuple(self.store.artifacts(run_id)),
-        )
-
-    def log_chunk(self, run_id: str, attempt: int, offset: int, limit: int) -> LogChunk:
-        """At most `limit` bytes of an attempt's log from `offset`; empty when there is nothing yet.
-
-        Args:
-            run_id: Which run.
-            attempt: Which attempt; 0: the current one.
-            offset: Counted in all bytes that the job wrote; what lies in the part that was let go is skipped.
-            limit: Bytes at most.
-
-        Raises:
-            NotFound: There is no such run.
-        """
-        run = self.store.run(run_id)
-        number = attempt or run.attempt
-        over = run.state in {State.PUBLISHING, State.DONE}
-        if not 0 < number <= run.attempt:
-            return LogChunk(attempt=number, offset=offset, data=b"", next_offset=offset, complete=over)
-        ended = over or number < run.attempt
-        folder = self._folder(run, number)
-        hides = bool(run.command.job.secrets or queries.values(run.command))
-        mask = self._mask(folder) if hides else NOTHING
-        return read_clean(folder.log, number, offset, limit, ended=ended, mask=mask)
-
-    def artifact_path(self, run_id: str, path: str) -> Path:
-        """Where a file that the executor keeps lies. Raises NotFound, also for paths that lead outside."""
-        run = self.store.run(run_id)
-        kept = {found.path for found in self.store.artifacts(run_id) if found.where == "executor"}
-        folder = self._folder(run, run.attempt).artifacts.resolve()
-        file = (folder / path).resolve() if path in kept else folder
-        if not file.is_relative_to(folder) or not file.is_file():
-            raise NotFound(
-                f"Run {run.short} has no file {path!r} on this executor.",
-                mend="`pushtrain results list` tells what there is, and for how long.",
-            )
-        return file
-
     def card(self) -> ExecutorCard:
         """How a sender reaches and recognises this executor."""
         settings, identity = self.settings.executor, self._identity()
@@ -571,10 +457,6 @@ class ExecutorService:
         """Ids of the waiting runs that these keys sent, the last first."""
         return self.store.queued_of(keys, limit=limit)
 
-    def run_of(self, run_id: str) -> Run:
-        """The run without its history. Raises NotFound."""
-        return self._told(self.store.run(run_id))
-
     def challenge(self, nonce: str) -> Challenge:
         """Who this is and what it has free."""
         self._asked.append(nonce)
@@ -584,16 +466,13 @@ class ExecutorService:
         """Whether it was this process that was lately asked with this nonce who it is."""
         return nonce in self._asked
 
-    def _told(self, run: Run) -> Run:
-        """A run as others see it: one that waits for the owner says so."""
-        if run.waiting_for:
-            return run
-        words = ""
+    def _waits(self, run: Run) -> str:
+        """For what a run waits that only this process knows: the owner, the next day, a quiet hour."""
         if run.state is State.QUEUED:
-            words = self._landlord.why(run.command.job.resources) or self._quota(run)
-        elif run.state is State.PUBLISHING and self._quiet_until() is not None:
-            words = f"{self.settings.executor.name} publishes nothing at this hour"
-        return run.model_copy(update={"waiting_for": words}) if words else run
+            return self._landlord.why(run.command.job.resources) or self._quota(run)
+        if run.state is State.PUBLISHING and self._quiet_until() is not None:
+            return f"{self.settings.executor.name} publishes nothing at this hour"
+        return ""
 
     def _quota(self, run: Run) -> str:
         """That a run waits for the next day's GPU-hours; empty: it does not."""
@@ -631,19 +510,3 @@ class ExecutorService:
                 tell(run_id)
             except Exception:  # noqa: BLE001  one reader's defect must not reach the others
                 _log.exception("a reader could not be told of run %s", run_id)
-
-    def _mask(self, folder: RunDir) -> Mask:
-        """What to hide of an attempt's log, remembered for those attempts that are read at the moment."""
-        with self._guard:
-            mask = self._masks.get(folder.root)
-        if mask is None:
-            mask = self._shop.vault.mask(folder)
-            if mask:
-                with self._guard:
-                    while len(self._masks) >= _MOST_MASKS:
-                        self._masks.pop(next(iter(self._masks)))
-                    self._masks[folder.root] = mask
-        return mask or NOTHING
-
-    def _folder(self, run: Run, number: int) -> RunDir:
-        return RunDir.of(self._state.runs, run.id, number)

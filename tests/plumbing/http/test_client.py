@@ -599,13 +599,13 @@ def test_a_reader_who_does_not_read_holds_up_nobody_but_himself(
     with folder.log.open("wb") as log:
         log.truncate(200_000_000)
     read: list[int] = []
-    real = executor.service.log_chunk
+    real = executor.service.shown.log_chunk
 
     def counted(name: str, attempt: int, offset: int, limit: int) -> LogChunk:
         read.append(limit)
         return real(name, attempt, offset, limit)
 
-    monkeypatch.setattr(executor.service, "log_chunk", counted)
+    monkeypatch.setattr(executor.service.shown, "log_chunk", counted)
     monkeypatch.setattr("pushtrain.plumbing.attempts.log.hole", lambda *_: None)
     slow = client.follow(run_id)
     next(slow)
@@ -630,7 +630,7 @@ def test_a_stream_that_the_executor_breaks_off_is_taken_up_again(
     content = bytes(range(256)) * 4000
     folder.log.write_bytes(content)
     _end(executor, run_id)
-    real = executor.service.log_chunk
+    real = executor.service.shown.log_chunk
     calls: list[int] = []
 
     def flaky(*arguments: object) -> object:
@@ -639,7 +639,7 @@ def test_a_stream_that_the_executor_breaks_off_is_taken_up_again(
             raise StorageError("I/O error.")
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(executor.service, "log_chunk", flaky)
+    monkeypatch.setattr(executor.service.shown, "log_chunk", flaky)
     again = ExecutorClient(
         executor.url, executor.key.public_key(), SENDER, clock=executor.clock, pause=lambda _: None
     )

@@ -5,9 +5,8 @@ the query and the body, then the executor is asked. A run that does not concern 
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
@@ -15,19 +14,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from pushtrain.core import strictjson
-from pushtrain.core.card import Capacity, Challenge
+from pushtrain.core.card import Capacity, Challenge, ExecutorCard
 from pushtrain.core.command import TrainCommand, run_id
 from pushtrain.core.errors import Forbidden, NotFound, UsageError
 from pushtrain.core.gpustate import GpuRun, MachineGpus
 from pushtrain.core.queries import shown_run
-from pushtrain.core.run import LogChunk, Run, RunView
+from pushtrain.core.run import Run, RunView
 from pushtrain.core.signing import IDEMPOTENCY, KEPT, MAX_SKEW, Message, Signed
 from pushtrain.core.usage import LONGEST_LEDGER, Usage
 from pushtrain.core.value import Value
 from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, RunList
+from pushtrain.executor.admission import Admission
 from pushtrain.executor.api.events import Listening
-from pushtrain.executor.api.joining import House
 from pushtrain.executor.api.stream import Reading
+from pushtrain.executor.runs.shown import Shown
 from pushtrain.plumbing.keys.authorized import Grant, Scope
 from pushtrain.plumbing.keys.identity import Identity
 
@@ -36,7 +36,7 @@ _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
 
 
-class Service(House, Protocol):
+class Service(Protocol):
     """What the door needs of the executor. Every method may be called from any thread and may block."""
 
     @property
@@ -44,17 +44,16 @@ class Service(House, Protocol):
         """The executor's identity; signs every answer."""
 
     @property
+    def admission(self) -> Admission:
+        """Who may come in."""
+
+    @property
+    def shown(self) -> Shown:
+        """Runs as they are shown."""
+
+    @property
     def identity(self) -> Identity:
         """Who the executor is, and was."""
-
-    def grant(self, key_id: str) -> Grant | None:
-        """What the key with this fingerprint may do; None when it is not authorised."""
-
-    def heir(self, key_id: str, statements: Sequence[str]) -> Grant | None:
-        """What an unknown key may do, because one that is authorised says that it takes its place."""
-
-    def succeed(self, key_id: str, statements: Sequence[str]) -> None:
-        """Write down durably that a key has taken another one's place. Raises StorageError."""
 
     def accept(
         self,
@@ -74,12 +73,6 @@ class Service(House, Protocol):
             Busy, Unauthorized, StorageError: As the store's `accept`.
         """
 
-    def runs(self, *, find: str = "", repository: str = "", limit: int = 50) -> list[Run]:
-        """Runs, newest first; `find` as the store's `find`."""
-
-    def view(self, run_id: str) -> RunView:
-        """The run as it is shown. Raises NotFound."""
-
     def cancel(self, run_id: str, *, by: str, nonce: str, nonce_expires: float) -> Run:
         """Use up the nonce, then ask the run to end. Raises NotFound, Conflict, Unauthorized."""
 
@@ -87,6 +80,9 @@ class Service(House, Protocol):
         self, run_id: str, *, by: Collection[str], attempt: int, nonce: str, nonce_expires: float
     ) -> Run:
         """Let a waiting run go. Raises NotFound, Forbidden, Conflict, Unauthorized; see the store's."""
+
+    def card(self) -> ExecutorCard:
+        """How a sender reaches and recognises this executor."""
 
     def capacity(self) -> Capacity:
         """What is free now."""
@@ -99,18 +95,6 @@ class Service(House, Protocol):
 
     def waiting_of(self, keys: Collection[str], limit: int) -> list[str]:
         """Ids of the waiting runs that a key sent, the last first."""
-
-    def run_of(self, run_id: str) -> Run:
-        """The run without its history. Raises NotFound."""
-
-    def log_chunk(self, run_id: str, attempt: int, offset: int, limit: int) -> LogChunk:
-        """At most `limit` bytes of an attempt's log from `offset`; empty when there is nothing yet.
-
-        Called a dozen times a second for every live reader. Raises NotFound for an unknown run.
-        """
-
-    def artifact_path(self, run_id: str, path: str) -> Path:
-        """Where a file that the executor keeps lies. Raises NotFound, also for paths that lead outside."""
 
     def challenge(self, nonce: str) -> Challenge:
         """Who this is and what it has free."""
@@ -160,7 +144,7 @@ class Call:
         """
         self.demand(scope)
         name = self.path["run_id"]
-        view = self.service.view(name) if _RUN_ID.fullmatch(name) else None
+        view = self.service.shown.view(name) if _RUN_ID.fullmatch(name) else None
         if view is None or not self.grant.allows(scope, view.run.command.repository):
             raise NotFound(f"There is no run {name[:32]} here.", mend="`pushtrain ps` lists the runs.")
         return view
@@ -234,7 +218,7 @@ def runs(call: Call) -> Reply:
     call.demand(Scope.READ)
     query = call.query(find="", repository="", limit="50")
     limit = _number(query, "limit", MAX_RUNS)
-    found = call.service.runs(find=query["find"], repository=query["repository"], limit=limit)
+    found = call.service.shown.runs(find=query["find"], repository=query["repository"], limit=limit)
     mine = [run for run in found if call.grant.allows(Scope.READ, run.command.repository)]
     return _json(RunList(runs=tuple(_shown(run) for run in mine)))
 
@@ -252,7 +236,7 @@ def log(call: Call) -> Reply:
     query = call.query(attempt="0", offset="0", limit=str(256 * 1024))
     attempt = _number(query, "attempt", _FAR) or run.attempt
     offset, limit = _number(query, "offset", _FAR), _number(query, "limit", MAX_LOG)
-    return _json(call.service.log_chunk(run.id, attempt, offset, limit))
+    return _json(call.service.shown.log_chunk(run.id, attempt, offset, limit))
 
 
 def stream(call: Call) -> Reply:
@@ -308,7 +292,7 @@ def artifact(call: Call) -> Reply:
     run = call.run(Scope.READ).run
     query = call.query(offset="0", limit=str(1024 * 1024))
     offset, limit = _number(query, "offset", _FAR), _number(query, "limit", MAX_PIECE)
-    with call.service.artifact_path(run.id, call.path["path"]).open("rb") as file:
+    with call.service.shown.artifact_path(run.id, call.path["path"]).open("rb") as file:
         file.seek(offset)
         return Reply(body=file.read(limit), kind=BYTES)
 

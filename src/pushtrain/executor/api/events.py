@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pushtrain.core.card import Capacity
 from pushtrain.core.errors import NotFound
 from pushtrain.core.frames import CapacityFrame, RunFrame
-from pushtrain.core.run import Run
 from pushtrain.core.wire import BEAT, MAX_TOLD, PACE
+from pushtrain.executor.admission import Admission
 from pushtrain.executor.api.lines import Lines
+from pushtrain.executor.runs.shown import Shown
 from pushtrain.plumbing.keys.authorized import Grant, Scope
 
 _MOST: Final = 10_000
@@ -29,17 +30,19 @@ _MOST: Final = 10_000
 class Source(Protocol):
     """What a listener needs of the executor."""
 
-    def grant(self, key_id: str) -> Grant | None:
-        """What the key may do now."""
+    @property
+    def admission(self) -> Admission:
+        """Who may come in."""
+
+    @property
+    def shown(self) -> Shown:
+        """Runs as they are shown."""
 
     def capacity(self) -> Capacity:
         """What is free now."""
 
     def waiting_of(self, keys: Collection[str], limit: int) -> list[str]:
         """Ids of the waiting runs that these keys sent, the last first."""
-
-    def run_of(self, run_id: str) -> Run:
-        """The run. Raises NotFound."""
 
     def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
         """Call `changed(run_id)` whenever a run changes; returns how to stop it."""
@@ -96,7 +99,7 @@ class Listener:
                 await asyncio.wait_for(self._news.wait(), max(0.0, BEAT - self._lines.quiet()))
 
     def _look(self, changed: set[str]) -> tuple[CapacityFrame, list[RunFrame]] | None:
-        grant = self._source.grant(self._reader)
+        grant = self._source.admission.grant(self._reader)
         if grant is None:
             return None
         capacity = self._source.capacity()
@@ -108,7 +111,7 @@ class Listener:
 
     def _ended(self, run_id: str, grant: Grant) -> RunFrame | None:
         try:
-            run = self._source.run_of(run_id)
+            run = self._source.shown.run(run_id)
         except NotFound:
             return None
         if not run.final or not grant.allows(Scope.SEND, run.command.repository):

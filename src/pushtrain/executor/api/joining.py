@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
@@ -35,6 +35,7 @@ from pushtrain.core.invitation import (
 )
 from pushtrain.core.signing import MAX_SKEW, Message, Signed, fingerprint, parse_public, verify_request
 from pushtrain.core.wire import JSON
+from pushtrain.executor.admission import Admission
 
 MAX_INTRODUCTION: Final = 4096
 """Bytes of a request's body: it is read before it is known who sends it."""
@@ -43,27 +44,6 @@ _BURST: Final = 30
 _PACE: Final = 1.0
 """Wrong requests a second that are answered, on the long run."""
 _NOBODYS: Final = nobodys(secrets.token_bytes(32))
-
-
-class House(Protocol):
-    """What this door needs of the executor. Every method may block, and may be called from any thread."""
-
-    def card(self) -> ExecutorCard:
-        """Who this is."""
-
-    def invitation(self, name: str) -> Invitation | None:
-        """The invitation that is called so, wherever it stands."""
-
-    def doubt(self, name: str) -> None:
-        """Note that a request named an invitation and did not prove its code."""
-
-    def join(self, name: str, public_key: str, *, nonce: str, nonce_expires: float) -> Invitation:
-        """Use up the nonce, authorise the key by the invitation; all durable before it returns.
-
-        Raises:
-            NotFound, Conflict, Unauthorized: The invitation is good for nothing any more.
-            StorageError: It cannot be written.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +63,22 @@ class Porch:
     """Lets guests in.
 
     Args:
-        house: What stands behind.
+        admission: Who may come in.
+        card: Who this is.
         clock: Seconds since the epoch.
         ticks: Seconds that only go forward.
     """
 
     def __init__(
         self,
-        house: House,
+        admission: Admission,
+        card: Callable[[], ExecutorCard],
         *,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._house = house
+        self._admission = admission
+        self._card = card
         self._clock = clock
         self._patience = _Patience(ticks)
 
@@ -107,13 +90,13 @@ class Porch:
             Busy: Too many did not, just now.
         """
         name, proof = message.headers.get(NAME, ""), message.headers.get(PROOF, "")
-        found = self._house.invitation(name) if is_name(name) else None
+        found = self._admission.invitation(name) if is_name(name) else None
         signature = message.headers.get("signature", "")
         held = (found or _NOBODYS).proven(proof, signature=signature, body=message.body)
         if found is not None and held:  # never kept waiting for what others send
             return Guest(message, found)
         if found is not None:
-            self._house.doubt(name)
+            self._admission.doubt(name)
         self._patience.lose()
         raise unproven()
 
@@ -130,13 +113,13 @@ class Porch:
 
         name = guest.invitation.name
         signed = verify_request(guest.message, lookup=lookup, audience=name, now=self._clock())
-        joined = self._house.join(
+        joined = self._admission.join(
             name,
             Introduction.model_validate_json(guest.message.body).public_key,
             nonce=f"{signed.key_id}:{signed.nonce}",
             nonce_expires=signed.expires + MAX_SKEW,
         )
-        return Welcome(card=self._house.card(), terms=joined.terms), signed
+        return Welcome(card=self._card(), terms=joined.terms), signed
 
 
 def _introduced(message: Message) -> Ed25519PublicKey:

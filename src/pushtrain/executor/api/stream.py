@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -29,16 +29,6 @@ MAX_STREAMS: Final = 64
 MAX_STREAMS_PER_KEY: Final = 16
 _LOOK: Final = 0.08
 _PIECE: Final = 64 * 1024
-
-
-class Source(events.Source, Protocol):
-    """What a stream needs of the executor."""
-
-    def view(self, run_id: str) -> RunView:
-        """The run as it is shown."""
-
-    def log_chunk(self, run_id: str, attempt: int, offset: int, limit: int) -> LogChunk:
-        """A piece of an attempt's log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +56,7 @@ class Streams:
         source: Where runs and logs come from.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: events.Source) -> None:
         self._source = source
         self._open: list[str] = []
         self._lock = threading.Lock()
@@ -128,7 +118,7 @@ class Streams:
 class _Follower:
     """One stream's position."""
 
-    def __init__(self, source: Source, reading: Reading, lines: Lines, news: asyncio.Event) -> None:
+    def __init__(self, source: events.Source, reading: Reading, lines: Lines, news: asyncio.Event) -> None:
         self._source = source
         self._reading = reading
         self._lines = lines
@@ -145,7 +135,7 @@ class _Follower:
     async def run(self, gone: "asyncio.Future[None]") -> None:
         view = await self._look(None)
         while not gone.done():
-            if self._source.grant(self._reading.reader) is None:
+            if self._source.admission.grant(self._reading.reader) is None:
                 return  # without an end: whoever comes again is told that his key does not count any more
             if self._news.is_set():
                 self._news.clear()
@@ -168,7 +158,7 @@ class _Follower:
 
     async def _look(self, before: RunView | None) -> RunView:
         """The run as it is now; told to the reader if it changed."""
-        view = await asyncio.to_thread(self._source.view, self._reading.run_id)
+        view = await asyncio.to_thread(self._source.shown.view, self._reading.run_id)
         view = view.model_copy(update={"run": view.run.model_copy(update={"token": ""})})
         if view != before:
             await self._lines.tell(ViewFrame(view=view))
@@ -184,7 +174,7 @@ class _Follower:
         return bool(line)
 
     def _piece(self) -> tuple[LogChunk, bytes]:
-        chunk = self._source.log_chunk(self._reading.run_id, self._attempt, self._offset, _PIECE)
+        chunk = self._source.shown.log_chunk(self._reading.run_id, self._attempt, self._offset, _PIECE)
         return chunk, self._lines.seal(LogFrame(**dict(chunk))) if chunk.data else b""
 
     async def _wait(self, patience: float) -> None:

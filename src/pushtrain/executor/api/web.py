@@ -66,7 +66,8 @@ def create_app(service: Service, *, clock: Callable[[], float] = time.time) -> S
         clock: Seconds since the epoch.
     """
     door = _Door(service, clock, Streams(service))
-    routes = [Route("/healthz", _Health()), Route(JOIN, _Entrance(door, Porch(service, clock=clock)))]
+    porch = Porch(service.admission, service.card, clock=clock)
+    routes = [Route("/healthz", _Health()), Route(JOIN, _Entrance(door, porch))]
     routes += [Route(path, _Resource(door, handlers)) for path, handlers in ROUTES.items()]
     routes.append(Route("/{rest:path}", _Resource(door, {})))
     app = Starlette(routes=routes)
@@ -123,8 +124,8 @@ class _Door:
         shown = of_header(message.headers.get(SUCCESSION, ""))
 
         def lookup(key_id: str) -> Ed25519PublicKey | None:
-            known = self.service.grant(key_id)
-            grant = known or (self.service.heir(key_id, shown) if shown else None)
+            known = self.service.admission.grant(key_id)
+            grant = known or (self.service.admission.heir(key_id, shown) if shown else None)
             if grant is None:
                 return None
             found.append((grant, known is None))
@@ -134,8 +135,8 @@ class _Door:
         signed = verify_head(message, lookup=lookup, audience=audience, now=self.clock())
         ((grant, is_heir),) = found
         if is_heir:
-            self.service.succeed(signed.key_id, shown)
-            if self.service.grant(signed.key_id) is None:
+            self.service.admission.succeed(signed.key_id, shown)
+            if self.service.admission.grant(signed.key_id) is None:
                 raise Unauthorized("Another key has taken the place of that one.", mend=UNKNOWN_KEY)
         return Call(message, signed, grant, path, self.service, key)
 
