@@ -173,8 +173,8 @@ class Deliveries(RuleBasedStateMachine):
 
     def look(self) -> None:
         plan, found = self.rounds._look()
-        self.todo = [(self.rounds._recall, found[run_id], name) for run_id, name in plan.recall]
-        self.todo += [(self.rounds._deliver, found[run_id], name) for run_id, name in plan.deliver]
+        self.todo = [(self.rounds.errands.recall, found[run_id], name) for run_id, name in plan.recall]
+        self.todo += [(self.rounds.errands.deliver, found[run_id], name) for run_id, name in plan.deliver]
         for name in plan.ask:
             try:
                 self.rounds.board.answered(name, self.labs[name].challenge())

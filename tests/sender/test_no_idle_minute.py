@@ -148,7 +148,7 @@ class World:
             self.open(self.labs[name])
         self.watched = set(plan.watch)
         for run_id, name in plan.deliver:
-            self.rounds._deliver(found[run_id], name)
+            self.rounds.errands.deliver(found[run_id], name)
         return 0.0 if plan.deliver else plan.again_in if plan.again_in is not None else END
 
     def answer(self, lab: Lab) -> None:

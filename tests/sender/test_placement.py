@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from pushtrain.core.card import Capacity, FreeGpu
 from pushtrain.core.jobspec import JobSpec, Resources
 from pushtrain.core.policy import fits, pace_key, starts_now
+from pushtrain.core.room import less, needs_of
 from pushtrain.plumbing.sqlite.outbox import Outgoing
-from pushtrain.sender.placement import FIRST_ASKED, RECALL_AFTER, Given, Plan, Queued, Seen, decide, less
+from pushtrain.sender.placement import FIRST_ASKED, RECALL_AFTER, Given, Plan, Queued, Seen, decide
 from pushtrain.testing import NOON, REPOSITORY, a_card, a_command, a_gpu, a_spec
 
 GIB = 1 << 30
@@ -374,7 +375,7 @@ def test_an_executor_gets_what_it_fits_and_among_several_no_more_than_it_can_sta
             assert free is not None
             assert starts_now(free, job)
         if (free := left[name]) is not None:
-            left[name] = less(free, job)
+            left[name] = less(free, needs_of(job.resources))
 
 
 @given(worlds())

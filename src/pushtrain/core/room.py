@@ -150,3 +150,17 @@ def heard(capacity: Capacity) -> tuple[Place, ...]:
         )
         for one in capacity.free
     )
+
+
+def less(capacity: Capacity, needs: Needs) -> Capacity:
+    """What is left when a run has taken its part: the smallest GPUs that do, as the executor gives them."""
+    if not needs.gpus:
+        return capacity.model_copy(update={"free_slots": max(0, capacity.free_slots - 1)})
+    places = heard(capacity)
+    return with_free(capacity, without(places, given(places, needs) or (), needs))
+
+
+def with_free(capacity: Capacity, places: Sequence[Place]) -> Capacity:
+    """A capacity with other GPUs free."""
+    whole = sum(1 for place in places if place.whole)
+    return capacity.model_copy(update={"free": told(places), "free_gpus": whole})

@@ -15,8 +15,9 @@ from pushtrain.core.card import Capacity, Challenge, ExecutorCard
 from pushtrain.core.command import TrainCommand
 from pushtrain.core.frames import CapacityFrame, RunFrame
 from pushtrain.core.jobspec import JobSpec
+from pushtrain.core.room import less, needs_of
 from pushtrain.core.run import Run
-from pushtrain.sender.placement import PATIENCE, Seen, less
+from pushtrain.sender.placement import PATIENCE, Seen
 
 FRESH: Final = 2.0
 """Seconds for which what an executor had free counts, unless its stream is open."""
@@ -265,7 +266,7 @@ def _seen(name: str, entry: _Entry, now: float) -> Seen:
         capacity = None
     if capacity is not None:
         for spec, _ in entry.taken.values():
-            capacity = less(capacity, spec)
+            capacity = less(capacity, needs_of(spec.resources))
     fresh = entry.live or age <= REMEMBERED
     trouble, ask_in = entry.trouble, max(0.0, entry.ask_at - now)
     asking = entry.asked_at is not None and now - entry.asked_at < PATIENCE

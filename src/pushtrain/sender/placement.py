@@ -20,7 +20,7 @@ from pushtrain.core.command import TrainCommand
 from pushtrain.core.forms import clean
 from pushtrain.core.jobspec import JobSpec
 from pushtrain.core.policy import choose, fits, pace_key, ranking, starts_now
-from pushtrain.core.room import Place, can, could, given, heard, needs_of, told, without
+from pushtrain.core.room import can, could, heard, less, needs_of, with_free
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 
 RECALL_AFTER: Final = 5.0
@@ -137,7 +137,7 @@ class _Room:
 
     def take(self, spec: JobSpec) -> None:
         """One more run goes there."""
-        self.capacity = less(self.capacity, spec)
+        self.capacity = less(self.capacity, needs_of(spec.resources))
 
     def fitting(self, spec: JobSpec) -> int:
         """Free GPUs that the job could use."""
@@ -147,24 +147,9 @@ class _Room:
     def keep(self, spec: JobSpec) -> None:
         """Nobody else gets the GPUs that the job could use."""
         needs = needs_of(spec.resources)
-        self.capacity = _with(
+        self.capacity = with_free(
             self.capacity, [each for each in heard(self.capacity) if not could(each, needs)]
         )
-
-
-def less(capacity: Capacity, spec: JobSpec) -> Capacity:
-    """What is left when a run has taken its part: the smallest GPUs that do, as the executor gives them."""
-    needs = needs_of(spec.resources)
-    if not needs.gpus:
-        return capacity.model_copy(update={"free_slots": max(0, capacity.free_slots - 1)})
-    places = heard(capacity)
-    return _with(capacity, without(places, given(places, needs) or (), needs))
-
-
-def _with(capacity: Capacity, places: Sequence[Place]) -> Capacity:
-    """A capacity with other GPUs free."""
-    whole = sum(1 for place in places if place.whole)
-    return capacity.model_copy(update={"free": told(places), "free_gpus": whole})
 
 
 @dataclass(slots=True)

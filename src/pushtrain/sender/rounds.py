@@ -1,4 +1,4 @@
-"""The rounds of a sender: again and again look at what waits, decide (`placement`), and do it.
+"""The rounds of a sender: again and again look at what waits, decide (`placement`), and do it (`errands`).
 
 A round is due when a command came, when an answer or a word of an executor came, and when a time is over that
 placement named. Between rounds nothing happens: no request is made while nothing waits. Executors do not wait
@@ -17,17 +17,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.errors import Busy, Conflict, NotFound, PushtrainError, Unreachable
+from pushtrain.core.errors import PushtrainError
 from pushtrain.core.frames import CapacityFrame
-from pushtrain.core.lifecycle import next_attempt
-from pushtrain.core.states import State
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.board import Board, Listed
-from pushtrain.sender.delivery import for_good
+from pushtrain.sender.errands import FIRST_PAUSE, LONGEST_PAUSE, Errands, again
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.sender.placement import Given, Plan, Queued, decide
 from pushtrain.sender.watch import Watch
@@ -38,8 +35,6 @@ T = TypeVar("T")
 _AT_ONCE: Final = 4
 """Commands on their way to one executor: enough to hide its disk, few enough to keep their order nearly."""
 _CALLS: Final = 24
-_FIRST_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 60.0
 _GREETED: Final = 3
 """With more executors than this, none is asked before something waits."""
 _BREATH: Final = 0.03
@@ -86,17 +81,16 @@ class Rounds:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.board = Board(clock=ticks)
+        self.errands = Errands(store, self.board, clock=clock, jitter=jitter)
         self._store = store
         self._known = known
         self._kept = kept
         self._lost_after = lost_after
         self._clock = clock
         self._ticks = ticks
-        self._jitter = jitter
         self._began = self._awake = clock()
         self._apart = clock() - ticks()
         self._listed_at: float | None = None
-        self._refused: dict[str, dict[str, PushtrainError]] = {}
         self._watches: dict[str, Watch] = {}
         self._ready: dict[str, deque[tuple[Work, Outgoing]]] = {}
         self._flying: set[str] = set()
@@ -168,11 +162,11 @@ class Rounds:
             plan, found = await self._think(self._look)
         except PushtrainError as error:
             log.warning("deliveries wait: %s", error)
-            return _LONGEST_PAUSE / 4
+            return LONGEST_PAUSE / 4
         for name in plan.ask:
             self._ask(name)
         self._watch_only(plan.watch)
-        for work, pairs in ((self._recall, plan.recall), (self._deliver, plan.deliver)):
+        for work, pairs in ((self.errands.recall, plan.recall), (self.errands.deliver, plan.deliver)):
             for run_id, name in pairs:
                 self._ready.setdefault(name, deque()).append((work, found[run_id]))
         self._start()
@@ -195,10 +189,10 @@ class Rounds:
             await asyncio.get_running_loop().run_in_executor(self._calls, work, out, name)
         except PushtrainError as error:
             log.warning("what became of run %s could not be noted: %s", out.run_id[:8], error)
-            await asyncio.sleep(_FIRST_PAUSE)
+            await asyncio.sleep(FIRST_PAUSE)
         except Exception:
             log.exception("run %s could not be delivered; trying again", out.run_id[:8])
-            await asyncio.sleep(_LONGEST_PAUSE)
+            await asyncio.sleep(LONGEST_PAUSE)
         finally:
             self._flying.discard(out.run_id)
             self._load[name] -= 1
@@ -297,7 +291,7 @@ class Rounds:
             queued=queued,
             recalling=[out for out in self._store.outbox_recalling() if out.run_id not in flying],
             unsettled=unsettled,
-            refused={run_id: frozenset(by) for run_id, by in self._refused.items()},
+            refused=self.errands.refused(),
             homes={
                 out.run_id: home
                 for out in waiting
@@ -336,7 +330,7 @@ class Rounds:
 
     def _lost(self, out: Outgoing) -> None:
         """Its executor has been silent for too long: another one may start it, and is told of that one."""
-        command = _again(out.command, out.command.attempt + 1, possible_duplicate=True)
+        command = again(out.command, out.command.attempt + 1, possible_duplicate=True)
         self._store.outbox_moved(command, "its executor does not answer any more")
         self.board.not_sent(out.executor, out.run_id)
         log.warning(
@@ -346,9 +340,9 @@ class Rounds:
         )
 
     def _refuse(self, out: Outgoing) -> None:
-        error = next(iter(self._refused.pop(out.run_id).values()))
-        self._store.outbox_refused(out.run_id, str(error))
-        log.warning("run %s (%s) was refused: %s", out.run_id[:8], out.command.job.title, error)
+        why = self.errands.refusal(out.run_id)
+        self._store.outbox_refused(out.run_id, why)
+        log.warning("run %s (%s) was refused: %s", out.run_id[:8], out.command.job.title, why)
 
     # --- executors: asked and watched ---------------------------------------------------------------------
 
@@ -400,76 +394,3 @@ class Rounds:
             self._due.set()
 
         self._tell_loop(forget)
-
-    # --- one command --------------------------------------------------------------------------------------
-
-    def _deliver(self, out: Outgoing, name: str) -> None:
-        """Hand a command over, and note what came of it."""
-        executor = self.board.executor(name)
-        if executor is None:
-            return
-        if out.executor != name:
-            self._store.outbox_place(out.run_id, name)
-        self.board.sent(name, out.command)
-        try:
-            run = executor.send(out.command)
-        except PushtrainError as error:
-            self._undelivered(out, name, error)
-            return
-        self.board.accepted(name, out.command, run.updated_at)
-        self._store.outbox_delivered(out.run_id, accepted_at=run.updated_at)
-        if run.state is not State.QUEUED:
-            self._store.outbox_started(out.run_id)
-        self._refused.pop(out.run_id, None)
-        log.info("run %s (%s) is with %s", out.run_id[:8], out.command.job.title, executor.url)
-
-    def _undelivered(self, out: Outgoing, name: str, error: PushtrainError) -> None:
-        never_sent = isinstance(error, Unreachable) and not error.sent and not out.executor
-        if isinstance(error, Busy):
-            self.board.full(name, error.message)
-        elif isinstance(error, Unreachable):
-            self.board.failed(name, error.message)
-        elif for_good(error):
-            self._refused.setdefault(out.run_id, {})[name] = error
-        if never_sent or for_good(error):
-            self.board.not_sent(name, out.run_id)
-            self._store.outbox_retry(out.run_id, str(error), 0.0, executor="")
-        else:
-            self._retry(out, error)
-
-    def _recall(self, out: Outgoing, name: str) -> None:
-        """Ask for a run that waits at an executor; only its signed answer sets it free for another."""
-        executor = self.board.executor(name)
-        if executor is None:
-            return
-        first = out.state == "delivered"
-        if first:
-            self._store.outbox_recall(out.run_id)
-        try:
-            released = executor.release(out.run_id, out.command.attempt)
-            attempt, checkpoint = next_attempt(released), released.checkpoint or out.command.checkpoint
-        except NotFound:
-            attempt, checkpoint = out.command.attempt + 1, out.command.checkpoint
-        except PushtrainError as error:
-            if isinstance(error, Conflict) or (first and for_good(error) and not isinstance(error, Busy)):
-                self._store.outbox_started(out.run_id)
-                self.board.not_sent(name, out.run_id)
-                return
-            if isinstance(error, Unreachable):
-                self.board.failed(name, error.message)
-            self._retry(out, error)
-            return
-        command = _again(out.command, attempt, checkpoint=checkpoint)
-        self._store.outbox_moved(command, f"it was recalled from {executor.url}")
-        self.board.not_sent(name, out.run_id)
-        log.info("run %s was recalled from %s", out.run_id[:8], executor.url)
-
-    def _retry(self, out: Outgoing, error: PushtrainError) -> None:
-        """To the same executor, later."""
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(out.tries, 10)) * (0.75 + 0.5 * self._jitter())
-        self._store.outbox_retry(out.run_id, str(error), self._clock() + pause)
-
-
-def _again(command: TrainCommand, attempt: int, **changes: Any) -> TrainCommand:
-    """The command for the run's next executor."""
-    return command.model_copy(update={"attempt": attempt, **changes})
