@@ -103,7 +103,7 @@ def test_a_key_that_is_forestalled_while_it_is_being_written_down_is_refused(
     """Between the look and the pen another key may take the place."""
     sender.rotate()
     with monkeypatch.context() as forestalled:
-        forestalled.setattr(executor.service, "succeed", lambda *_: None)
+        forestalled.setattr(executor.service.admission, "succeed", lambda *_: None)
         with pytest.raises(Unauthorized):
             sender.client().challenge()
     sender.client().challenge()
