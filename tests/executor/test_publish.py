@@ -445,7 +445,7 @@ def test_results_may_go_to_another_repository(line: Line) -> None:
         ["git", "-C", str(other), "rev-parse", RESULTS], capture_output=True, text=True, check=True
     )
     assert tip.stdout.strip() == done.commit
-    page = mirrors["github.com/octo/results"].show(done.commit, f"{done.path}/README.md")
+    page = mirrors["github.com/octo/results"].commits.show(done.commit, f"{done.path}/README.md")
     assert b"Try a larger rate" in (page or b"")
     assert line.log() == []
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -27,14 +27,17 @@ from hypothesis.stateful import (
 from pushtrain.core.errors import GitError, NotFound
 from pushtrain.core.push import NO_COMMIT, Push
 from pushtrain.core.settings import Repository, SenderSettings
+from pushtrain.plumbing.git.commits import CommitInfo
 from pushtrain.plumbing.git.complaint import RateLimited
-from pushtrain.plumbing.git.mirror import CommitInfo, Mirror
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.ports import Stop
 from pushtrain.sender.poll import Reconciler
 from pushtrain.sender.service import SenderService
 from pushtrain.testing import NOON
 from virtual_time import VirtualLoop
+
+if TYPE_CHECKING:
+    from pushtrain.plumbing.git.mirror import Mirror
 
 PROMISED = 120.0
 """Seconds within which a tip has its runs."""
@@ -59,7 +62,7 @@ class FakeHost:
 
     remote: Repository = field(default_factory=lambda: Repository(key=KEY, remote="/nowhere"))
     refs: dict[str, str] = field(default_factory=dict)
-    commits: dict[str, Commit] = field(default_factory=dict)
+    made: dict[str, Commit] = field(default_factory=dict)
     away: bool = False
     wish: float = 0
     """Seconds for which it asks to be left alone."""
@@ -68,8 +71,8 @@ class FakeHost:
 
     def commit(self, parent: str, kind: str) -> str:
         """A new commit."""
-        name = f"{len(self.commits) + 1:040x}"
-        self.commits[name] = Commit((parent,) if parent else (), kind)
+        name = f"{len(self.made) + 1:040x}"
+        self.made[name] = Commit((parent,) if parent else (), kind)
         return name
 
     def history(self, commit: str) -> set[str]:
@@ -80,7 +83,7 @@ class FakeHost:
             name = left.pop()
             if name not in found:
                 found.add(name)
-                left += self.commits[name].parents
+                left += self.made[name].parents
         return found
 
     # --- as `Mirror`
@@ -101,8 +104,12 @@ class FakeHost:
         self.fetched.add((ref, commit))
         return True
 
+    @property
+    def commits(self) -> "FakeHost":
+        return self
+
     def read(self, commit: str, paths: Sequence[str] = ()) -> tuple[CommitInfo, dict[str, bytes | None]]:
-        found = self.commits[commit]
+        found = self.made[commit]
         files = {"pushtrain.toml": KINDS[found.kind]}
         info = CommitInfo(commit, "A change", "Ada", 0, found.parents)
         return info, {path: files.get(path) for path in paths}
@@ -241,8 +248,8 @@ class Reconciled(RuleBasedStateMachine):
     def rewrite(self, ref: str, data: st.DataObject) -> None:
         """Force a branch to any commit that ever was, or to a sibling of its tip."""
         if self._latest(ref):
-            old = data.draw(st.sampled_from(sorted(self.host.commits)))
-            new = self.host.commit(next(iter(self.host.commits[self._latest(ref)].parents), ""), "job")
+            old = data.draw(st.sampled_from(sorted(self.host.made)))
+            new = self.host.commit(next(iter(self.host.made[self._latest(ref)].parents), ""), "job")
             self._move(ref, data.draw(st.sampled_from([old, new])), early=False)
 
     @rule(ref=st.sampled_from(REFS))
@@ -279,7 +286,7 @@ class Reconciled(RuleBasedStateMachine):
             started = [out.command.commit for out in self.store.outbox(limit=1000)]
             assert len(started) == len(set(started))
             assert set(started) <= self.pushed
-            assert all(self.host.commits[commit].kind == "job" for commit in started)
+            assert all(self.host.made[commit].kind == "job" for commit in started)
 
     @rule()
     def calm(self) -> None:
@@ -295,7 +302,7 @@ class Reconciled(RuleBasedStateMachine):
         assert noted == watched, "where every branch really is, whichever push was told of last"
         started = {out.command.commit for out in self.store.outbox(limit=1000)}
         for ref in self.moved & watched.keys():
-            if self.host.commits[watched[ref]].kind == "job":
+            if self.host.made[watched[ref]].kind == "job":
                 assert watched[ref] in started, f"the tip of {ref} has no run"
 
     def teardown(self) -> None:

@@ -565,7 +565,7 @@ def test_a_store_that_fails_delays_and_loses_nothing(sender: Sender, monkeypatch
         return due(*arguments, **more)
 
     monkeypatch.setattr(sender.store, "outbox_due", fails)
-    monkeypatch.setattr(rounds_module, "_LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr(rounds_module, "LONGEST_PAUSE", 0.1)
 
     async def story() -> None:
         (run_id,) = sender.push()

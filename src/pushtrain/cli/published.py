@@ -15,7 +15,7 @@ from pushtrain.core.errors import GitError, NotFound, PushtrainError
 from pushtrain.core.run import Artifact, Attempt, Run, RunEvent, RunView
 from pushtrain.core.states import State
 from pushtrain.plumbing.git.command import Git
-from pushtrain.plumbing.git.mirror import parse_batch
+from pushtrain.plumbing.git.commits import parse_batch
 
 _FOLDER: Final = re.compile(r"(?:.*/)?runs/([^/]+)/(\d{4}-\d{2})/(\d{2})-([0-9a-f]{7})-([0-9a-f]{8,32})")
 _LARGEST: Final = 1 << 31

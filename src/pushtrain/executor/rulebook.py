@@ -207,7 +207,7 @@ class Rulebook:
         if rules.require_signed_commits:
             self._see_signature(command, mirror, stop)
         if rules.committed_jobs or rules.require_signed_commits:
-            file = mirror.show(command.commit, FILE)
+            file = mirror.commits.show(command.commit, FILE)
             if refusal := ruling.committed(command.job, file, command.commit):
                 raise Against(refusal)
 

@@ -133,9 +133,9 @@ def _decided(push: Push, branch: str, mirror: Mirror, roster: str) -> Plan:
             push = push.model_copy(update={"after": commit})
             found = _read(mirror, commit)
             file = _jobs(found)
-        changed = _theirs(mirror.changed(push.before, push.after), file, branch, roster)
+        changed = _theirs(mirror.commits.changed(push.before, push.after), file, branch, roster)
     elif branch and any(job.on.push and (job.on.push.paths or job.on.push.paths_ignore) for job in file.jobs):
-        changed = mirror.changed(push.before, push.after)
+        changed = mirror.commits.changed(push.before, push.after)
     decisions = starts(push, file, message=found.message, changed=changed, roster=roster)
     specs = [spec for decision in decisions for spec in decision.specs]
     made = commands(
@@ -149,7 +149,7 @@ def _decided(push: Push, branch: str, mirror: Mirror, roster: str) -> Plan:
 
 
 def _read(mirror: Mirror, commit: str) -> _Commit:
-    info, files = mirror.read(commit, (FILE, _SHARED_INDEX))
+    info, files = mirror.commits.read(commit, (FILE, _SHARED_INDEX))
     return _Commit(commit, info.message, files[FILE], shared=files[_SHARED_INDEX] is not None)
 
 
@@ -172,10 +172,10 @@ def _newest_not_ours(push: Push, mirror: Mirror, file: JobFile, branch: str, ros
     for _ in range(_LONGEST_WALK):
         if commit == push.before:
             break
-        parents = mirror.read(commit)[0].parents
+        parents = mirror.commits.read(commit)[0].parents
         if len(parents) != 1:
             break
-        changed = mirror.changed(parents[0], commit)
+        changed = mirror.commits.changed(parents[0], commit)
         if not changed or not ours(changed, file.results, branch=branch, roster=roster):
             break
         commit = parents[0]

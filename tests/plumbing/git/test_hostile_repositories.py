@@ -51,7 +51,7 @@ def test_a_commit_that_only_a_fork_has_is_not_run_under_the_branch_that_is_claim
     # Neither when the mirror has got it in another way, such as a branch that this key may not run.
     forge.git("update-ref", "refs/heads/eve", evil)
     assert mirror.fetch("refs/heads/eve", evil)
-    assert mirror.has(evil)
+    assert mirror.commits.has(evil)
     with pytest.raises(NotFound, match="on refs/heads/main"):
         mirror.fetch(MAIN, evil)
 
@@ -203,7 +203,7 @@ def test_odd_but_harmless_names_come_through_as_they_are(forge: Forge, tmp_path:
     mirror = mirror_of(forge)
     fetch_and_check_out(mirror, commit, tmp_path / "out")
     assert {os.fsencode(one.name) for one in (tmp_path / "out").iterdir()} == set(names)
-    assert len(mirror.list(commit)) == len(names)
+    assert len(mirror.commits.list(commit)) == len(names)
 
 
 @pytest.mark.parametrize(

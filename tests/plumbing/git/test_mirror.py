@@ -69,16 +69,16 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_a_commit_is_fetched_once(work: WorkRepository, mirror: Mirror) -> None:
     commit = pushed(work, {"a": "1"})
-    assert not mirror.has(commit)
+    assert not mirror.commits.has(commit)
     assert mirror.fetch("refs/heads/main", commit)
-    assert mirror.has(commit)
+    assert mirror.commits.has(commit)
     assert not mirror.fetch("refs/heads/main", commit)
 
 
 def test_one_call_reads_message_and_files(work: WorkRepository, mirror: Mirror) -> None:
     commit = pushed(work, {"pushtrain.toml": "x = 1\n", "b/c": b"\0\xff"}, "Subject line\n\nBody\nmore")
     mirror.fetch("refs/heads/main", commit)
-    info, files = mirror.read(commit, ["pushtrain.toml", "b/c", "nope", "b", "new\nline"])
+    info, files = mirror.commits.read(commit, ["pushtrain.toml", "b/c", "nope", "b", "new\nline"])
     assert info.subject == "Subject line"
     assert info.message == "Subject line\n\nBody\nmore\n"
     assert info.author == "Ada"
@@ -89,19 +89,19 @@ def test_one_call_reads_message_and_files(work: WorkRepository, mirror: Mirror) 
         "b": None,
         "new\nline": None,
     }
-    assert mirror.show(commit, "b/c") == b"\0\xff"
-    assert mirror.message(commit) == info.message
-    assert mirror.list(commit) == ["b/c", "pushtrain.toml"]
-    assert mirror.list(commit, "b") == ["b/c"]
+    assert mirror.commits.show(commit, "b/c") == b"\0\xff"
+    assert mirror.commits.message(commit) == info.message
+    assert mirror.commits.list(commit) == ["b/c", "pushtrain.toml"]
+    assert mirror.commits.list(commit, "b") == ["b/c"]
 
 
 def test_an_unknown_commit_is_not_found(mirror: Mirror) -> None:
     with pytest.raises(NotFound):
-        mirror.read("1" * 40, ["x"])
+        mirror.commits.read("1" * 40, ["x"])
     mirror.ensure()
     with pytest.raises(NotFound):
-        mirror.read("1" * 40, ["x"])
-    assert not mirror.is_ancestor("1" * 40, "2" * 40)
+        mirror.commits.read("1" * 40, ["x"])
+    assert not mirror.commits.is_ancestor("1" * 40, "2" * 40)
 
 
 def test_ls_remote_tells_branches_tags_and_the_default(work: WorkRepository, mirror: Mirror) -> None:
@@ -127,11 +127,11 @@ def test_changes_and_ancestry_between_commits(work: WorkRepository, mirror: Mirr
     first = pushed(work, {"a": "1", "b": "1"})
     second = pushed(work, {"a": "2", "ü c": "3"})
     mirror.fetch("refs/heads/main", second)
-    assert mirror.changed(first, second) == ["a", "ü c"]
-    assert mirror.changed(NO_COMMIT, second) is None
-    assert mirror.changed("3" * 40, second) is None
-    assert mirror.is_ancestor(first, second)
-    assert not mirror.is_ancestor(second, first)
+    assert mirror.commits.changed(first, second) == ["a", "ü c"]
+    assert mirror.commits.changed(NO_COMMIT, second) is None
+    assert mirror.commits.changed("3" * 40, second) is None
+    assert mirror.commits.is_ancestor(first, second)
+    assert not mirror.commits.is_ancestor(second, first)
 
 
 def test_a_commit_that_was_pushed_over_is_said_to_be_gone(work: WorkRepository, mirror: Mirror) -> None:
@@ -165,7 +165,7 @@ def test_bad_names_never_reach_git(tmp_path: Path, mirror: Mirror) -> None:
     with pytest.raises(UsageError):
         mirror.fetch("--upload-pack=touch x", "1" * 40)
     with pytest.raises(UsageError):
-        mirror.has("HEAD")
+        mirror.commits.has("HEAD")
     with pytest.raises(UsageError):
         mirror.checkout("--help", tmp_path / "x")
     with pytest.raises(UsageError):
@@ -221,7 +221,7 @@ def test_many_packs_are_joined(work: WorkRepository, mirror: Mirror, monkeypatch
         mirror.fetch("refs/heads/main", commit)
     packs = list((mirror.folder / "objects" / "pack").glob("*.pack"))
     assert len(packs) <= 4
-    assert all(mirror.has(commit) for commit in commits)
+    assert all(mirror.commits.has(commit) for commit in commits)
 
 
 def test_a_fetch_ends_when_somebody_wants_it_to(work: WorkRepository, mirror: Mirror) -> None:

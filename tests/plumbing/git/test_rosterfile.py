@@ -16,7 +16,8 @@ from pushtrain.core.roster import parse, sign_card, with_card
 from pushtrain.core.settings import Repository
 from pushtrain.core.signing import public_text
 from pushtrain.demo.host import Host
-from pushtrain.plumbing.git.mirror import Mirror, parse_heads
+from pushtrain.plumbing.git.commits import parse_heads
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.rosterfile import Look, RosterFile
 from pushtrain.testing import NOON, WorkRepository, a_card
 

@@ -405,7 +405,7 @@ def test_a_mirror_lets_go_of_what_no_branch_and_no_run_needs(tmp_path: Path) -> 
         work.git("push", "--quiet", "--force", "origin", f"{commits[-1]}:refs/heads/main")
         mirror.fetch("refs/heads/main", commits[-1])
     assert collect_mirror(mirror.folder, {commits[0]}, grace=0)
-    assert [mirror.has(commit) for commit in commits] == [True, False, True]
+    assert [mirror.commits.has(commit) for commit in commits] == [True, False, True]
     assert not collect_mirror(mirror.folder, {commits[0]}), "once a week is enough"
     assert mirror.fetch("refs/heads/main", commits[0]) is False, (
         "it was seen there, and its run may still start"

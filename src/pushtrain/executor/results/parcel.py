@@ -200,7 +200,7 @@ class Packer:
 
     def _subject(self, run: Run) -> str:
         mirror = self._mirrors(run.command.repository)
-        found = mirror.objects([f"{run.command.commit}^{{commit}}"])[0]
+        found = mirror.commits.objects([f"{run.command.commit}^{{commit}}"])[0]
         message = found[1].partition(b"\n\n")[2] if found else b""
         return message.decode("utf-8", "replace").strip().partition("\n")[0]
 

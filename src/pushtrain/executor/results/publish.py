@@ -240,7 +240,7 @@ class _Pages:
         records = [f"{path}/run.json" for both in folders for path in both]
         months = [f"{self._month(one.run)}/README.md" for one in ready]
         wanted = list(dict.fromkeys([f"{base}README.md", *months, *records]))
-        found = mirror.objects([f"{tip}:{path}" for path in wanted]) if tip else [None] * len(wanted)
+        found = mirror.commits.objects([f"{tip}:{path}" for path in wanted]) if tip else [None] * len(wanted)
         self._there = {path: one[1] if one else None for path, one in zip(wanted, found, strict=True)}
 
     def folder_of(self, run: Run) -> tuple[str, bytes | None]:

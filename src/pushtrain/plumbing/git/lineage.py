@@ -16,17 +16,17 @@ def order(mirror: Mirror, ref: str, this: str, that: str) -> Order:
     if this == that:
         return Order.UNKNOWN
     for commit in (this, that):
-        if not mirror.has(commit):
+        if not mirror.commits.has(commit):
             with contextlib.suppress(NotFound):  # rewritten, and let go by the host
                 mirror.fetch(ref, commit)
-    if mirror.is_ancestor(that, this):
+    if mirror.commits.is_ancestor(that, this):
         return Order.NEWER
-    if mirror.is_ancestor(this, that):
+    if mirror.commits.is_ancestor(this, that):
         return Order.OLDER
     tip = mirror.ls_remote().get(ref, "")
     if not tip:
         return Order.UNKNOWN
     if tip not in {this, that}:
         mirror.fetch(ref, tip)
-    current = (mirror.is_ancestor(this, tip), mirror.is_ancestor(that, tip))
+    current = (mirror.commits.is_ancestor(this, tip), mirror.commits.is_ancestor(that, tip))
     return {(True, False): Order.NEWER, (False, True): Order.OLDER}.get(current, Order.UNKNOWN)

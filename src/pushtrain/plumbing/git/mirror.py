@@ -1,9 +1,9 @@
-"""Keep a bare mirror of each repository; fetch, read and check out exactly the commits that are asked for.
+"""Keep a bare mirror of each repository; fetch and check out exactly the commits that are asked for.
 
 A mirror is a folder that only we write. It is made again when it is missing or damaged, holds what was
 fetched under private refs (so that the next fetch transfers only what is new), and never holds a work tree
-that a job could touch: checkouts are copies (see `checkout`). Every commit that is read was named in full.
-Thread-safe; two processes may share a mirror.
+that a job could touch: checkouts are copies (see `checkout`). It is read by its `commits`. Thread-safe;
+two processes may share a mirror.
 """
 
 import fcntl
@@ -12,19 +12,18 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import ConfigError, GitError, NotFound, PushtrainError
+from pushtrain.core.errors import GitError, NotFound, PushtrainError
 from pushtrain.core.outward import Outward
-from pushtrain.core.push import NO_COMMIT
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.checkout import Checkout, PristineTree
 from pushtrain.plumbing.git.command import FETCH, GUARDED, LONGEST, Git
-from pushtrain.plumbing.git.complaint import BrokenRepository, PrintedTooMuch
+from pushtrain.plumbing.git.commits import Commits
+from pushtrain.plumbing.git.complaint import BrokenRepository
 from pushtrain.plumbing.git.remotes import check_commit, check_ref, validate_remote
 from pushtrain.plumbing.git.seen import Seen
 from pushtrain.plumbing.git.survey import Bounds
@@ -37,24 +36,6 @@ _MANY_PACKS: Final = 60
 """Each fetch leaves one pack; past this many they are joined."""
 _BOUNDS: Final = Bounds()
 _OUTWARD: Final = Outward()
-_LARGEST_READ: Final = 8 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class CommitInfo:
-    """A commit's own words."""
-
-    commit: str
-    message: str
-    author: str
-    """The name, without the address."""
-    authored_at: int
-    parents: tuple[str, ...]
-
-    @property
-    def subject(self) -> str:
-        """The message's first line."""
-        return self.message.strip().partition("\n")[0]
 
 
 class Mirror:
@@ -92,6 +73,8 @@ class Mirror:
         self.lent = lent
         self.outward = outward
         self.git = Git(self.folder, self.remote.remote, token, stranger is not None, stranger or ())
+        self.commits = Commits(self.folder, self.git, remote.key)
+        """What is read of it."""
         self.pristine = PristineTree(folder / f"{name}.tree", self.git, bounds, outward)
         self._lock = folder / f"{name}.lock"
         self._use = folder / f"{name}.use"
@@ -129,7 +112,7 @@ class Mirror:
         self.ensure(stop=stop)
         for kind in ("heads", "tags"):
             self.fetch_into(f"refs/{kind}/*", f"refs/fetched/all/{kind}/*", stop=stop)
-        if not self.has(commit):
+        if not self.commits.has(commit):
             return ""
         names = self.git.run(
             "for-each-ref", "--contains", commit, "--format=%(refname)", "refs/fetched/all/"
@@ -213,7 +196,8 @@ class Mirror:
         there, tip = (line if _is_id(line) else "" for line in out)
         if not there:
             return False
-        known = tip == commit or self._seen.has(short, commit) or (tip and self.is_ancestor(commit, tip))
+        below = self.commits.is_ancestor
+        known = tip == commit or self._seen.has(short, commit) or (tip and below(commit, tip))
         if known:
             self._seen.add(short, commit)
         return bool(known)
@@ -224,14 +208,14 @@ class Mirror:
             return False
         with suppress(NotFound, GitError):
             self.fetch_into(commit, f"refs/fetched/{short}.{commit[:16]}", stop=stop)
-        return self.has(commit)
+        return self.commits.has(commit)
 
     def _fetch_exactly(self, commit: str, stop: Stop | None) -> bool:
-        if self.has(commit):
+        if self.commits.has(commit):
             return False
         with self._locked(stop):
             self._ensure(_format(commit))
-            if self.has(commit):
+            if self.commits.has(commit):
                 return False
             try:
                 self.fetch_into(commit, "refs/fetched/one", stop=stop)
@@ -239,7 +223,7 @@ class Mirror:
                 if not _unadvertised(str(error)):
                     raise
                 self.fetch_into("refs/heads/*", "refs/fetched/all/heads/*", stop=stop)
-                if not self.has(commit):
+                if not self.commits.has(commit):
                     raise NotFound(
                         f"{self.remote.key} has no commit {commit[:12]} (any more).",
                         mend="It was pushed over perhaps; push again.",
@@ -278,88 +262,6 @@ class Mirror:
                     half.unlink(missing_ok=True)
 
     # --- our side ---
-
-    def has(self, commit: str) -> bool:
-        """Whether the mirror holds this commit. Packs arrive whole, so a commit's files are there with it."""
-        name = f"{check_commit(commit)}^{{commit}}"
-        return self.folder.is_dir() and self.git.run("cat-file", "-e", name, ok=(0, 1, 128)).code == 0
-
-    def read(self, commit: str, paths: Sequence[str] = ()) -> tuple[CommitInfo, dict[str, bytes | None]]:
-        """The commit's own words and some of its files (None: there is no such file), by one git process.
-
-        Raises:
-            NotFound: The mirror does not hold the commit.
-            ConfigError: All of it together is larger than anything that is read here.
-        """
-        names = [path for path in paths if "\n" not in path]
-        asked = [f"{check_commit(commit)}^{{commit}}", *(f"{commit}:{path}" for path in names)]
-        try:
-            head, *files = self.objects(asked, limit=_LARGEST_READ)
-        except PrintedTooMuch as error:
-            what = " or ".join(names) or "The message"
-            raise ConfigError(
-                f"{what} at {commit[:7]} is larger than {_LARGEST_READ} bytes.",
-                mend="Make it smaller; long scripts belong into files of their own.",
-            ) from error
-        if head is None:
-            raise NotFound(f"The mirror of {self.remote.key} holds no commit {commit[:12]}.")
-        blobs = [None if found is None or found[0] != "blob" else found[1] for found in files]
-        return _parse_commit(commit, head[1]), {
-            **dict.fromkeys(paths),
-            **dict(zip(names, blobs, strict=True)),
-        }
-
-    def objects(self, names: Sequence[str], *, limit: int = 1 << 26) -> list[tuple[str, bytes] | None]:
-        """Several objects as (kind, content), None for what is missing, by one git process.
-
-        Raises:
-            PrintedTooMuch: They are larger than the limit, together.
-        """
-        if not self.folder.is_dir():
-            return [None] * len(names)
-        asked = "".join(f"{name}\n" for name in names).encode()
-        out = self.git.run("cat-file", "--batch", input=asked, limit=limit).out
-        return list(parse_batch(out, len(names)))
-
-    def show(self, commit: str, path: str) -> bytes | None:
-        """One file at one commit; None: there is none."""
-        return self.read(commit, [path])[1][path]
-
-    def message(self, commit: str) -> str:
-        """The commit's message."""
-        return self.read(commit)[0].message
-
-    def changed(self, before: str, after: str) -> list[str] | None:
-        """The paths that differ between two commits; None: not known, or too many to tell."""
-        if set(before) == {"0"} or before == NO_COMMIT or not self.has(before):
-            return None
-        args = (
-            "diff-tree",
-            "-r",
-            "-z",
-            "--name-only",
-            "--no-renames",
-            check_commit(before),
-            check_commit(after),
-        )
-        try:
-            out = self.git.run(*args, doing="compare two commits").out
-        except PrintedTooMuch:
-            return None
-        return [os.fsdecode(path) for path in out.split(b"\0") if path]
-
-    def is_ancestor(self, older: str, newer: str) -> bool:
-        """Whether `older` is in the history of `newer` (or the same); False when one is not known here."""
-        if not self.folder.is_dir():
-            return False
-        args = ("merge-base", "--is-ancestor", check_commit(older), check_commit(newer))
-        return self.git.run(*args, ok=(0, 1, 128)).code == 0
-
-    def list(self, commit: str, below: str = "") -> list[str]:
-        """The paths of all files at a commit, or of those below a folder."""
-        args = ("ls-tree", "-r", "-z", "--name-only", "--full-tree", check_commit(commit), "--", below)
-        out = self.git.run(*(args if below else args[:-2])).out
-        return [os.fsdecode(path) for path in out.split(b"\0") if path]
 
     def checkout(
         self,
@@ -491,33 +393,3 @@ def _is_id(line: str) -> bool:
 def _unadvertised(text: str) -> bool:
     lower = text.lower()
     return any(words in lower for words in ("not our ref", "unadvertised object", "couldn't find remote ref"))
-
-
-def parse_batch(out: bytes, count: int) -> Iterator[tuple[str, bytes] | None]:
-    """The answers of `git cat-file --batch`: kind and content."""
-    return (None if found is None else found[1:] for found in parse_heads(out, count))
-
-
-def parse_heads(out: bytes, count: int) -> Iterator[tuple[str, str, bytes] | None]:
-    """The answers of `git cat-file --batch`: id, kind and content."""
-    at = 0
-    for _ in range(count):
-        end = out.index(b"\n", at)
-        words = out[at:end].rsplit(b" ", 2)
-        at = end + 1
-        if len(words) == 3 and words[2].isdigit():  # noqa: PLR2004  OID KIND SIZE
-            size = int(words[2])
-            yield words[0].decode(), words[1].decode(), out[at : at + size]
-            at += size + 1
-        else:
-            yield None
-
-
-def _parse_commit(commit: str, raw: bytes) -> CommitInfo:
-    """A commit object's header and message."""
-    head, _, message = raw.decode("utf-8", "replace").partition("\n\n")
-    fields: Mapping[str, str] = dict(line.partition(" ")[::2] for line in reversed(head.splitlines()))
-    name, _, rest = fields.get("author", "").rpartition(" <")
-    when = rest.rpartition("> ")[2].split(" ")[0]
-    parents = tuple(line.split()[1] for line in head.splitlines() if line.startswith("parent "))
-    return CommitInfo(commit, message, name, int(when) if when.lstrip("-").isdigit() else 0, parents)

@@ -18,7 +18,8 @@ from typing import Final
 from pushtrain.core.errors import NotFound, PushRejected
 from pushtrain.core.place import Place
 from pushtrain.plumbing.git.branch import Branch, NewCommit
-from pushtrain.plumbing.git.mirror import Mirror, parse_heads
+from pushtrain.plumbing.git.commits import parse_heads
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.ports import Stop
 
 _TRIES: Final = 200
@@ -90,7 +91,7 @@ class RosterFile:
             GitError: The remote did not answer, or refused.
         """
         self.mirror.fetch(self.place.ref, tip, stop=stop)
-        return _text(self.mirror.show(tip, self.place.path))
+        return _text(self.mirror.commits.show(tip, self.place.path))
 
     def read(self, *, stop: Stop | None = None) -> Look:
         """Fetch the branch and read the file.
