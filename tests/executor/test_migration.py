@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 
 from pushtrain.core.command import Checkpoint, Segment, TrainCommand
 from pushtrain.core.errors import Busy, Conflict, DataError, Refused
-from pushtrain.core.jobspec import PreemptSignal
+from pushtrain.core.jobspec import PreemptSignal, Retry
 from pushtrain.core.lifecycle import Requeued
 from pushtrain.core.run import Run
 from pushtrain.core.states import Outcome, Reason, State
@@ -380,6 +380,22 @@ def test_a_checkpoint_that_was_received_by_half_goes_on_as_it_came(
         (1, "lab-1"),
         (2, "lab-2"),
     ]
+
+
+@story
+@pytest.mark.parametrize(("tries", "attempts"), [(1, 2), (2, 3)])
+async def test_what_was_tried_elsewhere_counts_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tries: int, attempts: int
+) -> None:
+    """A retry that was used up at one executor is not there again at the next."""
+    monkeypatch.setattr(luggage, "fetch", lambda *_, **__: False)
+    house = House(tmp_path)
+    policy = Retry(exit_codes={3: tries}, backoff=0.01)
+    one = Segment(attempt=1, executor="lab-1", began_at=1, reason=Reason.EXITED, exit_code=3)
+    command = travelling(house, segments=(one,))
+    job = command.job.model_copy(update={"command": "exit 3", "retry": policy})
+    run = await outcome_of(house, command.model_copy(update={"job": job}))
+    assert (run.outcome, run.attempt) == (Outcome.FAILED, attempts)
 
 
 def test_a_run_that_comes_back_has_each_of_its_attempts_once() -> None:

@@ -27,6 +27,7 @@ class Segment(Value):
     joules: float | None = None
     """None: nobody measured."""
     reason: Reason = Reason.NONE
+    exit_code: int | None = None
     detail: str = ""
 
 

@@ -18,6 +18,27 @@ def of(run: Run, attempts: Sequence[Attempt]) -> tuple[Segment, ...]:
     return (*before, *(segment(one) for one in attempts if one.number not in known))
 
 
+def attempts_of(run: Run, attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The attempts of a run so far, those elsewhere as far as they are known."""
+    here = {one.number: one for one in attempts}
+    return [here.get(one.attempt) or _attempt(run, one) for one in of(run, attempts)]
+
+
+def _attempt(run: Run, told: Segment) -> Attempt:
+    return Attempt(
+        run_id=run.id,
+        number=told.attempt,
+        executor=told.executor,
+        claimed_at=told.began_at,
+        started_at=told.began_at,
+        ended_at=told.began_at + told.seconds,
+        exit_code=told.exit_code,
+        reason=told.reason,
+        detail=told.detail,
+        steps=told.steps,
+    )
+
+
 def segment(attempt: Attempt) -> Segment:
     """An attempt as it travels."""
     began, ended = attempt.started_at, attempt.ended_at
@@ -30,6 +51,7 @@ def segment(attempt: Attempt) -> Segment:
         gpu_seconds=attempt.gpu.seconds if attempt.gpu else 0,
         joules=attempt.gpu.joules if attempt.gpu else None,
         reason=attempt.reason,
+        exit_code=attempt.exit_code,
         detail=attempt.detail[:500],
     )
 

@@ -17,6 +17,7 @@ from pushtrain.core.room import part
 from pushtrain.core.run import Attempt, Run
 from pushtrain.core.states import Reason, State
 from pushtrain.executor.owner.cardwatch import Cards
+from pushtrain.executor.results import segments
 from pushtrain.executor.results.metrics import steps_in
 from pushtrain.executor.runs import launch, verdicts
 from pushtrain.executor.runs.active import Active
@@ -134,7 +135,8 @@ class Endings:
 
     def _again(self, run: Run, active: Active, event: Event) -> Event:
         """What becomes of the run where the policy starts it again."""
-        earlier = [one for one in self._store.attempts(run.id) if one.number < run.attempt]
+        before = segments.attempts_of(run, self._store.attempts(run.id))
+        earlier = [one for one in before if one.number < run.attempt]
         return verdicts.tried_again(run, event, self._ended(active, event), earlier, now=self._clock())
 
     def _advance(self, active: Active, event: Event, attempt: Attempt) -> None:
