@@ -33,6 +33,7 @@ from pushtrain.demo.host import Host
 from pushtrain.executor.results import artifacts, index
 from pushtrain.executor.results import publish as publishing
 from pushtrain.executor.results.publish import Publishable, Published, Publisher
+from pushtrain.executor.results.wording import folder
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.branch import Branch
@@ -401,6 +402,40 @@ def test_a_short_id_that_is_taken_grows(line: Line) -> None:
     other = one(line.publisher(), twin)
     assert other.path == f"{done.path}{'f' * 24}"
     assert one(line.publisher(), twin) == other
+
+
+def plant(line: Line, item: Publishable, path: str, *, files: tuple[str, ...] = ()) -> None:
+    """Have somebody who can push put a folder with a run's id on the branch, and a fine record in it."""
+    each = {"size": 1, "sha256": "0" * 64, "where": "git", "url": "", "until": None}
+    placed = [{"path": name, **each} for name in files]
+    told = item.run.model_dump(mode="json") | {"outcome": "succeeded"}
+    record = json.dumps({"version": 1, "executor": {"key": line.key}, "run": told, "files": placed})
+    tip = line.tip()
+    line.work.git("checkout", "--quiet", *([tip] if tip else ["--orphan", "planted"]))
+    line.work.commit({f"{path}/run.json": record, f"{path}/README.md": "all is well"})
+    line.work.git("push", "--quiet", "origin", f"HEAD:refs/heads/{RESULTS}")
+
+
+def test_a_folder_that_somebody_planted_under_a_runs_id_is_not_taken_for_its_results(line: Line) -> None:
+    item = line.item({"a": b"1"})
+    assert item.folder is not None
+    expected = f"{folder(item.run)}{item.run.id[8:]}"
+    plant(line, item, folder(item.run), files=("a",))
+    done = one(line.publisher(), item)
+    assert done.path == expected
+    assert line.show(done, "files/a") == "1"
+    assert f"]({expected}/)" in line.show(done, "/README.md")
+    assert one(line.publisher(), line.item()).path != expected
+
+
+def test_whatever_is_planted_a_runs_results_find_a_place_and_land_once(line: Line) -> None:
+    item = line.item()
+    for path in (folder(item.run), f"{folder(item.run)}{item.run.id[8:]}"):
+        plant(line, item, path)
+    done = one(line.publisher(), item)
+    assert re.fullmatch(rf"{folder(item.run)}{item.run.id[8:]}[0-9a-f]{{8}}", done.path)
+    assert one(line.publisher(), item) == done, "as after a death before it was written down"
+    assert len(line.log()) == 3
 
 
 # --- where to ---

@@ -17,7 +17,7 @@ from pushtrain.core.states import State
 from pushtrain.plumbing.git.command import Git
 from pushtrain.plumbing.git.commits import parse_batch
 
-_FOLDER: Final = re.compile(r"(?:.*/)?runs/([^/]+)/(\d{4}-\d{2})/(\d{2})-([0-9a-f]{7})-([0-9a-f]{8,32})")
+_FOLDER: Final = re.compile(r"(?:.*/)?runs/([^/]+)/(\d{4}-\d{2})/(\d{2})-([0-9a-f]{7})-([0-9a-f]{8,40})")
 _LARGEST: Final = 1 << 31
 _MOST_READ: Final = 2000
 """Records read at most to find a run by its branch or its time."""
@@ -33,7 +33,7 @@ class Folder:
     commit: str
     """Seven digits."""
     run: str
-    """Eight digits, or all."""
+    """Eight digits, or all; more where both were taken."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,20 @@ _HEADER: Final = ("", "Run", "Commit", "Branch", "Trained", "Metrics", "Accepted
 _ALIGN: Final = "llllrll"
 
 
-def row(run: Run, metrics: Sequence[Metric], subject: str, trained: float | None, *, base: str) -> str:
-    """A run's row; `base` is what its link is relative to: empty for the root, the month's folder else."""
-    path = folder(run)
+def row(
+    run: Run, metrics: Sequence[Metric], subject: str, trained: float | None, *, path: str = "", base: str
+) -> str:
+    """A run's row.
+
+    Args:
+        run: The run.
+        metrics: Its metrics.
+        subject: Of its commit.
+        trained: Seconds.
+        path: Its folder below the results; empty: where runs go unless that is taken.
+        base: What its link is relative to: empty for the root, the month's folder else.
+    """
+    path = path or folder(run)
     target = path.removeprefix(f"{base}/") if base else path
     told = [f"{md.text(one.name, most=30)} {plot.show(one.last)}" for one in metrics[:3]]
     command = run.command

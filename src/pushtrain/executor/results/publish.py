@@ -3,7 +3,8 @@
 Rules:
 
 - A run is published exactly once. Before anything is committed its folder is looked for on the branch by the
-  run's full id; death between push and bookkeeping therefore costs one look, not a second commit.
+  run's full id; death between push and bookkeeping therefore costs one look, not a second commit. It counts
+  only if a commit of ours put it there (`offered`): the id can be told in advance, and planted.
 - Commits are made in the private mirror (`plumbing.git.branch`); a job's folder is never a work tree.
 - The push never overwrites. When the branch has moved, it is fetched and looked at again, and the commits are
   made anew on top of it.
@@ -12,8 +13,10 @@ Rules:
 """
 
 import json
+import logging
 import random
 import re
+import secrets
 import shutil
 import threading
 import time
@@ -31,6 +34,7 @@ from pushtrain.core.run import Artifact, Run
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.core.value import RESULTS_BRANCH
 from pushtrain.executor.results import index
+from pushtrain.executor.results.offered import is_ours, offer, offers
 from pushtrain.executor.results.parcel import Packer, Parcel, Publishable
 from pushtrain.executor.results.wording import folder, headline
 from pushtrain.plumbing.attempts.given import hide_all
@@ -42,6 +46,8 @@ from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.ports import MetricsFormat, Stop
 
 __all__ = ["Publishable", "Published", "Publisher"]
+
+_log = logging.getLogger(__name__)
 
 _NOTE: Final = "published.json"
 _TRIES: Final = 40
@@ -192,22 +198,24 @@ class Publisher:
         self, branch: Branch, tip: str, base: str, ready: Sequence[Parcel], stop: Stop | None
     ) -> tuple[dict[str, Published], str]:
         """Commit on a tip those runs that are not there yet, and push; what became of each, and the tip."""
-        pages = _Pages(branch.mirror, tip, base, ready)
+        pages = _Pages(branch, tip, base, ready)
         done: dict[str, Published] = {}
         commits: list[NewCommit] = []
         fresh: list[tuple[Parcel, str]] = []
         for one in ready:
-            path, record = pages.folder_of(one.run)
-            if record is not None:
-                commit = branch.added_by(tip, f"{path}/run.json")
-                done[one.run.id] = Published(commit, path, _files_of(record))
+            there = pages.ours(one)
+            if there is not None:
+                done[one.run.id] = there
                 continue
+            path = pages.place_for(one.run)
             files = {f"{path}/{name}": content for name, content in one.files.items()}
-            commits.append(NewCommit(self._message(one, branch.ref), {**files, **pages.with_row(one)}))
+            commits.append(NewCommit(self._message(one, branch.ref), {**files, **pages.with_row(one, path)}))
             fresh.append((one, path))
         if not commits:
             return done, tip
         ids = branch.grow(tip, commits, author=self._author, when=int(self._clock()), stop=stop)
+        for (one, path), commit in zip(fresh, ids, strict=True):
+            offer(one.of.folder, commit, path)
         branch.push(ids[-1], onto=tip, stop=stop)
         for (one, path), commit in zip(fresh, ids, strict=True):
             done[one.run.id] = Published(commit, path, one.placed)
@@ -234,25 +242,41 @@ def _inert(title: str) -> str:
 class _Pages:
     """What is on a branch at one tip, as far as a batch needs it; read by one git process."""
 
-    def __init__(self, mirror: Mirror, tip: str, base: str, ready: Sequence[Parcel]) -> None:
+    def __init__(self, branch: Branch, tip: str, base: str, ready: Sequence[Parcel]) -> None:
         self._base = base
-        folders = [self._candidates(one.run) for one in ready]
+        self._branch = branch
+        self._tip = tip
+        folders = [self._candidates(one) for one in ready]
         records = [f"{path}/run.json" for both in folders for path in both]
         months = [f"{self._month(one.run)}/README.md" for one in ready]
         wanted = list(dict.fromkeys([f"{base}README.md", *months, *records]))
-        found = mirror.commits.objects([f"{tip}:{path}" for path in wanted]) if tip else [None] * len(wanted)
+        found = (
+            branch.mirror.commits.objects([f"{tip}:{path}" for path in wanted])
+            if tip
+            else [None] * len(wanted)
+        )
         self._there = {path: one[1] if one else None for path, one in zip(wanted, found, strict=True)}
 
-    def folder_of(self, run: Run) -> tuple[str, bytes | None]:
-        """The run's folder, and its record if it is there already. A short id that is taken grows."""
-        short, full = self._candidates(run)
-        for path in (short, full):
+    def ours(self, one: Parcel) -> Published | None:
+        """The run's results, if this executor has brought them already."""
+        for path in self._candidates(one):
             record = self._there[f"{path}/run.json"]
-            if record is None or _id_in(record) == run.id:
-                return path, record
-        return full, None
+            if record is None or _id_in(record) != one.run.id:
+                continue
+            commit = self._branch.added_by(self._tip, f"{path}/run.json")
+            if is_ours(one.run, one.of.folder, commit, record):
+                return Published(commit, path, _files_of(record))
+            _log.warning("run %s: the folder %s has its id, and is none of ours", one.run.short, path)
+        return None
 
-    def with_row(self, one: Parcel) -> dict[str, bytes]:
+    def place_for(self, run: Run) -> str:
+        """A folder that is free. A short id that is taken grows, and beyond itself if need be."""
+        for path in self._paths(run):
+            if self._there[f"{path}/run.json"] is None:
+                return path
+        return f"{path}{secrets.token_hex(4)}"
+
+    def with_row(self, one: Parcel, path: str) -> dict[str, bytes]:
         """The pages with this run's row on top; remembered for the next one of the batch."""
         run, month = one.run, self._month(one.run)
         last = one.of.attempts[-1] if one.of.attempts else None
@@ -263,7 +287,7 @@ class _Pages:
         relative = month.removeprefix(self._base)
 
         def row(base: str) -> str:
-            return one.mask.text(index.row(*told, base=base))
+            return one.mask.text(index.row(*told, path=path.removeprefix(self._base), base=base))
 
         root, page = f"{self._base}README.md", f"{month}/README.md"
         changed = {
@@ -274,7 +298,11 @@ class _Pages:
         self._there |= kept
         return kept
 
-    def _candidates(self, run: Run) -> tuple[str, str]:
+    def _candidates(self, one: Parcel) -> tuple[str, ...]:
+        """Folders that may hold the run: where it would go, and where it was offered."""
+        return tuple(dict.fromkeys((*self._paths(one.run), *offers(one.of.folder).values())))
+
+    def _paths(self, run: Run) -> tuple[str, str]:
         path = f"{self._base}{folder(run)}"
         return path, f"{path}{run.id[len(run.short) :]}"
 
