@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asking import SENDER, STRANGER, ask, exchange, headers_for, send
-from pushtrain.core.command import TrainCommand
+from pushtrain.core.command import Checkpoint, TrainCommand
 from pushtrain.core.errors import NotFound, StorageError
 from pushtrain.core.jobspec import JobSpec, ResultsTarget
 from pushtrain.core.lifecycle import Exited, Prepared, Published
@@ -102,6 +102,63 @@ def test_a_released_run_does_not_come_back_as_another_job(executor: Served) -> N
     evil = a_command(job=a_spec(command="true")).model_copy(update=later)
     assert send(executor, evil, key=STRANGER).status == 409
     assert send(executor, right.model_copy(update=later)).status == 202
+
+
+def test_nobody_can_choose_the_id_of_a_run(executor: Served) -> None:
+    """Eve knows the repository, the next commit and its job, and so the id that its push will have."""
+    executor.authorized.add(STRANGER.public_key(), name="eve", branches=["exp/**"])
+    right = a_command(commit="c" * 40)
+    for evil in (
+        a_command(ref="refs/heads/exp/x"),
+        a_command(ref="refs/heads/exp/x", job=a_spec(name="other")),
+        a_command(ref="refs/heads/exp/x", commit="c" * 40, request="again"),
+        a_command(ref="refs/heads/exp/x", commit="c" * 40, job=a_spec(cell={"lr": 1})),
+    ):
+        answer = send(executor, evil.model_copy(update={"run_id": right.run_id}), key=STRANGER)
+        assert (answer.status, answer.bound) == (400, True)
+        assert "not that of this command" in answer.told
+    assert executor.store.runs() == []
+    assert send(executor, right).status == 202
+
+
+def test_a_run_that_somebody_else_begins_from_his_own_checkpoint_is_not_the_one_that_was_meant(
+    executor: Served,
+) -> None:
+    """What a job loads from a checkpoint may be a program: pickles are."""
+    executor.authorized.add(STRANGER.public_key(), name="eve")
+    poison = Checkpoint(attempt=1, where="lfs", sha256="e" * 64, size=1)
+    right = a_command()
+    evil = right.model_copy(update={"checkpoint": poison, "attempt": 1})
+    assert send(executor, evil, key=STRANGER).status == 202
+    answer = send(executor, right)
+    assert (answer.status, answer.error, answer.bound) == (409, "conflict", True)
+    # Nor does he put it under a run of ours, before or after it was released.
+    mine = a_command(commit="c" * 40)
+    evil = mine.model_copy(update={"checkpoint": poison, "attempt": 1})
+    assert send(executor, mine).status == 202
+    assert send(executor, evil, key=STRANGER).status == 409
+    assert ask(executor, "POST", f"/v1/runs/{mine.run_id}/release").status == 200
+    assert send(executor, evil, key=STRANGER).status == 409
+    own = poison.model_copy(update={"sha256": "d" * 64})
+    assert send(executor, mine.model_copy(update={"checkpoint": own, "attempt": 1})).status == 202
+    assert executor.store.run(mine.run_id).command.checkpoint == own
+
+
+def test_where_the_branch_matters_a_run_that_somebody_else_sent_for_another_one_is_another_run(
+    executor: Served,
+) -> None:
+    """Secrets are given by branch, and results may go to it; else one commit on two branches is one run."""
+    executor.authorized.add(STRANGER.public_key(), name="eve", branches=["exp/**"])
+    for status, job in (
+        (409, a_spec(name="with-secrets", secrets=("TOKEN",))),
+        (409, a_spec(name="beside-the-code", results_to=ResultsTarget(branch="same"))),
+        (202, a_spec(name="plain")),
+    ):
+        assert send(executor, a_command(ref="refs/heads/exp/x", job=job), key=STRANGER).status == 202
+        assert send(executor, a_command(job=job)).status == status, job.name
+    twice = a_spec(name="of-one-sender", secrets=("TOKEN",))
+    for branch in ("one", "other"):
+        assert send(executor, a_command(ref=f"refs/heads/{branch}", job=twice)).status == 202
 
 
 def test_a_replayed_request_is_refused(executor: Served) -> None:

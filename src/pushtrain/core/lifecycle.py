@@ -4,6 +4,7 @@ Every pair of state and event that is not in `TABLE` is illegal: it raises and t
 done stays so, except a run that was released to another executor and comes back.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -239,6 +240,27 @@ def unless_cancelled(run: Run, event: Event) -> Event:
 def comes_back(run: Run, command: TrainCommand) -> bool:
     """Whether a command is that of a released run which is placed here anew, not one that was late."""
     return run.outcome is Outcome.MOVED and command.attempt > run.command.attempt
+
+
+def is_another(run: Run, command: TrainCommand, senders: Collection[str]) -> bool:
+    """Whether the run that has a command's id is something else than what this command asks for.
+
+    An id says neither what the job does nor where it begins, and whoever may send for one branch can use the
+    id of a push to another one first. From the same sender only the job counts: runs are placed anew with
+    their checkpoints, and one commit on two branches is one run.
+
+    Args:
+        run: The one that is there.
+        command: What came.
+        senders: Under which keys whoever sent it sends, or has sent.
+    """
+    there = run.command
+    if there.job != command.job:
+        return True
+    if run.sender in senders:
+        return False
+    by_branch = bool(command.job.secrets) or command.job.results_to.branch == "same"
+    return there.checkpoint != command.checkpoint or (by_branch and there.ref != command.ref)
 
 
 def next_attempt(run: Run) -> int:

@@ -340,6 +340,7 @@ class ExecutorService:
             nonce_expires=nonce_expires,
             queue_limit=self.settings.executor.queue_limit,
             most_priority=self._shop.rules.limits.priority,
+            formerly=grant.was if (grant := self.admission.grant(sender)) else (),
         )
         if fresh:
             self._changed(run.id)

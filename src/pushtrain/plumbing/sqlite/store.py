@@ -30,6 +30,7 @@ from pushtrain.core.lifecycle import (
     Returned,
     advance,
     comes_back,
+    is_another,
 )
 from pushtrain.core.run import Artifact, Attempt, Run
 from pushtrain.core.states import Outcome, State
@@ -84,8 +85,20 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
         nonce_expires: float,
         queue_limit: int,
         most_priority: int = MOST_PRIORITY,
+        formerly: Collection[str] = (),
     ) -> tuple[Run, bool]:
         """Keep a command as a queued run, together with the nonce it came with.
+
+        Args:
+            command: What was sent.
+            sender: The fingerprint of the key that signed it.
+            raw: Its bytes.
+            headers: Those that its signature covers, and the signature.
+            nonce: Of that signature.
+            nonce_expires: When that is certainly too old to be used again.
+            queue_limit: How many runs may wait.
+            most_priority: The highest priority that counts.
+            formerly: The keys whose place the sender's has taken.
 
         Returns:
             The run, and whether it is new; a command that is known already is the run that it made. A run
@@ -93,7 +106,7 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
 
         Raises:
             Unauthorized: The nonce was used before.
-            Conflict: The run is there with another job: whoever sent that one had other ideas of this commit.
+            Conflict: The run is there as something else: whoever sent it had other ideas of this commit.
             Busy: `queue_limit` runs wait already.
         """
         now = self._clock()
@@ -111,7 +124,7 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
         def work(db: apsw.Connection) -> tuple[Run, bool]:
             rows.use_nonce(db, nonce, nonce_expires, now)
             known = rows.get(db, command.run_id)
-            if known is not None and known.command.job != command.job:
+            if known is not None and is_another(known, command, {sender, *formerly}):
                 raise _taken(known)
             if known is not None and not comes_back(known, command):
                 return known, False
@@ -437,10 +450,10 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
 
 
 def _taken(known: Run) -> Conflict:
-    """The answer to a command whose run is there with another job, instead of that run."""
+    """The answer to a command whose run is there as something else, instead of that run."""
     return Conflict(
-        f"Run {known.short} is here with another job of the name {known.command.job.name}: it was sent "
-        f"before, for {known.command.ref}, and not as you send it.",
+        f"Run {known.short} of the job {known.command.job.name} is here as another one: it was sent before, "
+        f"for {known.command.ref}, and not as you send it.",
         mend="Make a commit of your own (`git commit --amend`) and push that; the executor's owner sees with "
         "`pushtrain show` who sent the other one.",
     )
