@@ -303,6 +303,27 @@ def test_runs_of_a_key_that_expires_are_cancelled(executor: Served, watched: Wat
     assert "has expired" in executor.store.events(run.id)[-1].detail
 
 
+def test_a_key_that_expires_while_the_runs_are_looked_at_is_not_looked_past(
+    executor: Served, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor.authorized.add(ADA.public_key(), expires="60s")
+    run = client(executor).send(a_command())
+    watched.look()
+    asked = executor.authorized.word
+
+    def and_then_time_passes(key_id: str) -> Word:
+        found = asked(key_id)
+        executor.clock.advance(2)
+        return found
+
+    monkeypatch.setattr(executor.authorized, "word", and_then_time_passes)
+    watched.look(after=59)
+    assert watched.state(run.id) == "queued"
+    watched.look(after=1)
+    watched.look(after=6)
+    assert watched.state(run.id) == "cancelled"
+
+
 def test_nothing_is_read_while_nothing_changes(executor: Served, watched: Watched) -> None:
     watched.look()
     for _ in range(40):

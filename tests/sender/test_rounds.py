@@ -18,6 +18,7 @@ from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender import board
 from pushtrain.sender import rounds as rounds_module
+from pushtrain.sender.kept import Entry, KeptCommands
 from pushtrain.sender.rounds import Rounds
 from pushtrain.testing import NOON, Clock, a_capacity, a_command, a_gpu, a_spec, eventually
 from sender_world import ScriptedExecutor
@@ -547,6 +548,30 @@ def test_a_time_that_comes_right_after_the_look_at_the_outbox_is_not_slept_throu
         await eventually(lambda: run_id in only.accepted)
 
     sender.play(story)
+
+
+def test_what_a_person_leaves_right_after_the_first_look_is_seen_soon(tmp_path: Path) -> None:
+    """The folder is compared with how it was before the first look, not with how it is some time after it."""
+    left, left_behind = a_command(), threading.Event()
+
+    class Folder(KeptCommands):
+        def left(self) -> Iterator[Entry]:
+            yield from super().left()
+            if not left_behind.is_set():
+                entry = self.keep(left)
+                assert entry
+                entry.close()
+                left_behind.set()
+
+        def stamp(self) -> int:
+            left_behind.wait(0.3)  # on a busy machine the first round may be the quicker one
+            return super().stamp()
+
+    only = lab("only")
+    sender = Sender(tmp_path, only)
+    sender.rounds = Rounds(sender.store, lambda: [(only, None)], kept=Folder(tmp_path / "outbox"))
+    sender.play(lambda: eventually(lambda: left.run_id in only.accepted, what="the command there"))
+    sender.store.close()
 
 
 # --- trouble of one's own ---------------------------------------------------------------------------------

@@ -109,8 +109,9 @@ class Warden:
             or self._clock() >= self._ends_at
         )
         if due:
+            ends_at = self._authorized.next_end()  # before the look: some end meanwhile
             self._look(now)
-            self._looked_at, self._ends_at = now, self._authorized.next_end()
+            self._looked_at, self._ends_at = now, ends_at
 
     def _look(self, now: float) -> None:
         found = self._runs.unended()

@@ -126,7 +126,8 @@ class Rounds:
         try:
             async with asyncio.TaskGroup() as self._group:
                 if self._kept is not None:
-                    self._group.create_task(self._notice(self._kept), name="notice")
+                    seen = self._kept.stamp()  # before the first look
+                    self._group.create_task(self._notice(self._kept, seen), name="notice")
                 while True:
                     self._due.clear()
                     pause = await self._round()
@@ -138,9 +139,8 @@ class Rounds:
                 watch.close()
             await asyncio.to_thread(self._end, list(self._watches.values()))
 
-    async def _notice(self, kept: KeptCommands) -> None:
+    async def _notice(self, kept: KeptCommands, seen: int) -> None:
         """Make a round soon after a person has left something: a command, or the wish to cancel one."""
-        seen = kept.stamp()
         while True:
             await asyncio.sleep(_GLANCE)
             now = kept.stamp()
