@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pushtrain.core.errors import Forbidden, GitError, NotFound
+from pushtrain.core.errors import Forbidden, GitError, NotFound, StorageError
 from pushtrain.core.push import Push
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.mirror import Mirror
@@ -242,6 +242,30 @@ def test_what_send_left_is_taken_in_and_delivered_where_it_may_be_already(world:
     assert list(world.kept.left()) == []
 
 
+def test_what_send_may_have_delivered_goes_to_nobody_else_though_a_push_tells_of_it(
+    world: World,
+) -> None:
+    """The push's command waits for any executor; the kept one says that an executor may have it."""
+    first, second = world.executors[0], ScriptedExecutor("lab-2")
+    world.executors.append(second)
+    command = a_command(repository=world.repository.key)
+    world.store.settle_push(None, [command], "a push")
+    entry = world.kept.keep(command)
+    assert entry is not None
+    entry.place(second.id)
+    entry.close()
+    second.down = True
+
+    async def story() -> None:
+        async with world.running():
+            await eventually(lambda: "may have it" in world.store.outgoing(command.run_id).detail)
+            second.down = False
+            await eventually(world.delivered)
+
+    asyncio.run(story())
+    assert (first.received, second.received) == ([], [command.run_id])
+
+
 def test_a_matrix_is_delivered_whole_while_the_executor_accepts(world: World) -> None:
     cells = ", ".join(str(number) for number in range(60))
     file = f"[job.train]\ncommand = 'python train.py'\n[job.train.matrix]\nseed = [{cells}]\n"
@@ -331,3 +355,30 @@ def test_of_two_pushes_that_no_executor_has_only_the_newer_is_left_where_the_job
     states = {out.command.commit: (out.state, out.detail) for out in world.store.outbox()}
     assert states[newer][0] == "delivered"
     assert states[older] == ("cancelled", f"a newer push, {newer[:7]}, takes its place")
+
+
+def test_killed_right_after_a_newer_push_was_settled_the_older_is_dropped_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = '[job.train]\ncommand = "python train.py"\nconcurrency = "cancel-older"\n'
+    older, newer = (world.commit({"pushtrain.toml": job, "x": x}) for x in "12")
+    world.executor.down = True
+
+    async def heard(commit: str) -> None:
+        async with world.running() as service:
+            service.hear(world.push(commit, delivery=commit), source="webhook")
+            await eventually(lambda: not world.store.pending_pushes())
+
+    asyncio.run(heard(older))
+    world.restart()
+    settle = world.store.settle_push
+
+    def and_die(*arguments: Any, **more: Any) -> int:
+        settle(*arguments, **more)
+        monkeypatch.setattr(world.store, "outbox_cancelled", lambda *_: False)  # nothing more is written
+        raise StorageError("killed")
+
+    monkeypatch.setattr(world.store, "settle_push", and_die)
+    asyncio.run(heard(newer))
+    states = {out.command.commit: out.state for out in world.store.outbox()}
+    assert states == {older: "cancelled", newer: "waiting"}

@@ -57,9 +57,10 @@ class Entry:
             self._handle, self.executor = handle, executor
 
     def remove(self) -> None:
-        """It is taken care of."""
+        """It is taken care of; durably, or what is cancelled meanwhile would come back after a power cut."""
         with _explained(self._path):
             self._path.unlink(missing_ok=True)
+            sync_folder(self._path.parent)
 
     def close(self) -> None:
         """Let go; what was not removed stays for whoever comes next."""

@@ -257,6 +257,8 @@ class Rounds:
     def _take_in(self, kept: KeptCommands) -> None:
         for entry in kept.left():
             with entry:
+                if entry.command.run_id in self._flying:  # the next round, which comes when it has landed
+                    continue
                 self._store.settle_push(None, [entry.command], "sent by hand", executor=entry.executor)
                 self._store.outbox_again(entry.command.run_id)
                 entry.remove()

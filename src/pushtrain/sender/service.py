@@ -189,22 +189,19 @@ class SenderService:
         told = found.seen and watched(push.ref)
         tip = (push.key, push.ref, None if push.deletes else push.after) if told else None
         replaced = self._replaced(found.commands, self.mirror(push.key))
-        self.store.settle_push(heard.id, found.commands, found.note, tip=tip)
-        for older, newer in replaced:
-            why = f"a newer push, {newer.commit[:7]}, takes its place"
-            if self.store.outbox_cancelled(older.run_id, why):
-                log.info("run %s was dropped: %s", older.run_id[:8], why)
+        self.store.settle_push(heard.id, found.commands, found.note, tip=tip, dropped=replaced)
+        for run_id, why in replaced.items():
+            log.info("run %s is dropped, unless an executor has it: %s", run_id[:8], why)
         log.info("push of %s to %s %s: %s", push.after[:7], push.key, push.ref, found.note)
 
-    def _replaced(
-        self, commands: Sequence[TrainCommand], mirror: Mirror
-    ) -> list[tuple[TrainCommand, TrainCommand]]:
-        """Which commands that no executor has give way, as their jobs say; executors see to the others."""
+    def _replaced(self, commands: Sequence[TrainCommand], mirror: Mirror) -> dict[str, str]:
+        """By run: commands that give way, as their jobs say, and to what; executors see to theirs."""
         if all(command.job.concurrency is Concurrency.QUEUE for command in commands):
-            return []
+            return {}
         waiting = [out.command for out in self.store.outbox(states=("waiting",), limit=_WAITING)]
         ref = commands[0].ref
-        return dropped(commands, waiting, lambda this, that: order(mirror, ref, this, that))
+        found = dropped(commands, waiting, lambda this, that: order(mirror, ref, this, that))
+        return {older.run_id: f"a newer push, {newer.commit[:7]}, takes its place" for older, newer in found}
 
     def _pause(self, tries: int) -> float:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(tries - 1, 10))

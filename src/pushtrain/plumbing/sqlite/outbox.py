@@ -14,6 +14,7 @@ executor got it).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 import apsw
@@ -71,6 +72,10 @@ _FAR: Final = 600.0
 """Seconds to the next try that no pause is as long as: the clock was set back since it was noted."""
 _STEPPED: Final = 60.0
 """Seconds by which an executor's word cannot be older than its acceptance: its clock was set back."""
+_DROP: Final = (
+    "UPDATE outbox SET state = 'cancelled', detail = ?, updated_at = ? "
+    "WHERE run_id = ? AND state = 'waiting' AND executor = '' RETURNING seq"
+)
 _LATELY: Final = 10_000
 """Commands among which refused and cancelled ones are looked for: each is read for that."""
 
@@ -116,10 +121,12 @@ class Outbox:
         *,
         tip: tuple[str, str, str | None] | None = None,
         executor: str = "",
+        dropped: Mapping[str, str] = MappingProxyType({}),
     ) -> int:
         """Put a push's commands into the outbox and note what came of it, in one transaction.
 
-        A command that is in the outbox already stays as it is.
+        A command that is in the outbox already stays as it is; but where it is not known there that an
+        executor may have it, it is from now on.
 
         Args:
             push_id: Which push; None for commands that come from no push.
@@ -127,12 +134,17 @@ class Outbox:
             note: For people; not empty.
             tip: Repository, ref and commit (None: deleted) that the reconciler need not look at again.
             executor: Fingerprint of the executor that may have the commands already.
+            dropped: By run: commands whose place these take, unless an executor may have one, and why.
 
         Returns:
             How many commands are new.
         """
         now = self._clock()
         bodies = [(command.run_id, command.model_dump_json()) for command in commands]
+        bind = (
+            "UPDATE outbox SET executor = ?1, placed_at = ?2, updated_at = ?2 "
+            "WHERE run_id = ?3 AND state IN ('waiting', 'refused', 'cancelled') AND executor = ''"
+        )
 
         def work(db: apsw.Connection) -> int:
             new = 0
@@ -145,6 +157,10 @@ class Outbox:
                         (run_id, push_id, executor, now, body),
                     ).fetchall()
                 )
+                if executor:
+                    db.execute(bind, (executor, now, run_id))
+            for run_id, why in dropped.items():
+                db.execute(_DROP, (why, now, run_id))
             db.execute("UPDATE pushes SET settled_at = ?, note = ? WHERE id = ?", (now, note, push_id))
             if tip is not None:
                 _set_tip(db, *tip)
@@ -236,11 +252,7 @@ class Outbox:
     def outbox_cancelled(self, run_id: str, detail: str) -> bool:
         """Drop a command that no executor can have; False when one may have it, or it does not wait."""
         now = self._clock()
-        query = (
-            "UPDATE outbox SET state = 'cancelled', detail = ?, updated_at = ? "
-            "WHERE run_id = ? AND state = 'waiting' AND executor = '' RETURNING seq"
-        )
-        return bool(self._database.write(lambda db: db.execute(query, (detail, now, run_id)).fetchall()))
+        return bool(self._database.write(lambda db: db.execute(_DROP, (detail, now, run_id)).fetchall()))
 
     def outbox_again(self, run_id: str) -> None:
         """A person sends a command once more that was refused or cancelled: it waits anew."""
