@@ -46,6 +46,7 @@ format: .venv/ready
 chaos: .venv/ready  ## every crash point, then a thousand random kills; about twenty minutes
 	@scripts/bootstrap.sh test
 	@$(PY) tests/chaos/crashpoints.py
+	@$(PY) tests/chaos/senderpoints.py
 	@$(PY) tests/chaos/storm.py $(ARGS)
 
 bench: .venv/ready  ## the table of docs/benchmarks.md, floor measured in the same run

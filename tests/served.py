@@ -96,14 +96,15 @@ def served(
     slots: int = 1,
     gpus: Sequence[Gpu] = (),
     clock: Clock | None = None,
+    repository: str = REPOSITORY,
 ) -> Iterator[Served]:
-    """An executor that serves `testing.REPOSITORY`; its clock stands still, unless another one is given."""
+    """An executor that serves one repository; its clock stands still, unless another one is given."""
     state = StateFolder(folder).create()
     clock = clock or Clock()
     ring = Ring(state.key)
     key = ring().key
     settings = Settings(
-        repositories=(Repository(key=REPOSITORY, remote="https://github.com/octo/hello"),),
+        repositories=(Repository(key=repository, remote="https://github.com/octo/hello"),),
         executor=ExecutorSettings(name=name, queue_limit=queue_limit, slots=slots),
     )
     authorized = Authorized(state.authorized, owner=ring, clock=clock)

@@ -2,83 +2,84 @@
 
     python tests/chaos/crashpoints.py               # all of them; some minutes
 
-A step is a flush, a rename, a transaction of the store (killed before it and after it), or a program that
-is started (likewise). An executor in a process of its own takes a run from the queue to the results branch
-and is killed at the n-th step; the next one has to bring it to its end, once.
+A step is a flush, a rename, a removal; a transaction of the store, a program that is started, a status for
+the Git host (killed before each of them and after it). An executor in a process of its own takes a run from
+the queue to the results branch and is killed at the n-th step; the next one has to bring it to its end, once.
 """
 
 import asyncio
+import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
 
 from executor_house import House, done
+from nursery import NEVER, Child, Nursery, Steps, nursery, passed, settled
 
 from pushtrain.core.run import Run
 from pushtrain.core.states import Outcome
-from pushtrain.testing import wait_until
+from pushtrain.core.status import CommitStatus, Told, Verdict
+from pushtrain.executor.results.herald import Herald
+from pushtrain.executor.service import ExecutorService
+from pushtrain.testing import eventually, wait_until
 
-_NEVER: Final = 10**9
 COMMAND: Final = "echo $PUSHTRAIN_ATTEMPT >> {journal}; echo said; echo x > $PUSHTRAIN_RESULTS_DIR/model"
 
 
 # --- in the process that is killed ------------------------------------------------------------------------
 
 
-class Steps:
-    """Counts steps, and kills this process at one of them.
-
-    Args:
-        at: At which; each that is passed is written to `told`.
-        told: A file.
-    """
-
-    def __init__(self, at: int, told: Path) -> None:
-        self.at = at
-        self.told = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.count = 0
-
-    def step(self, name: str) -> None:
-        """Pass a step, or die."""
-        self.count += 1
-        os.write(self.told, f"{name}\n".encode())
-        if self.count == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def before(self, owner: Any, name: str, *, after: bool = False) -> None:
-        """Make each call of a function a step; with `after`, what follows it, too."""
-        real = getattr(owner, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.step(f"before {name}")
-            result = real(*args, **kwargs)
-            if after:
-                self.step(f"after {name}")
-            return result
-
-        setattr(owner, name, call)
-
-
-async def serve(folder: Path, at: int, told: Path) -> None:
+def be_executor(folder: str, at: str, told: str) -> None:
     """Be an executor that is killed at a step."""
-    from pushtrain.plumbing.programs import process
-    from pushtrain.plumbing.sqlite.database import Database
+    steps = Steps(int(at), Path(told)).durable()
+    asyncio.run(_serve(Path(folder), steps.step))
 
-    steps = Steps(at, told)
-    for name in ("fsync", "fdatasync", "replace", "rename"):
-        steps.before(os, name)
-    steps.before(Database, "write", after=True)
-    steps.before(process, "run", after=True)
-    async with House(folder).running():
+
+async def _serve(folder: Path, step: Callable[[str], None]) -> None:
+    async with House(folder).running() as service, telling(service, folder, step):
         await asyncio.Event().wait()
+
+
+class Board:
+    """A Git host's memory of statuses: a file with a line for each."""
+
+    def __init__(self, folder: Path, step: Callable[[str], None]) -> None:
+        self._file = folder / "statuses"
+        self._step = step
+
+    def serves(self, key: str) -> bool:
+        return True
+
+    def tell(self, key: str, commit: str, status: CommitStatus) -> Told:
+        self._step("before status")
+        with self._file.open("a") as file:
+            file.write(f"{status.verdict}\n")
+        self._step("after status")
+        return Told()
+
+
+@asynccontextmanager
+async def telling(
+    service: ExecutorService, folder: Path, step: Callable[[str], None] = lambda _: None
+) -> AsyncIterator[None]:
+    """Tell statuses while the block runs, as `wiring.statuses` does."""
+    herald = Herald(service.store, Board(folder, step), executor="lab-1")
+    leave = service.subscribe(herald.hear)
+    task = asyncio.create_task(herald.run())
+    try:
+        yield
+    finally:
+        leave()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 # --- in the process that looks on -------------------------------------------------------------------------
@@ -87,7 +88,8 @@ async def serve(folder: Path, at: int, told: Path) -> None:
 class World:
     """A house with one accepted run, and what became of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, nurse: Nursery) -> None:
+        self.folder, self.nurse = folder, nurse
         self.house = House(folder)
         self.journal = folder / "journal"
         self.told = folder / "steps"
@@ -95,19 +97,17 @@ class World:
         self.sent = self.house.send(service, COMMAND.format(journal=self.journal))
         service.store.close()
 
-    def executor(self, at: int) -> "subprocess.Popen[bytes]":
+    def executor(self, at: int) -> Child:
         """An executor that is killed at a step."""
-        argv = (sys.executable, __file__, "--serve", str(self.house.folder), str(at), str(self.told))
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL)
-
-    def steps(self) -> list[str]:
-        """The steps that were passed."""
-        return self.told.read_text().splitlines() if self.told.exists() else []
+        words = (self.folder, at, self.told)
+        return self.nurse.start("crashpoints:be_executor", *words, said=self.folder / "said", cwd=self.folder)
 
     async def recovered(self) -> Run:
-        """The run, once the next executor has brought it to its end."""
-        async with self.house.running() as service:
-            return await done(service, self.sent, 60)
+        """The run, once the next executor has brought it to its end and told the Git host."""
+        async with self.house.running() as service, telling(service, self.folder):
+            run = await done(service, self.sent, 60)
+            await eventually(lambda: service.store.status_told(run.id)[1], 60, what="its status")
+            return run
 
     def faults(self, run: Run) -> list[str]:
         """What is lost, doubled or untrue."""
@@ -118,6 +118,10 @@ class World:
         found += [f"attempt {number} began {times} times" for number, times in began.items() if times > 1]
         if str(run.attempt) not in began:
             found.append(f"attempt {run.attempt} is said to have succeeded and never began")
+        statuses = (self.folder / "statuses").read_text().split()
+        verdicts = statuses.count(Verdict.SUCCESS)  # another one where it died before it had noted the first
+        if statuses[-1:] != [Verdict.SUCCESS] or verdicts > 2:
+            found.append(f"its host was told {statuses}")
         tip = self.house.work.fetch("pushtrain/results")
         records = [path for path in self.house.work.files(tip) if path.endswith("/run.json")] if tip else []
         if len(records) != 1:
@@ -130,46 +134,44 @@ class World:
         return found
 
 
-def count(folder: Path) -> list[str]:
+@contextmanager
+def executors() -> Iterator[Nursery]:
+    """A nursery of executors."""
+    with nursery("crashpoints") as nurse:
+        yield nurse
+
+
+def count(folder: Path, nurse: Nursery) -> list[str]:
     """The steps of a run that nobody disturbs."""
-    world = World(folder)
-    executor = world.executor(_NEVER)
+    world = World(folder, nurse)
+    executor = world.executor(NEVER)
     try:
-        wait_until(lambda: world.house.work.fetch("pushtrain/results"), 60, what="the results")
-        settled: list[int] = []
-
-        def quiet() -> bool:
-            settled.append(len(world.steps()))
-            return len(settled) > 20 and len(set(settled[-20:])) == 1
-
-        wait_until(quiet, 60, what="the last step")
+        return settled(world.told, lambda: world.house.work.fetch("pushtrain/results"), what="the results")
     finally:
         executor.kill()
-        executor.wait()
-    return world.steps()
 
 
-def killed_at(folder: Path, at: int) -> list[str]:
+def killed_at(folder: Path, at: int, nurse: Nursery) -> list[str]:
     """Kill an executor at a step, start the next one; what is wrong afterwards."""
-    world = World(folder)
+    world = World(folder, nurse)
     executor = world.executor(at)
     try:
-        executor.wait(60)
-    except subprocess.TimeoutExpired:
-        executor.kill()
-        executor.wait()
-        if len(world.steps()) >= at:
+        wait_until(lambda: executor.dead, 60, what="its end")
+    except AssertionError:
+        if len(passed(world.told)) >= at:
             return ["it was not killed"]
+    finally:
+        executor.kill()
     return world.faults(asyncio.run(world.recovered()))
 
 
 def main() -> int:
     """Kill at every step; 1 where something was lost."""
     wrong = 0
-    with tempfile.TemporaryDirectory(prefix="pushtrain-crash-") as name:
-        steps = count(Path(name) / "whole")
+    with tempfile.TemporaryDirectory(prefix="pushtrain-crash-") as name, executors() as nurse:
+        steps = count(Path(name) / "whole", nurse)
         for at, step in enumerate(steps, 1):
-            faults = killed_at(Path(name) / str(at), at)
+            faults = killed_at(Path(name) / str(at), at, nurse)
             wrong += bool(faults)
             print(f"{at:4} {step}: {'; '.join(faults) or 'recovered'}", flush=True)  # noqa: T201
     print(f"{len(steps)} steps, {wrong} of them not recovered from")  # noqa: T201
@@ -177,6 +179,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--serve"]:
-        asyncio.run(serve(Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])))
     sys.exit(main())

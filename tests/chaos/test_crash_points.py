@@ -1,21 +1,40 @@
-"""An executor is killed at each step of a run, and the next one brings the run to its end, once."""
+"""Executor and sender are killed at each step of theirs, and the next one brings all to its end, once."""
 
 import random
 from pathlib import Path
 
+import crashpoints
 import pytest
-from crashpoints import count, killed_at
+import senderpoints
+import senderworld
 
-SOME = 8
+SOME = 6
+"""Steps of an executor at which it is killed."""
+WAYS = 4
+"""Ways of a sender."""
 
 
 @pytest.mark.slow
 def test_wherever_the_executor_is_killed_the_run_ends_once(tmp_path: Path) -> None:
     """Some steps, others each time; `make chaos` kills at every one of them."""
-    steps = count(tmp_path / "whole")
-    kinds = {step.split()[1] for step in steps}
-    assert {"fsync", "replace", "write", "run"} <= kinds
-    assert len(steps) > 40
-    for at in sorted(random.sample(range(1, len(steps) + 1), SOME)):
-        faults = killed_at(tmp_path / str(at), at)
-        assert not faults, f"killed at step {at}, {steps[at - 1]}: {faults}"
+    with crashpoints.executors() as nurse:
+        steps = crashpoints.count(tmp_path / "whole", nurse)
+        kinds = {step.split()[1] for step in steps}
+        assert {"fsync", "replace", "write", "run", "status"} <= kinds
+        assert len(steps) > 40
+        for at in sorted(random.sample(range(1, len(steps) + 1), SOME)):
+            faults = crashpoints.killed_at(tmp_path / str(at), at, nurse)
+            assert not faults, f"killed at step {at}, {steps[at - 1]}: {faults}"
+
+
+@pytest.mark.slow
+def test_wherever_the_sender_is_killed_every_command_is_where_it_belongs_once(tmp_path: Path) -> None:
+    """One step of some ways, others each time; `make chaos` kills at every one of all of them."""
+    with senderworld.worlds(tmp_path) as world:
+        steps = senderpoints.count(senderpoints.WAYS[1], world("whole"))
+        assert {step.split()[1] for step in steps} == {"rename", "write", "run"}
+        assert len(steps) > 15
+        points = random.sample(range(1, len(steps) + 1), WAYS)
+        for way, at in zip(random.sample(senderpoints.WAYS, WAYS), points, strict=True):
+            faults = senderpoints.killed_at(way, world("killed"), at)
+            assert not faults, f"{way.name}, killed at step {at}: {faults}"
