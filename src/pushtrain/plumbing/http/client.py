@@ -8,8 +8,6 @@ Nothing but a challenge leaves for an address at which the executor has not prov
 that it is at home there (`core.address`). A challenge tells who asks and whom, and nothing of what is wanted.
 """
 
-import hashlib
-import os
 import secrets
 import threading
 import time
@@ -26,9 +24,7 @@ from pushtrain.core.card import Challenge, ExecutorCard
 from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import (
     Busy,
-    DataError,
     NotFound,
-    StorageError,
     TooLarge,
     Unauthorized,
     Unreachable,
@@ -50,8 +46,9 @@ from pushtrain.core.states import Outcome
 from pushtrain.core.usage import Usage
 from pushtrain.core.value import Value
 from pushtrain.core.wire import BEAT, MAX_BODY, MAX_LINE, MAX_PIECE, RunList
-from pushtrain.plumbing.disk.files import sync_folder
 from pushtrain.plumbing.http.connection import Connection, Request
+from pushtrain.plumbing.http.patience import Retry
+from pushtrain.plumbing.http.pieces import fetch
 from pushtrain.ports import Report
 
 __all__ = ["CapacityFrame", "EndFrame", "ExecutorClient", "LogFrame", "RunFrame", "ViewFrame"]
@@ -61,8 +58,6 @@ ValueT = TypeVar("ValueT", bound=Value)
 PROOF: Final = 5.0
 """Seconds for which an executor counts as the one that it proved to be: a burst of commands is one proof."""
 _SILENCE: Final = 2 * BEAT + 5
-_FIRST_PAUSE: Final = 0.2
-_LONGEST_PAUSE: Final = 10.0
 
 
 class ExecutorClient:
@@ -257,7 +252,7 @@ class ExecutorClient:
             PushtrainError: The executor refused.
         """
         place = _Place(attempt, offset)
-        retry = _Retry(self._patience, self._pause)
+        retry = Retry(self._patience, self._pause)
         while True:
             query = {"attempt": place.attempt, "offset": place.offset, "until": "log" if until_log else "end"}
             request = Request("GET", _path(run_id, "stream"), urlencode(query))
@@ -329,41 +324,14 @@ class ExecutorClient:
         if not found or found[0].where != "executor":
             raise NotFound(f"Run {run_id[:8]} has no file `{path}` on its executor.")
         file = found[0]
-        part = into.with_name(f".{into.name}.{file.sha256[:16]}.part")
-        try:
-            self._download(run_id, file, part, report or (lambda *_: None))
-            if _sha256(part) != file.sha256:
-                part.unlink()
-                raise DataError(f"`{path}` of run {run_id[:8]} is damaged.", mend="Try again.")
-            part.replace(into)
-            sync_folder(into.parent)
-        except OSError as error:
-            raise StorageError(
-                f"{into} cannot be written: {error.strerror}.", mend="Is the disk full?"
-            ) from error
-        return file
 
-    def _download(self, run_id: str, file: Artifact, part: Path, report: Report) -> None:
-        retry = _Retry(self._patience, self._pause, held=True)
-        with part.open("ab") as out:
-            if out.tell() > file.size:
-                out.seek(0)
-                out.truncate()
-            while (done := out.tell()) < file.size:
-                report(file.path, done, file.size)
-                query = urlencode({"offset": done, "limit": MAX_PIECE})
-                try:
-                    piece = self._ask(Request("GET", _path(run_id, "artifacts", file.path), query))
-                except (Unreachable, Busy) as error:
-                    retry.after(error)
-                    continue
-                if not piece:
-                    raise DataError(f"`{file.path}` of run {run_id[:8]} ends too early.")
-                retry.went_well()
-                out.write(piece[: file.size - done])
-            out.flush()
-            os.fsync(out.fileno())
-        report(file.path, file.size, file.size)
+        def piece(offset: int) -> bytes:
+            query = urlencode({"offset": offset, "limit": MAX_PIECE})
+            return self._ask(Request("GET", _path(run_id, "artifacts", path), query))
+
+        retry = Retry(self._patience, self._pause, held=True)
+        fetch(file, into, piece=piece, retry=retry, report=report or (lambda *_: None), run=run_id[:8])
+        return file
 
     def _value(self, kind: type[ValueT], request: Request) -> ValueT:
         return self._parsed(kind, self._ask(request))
@@ -409,29 +377,6 @@ class _Place:
         return frame
 
 
-class _Retry:
-    """Patience with a line that breaks: none before it ever held, then back-off up to a limit."""
-
-    def __init__(self, patience: float, pause: Callable[[float], None], *, held: bool = False) -> None:
-        self._patience = patience
-        self._pause = pause
-        self._waited = 0.0
-        self._next = _FIRST_PAUSE
-        self._held = held
-
-    def went_well(self) -> None:
-        """The line holds."""
-        self._waited, self._next, self._held = 0.0, _FIRST_PAUSE, True
-
-    def after(self, error: Unreachable | Busy) -> None:
-        """Wait a while before the next try; raise the error when patience is at its end."""
-        if not self._held or self._waited >= self._patience:
-            raise error
-        self._pause(self._next)
-        self._waited += self._next
-        self._next = min(2 * self._next, _LONGEST_PAUSE)
-
-
 def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Whole lines; what is left behind the last one is dropped, since a cut made it."""
     rest = b""
@@ -444,8 +389,3 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def _path(run_id: str, *rest: str) -> str:
     return "/".join(["/v1/runs", quote(run_id, safe=""), *(quote(part, safe="/") for part in rest)])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
