@@ -306,10 +306,11 @@ def test_requirements_do_not_fetch_with_the_owners_git_or_from_their_folders(yar
             yard.build(line, f"nor-{number}", code=True)
 
 
-def test_code_of_packages_does_not_run_when_bytecode_is_compiled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("symlinks", [True, False], ids=["a linked Python", "a Python of its own"])
+def test_code_of_packages_does_not_run_when_bytecode_is_compiled(tmp_path: Path, symlinks: bool) -> None:
     """A `.pth` file would run as the executor, and could write into files that other environments share."""
     root = tmp_path / "environment"
-    venv.create(root, symlinks=True, with_pip=False)
+    venv.create(root, symlinks=symlinks, with_pip=False)
     packages = next(root.glob("lib/python*/site-packages"))
     (packages / "evil.pth").write_text(f"import pathlib; pathlib.Path({str(tmp_path)!r}, 'ran').touch()\n")
     (packages / "sitecustomize.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
