@@ -3,32 +3,14 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.testing import Clock
-from served import Served, served
 
 SENDER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64)))
-
-
-@pytest.fixture
-def executor(tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path / "state") as one:
-        one.authorized.add(SENDER.public_key(), name="ada")
-        yield one
-
-
-@pytest.fixture
-def client(executor: Served) -> Iterator[ExecutorClient]:
-    one = ExecutorClient(executor.url, executor.key.public_key(), SENDER, clock=executor.clock)
-    yield one
-    one.close()
 
 
 def to(

@@ -38,10 +38,24 @@ from pushtrain.core.wire import ErrorBody
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import Scope as Right
 from pushtrain.testing import Clock, a_command, a_spec
-from served import Served
+from served import Served, served
 
 if TYPE_CHECKING:
     from pushtrain.core.run import Run
+
+
+@pytest.fixture
+def executor(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path / "state") as one:
+        one.authorized.add(SENDER.public_key(), name="ada")
+        yield one
+
+
+@pytest.fixture
+def client(executor: Served) -> Iterator[ExecutorClient]:
+    one = ExecutorClient(executor.url, executor.key.public_key(), SENDER, clock=executor.clock)
+    yield one
+    one.close()
 
 
 def test_a_command_goes_in_and_shows_up(executor: Served, client: ExecutorClient) -> None:

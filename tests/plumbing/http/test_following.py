@@ -5,6 +5,7 @@ import hashlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from breaking import OTHER, SENDER, Cuts, to
@@ -25,7 +26,21 @@ from pushtrain.executor.api import stream
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.testing import a_command, wait_until
-from served import Served, in_a_thread
+from served import Served, in_a_thread, served
+
+
+@pytest.fixture
+def executor(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path / "state") as one:
+        one.authorized.add(SENDER.public_key(), name="ada")
+        yield one
+
+
+@pytest.fixture
+def client(executor: Served) -> Iterator[ExecutorClient]:
+    one = ExecutorClient(executor.url, executor.key.public_key(), SENDER, clock=executor.clock)
+    yield one
+    one.close()
 
 
 def test_a_run_is_followed_from_queue_to_results(executor: Served, client: ExecutorClient) -> None:

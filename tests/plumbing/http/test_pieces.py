@@ -18,7 +18,21 @@ from pushtrain.core.states import Reason
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.testing import a_command
-from served import Served
+from served import Served, served
+
+
+@pytest.fixture
+def executor(tmp_path: Path) -> Iterator[Served]:
+    with served(tmp_path / "state") as one:
+        one.authorized.add(SENDER.public_key(), name="ada")
+        yield one
+
+
+@pytest.fixture
+def client(executor: Served) -> Iterator[ExecutorClient]:
+    one = ExecutorClient(executor.url, executor.key.public_key(), SENDER, clock=executor.clock)
+    yield one
+    one.close()
 
 
 @pytest.fixture
