@@ -60,8 +60,8 @@ def copy(*, json: Json = False, state: State = None) -> None:
 def recover(*, json: Json = False, state: State = None) -> None:
     """Put a damaged store together again: what can be read, the rest from the copy; tell what is missing.
 
-    The damaged file is kept aside. A run that had begun is neither forgotten nor begun again: the next start
-    looks in its folder for what became of it. Nobody may serve the state folder meanwhile.
+    The damaged file is kept aside for a month. A run that had begun is neither forgotten nor begun again: the
+    next start looks in its folder for what became of it. Nobody may serve the state folder meanwhile.
     """
     from pushtrain.plumbing.sqlite.salvage import recover as put_together
     from pushtrain.plumbing.sqlite.soundness import damage
@@ -91,7 +91,7 @@ def recover(*, json: Json = False, state: State = None) -> None:
     ):
         if ids:
             render.say(f"[yellow]{len(ids)}[/] {words}: {', '.join(each[:8] for each in ids[:10])}")
-    render.say(f"[dim]The damaged file is kept as {render.literal(str(found.aside))}.[/]")
+    render.say(f"[dim]The damaged file is kept for a month: {render.literal(str(found.aside))}.[/]")
 
 
 @app.command

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     DATA = "data"
     CACHES = "caches"
     RUN = "runs"
+    ASIDE = "older stores"
     SHARED = "shared files"
     STORE = "store"
 

@@ -6,12 +6,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from pushtrain.core.errors import Cancelled
-from pushtrain.core.lean import Piece
+from pushtrain.core.lean import Kind, Piece
 from pushtrain.core.lifecycle import Claimed, Event, Exited, Prepared, Published, Requeued
 from pushtrain.core.run import Artifact
 from pushtrain.core.settings import Repository
@@ -22,7 +23,7 @@ from pushtrain.plumbing.disk import shortcut
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.plumbing.disk.ownfolders import own_folder
 from pushtrain.plumbing.disk.state import StateFolder
-from pushtrain.plumbing.disk.trees import weigh
+from pushtrain.plumbing.disk.trees import remove_tree, weigh
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.repack import collect_mirror
 from pushtrain.plumbing.housekeeping.holdings import Holdings
@@ -258,6 +259,46 @@ def test_temporary_files_go_once_nobody_can_be_writing_them(disk: Disk) -> None:
     assert len(disk.upkeep(budget=10**9).collect()) == 4
     assert not any(path.exists() for path in places)
     assert (root / "identity.key").exists()
+
+
+def put_aside(disk: Disk, name: str, age: float) -> list[Path]:
+    """A store that was put aside so long ago, with its journal; its files."""
+    moment = datetime.fromtimestamp(disk.now - age, UTC).strftime("%Y%m%dT%H%M%SZ")
+    files = [disk.state.root / f"store.db.{name.format(moment)}{end}" for end in ("", "-wal")]
+    for file in files:
+        file.write_bytes(os.urandom(MB))
+        os.utime(file, (disk.now - age, disk.now - age))
+    return files
+
+
+def test_stores_that_were_put_aside_are_weighed_and_go_after_a_month(disk: Disk) -> None:
+    old = [*put_aside(disk, "damaged-{}", 31 * DAY), *put_aside(disk, "version-6", 31 * DAY)]
+    fresh = [*put_aside(disk, "damaged-{}", 29 * DAY), *put_aside(disk, "version-7", 29 * DAY)]
+    disk.store.copy()
+    pieces = [piece for piece in disk.upkeep().look().pieces if piece.kind is Kind.ASIDE]
+    assert [piece.files for piece in pieces] == [2, 2, 2, 2]
+    assert all(piece.size >= 2 * MB for piece in pieces)
+    assert len(disk.upkeep().collect()) == 2, "whatever the budget, the fresh ones stay"
+    assert not any(path.exists() for path in old)
+    assert all(path.exists() for path in (*fresh, disk.state.store, disk.state.root / "store.db.copy"))
+
+
+@pytest.mark.parametrize("blow", ["unpublished", "unknown"])
+def test_a_damaged_store_that_may_be_the_only_memory_of_a_run_stays(disk: Disk, blow: str) -> None:
+    if blow == "unpublished":
+        run = disk.run(state=State.PUBLISHING)
+    else:
+        (disk.state.runs / ("ab" * 16) / "1").mkdir(parents=True)
+    disk.now += 40 * DAY
+    kept = put_aside(disk, "damaged-{}", 31 * DAY)
+    assert disk.upkeep(budget=10**9).collect() == []
+    if blow == "unpublished":
+        disk.store.advance(run, Published("c" * 40, "x"))
+    else:
+        remove_tree(disk.state.runs / ("ab" * 16))
+    disk.run(state=State.QUEUED)  # which came after the damage
+    assert len(disk.upkeep(budget=10**9, keep=10**9).collect()) == 1
+    assert not any(path.exists() for path in kept)
 
 
 def test_the_work_of_attempts_that_were_superseded_goes_and_checkpoints_stay(disk: Disk) -> None:

@@ -26,6 +26,7 @@ from pushtrain.plumbing.disk.ownfolders import own_name
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.disk.trees import remove_tree, weigh
 from pushtrain.plumbing.git.mirror import mirror_name
+from pushtrain.plumbing.housekeeping.asides import asides
 from pushtrain.plumbing.sqlite.store import Store
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _JUST_NOW: Final = 600.0
 """Seconds for which a mirror counts as in use after somebody used it: what was fetched is read next."""
 _STALE: Final = 86_400.0
 """Seconds after which a temporary file counts as left behind: nothing takes so long to write one."""
+_UNKNOWN: Final = "the store does not know what became of this run"
 _HALF_WRITTEN: Final = re.compile(r"\..+\.([0-9a-f]{16}|\d+)")
 _Shared = MutableMapping[tuple[int, int], int]
 
@@ -88,7 +90,8 @@ class Holdings:
             *self._mirrors(needs, shared),
             *self._folders(Kind.CACHES, self.state.caches, needs, shared),
             *self._folders(Kind.BUILDS, self.state.builds, needs, shared),
-            *self._runs(needs, shared),
+            *(runs := list(self._runs(needs, shared))),
+            *self._asides(shared, unknown=any(run.stays == _UNKNOWN for run in runs)),
             *self._rest(shared),
         ]
         if shared:
@@ -186,7 +189,7 @@ class Holdings:
             return self.clock(), "the run is not over, or its results are not published yet"
         over = self.store.over_since(folder.name)
         if over is None:
-            return self.clock(), "the store does not know what became of this run"
+            return self.clock(), _UNKNOWN
         until = self.store.promised_until(folder.name)
         if not until and any(_has(attempt) for attempt in folder.glob("[0-9]*")):
             until = over + self.keep
@@ -194,9 +197,18 @@ class Holdings:
             return over, f"its files are kept until {datetime.fromtimestamp(until, UTC):%Y-%m-%d}"
         return over, ""
 
+    def _asides(self, shared: _Shared, *, unknown: bool) -> Iterator[Piece]:
+        now, oldest = self.clock(), self.store.oldest_unended()
+        for aside in asides(self.state.store):
+            weights = [weigh(path, shared) for path in aside.paths]
+            size, files = sum(one.size for one in weights), sum(one.files for one in weights)
+            stays = aside.stays(now, oldest=oldest, unknown=unknown)
+            yield Piece(Kind.ASIDE, aside.name, size, min(aside.since, now), stays, files, spent=not stays)
+
     def _rest(self, shared: _Shared) -> Iterator[Piece]:
         """The store, keys, settings: what is no piece of another kind."""
-        known = ("runs", "data", "environments", "repositories", "caches", "builds", "trash")
+        known = {"runs", "data", "environments", "repositories", "caches", "builds", "trash"}
+        known |= {path.name for aside in asides(self.state.store) for path in aside.paths}
         size = files = 0
         for path in self.state.root.glob("*"):
             if path.name not in known:
@@ -226,6 +238,8 @@ class Holdings:
                 folder = self.state.runs / piece.name
                 needs = Needs.of(self.store.unended_runs())
                 return not self._standing(folder, needs.runs)[1] and self._away(folder)
+            case Kind.ASIDE:
+                return self._put_away(piece.name)
             case Kind.LEFTOVER:
                 return self._away(root / piece.name)
             case Kind.TOOLS:
@@ -255,6 +269,17 @@ class Holdings:
                 if folder.job.is_dir() and not held(folder.lock):
                     count += self._away(folder.job)
         return count
+
+    def _put_away(self, name: str) -> bool:
+        """Remove a store that was put aside, with its journal."""
+        unended = Needs.of(self.store.unended_runs()).runs
+        unknown = any(self._standing(path, unended)[1] == _UNKNOWN for path in self.state.runs.glob("*"))
+        oldest = self.store.oldest_unended()
+        for aside in asides(self.state.store):
+            if aside.name == name and not aside.stays(self.clock(), oldest=oldest, unknown=unknown):
+                gone = [self._away(path) for path in aside.paths]
+                return all(gone)
+        return False
 
     def _away(self, path: Path) -> bool:
         """Out of sight in one step, then removed."""

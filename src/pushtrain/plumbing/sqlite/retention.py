@@ -49,6 +49,15 @@ class Retention:
             ]
         )
 
+    def oldest_unended(self) -> float | None:
+        """When the oldest run came in that is not over; None: all are."""
+        query = (
+            "SELECT min(json_extract(value, '$.accepted_at')) FROM runs "
+            "WHERE state IN ('queued', 'preparing', 'running', 'publishing')"
+        )
+        found = self._database.read(lambda db: db.execute(query).get)
+        return None if found is None else float(found)
+
     def over_since(self, run_id: str) -> float | None:
         """When a run was over; None: it is not, or nothing is known of it."""
         query = "SELECT json_extract(value, '$.done_at') FROM runs WHERE id = ? AND state = 'done'"
