@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.cli.app import run as pushtrain
+from pushtrain.cli.send import _Before, deliver_all
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.sender.kept import KeptCommands
-from pushtrain.testing import WorkRepository, wait_until
+from pushtrain.testing import WorkRepository, a_command, wait_until
 from pushtrain.wiring.parts import executor_clients
 from pushtrain.wiring.rooms import serve_both, serve_executor
 from pushtrain.wiring.settings import load_settings
+from served import served as serving
 
 JOBS = """
 [job.train]
@@ -295,3 +298,34 @@ def test_a_repository_that_the_executor_does_not_serve_is_refused_for_good(
     assert pushtrain(["send", "--job", "train", "--state", str(house.state.root)]) == 4
     assert capsys.readouterr().err.startswith("pushtrain: ")
     assert house.kept() == []
+
+
+def test_a_run_that_an_executor_has_is_sent_to_no_other_one(tmp_path: Path) -> None:
+    """A sender had given it to the second one, and the first one has nothing to do."""
+    key = Ed25519PrivateKey.generate()
+    with (
+        serving(tmp_path / "first", name="first") as first,
+        serving(tmp_path / "second", name="second") as second,
+    ):
+        clients = []
+        for one in (first, second):
+            one.authorized.add(key.public_key())
+            clients.append(ExecutorClient(one.url, one.key.public_key(), key, clock=one.clock))
+        clients[1].send(a_command())
+        (sent,) = deliver_all([a_command()], clients, KeptCommands(tmp_path / "outbox"))
+        assert (sent.known, sent.client) == (True, clients[1])
+        assert first.store.runs(limit=9) == []
+        for client in clients:
+            client.close()
+
+
+def test_a_run_that_one_executor_gave_back_may_go_to_another_one(tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    with serving(tmp_path / "first") as first:
+        first.authorized.add(key.public_key())
+        client = ExecutorClient(first.url, first.key.public_key(), key, clock=first.clock)
+        client.send(a_command())
+        assert _Before([client]).has(a_command()) == client.id
+        client.release(a_command().run_id, 0)
+        assert not _Before([client]).has(a_command())
+        client.close()

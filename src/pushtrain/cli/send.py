@@ -26,6 +26,7 @@ from pushtrain.core.forms import did_you_mean
 from pushtrain.core.overrides import Overrides, overridden
 from pushtrain.core.run import Run
 from pushtrain.core.settings import Repository, Settings
+from pushtrain.core.states import Outcome
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.remotes import key_of
@@ -172,17 +173,19 @@ def _executors(folder: StateFolder, settings: Settings, mirrored: Mirror) -> Seq
 def deliver_all(
     commands: Sequence[TrainCommand], clients: Sequence[ExecutorClient], kept: KeptCommands
 ) -> list[Sent]:
-    """Deliver what an earlier `send` left, then these.
+    """Deliver what an earlier `send` left, then these; a run that an executor has goes to no other one.
 
     Raises:
         Unreachable: Something could not be delivered yet; it is kept.
         PushtrainError: Something was refused.
     """
     executors = Executors(lambda: clients)
-    before = _known(commands, clients)
+    before = _Before(clients)
+    for command in commands:
+        before.has(command)  # asked now: later they have what is sent here
     for entry in kept.left():
         with entry:
-            old = _deliver(entry, executors)
+            old = _deliver(entry, executors, before)
         if not isinstance(old, Undelivered):
             title = f"{entry.command.job.title} at {entry.command.commit[:7]}, kept from an earlier `send`"
             log.warning("%s: %s", title, old.error if isinstance(old, Refused) else "delivered")
@@ -195,10 +198,10 @@ def deliver_all(
             waiting.append("another `pushtrain send` is delivering the same command")
             continue
         with held:
-            result = _deliver(held, executors)
+            result = _deliver(held, executors, before)
         if isinstance(result, Delivered):
             client = next(client for client in clients if client is result.executor)
-            sent.append(Sent(result.run, client, known=command.run_id in before))
+            sent.append(Sent(result.run, client, known=bool(before.has(command))))
         elif isinstance(result, Refused):
             refused = result.error
         else:
@@ -216,7 +219,9 @@ def deliver_all(
     return sent
 
 
-def _deliver(entry: Entry, executors: Executors) -> Delivered | Refused | Undelivered:
+def _deliver(entry: Entry, executors: Executors, before: "_Before") -> Delivered | Refused | Undelivered:
+    if not entry.executor:
+        entry.place(before.has(entry.command))
     result = executors.deliver(entry.command, entry.executor, entry.place)
     if isinstance(result, Undelivered):
         if not result.stays:
@@ -226,15 +231,28 @@ def _deliver(entry: Entry, executors: Executors) -> Delivered | Refused | Undeli
     return result
 
 
-def _known(commands: Sequence[TrainCommand], clients: Sequence[ExecutorClient]) -> frozenset[str]:
-    """Which of these runs executors have already. Whoever does not answer now is asked again on delivery."""
-    found: set[str] = set()
-    if any(command.request for command in commands):
-        return frozenset()
-    for client in clients:
-        with suppress(PushtrainError):
-            found |= {run.id for run in client.runs(find=commands[0].commit, limit=_MANY)}
-    return frozenset(found)
+class _Before:
+    """Which executors have which runs already. Whoever does not answer is asked again on delivery."""
+
+    def __init__(self, clients: Sequence[ExecutorClient]) -> None:
+        self._clients = clients
+        self._found: dict[str, dict[str, str]] = {}
+
+    def has(self, command: TrainCommand) -> str:
+        """The executor that has a run, and has not given it back; empty: none that answers."""
+        if command.request:
+            return ""
+        if command.commit not in self._found:
+            self._found[command.commit] = self._ask(command.commit)
+        return self._found[command.commit].get(command.run_id, "")
+
+    def _ask(self, commit: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for client in self._clients:
+            with suppress(PushtrainError):
+                runs = client.runs(find=commit, limit=_MANY)
+                found |= {run.id: client.id for run in runs if run.outcome is not Outcome.MOVED}
+        return found
 
 
 # --- telling ----------------------------------------------------------------------------------------------
