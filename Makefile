@@ -22,7 +22,7 @@ quick: .venv/ready  ## a contributor's subset, at most 90 s
 
 GATE := core/test_address.py core/test_frames.py core/test_heads.py core/test_roster.py core/test_signing.py \
 	core/test_strictjson.py executor/test_gate.py executor/test_gpus_now.py executor/test_joining.py executor/test_rotate.py \
-	executor/test_web.py plumbing/http/test_lying_tunnel.py plumbing/http/test_serve.py \
+	executor/test_admission.py executor/test_web.py executor/test_web_noise.py plumbing/http/test_lying_tunnel.py plumbing/http/test_serve.py \
 	plumbing/http/test_serve_under_attack.py sender/test_sender_door.py test_doors.py
 coverage: .venv/ready   ## full branch coverage of signing, the roster and the request gate; about a minute
 	@scripts/bootstrap.sh test

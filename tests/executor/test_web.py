@@ -1,25 +1,19 @@
 """The executor's door: a real executor behind a real server, asked over real sockets."""
 
-import http.client
 import json
 import logging
 import socket
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from asking import SENDER, STRANGER, ask, exchange, headers_for, send
-from pushtrain.core.command import Checkpoint, TrainCommand
+from pushtrain.core.command import Checkpoint
 from pushtrain.core.errors import NotFound, StorageError
 from pushtrain.core.jobspec import JobSpec, ResultsTarget
 from pushtrain.core.lifecycle import Exited, Prepared, Published
-from pushtrain.core.rules import Rules
 from pushtrain.core.run import Artifact, Run, RunView
-from pushtrain.core.settings import Repository
 from pushtrain.core.signing import (
     content_digest,
     fingerprint,
@@ -27,7 +21,6 @@ from pushtrain.core.signing import (
 from pushtrain.core.states import Reason
 from pushtrain.core.wire import MAX_BODY
 from pushtrain.plumbing.disk.state import StateFolder
-from pushtrain.plumbing.keys.authorized import Scope
 from pushtrain.plumbing.owner import drainfile
 from pushtrain.testing import NOON, REPOSITORY, a_command, a_spec
 from served import Served, served
@@ -38,17 +31,6 @@ def executor(tmp_path: Path) -> Iterator[Served]:
     with served(tmp_path / "state") as one:
         one.authorized.add(SENDER.public_key(), name="ada")
         yield one
-
-
-@pytest.fixture(scope="module")
-def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One executor for all the noise."""
-    with served(tmp_path_factory.mktemp("lasting") / "state", queue_limit=100_000) as one:
-        one.authorized.add(SENDER.public_key(), name="ada")
-        yield one
-
-
-# --- a command --------------------------------------------------------------------------------------------
 
 
 def test_a_command_is_on_the_disk_before_it_is_accepted(executor: Served) -> None:
@@ -289,244 +271,6 @@ def test_a_draining_executor_says_503_and_when_to_come_back(tmp_path: Path) -> N
         assert executor.store.runs() == []
 
 
-# --- who may ----------------------------------------------------------------------------------------------
-
-
-def test_an_unsigned_request_gets_a_signed_refusal(executor: Served) -> None:
-    answer = exchange(executor, "GET", "/v1/runs", [])
-    assert (answer.status, answer.bound, answer.error) == (401, False, "unauthorized")
-
-
-def test_strangers_and_forgers_are_told_the_same(executor: Served) -> None:
-    unsigned = exchange(executor, "GET", "/v1/runs", [])
-    stranger = ask(executor, "GET", "/v1/runs", key=STRANGER)
-    headers = headers_for(executor, "GET", "/v1/runs") | {"pushtrain-audience": "SHA256:x"}
-    forged = exchange(executor, "GET", "/v1/runs", list(headers.items()))
-    assert unsigned.body == stranger.body == forged.body
-    assert {unsigned.status, stranger.status, forged.status} == {401}
-
-
-def test_a_signature_header_that_is_there_twice_is_refused(executor: Served) -> None:
-    headers = list(headers_for(executor, "GET", "/v1/runs").items())
-    for extra in headers:
-        answer = exchange(executor, "GET", "/v1/runs", [*headers, extra])
-        assert (answer.status, answer.error) == (401, "unauthorized")
-
-
-def test_a_signature_for_one_path_opens_no_other(executor: Served) -> None:
-    send(executor)
-    headers = list(headers_for(executor, "GET", "/v1/runs").items())
-    for target in ("/v1/runs?limit=1", f"/v1/runs/{a_command().run_id}", "/v1/runs/", "/v1/runs#x"):
-        assert exchange(executor, "GET", target, headers).status in {400, 401, 404}
-    absolute = f"http://executor.example:{executor.port}/v1/runs"
-    assert exchange(executor, "GET", absolute, headers).status == 400
-
-
-def test_a_wrong_clock_is_told_to_whom_the_signature_held(executor: Served) -> None:
-    headers = headers_for(executor, "GET", "/v1/runs")
-    executor.clock.advance(61)
-    answer = exchange(executor, "GET", "/v1/runs", list(headers.items()))
-    assert answer.status == 401
-    assert "61 s ago" in answer.told
-
-
-def test_a_key_is_revoked_at_once(executor: Served) -> None:
-    assert ask(executor, "GET", "/v1/runs").status == 200
-    executor.state.authorized.write_text("# nobody\n")
-    assert ask(executor, "GET", "/v1/runs").status == 401
-
-
-@pytest.mark.parametrize("scope", list(Scope))
-def test_a_key_can_do_what_its_scopes_say_and_no_more(executor: Served, scope: Scope) -> None:
-    send(executor, a_command())
-    executor.authorized.add(SENDER.public_key(), scopes=[scope])
-    run = f"/v1/runs/{a_command().run_id}"
-    again = a_command(request="again")
-    answers = {
-        Scope.SEND: [send(executor, again)],
-        Scope.READ: [ask(executor, "GET", path) for path in ("/v1/runs", run, f"{run}/log")]
-        + [ask(executor, "GET", f"{run}/stream", "until=nothing")],
-        Scope.CANCEL: [ask(executor, "POST", f"{run}/cancel")],
-    }
-    for needed, found in answers.items():
-        for answer in found:
-            assert (answer.status == 403) is (needed is not scope), (needed, answer)
-    assert ask(executor, "POST", "/v1/challenge").status == 200
-
-
-def test_a_key_for_other_repositories_neither_sends_nor_sees(executor: Served) -> None:
-    send(executor)
-    run = f"/v1/runs/{a_command().run_id}"
-    executor.authorized.add(SENDER.public_key(), repositories=["github.com/octo/other"])
-    assert send(executor, a_command(request="again")).status == 403
-    assert json.loads(ask(executor, "GET", "/v1/runs").body) == {"runs": []}
-    unknown = ask(executor, "GET", run.replace(a_command().run_id, "f" * 32))
-    hidden = ask(executor, "GET", run)
-    assert hidden.status == unknown.status == 404
-    assert hidden.body.replace(a_command().run_id.encode(), b"") == unknown.body.replace(b"f" * 32, b"")
-    assert ask(executor, "POST", f"{run}/cancel").status == 404
-    executor.authorized.add(SENDER.public_key(), repositories=["github.com/octo/*"])
-    assert ask(executor, "GET", run).status == 200
-
-
-@pytest.mark.parametrize(
-    ("ref", "status"),
-    [
-        ("refs/heads/main", 202),
-        ("refs/heads/exp/one/two", 202),
-        ("refs/heads/exp/secret", 403),
-        ("refs/heads/mainly", 403),
-        ("refs/heads/refs/heads/main", 403),
-        ("refs/tags/main", 403),
-        ("refs/pull/1/head", 403),
-    ],
-)
-def test_a_key_for_some_branches_sends_no_other_ref(executor: Served, ref: str, status: int) -> None:
-    executor.authorized.add(SENDER.public_key(), branches=["main", "exp/**", "!exp/secret"])
-    answer = send(executor, a_command(ref=ref))
-    assert answer.status == status
-    if status == 403:
-        assert f"may only send commits of the branches main, exp/**, !exp/secret, not {ref}" in answer.told
-
-
-def test_a_key_for_one_repository_puts_no_results_into_another(executor: Served) -> None:
-    """The other one is served here, for somebody else."""
-    other = Repository(key="github.com/octo/other", remote="https://github.com/octo/other")
-    served_here = (*executor.service.settings.repositories, other)
-    executor.service.settings = executor.service.settings.model_copy(update={"repositories": served_here})
-    job = a_spec(results_to=ResultsTarget(repository=other.key))
-    executor.authorized.add(SENDER.public_key(), repositories=[REPOSITORY])
-    refused = send(executor, a_command(job=job))
-    assert refused.status == 403
-    assert "may not send for github.com/octo/other" in refused.told
-    executor.authorized.add(SENDER.public_key(), repositories=[REPOSITORY, other.key])
-    assert send(executor, a_command(job=job)).status == 202
-
-
-@pytest.mark.parametrize(
-    "ref",
-    ["--upload-pack=touch x", "-x", "main", "refs/heads/../../x", "refs/heads/a\nb",
-     "refs/heads/a b", "refs/x:y",
-     "refs/heads/a\x1b]0;owned", "refs/heads/x.lock", "refs/heads/@{1}", "refs/heads/*",
-     "refs/heads//x", "refs/"],
-    ids=ascii,
-)  # fmt: skip
-def test_a_ref_that_is_an_option_a_pattern_or_leads_elsewhere_is_refused_at_the_door(
-    executor: Served, ref: str
-) -> None:
-    document = json.loads(a_command().model_dump_json())
-    document["ref"] = ref
-    body = json.dumps(document).encode()
-    answer = ask(executor, "POST", "/v1/runs", body=body, idempotency=a_command().run_id)
-    assert answer.status == 400, answer.body
-    assert executor.store.runs() == []
-
-
-def evil_target(**target: object) -> bytes:
-    """A signed command as a patched sender makes it: our own would not."""
-    document = json.loads(a_command().model_dump_json())
-    document["job"]["results_to"].update(target)
-    return json.dumps(document).encode()
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        {"branch": "-x"},
-        {"branch": "--force"},
-        {"branch": "refs/heads/main"},
-        {"branch": "main:refs/heads/x"},
-        {"branch": "../main"},
-        {"branch": "a\nb"},
-        {"branch": "a\u202eb"},
-        {"branch": "x.lock"},
-        {"branch": ""},
-        {"branch": "pushtrain/config"},
-        {"path": "../outside"},
-        {"path": "/etc"},
-        {"path": ".github/workflows"},
-        {"path": "docs/.git"},
-        {"path": "git~1"},
-        {"path": "a/-b"},
-        {"path": "a\u200bb"},
-        {"path": "x" * 500},
-        {"repository": "../../etc"},
-        {"repository": "github.com/../x"},
-        {"artifacts": "file:///home/owner"},
-        {"artifacts": "s3://key:secret@bucket/x"},
-        {"artifacts": "s3://bucket/../other"},
-        {"artifacts": "http://169.254.169.254/"},
-    ],
-    ids=ascii,
-)
-def test_a_command_whose_results_would_go_to_an_odd_place_is_refused(
-    executor: Served, target: dict[str, object]
-) -> None:
-    answer = ask(executor, "POST", "/v1/runs", body=evil_target(**target), idempotency=a_command().run_id)
-    assert answer.status == 400, answer.body
-    assert executor.store.runs() == []
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"env": {"A=B": "x"}},
-        {"env": {"PUSHTRAIN_ATTEMPT_ID=x": "y"}},
-        {"env": {"PUSHTRAIN_INSIDE": "{}"}},
-        {"env": {"": "x"}},
-        {"env": {"A\nB": "x"}},
-        {"env": {"A": "x" * 200_000}},
-        {"env": {"A": "\N{SNOWMAN}" * 50_000}},
-        {"command": []},
-        {"command": ["echo", "x" * 200_000]},
-        {"command": "echo " + "x" * 200_000},
-        {"setup": ["echo " + "x" * 200_000]},
-    ],
-    ids=lambda fields: ascii(fields)[:40],
-)
-def test_what_no_program_can_be_given_is_refused_at_the_door(
-    executor: Served, fields: dict[str, object]
-) -> None:
-    """It used to be taken for a sandbox that cannot be entered."""
-    document = json.loads(a_command().model_dump_json())
-    document["job"].update(fields)
-    body = json.dumps(document).encode()
-    answer = ask(executor, "POST", "/v1/runs", body=body, idempotency=a_command().run_id)
-    assert (answer.status, answer.error) == (400, "usage"), answer.body
-    assert f"job.{next(iter(fields))}" in answer.told
-    assert executor.store.runs() == []
-
-
-@pytest.mark.parametrize(
-    ("rules", "target", "allowed"),
-    [
-        ({}, {"branch": "main"}, True),  # it is what was pushed
-        ({}, {"branch": "same"}, True),
-        ({}, {"branch": "release"}, False),
-        ({"results_branches": ("rel*",)}, {"branch": "release"}, True),
-        ({"results_branches": ("rel*",)}, {"branch": "main-2"}, False),
-        ({}, {"artifacts": "s3://bucket/x"}, False),
-        ({"artifact_urls": ("s3://bucket/lab",)}, {"artifacts": "s3://bucket/lab/x"}, True),
-        ({"artifact_urls": ("s3://bucket/lab",)}, {"artifacts": "s3://bucket/laboratory"}, False),
-        ({"artifact_urls": ("s3://bucket",)}, {"artifacts": "s3://bucket2/x"}, False),
-        ({"artifact_urls": ("s3://bucket",)}, {"artifacts": "gs://bucket/x"}, False),
-        ({}, {"artifacts": "lfs"}, True),
-    ],
-    ids=str,
-)
-def test_results_go_with_the_owners_credentials_only_where_the_owner_says(
-    executor: Served, rules: dict[str, object], target: dict[str, object], allowed: bool
-) -> None:
-    executor.service.rulebook = replace(executor.service.rulebook, rules=Rules.model_validate(rules))
-    answer = ask(executor, "POST", "/v1/runs", body=evil_target(**target), idempotency=a_command().run_id)
-    assert answer.status == (202 if allowed else 403), answer.body
-    if not allowed:
-        assert f"rules.{'results_branches' if 'branch' in target else 'artifact_urls'}" in answer.told
-
-
-# --- what tells nothing -----------------------------------------------------------------------------------
-
-
 def test_healthz_says_nothing(executor: Served) -> None:
     answer = exchange(executor, "GET", "/healthz", [])
     assert (answer.status, answer.headers, answer.body) == (204, {}, b"")
@@ -556,9 +300,6 @@ def test_another_method_is_answered_with_what_is_allowed(
 
 def test_answers_are_for_nobodys_cache(executor: Served) -> None:
     assert ask(executor, "GET", "/v1/runs").headers["cache-control"] == "no-store, no-transform"
-
-
-# --- limits -----------------------------------------------------------------------------------------------
 
 
 def test_a_body_over_the_limit_is_refused_unread(executor: Served) -> None:
@@ -638,9 +379,6 @@ def test_a_query_that_is_not_understood_is_refused(executor: Served, query: str)
     assert (answer.status, answer.bound, answer.error) == (400, True, "usage")
 
 
-# --- what goes wrong inside -------------------------------------------------------------------------------
-
-
 def test_trouble_with_the_disk_is_a_signed_503(executor: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise StorageError("The disk is full.", mend="Make room.")
@@ -663,9 +401,6 @@ def test_what_nobody_expected_is_a_signed_500_that_tells_nothing(
     assert b"secret-detail" not in answer.body
     assert "secret-detail" in caplog.text
     assert "Traceback" in caplog.text
-
-
-# --- runs, logs, files ------------------------------------------------------------------------------------
 
 
 def test_runs_are_found_as_people_name_them(executor: Served) -> None:
@@ -772,189 +507,6 @@ def test_a_finished_run_shows_its_results(executor: Served) -> None:
     executor.store.advance(run.id, Published("c" * 40, "runs/train/x"))
     view = RunView.model_validate_json(ask(executor, "GET", f"/v1/runs/{run.id}").body)
     assert view.run.result_commit == "c" * 40
-
-
-# --- noise ------------------------------------------------------------------------------------------------
-
-NOISE = settings(
-    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-class Caller:
-    """A kept raw connection, made anew whenever the server has closed it."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._connection: http.client.HTTPConnection | None = None
-
-    def say(self, raw: bytes) -> int:
-        """Send bytes on a connection of their own and say the answer's status; 0: hung up without one."""
-        with socket.create_connection(("127.0.0.1", self._port), timeout=20) as caller:
-            caller.sendall(raw)
-            caller.shutdown(socket.SHUT_WR)
-            head = b""
-            while b"\r\n" not in head:
-                piece = caller.recv(4096)
-                if not piece:
-                    return 0
-                head += piece
-        return int(head.split(b" ")[1])
-
-    def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-        """A well-formed request over the kept connection."""
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
-        self._connection.request(method, target, body or None, dict(headers))
-        response = self._connection.getresponse()
-        return response.status, response.read()
-
-    def close(self) -> None:
-        """Hang up."""
-        if self._connection:
-            self._connection.close()
-
-
-@pytest.fixture(scope="module")
-def caller(lasting: Served) -> Iterator[Caller]:
-    one = Caller(lasting.port)
-    yield one
-    one.close()
-
-
-@NOISE
-@given(data=st.data())
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_bytes_changed_on_the_way_never_get_in_and_never_break_the_server(
-    lasting: Served, caller: Caller, data: st.DataObject
-) -> None:
-    command = a_command()
-    body = command.model_dump_json().encode()
-    headers = headers_for(lasting, "POST", "/v1/runs", body=body, idempotency=command.run_id)
-    head = "POST /v1/runs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    raw = bytearray(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-    for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(raw) - 1))
-        match data.draw(st.sampled_from(["flip", "cut", "insert"])):
-            case "flip":
-                raw[at] ^= data.draw(st.integers(1, 255))
-            case "cut":
-                del raw[at : at + data.draw(st.integers(1, 40))]
-            case _:
-                raw[at:at] = data.draw(st.binary(min_size=1, max_size=20))
-        if not raw:
-            break
-    status = caller.say(bytes(raw)) if raw else 0
-    harmless = status == 202  # a change in what is not covered, such as Host
-    assert harmless or status == 0 or 400 <= status < 500, (status, bytes(raw))
-    if harmless:
-        assert lasting.store.command_as_received(command.run_id)[0] == body
-
-
-JSONS = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats()
-    | st.text(max_size=20)
-    | st.sampled_from(["refs/heads/main", "0" * 40, REPOSITORY, "\0", "../..", "-x"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@settings(NOISE, max_examples=5000)
-@given(data=st.data())
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_whatever_an_authorised_sender_signs_is_accepted_or_refused_but_never_breaks_the_server(
-    lasting: Served, caller: Caller, data: st.DataObject
-) -> None:
-    document = a_command().model_dump(mode="json")
-    place = document
-    while True:
-        name = data.draw(st.sampled_from(sorted(place)))
-        if not (isinstance(place[name], dict) and place[name] and data.draw(st.booleans())):
-            break
-        place = place[name]
-    match data.draw(st.sampled_from(["change", "remove", "add"])):
-        case "change":
-            place[name] = data.draw(JSONS)
-        case "remove":
-            del place[name]
-        case _:
-            place[data.draw(st.text(min_size=1, max_size=10))] = data.draw(JSONS)
-    if data.draw(st.booleans()):
-        document = _renamed(document)
-    body = json.dumps(document).encode()
-    key = document.get("run_id")
-    idempotency = key if isinstance(key, str) and key.isascii() and key.isalnum() else "none"
-    headers = headers_for(lasting, "POST", "/v1/runs", body=body, idempotency=idempotency)
-    status, answer = caller.ask("POST", "/v1/runs", headers, body)
-    assert status == 202 or 400 <= status < 500, (status, answer, body)
-
-
-def _renamed(document: dict[str, object]) -> dict[str, object]:
-    """With the run id that the command really has, where it has one."""
-    try:
-        command = TrainCommand.model_validate(document)
-        true = a_command(
-            repository=command.repository,
-            commit=command.commit,
-            ref=command.ref,
-            job=command.job,
-            request=command.request,
-        )
-    except ValueError:
-        return document
-    return document | {"run_id": true.run_id}
-
-
-@settings(NOISE, max_examples=3500)
-@given(
-    method=st.sampled_from(["GET", "POST", "HEAD", "PUT", "OPTIONS"]),
-    path=st.lists(
-        st.sampled_from(
-            [
-                "v1",
-                "runs",
-                a_command().run_id,
-                "log",
-                "stream",
-                "cancel",
-                "artifacts",
-                "..",
-                "%2e",
-                "a",
-                "%00",
-                "",
-            ]
-        ),
-        max_size=5,
-    ),
-    query=st.lists(
-        st.tuples(
-            st.sampled_from(["offset", "limit", "attempt", "until", "find", "repository", "x", "%00"]),
-            st.sampled_from(
-                ["0", "1", "-1", "99999999999999999999", "9007199254740992", "%00", "log", "%FF", "main", ""]
-            ),
-        ),
-        max_size=3,
-    ),
-)
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_whatever_is_asked_with_a_right_signature_is_answered(
-    lasting: Served, caller: Caller, method: str, path: list[str], query: list[tuple[str, str]]
-) -> None:
-    target, asked = "/" + "/".join(path), "&".join("=".join(pair) for pair in query)
-    if target.endswith("/stream") and method == "GET":
-        asked = "until=never"
-    headers = headers_for(lasting, method, target, asked)
-    status, body = caller.ask(method, f"{target}?{asked}" if asked else target, headers, b"")
-    assert status < 500, (method, target, asked, body)
 
 
 def test_a_digest_of_something_else_is_no_way_in(executor: Served) -> None:

@@ -1,35 +1,28 @@
 """URLs and servers made to lead an executor's downloads where they must not go, or to hold them up."""
 
-import gzip
 import hashlib
 import logging
 import socket
 import threading
-import time
-import tracemalloc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
+from downloading import CONTENT, get, port_of, raw
 
-from data_server import FileServer, Handler, Served, file_server, status
+from data_server import FileServer, Served, file_server, status
 from pushtrain.core.errors import DataError
 from pushtrain.core.jobspec import DataSource
-from pushtrain.core.rules import Limits, Rules
-from pushtrain.core.run import Fetched
+from pushtrain.core.rules import Rules
 from pushtrain.plumbing.data import dial, doors, neighbours
 from pushtrain.plumbing.data import download as downloading
 from pushtrain.plumbing.data.supply import fetch
 from pushtrain.plumbing.data.terms import OWN, Terms, of_rules
 from pushtrain.plumbing.disk.cache import Cache
-from pushtrain.plumbing.http import pace
 from tls_host import tls_server
-
-MIB = 1024 * 1024
-CONTENT = b"training data\n" * 1000
 
 
 @pytest.fixture
@@ -56,32 +49,6 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
         "NO_PROXY",
     ):
         monkeypatch.delenv(name, raising=False)
-
-
-def get(
-    cache: Cache,
-    url: str,
-    *hosts: str,
-    terms: Terms | None = None,
-    environ: Mapping[str, str] | None = None,
-    **fields: object,
-) -> tuple[Path, Fetched]:
-    """Fetch as an executor does whose owner lists these hosts."""
-    source = DataSource.model_validate({"url": url, "path": "data", **fields})
-    terms = terms or of_rules(Rules(allow_data_hosts=hosts))
-    return fetch(
-        source,
-        cache=cache,
-        mounts={},
-        report=lambda *_: None,
-        stop=lambda: None,
-        terms=terms,
-        environ=environ or {},
-    )
-
-
-def port_of(server: FileServer) -> int:
-    return int(server.url.rpartition(":")[2])
 
 
 class Resolver:
@@ -120,9 +87,6 @@ def resolving(
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", resolver)
         yield resolver
-
-
-# --- where a URL leads ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -355,9 +319,6 @@ def test_ports_that_are_not_the_webs_are_refused(cache: Cache, monkeypatch: pyte
     assert not resolver.asked
 
 
-# --- TLS, tokens ------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "tls"
@@ -432,9 +393,6 @@ def test_token_goes_to_its_host_over_tls_and_only_where_the_owner_lends_it(
                 get(cache, "hf://org/model/gated", terms=other, environ=env)
 
 
-# --- object stores ----------------------------------------------------------------------------------------
-
-
 def test_object_store_is_asked_without_the_owners_credentials_unless_they_are_lent(
     server: FileServer, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,9 +435,6 @@ def test_object_store_is_asked_without_the_owners_credentials_unless_they_are_le
     assert len(server.asked) == asked + 1
 
 
-# --- proxies ----------------------------------------------------------------------------------------------
-
-
 def test_owners_proxy_may_be_inside_and_literal_addresses_are_refused_through_it_too(
     server: FileServer, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -510,220 +465,6 @@ def test_owners_proxy_may_be_inside_and_literal_addresses_are_refused_through_it
                 get(cache, url)
     assert len(server.asked) == asked
     assert [one.path for one in server.asked] == ["http://known.example/x", "http://unknown.example/x"]
-
-
-# --- servers that lie or never end ------------------------------------------------------------------------
-
-
-def raw(*parts: bytes, wait: threading.Event | None = None) -> Callable[[Handler, Served], bool]:
-    """Send these bytes as they are; then wait to be told, and hang up."""
-
-    def fault(handler: Handler, _: Served) -> bool:
-        try:
-            for part in parts:
-                handler.wfile.write(part)
-            handler.wfile.flush()
-            if wait is not None:
-                wait.wait(30)
-        except OSError:
-            pass
-        handler.close_connection = True
-        return True
-
-    return fault
-
-
-def endless(head: bytes, body: bytes, pause: float = 0) -> Callable[[Handler, Served], bool]:
-    """Send without end, until the other side hangs up."""
-
-    def fault(handler: Handler, _: Served) -> bool:
-        stopped = threading.Event()
-        try:
-            handler.wfile.write(head)
-            while not stopped.wait(pause):
-                handler.wfile.write(body)
-                handler.wfile.flush()
-        except OSError:
-            pass
-        handler.close_connection = True
-        return True
-
-    return fault
-
-
-def limited(server: FileServer, size: int) -> Terms:
-    rules = Rules(allow_data_hosts=(f"127.0.0.1:{port_of(server)}",), limits=Limits(data=size))
-    return of_rules(rules)
-
-
-@pytest.mark.parametrize(
-    "head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n"]
-)
-def test_body_without_end_ends_at_the_limit(server: FileServer, cache: Cache, head: bytes) -> None:
-    url = server.serve("/x", b"", *[endless(head, bytes(64 * 1024))] * 9)
-    with pytest.raises(DataError, match=r"more than (the )?5242880 bytes") as caught:
-        get(cache, url, terms=limited(server, 5 * MIB))
-    assert "rules.limits.data" in caught.value.mend
-    assert len(server.asked) == 1
-    assert sum(path.stat().st_size for path in cache.root.rglob("part")) <= 5 * MIB
-
-
-def test_all_data_of_a_run_is_counted_together(server: FileServer, cache: Cache) -> None:
-    terms = limited(server, 3 * MIB)
-    told = [server.serve(f"/{number}", bytes([number]) * 2 * MIB) for number in range(2)]
-    get(cache, told[0], terms=terms)
-    with pytest.raises(DataError, match="comes to more than 3145728 bytes"):
-        get(cache, told[1], terms=terms)
-
-
-def test_redirect_with_a_body_without_end_is_left_at_once(server: FileServer, cache: Cache) -> None:
-    server.serve("/b", CONTENT)
-    head = b"HTTP/1.1 302 Found\r\nLocation: /b\r\nTransfer-Encoding: chunked\r\n\r\n"
-    url = server.serve("/a", b"", endless(head, b"10000\r\n" + bytes(65536) + b"\r\n", pause=0.02))
-    tracemalloc.start()
-    try:
-        assert get(cache, url, f"127.0.0.1:{port_of(server)}")[0].read_bytes() == CONTENT
-        assert server.paths() == ["/a", "/b"]
-        assert tracemalloc.get_traced_memory()[1] < 20 * MIB
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize(
-    ("head", "drip"),
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"x"),
-        (b"HTTP/1.1 200 OK\r\n", b"X-Header: y\r\n"),
-        (b"", b"H"),
-        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0", b"0"),
-    ],
-    ids=["body", "headers", "status", "informational", "chunk"],
-)
-def test_server_that_dribbles_is_hung_up_on(
-    server: FileServer, cache: Cache, monkeypatch: pytest.MonkeyPatch, head: bytes, drip: bytes
-) -> None:
-    monkeypatch.setattr(pace.Pace.__init__, "__defaults__", (0.3, 60 * 1024))
-    monkeypatch.setattr(downloading, "_TRIES", 2)
-    url = server.serve("/x", b"", *[endless(head, drip, pause=0.02)] * 9)
-    begun = time.monotonic()
-    with pytest.raises(DataError, match="next to nothing"):
-        get(cache, url, f"127.0.0.1:{port_of(server)}")
-    assert time.monotonic() - begun < 10
-    assert len(server.asked) == 2
-
-
-def test_dribbling_handshake_is_hung_up_on(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace.Pace.__init__, "__defaults__", (0.3, 60 * 1024))
-    monkeypatch.setattr(downloading, "_TRIES", 1)
-    ended = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def dribble() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                try:
-                    connection.recv(4096)
-                    connection.sendall(b"\x16\x03\x03\x40\x00")
-                    while not ended.wait(0.02):
-                        connection.sendall(b"\x02")
-                except OSError:
-                    pass
-
-        thread = threading.Thread(target=dribble, daemon=True)
-        thread.start()
-        port = listening.getsockname()[1]
-        begun = time.monotonic()
-        with pytest.raises(DataError):
-            get(cache, f"https://127.0.0.1:{port}/x", f"127.0.0.1:{port}")
-        assert time.monotonic() - begun < 8, "a socket's own timeout would begin anew with every byte"
-        ended.set()
-        thread.join(10)
-
-
-def test_steady_server_is_not_hung_up_on(
-    server: FileServer, cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pace.Pace.__init__, "__defaults__", (0.2, 1024))
-    content = bytes(200 * 1024)
-
-    def slowly(handler: Handler, served: Served) -> bool:
-        handler.head(200, served, len(content))
-        for start in range(0, len(content), 4096):
-            handler.wfile.write(content[start : start + 4096])
-            threading.Event().wait(0.01)
-        return True
-
-    url = server.serve("/x", content, slowly)
-    assert get(cache, url, f"127.0.0.1:{port_of(server)}")[0].read_bytes() == content
-    assert len(server.asked) == 1
-
-
-def test_server_that_brings_one_byte_each_time_is_given_up(server: FileServer, cache: Cache) -> None:
-    content = bytes(2000)
-
-    def one_byte(handler: Handler, served: Served) -> bool:
-        start = handler.wanted_start(served)
-        handler.head(206 if start else 200, served, len(content) - start, start)
-        handler.wfile.write(content[start : start + 1])
-        handler.close_connection = True
-        return True
-
-    url = server.serve("/x", content, *[one_byte] * 2000)
-    with pytest.raises(DataError, match="6 tries in a row"):
-        get(cache, url, f"127.0.0.1:{port_of(server)}")
-    assert len(server.asked) == 6
-
-
-def test_content_encoding_is_a_lie_that_changes_nothing(server: FileServer, cache: Cache) -> None:
-    bomb = gzip.compress(bytes(50 * MIB))
-    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(bomb)}\r\n\r\n".encode()
-    url = server.serve("/x", b"", raw(head, bomb))
-    path, fetched = get(cache, url, terms=limited(server, MIB), sha256=hashlib.sha256(bomb).hexdigest())
-    assert path.read_bytes() == bomb
-    assert fetched.size == len(bomb)
-    assert server.asked[0].headers["accept-encoding"] == "identity"
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [
-        b"Content-Length: 99999999999999999999999999\r\n",
-        b"Content-Length: " + b"9" * 5000 + b"\r\n",
-        b"Content-Length: -5\r\n",
-        b"Content-Length: 2\r\nContent-Length: 3\r\n",
-        b'ETag: "a\r\n b"\r\nContent-Length: 2\r\n',
-        b'ETag: "' + b"a" * 9000 + b'"\r\nContent-Length: 2\r\n',
-        b'ETag: "\x1b[2J"\r\nContent-Length: 2\r\n',
-        b"Last-Modified: \x00\xff\r\nContent-Length: 2\r\n",
-        b"Content-Range: bytes 5-9/" + b"9" * 6000 + b"\r\nContent-Length: 2\r\n",
-        b"Retry-After: " + b"9" * 6000 + b"\r\nContent-Length: 2\r\n",
-    ],
-)
-def test_headers_that_lie_are_an_error_or_ignored_and_never_a_defect(
-    server: FileServer, cache: Cache, lines: bytes
-) -> None:
-    listed = f"127.0.0.1:{port_of(server)}"
-    for code in (b"200 OK", b"206 Partial Content", b"416 No", b"503 Later", b"302 Found"):
-        url = server.serve("/x", b"", *[raw(b"HTTP/1.1 " + code + b"\r\n" + lines + b"\r\nok")] * 20)
-        for _ in range(2):  # the second time with what was kept of the first one's headers
-            try:
-                _, fetched = get(cache, url, listed)
-            except DataError:
-                continue
-            assert fetched.etag.isprintable()
-            assert len(fetched.etag) < 210
-
-
-def test_length_that_promises_more_than_comes_is_noticed(server: FileServer, cache: Cache) -> None:
-    head = b'HTTP/1.1 200 OK\r\nETag: "x"\r\nContent-Length: 1000\r\n\r\n'
-    url = server.serve("/x", b"", *[raw(head, b"short")] * 9)
-    with pytest.raises(DataError, match="6 tries"):
-        get(cache, url, f"127.0.0.1:{port_of(server)}")
-    assert not list(cache.root.glob("*/file"))
-
-
-# --- what is said -----------------------------------------------------------------------------------------
 
 
 def test_signature_of_a_url_is_in_no_log_and_no_error_not_even_in_what_caused_it(
