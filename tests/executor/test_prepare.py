@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from executor_house import Bare, House
 
-from pushtrain.core.errors import BuildError, Cancelled, Forbidden, NeedsCode
+from pushtrain.core.errors import BuildError, Cancelled, Forbidden, GitError, NeedsCode
 from pushtrain.core.isolation import Isolation
 from pushtrain.core.jobspec import EnvironmentSpec
 from pushtrain.core.rules import Rules
@@ -185,6 +185,27 @@ def test_orders_hold_everything_that_the_shim_needs(tmp_path: Path) -> None:
     assert orders.cwd == str(folder.tree / "sub")
     assert orders.timeout == 90
     assert (folder.tree / "sub" / "train.py").is_file()
+
+
+def test_a_checkout_begins_again_where_another_run_has_made_the_mirror_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, real, tries = Bench(tmp_path), Mirror.checkout, []
+    bench.house.commit({"train.py": "print()"})
+
+    def checkout(mirror: Mirror, commit: str, into: Path, **more: Any) -> Any:
+        tries.append(commit)
+        if len(tries) == 1:
+            into.mkdir()
+            (into / "half").touch()
+            mirror._set_aside()
+            raise GitError("git could not cat-file: there is no such folder.")
+        return real(mirror, commit, into, **more)
+
+    monkeypatch.setattr(Mirror, "checkout", checkout)
+    _, _, folder = bench.prepare()
+    assert sorted(path.name for path in folder.tree.iterdir()) == ["README.md", "train.py"]
+    assert len(tries) == 2
 
 
 def test_a_list_is_executed_as_it_is(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pushtrain.core.settings import Repository
 from pushtrain.demo.host import Host
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone
+from pushtrain.plumbing.git.complaint import BrokenRepository
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.submodules import resolve
 from pushtrain.testing import WorkRepository
@@ -212,6 +213,55 @@ def test_a_damaged_mirror_is_made_anew(work: WorkRepository, mirror: Mirror, tmp
     assert mirror.fetch("refs/heads/main", second)
     mirror.checkout(second, tmp_path / "two")
     assert (tmp_path / "two" / "a").read_text() == "2"
+
+
+class Elsewhere:
+    """Another thread finds the mirror damaged while we look whether it holds a commit, and makes it anew."""
+
+    def __init__(self, mirror: Mirror, error: GitError, *, again: bool) -> None:
+        self.mirror, self.error, self.again = mirror, error, again
+        self.real = mirror._holds
+        self.born = ""
+
+    def holds(self, short: str, commit: str) -> bool:
+        """Whether it is there; the first time all goes wrong."""
+        if not self.born:
+            self.mirror._set_aside()
+            if self.again:
+                self.mirror.ensure()
+            self.born = self.mirror.birth() or "-"
+            raise self.error
+        return self.real(short, commit)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("kind", [GitError, BrokenRepository])
+def test_a_mirror_that_another_thread_makes_anew_meanwhile_is_neither_given_up_nor_made_once_more(
+    work: WorkRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, kind: type[GitError], again: bool
+) -> None:
+    commit = pushed(work, {"a": "1"})
+    mirror.fetch("refs/heads/main", commit)
+    elsewhere = Elsewhere(mirror, kind("git could not cat-file: there is no such folder."), again=again)
+    monkeypatch.setattr(mirror, "_holds", elsewhere.holds)
+    assert mirror.fetch("refs/heads/main", commit)
+    assert not again or mirror.birth() == elsewhere.born
+
+
+def test_what_is_wrong_with_a_mirror_that_stays_is_told(
+    work: WorkRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = pushed(work, {"a": "1"})
+    mirror.fetch("refs/heads/main", commit)
+    tries = []
+
+    def holds(short: str, _: str) -> bool:
+        tries.append(short)
+        raise GitError("git could not cat-file.")
+
+    monkeypatch.setattr(mirror, "_holds", holds)
+    with pytest.raises(GitError, match="could not cat-file"):
+        mirror.fetch("refs/heads/main", commit)
+    assert len(tries) == 1
 
 
 def test_many_packs_are_joined(work: WorkRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core import queries
-from pushtrain.core.errors import Cancelled, DataError, Forbidden, PushtrainError, fit
+from pushtrain.core.errors import Cancelled, DataError, Forbidden, GitError, PushtrainError, fit
 from pushtrain.core.isolation import JobNetwork
 from pushtrain.core.jobspec import DataSource, JobSpec, PreemptSignal
 from pushtrain.core.rules import Limits
@@ -38,6 +38,9 @@ from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data import supply as data
 from pushtrain.plumbing.data.ledger import Exhausted, Quiet
 from pushtrain.plumbing.data.terms import of_rules
+from pushtrain.plumbing.disk.trees import remove_tree
+from pushtrain.plumbing.git.checkout import Checkout
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.isolation.uplink import Uplink
 from pushtrain.ports import Activation, Enclosure, Report, Stop
 
@@ -274,16 +277,28 @@ class Preparation:
             rulebook.prove(self._run, allowed, mirror, stop=self._stop)
             rulebook.ask_hooks(self._run, isolation=self._shop.sandbox.level, stop=self._stop)
         with self._stage(Stage.CHECKOUT) as notes:
-            done = mirror.checkout(
-                command.commit,
-                self._folder.tree,
-                submodules=self._job.submodules,
-                lfs=self._job.lfs,
-                stop=self._stop,
-            )
+            born = mirror.birth()
+            try:
+                done = self._copy(mirror)
+            except GitError:
+                if mirror.birth() == born:
+                    raise
+                # Another run has found the mirror damaged, and has made it anew while we copied.
+                mirror.fetch(command.ref, command.commit, stop=self._stop)
+                remove_tree(self._folder.tree)
+                done = self._copy(mirror)
             notes.append(f"{done.files} file{'s' if done.files != 1 else ''}")
             if done.lfs_files:
                 notes.append(f"{done.lfs_files} from LFS")
+
+    def _copy(self, mirror: Mirror) -> Checkout:
+        return mirror.checkout(
+            self._run.command.commit,
+            self._folder.tree,
+            submodules=self._job.submodules,
+            lfs=self._job.lfs,
+            stop=self._stop,
+        )
 
     def _take_secrets(self) -> None:
         """Have the secrets that the job names, and write down, sealed, which they are.

@@ -8,6 +8,7 @@ two processes may share a mirror.
 
 import fcntl
 import hashlib
+import logging
 import os
 import resource
 import shutil
@@ -30,10 +31,14 @@ from pushtrain.plumbing.git.survey import Bounds
 from pushtrain.plumbing.programs import proc
 from pushtrain.ports import Stop
 
+_log = logging.getLogger(__name__)
+
 _ATTRIBUTES: Final = b"* -filter\n"
 """No configured filter ever runs; LFS pointers are resolved by an explicit call."""
 _MANY_PACKS: Final = 60
 """Each fetch leaves one pack; past this many they are joined."""
+_RENEWALS: Final = 3
+"""Times that a fetch begins again because the mirror is another one."""
 _BOUNDS: Final = Bounds()
 _OUTWARD: Final = Outward()
 
@@ -157,14 +162,31 @@ class Mirror:
         return self._whole(lambda: self._fetch_exactly(commit, stop), stop)
 
     def _whole(self, fetch: Callable[[], bool], stop: Stop | None) -> bool:
-        """Fetch; once more, into a new mirror, where this one turns out to be damaged."""
+        """Fetch; once more, into a new mirror, where this one turns out to be damaged.
+
+        Whoever uses it while another thread makes it anew fails, too, and begins again with the new one.
+        """
         with self.using():
-            try:
-                return fetch()
-            except BrokenRepository:
-                with self._locked(stop):
-                    self._set_aside()
-                return fetch()
+            for _ in range(_RENEWALS):
+                born = self.birth()
+                try:
+                    return fetch()
+                except GitError as error:
+                    if not self._renewed(born, error, stop):
+                        raise
+            return fetch()
+
+    def _renewed(self, born: str, error: GitError, stop: Stop | None) -> bool:
+        """Whether another mirror is in the place of the one in which something failed, or may come there."""
+        if born and self.birth() != born:
+            return True
+        if not isinstance(error, BrokenRepository):
+            return False
+        with self._locked(stop):
+            if self.birth() == born:
+                _log.warning("The mirror of %s is damaged and made anew: %s", self.remote.key, error.message)
+                self._set_aside()
+        return True
 
     def _fetch_of(self, ref: str, commit: str, stop: Stop | None) -> bool:
         short = hashlib.sha256(ref.encode()).hexdigest()[:16]
