@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Final
 
 from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
@@ -83,7 +84,24 @@ def build(verb: str = "") -> App:
     for place, (name, target, line, group) in enumerate(VERBS):
         text = None if verb in {name, "*"} else line
         app.command(f"pushtrain.cli.{target}", name=name, help=text, group=group, sort_key=place)
+    if verb == "*":
+        for name in _below(app):
+            for second in _below(app[name]):
+                _tell_all(app, (name, second))
     return app
+
+
+def _below(app: App) -> list[str]:
+    return [name for name in app if not name.startswith("-")]
+
+
+def _tell_all(app: App, words: Sequence[str]) -> None:
+    """Have a verb below a verb tell all of its help when it is called, not the line by which it is listed."""
+    match list(takewhile(lambda word: not word.startswith("-"), words)):
+        case [verb, second, *_] if verb in app and second in app[verb]:
+            called = app[verb][second]
+            if called.default_command is not None:
+                called.help = None
 
 
 def _shown(default: object) -> str | None:
@@ -103,7 +121,9 @@ def run(argv: Sequence[str]) -> int:
         _complain(f"There is no verb `{word}`.", mend, argv, UsageError.code)
         return UsageError.exit_code
     try:
-        result = build(word)(argv, exit_on_error=False, print_error=False, result_action="return_value")
+        app = build(word)
+        _tell_all(app, argv)
+        result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
         _complain(_misused(error), f"See `pushtrain {word} --help`.", argv, UsageError.code)

@@ -1,11 +1,18 @@
 """`pushtrain completion`: completion for bash, zsh and fish."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from pushtrain.cli import render
 
 
-def completion(shell: Literal["bash", "zsh", "fish"] | None = None, *, install: bool = False) -> None:
+def completion(
+    shell: Literal["bash", "zsh", "fish"] | None = None,
+    /,
+    *,
+    install: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
     """Print the completion script of a shell, or install it for the current user.
 
     `eval "$(pushtrain completion bash)"` tries it in this shell; `pushtrain completion --install` keeps it.

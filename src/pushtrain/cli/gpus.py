@@ -41,7 +41,7 @@ def gpus(
     json: Json = False,
     state: Folder = None,
 ) -> None:
-    """Show what each GPU does now: its memory, how busy, warm and hungry it is, who has it, is it lent.
+    """Show what each GPU does now: memory, load, heat and power, who has it, and whether it is lent.
 
     Without names these are this machine's GPUs, with or without an executor; a sleeping GPU is not woken to
     be shown. In the bar `█` is what runs hold of its memory, `▓` what the owner's programs do.

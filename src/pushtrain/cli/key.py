@@ -35,9 +35,12 @@ app = App(
     name="key",
     help="Who may command whom: keys of this machine, of its senders, and of the executors that it trusts.",
 )
-app.command("pushtrain.cli.rotate:rotate", name="rotate")
-app.command("pushtrain.cli.trust:trust", name="trust")
-app.command("pushtrain.cli.trust:distrust", name="distrust")
+for name, target, line in (
+    ("rotate", "rotate:rotate", "Make a new key, and have the old one say that it takes its place."),
+    ("trust", "trust:trust", "Trust an executor's key, so that commands may go to it."),
+    ("distrust", "trust:distrust", "Trust an executor's key no more: nothing is sent to it from now on."),
+):
+    app.command(f"pushtrain.cli.{target}", name=name, help=line)
 
 _PATIENCE: Final = 5.0
 """Seconds that `revoke` waits for the running executor to cancel what waits."""

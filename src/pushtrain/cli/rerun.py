@@ -1,6 +1,9 @@
 """`pushtrain rerun`: the same command once more."""
 
 import secrets
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from pushtrain.cli import render
 from pushtrain.cli.connect import everyone
@@ -15,7 +18,14 @@ from pushtrain.sender.kept import KeptCommands
 from pushtrain.wiring.settings import open_state
 
 
-def rerun(which: str = "", /, *, wait: bool = False, json: Json = False, state: State = None) -> None:
+def rerun(
+    which: str = "",
+    /,
+    *,
+    wait: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+    state: State = None,
+) -> None:
     """Run the same command once more, as a new run with an id of its own.
 
     It goes to the executor that had it; where that one is gone, to another that fits.

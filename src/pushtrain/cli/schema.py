@@ -1,15 +1,14 @@
 """`pushtrain schema`: the JSON Schemas of pushtrain.toml and config.json."""
 
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from pushtrain.cli import render
 from pushtrain.cli.options import Json
 
 
 def schema(
-    which: Annotated[Literal["pushtrain.toml", "config.json"], Parameter(negative="")] = "pushtrain.toml",
+    which: Literal["pushtrain.toml", "config.json"] = "pushtrain.toml",
+    /,
     *,
     json: Json = False,
 ) -> None:

@@ -22,7 +22,7 @@ app = App(name="sender")
 def sender(
     *,
     repo: Repo = (),
-    executor: tuple[str, ...] = (),
+    executor: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     poll_seconds: float | None = None,
     host: str | None = None,
     port: int | None = None,

@@ -40,7 +40,7 @@ def install(
     *words: Annotated[str, Parameter(show=False)],
     system: System = False,
     account: str = _ACCOUNT,
-    up: bool = False,
+    up: Annotated[bool, Parameter(negative="")] = False,
     start: bool = True,
     name: Name = UNIT,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
