@@ -48,14 +48,11 @@ SERVERS = {
 """Where anything is served."""
 
 
-class Untouched:
-    """A house in which nothing may be touched but what a door needs to look at who stands before it."""
+class Nobody:
+    """Nobody may come in; what else an admission can do, only somebody may ask for."""
 
-    key = EXECUTOR
-    identity = Identity(EXECUTOR)
-
-    def __init__(self) -> None:
-        self.touched: list[str] = []
+    def __init__(self, touched: list[str]) -> None:
+        self._touched = touched
 
     def grant(self, _key_id: str) -> None:
         """Nobody is known."""
@@ -65,6 +62,25 @@ class Untouched:
 
     def invitation(self, _name: str) -> None:
         """Nobody is invited."""
+
+    def __getattr__(self, name: str) -> Any:
+        self._touched.append(name)
+        raise AssertionError(f"somebody unknown got as far as `{name}`")
+
+
+class Untouched:
+    """A house in which nothing may be touched but what a door needs to look at who stands before it."""
+
+    key = EXECUTOR
+    identity = Identity(EXECUTOR)
+
+    def __init__(self) -> None:
+        self.touched: list[str] = []
+        self.admission = Nobody(self.touched)
+
+    def card(self) -> Any:
+        """The porch holds it from the beginning, for whoever joins."""
+        return self.__getattr__("card")
 
     def __getattr__(self, name: str) -> Any:
         self.touched.append(name)
