@@ -6,18 +6,16 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from stored import accept, cell, claim
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Busy, Conflict, IllegalTransition, NotFound, Unauthorized
-from pushtrain.core.jobspec import Concurrency, Resources
 from pushtrain.core.lifecycle import (
     Abandoned,
     Claimed,
@@ -32,14 +30,15 @@ from pushtrain.core.lifecycle import (
     Requeued,
     advance,
 )
-from pushtrain.core.run import Artifact, Attempt, GpuUse, Run
+from pushtrain.core.run import GpuUse, Run
 from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.core.turns import Bounds
 from pushtrain.plumbing.sqlite.database import Database
 from pushtrain.plumbing.sqlite.store import Store
-from pushtrain.testing import NOON, REPOSITORY, SENDER, Clock, a_command, a_gpu, a_push, a_spec
+from pushtrain.testing import NOON, Clock, a_command, a_gpu
 
-_numbers = count()
+if TYPE_CHECKING:
+    from pushtrain.core.jobspec import Resources
 
 
 @pytest.fixture
@@ -54,46 +53,8 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
     opened.close()
 
 
-def cell(
-    number: int,
-    *,
-    gpus: int = 0,
-    most: int | None = None,
-    job: str = "train",
-    part: int = 0,
-    priority: int = 0,
-) -> TrainCommand:
-    """A cell's command; with `part` it shares its GPU, of which it needs so many GiB."""
-    resources = Resources(gpus=gpus, gpu_memory=part << 30, gpu_share=bool(part))
-    spec = a_spec(name=job, cell={"n": number}, resources=resources, max_parallel=most, priority=priority)
-    return a_command(job=spec)
-
-
-def accept(
-    store: Store, command: TrainCommand, *, nonce: str = "", limit: int = 1000, sender: str = SENDER
-) -> tuple[Run, bool]:
-    return store.accept(
-        command,
-        sender=sender,
-        raw=b"the bytes",
-        headers={"signature": "s"},
-        nonce=nonce or f"n{next(_numbers)}",
-        nonce_expires=NOON + 60,
-        queue_limit=limit,
-    )
-
-
-def claim(store: Store, *, slots: int = 100, gpus: tuple[Gpu, ...] = ()) -> tuple[Run, Attempt]:
-    claimed = store.claim(slots=slots, gpus=gpus, executor="lab-1")
-    assert claimed is not None
-    return claimed
-
-
 def kinds(store: Store, run_id: str) -> list[str]:
     return [event.kind for event in store.events(run_id)]
-
-
-# --- accepting --------------------------------------------------------------------------------------------
 
 
 def test_an_accepted_run_waits_with_its_command_as_received(store: Store) -> None:
@@ -149,9 +110,6 @@ def test_a_run_that_nobody_knows_is_not_found(store: Store) -> None:
             look(unknown)
     with pytest.raises(NotFound):
         store.advance(unknown, Prepared())
-
-
-# --- claiming and moving ----------------------------------------------------------------------------------
 
 
 def test_runs_are_claimed_in_the_order_they_were_accepted(store: Store) -> None:
@@ -215,37 +173,6 @@ def test_a_priority_and_what_was_used_lately_decide_who_comes_first(store: Store
     used = attempt.model_copy(update={"gpu": GpuUse(seconds=3600)})
     store.advance(first.id, Exited(Reason.EXITED, 0), token=first.token, attempt=used)
     assert claim(store, gpus=(a_gpu(0),))[0].id == other.id, "bob has used nothing yet"
-
-
-def test_a_run_whose_person_has_used_the_days_hours_is_due_at_midnight(store: Store, clock: Clock) -> None:
-    gpus, bounds = (a_gpu(0),), Bounds(hours_a_day=1)
-    for number in range(2):
-        accept(store, cell(number, gpus=1))
-    first, attempt = claim(store, gpus=gpus)
-    store.advance(first.id, Prepared(), token=first.token)
-    clock.advance(3600)
-    assert store.used_up(SENDER, gpus, bounds), "what runs counts, too"
-    used = attempt.model_copy(update={"gpu": GpuUse(seconds=3600)})
-    store.advance(first.id, Exited(Reason.EXITED, 0), token=first.token, attempt=used)
-    assert store.claim(slots=1, gpus=gpus, executor="lab-1", bounds=bounds) is None
-    due = store.next_due(clock(), daily=True)
-    assert due is not None
-    assert store.next_due(clock()) is None
-    assert (due % 86_400, 0 < due - clock() <= 86_400) == (0, True)
-    clock.advance(due - clock())
-    assert not store.used_up(SENDER, gpus, bounds)
-    assert store.claim(slots=1, gpus=gpus, executor="lab-1", bounds=bounds) is not None
-    assert store.next_due(clock(), daily=True) is None
-
-
-def test_what_runs_took_is_known_of_those_that_succeeded_at_once(store: Store, clock: Clock) -> None:
-    for number, code in enumerate((0, 1, 0)):
-        accept(store, cell(number))
-        run, _ = claim(store)
-        store.advance(run.id, Prepared(), token=run.token)
-        clock.advance(10 + number)
-        store.advance(run.id, Exited(Reason.EXITED, code), token=run.token)
-    assert store.took() == [(REPOSITORY, "train", 12.0), (REPOSITORY, "train", 10.0)]
 
 
 def test_ten_thousand_waiting_runs_do_not_make_a_claim_slow(tmp_path: Path) -> None:
@@ -385,149 +312,6 @@ def test_a_publication_that_failed_waits_and_then_ends(store: Store, clock: Cloc
     assert store.publishable(clock()) == []
 
 
-def test_active_runs_are_what_a_starting_executor_must_look_after(tmp_path: Path, clock: Clock) -> None:
-    path = tmp_path / "store.db"
-    before = Store(path, clock=clock)
-    for number in range(3):
-        accept(before, cell(number))
-    run, attempt = claim(before)
-    before.close()
-    after = Store(path, clock=clock)
-    assert after.active() == [run]
-    assert after.attempts(run.id) == [attempt]
-    assert after.counts() == (2, 1, set())
-    after.close()
-
-
-# --- looking ----------------------------------------------------------------------------------------------
-
-
-def test_a_start_takes_only_those_runs_for_which_something_may_be_left_to_do(store: Store) -> None:
-    plain, _ = accept(store, cell(1))
-    cancels, _ = accept(store, a_command(job=a_spec(concurrency=Concurrency.CANCEL, checkpoint_to="lfs")))
-    asked, _ = accept(
-        store, a_command(job=a_spec(concurrency=Concurrency.CANCEL, name="other"), request="again")
-    )
-    assert store.may_supersede() == [cancels.id]
-    assert store.may_travel() == [], "what has not begun yet has no checkpoint"
-    for run in (plain, cancels, asked):
-        claimed = store.claim(slots=9, gpus=(), executor="lab")
-        assert claimed is not None
-        assert claimed[0].id == run.id
-        assert store.may_travel() == []
-        store.advance(run.id, Prepared(), token=claimed[0].token)
-    assert store.may_supersede() == [cancels.id], "also while it runs"
-    for run in (plain, cancels, asked):
-        token = store.run(run.id).token
-        store.advance(run.id, Requeued(Reason.PREEMPTED, not_before=NOON), token=token)
-    assert store.may_travel() == [cancels.id]
-    store.request_cancel(cancels.id, by="ada")
-    assert (store.may_supersede(), store.may_travel()) == ([], [])
-
-
-def test_runs_are_found_by_the_start_of_an_id_or_commit_and_by_branch_and_job(store: Store) -> None:
-    first, _ = accept(store, a_command(commit="a" * 40, ref="refs/heads/topic/x"))
-    second, _ = accept(store, a_command(commit="b" * 40, ref="refs/tags/v1", job=a_spec(name="evaluate")))
-    for text in (
-        first.id,
-        first.id[:6],
-        first.id[:6].upper(),
-        "aaaa",
-        "topic/x",
-        "refs/heads/topic/x",
-        "train",
-    ):
-        assert [run.id for run in store.find(text)] == [first.id], text
-    for text in ("bbbbbbb", "v1", "evaluate"):
-        assert [run.id for run in store.find(text)] == [second.id], text
-    assert store.find("nothing") == store.find("") == store.find("%") == []
-
-
-def test_runs_are_listed_newest_first_by_every_filter_together(store: Store) -> None:
-    runs = [accept(store, cell(number, job="a" if number % 2 else "b"))[0] for number in range(4)]
-    claim(store)
-    ids = [run.id for run in reversed(runs)]
-    assert [run.id for run in store.runs()] == ids
-    assert [run.id for run in store.runs(limit=2)] == ids[:2]
-    assert [run.id for run in store.runs(job="b")] == [runs[2].id, runs[0].id]
-    assert [run.id for run in store.runs(job="b", states=(State.QUEUED,))] == [runs[2].id]
-    command = runs[0].command
-    everything = store.runs(
-        repository=command.repository, commit=command.commit, ref=command.ref, states=tuple(State)
-    )
-    assert [run.id for run in everything] == ids
-    assert store.runs(repository="github.com/octo/other") == []
-
-
-def test_where_a_runs_files_are_is_kept_anew_each_time(store: Store) -> None:
-    run, _ = accept(store, cell(1))
-    files = [
-        Artifact(path=name, size=1, sha256="0" * 64, where="executor", until=NOON)
-        for name in ("b.bin", "a.bin")
-    ]
-    store.save_artifacts(run.id, files)
-    assert store.artifacts(run.id) == files[::-1]
-    store.save_artifacts(run.id, files[:1])
-    assert store.artifacts(run.id) == files[:1]
-    with pytest.raises(NotFound):
-        store.save_artifacts("0" * 32, files)
-
-
-# --- the sender's half ------------------------------------------------------------------------------------
-
-
-def test_a_redelivered_push_is_heard_once(store: Store) -> None:
-    push = a_push()
-    assert store.record_push(push, source="webhook")
-    assert not store.record_push(push, source="webhook")
-    assert [heard.push for heard in store.pending_pushes()] == [push]
-
-
-def test_settling_a_push_and_its_commands_is_one_step(store: Store) -> None:
-    store.record_push(a_push(), source="webhook")
-    (heard,) = store.pending_pushes()
-    assert store.settle_push(heard.id, [cell(1), cell(2)], "starts 2 runs") == 2
-    assert store.pending_pushes() == []
-    assert [(past.source, past.note) for past in store.pushes()] == [("webhook", "starts 2 runs")]
-    assert [out.command for out in store.outbox_due(NOON)] == [cell(1), cell(2)]
-    store.record_push(a_push(), source="poll")
-    (other,) = store.pending_pushes()
-    assert store.settle_push(other.id, [cell(2), cell(3)], "starts 1 run") == 1
-    assert len(store.outbox()) == 3
-
-
-def test_a_command_waits_until_it_is_delivered_or_refused(store: Store, clock: Clock) -> None:
-    store.settle_push(None, [cell(1), cell(2)], "by hand")
-    first, second = (out.run_id for out in store.outbox_due(clock()))
-    store.outbox_place(first, "http://127.0.0.1:1")
-    store.outbox_retry(first, "no connection", NOON + 2)
-    waiting = store.outgoing(first)
-    assert (waiting.executor, waiting.tries, waiting.detail) == ("http://127.0.0.1:1", 1, "no connection")
-    assert [out.run_id for out in store.outbox_due(clock())] == [second]
-    store.outbox_refused(second, "no such repository")
-    assert store.outbox_next() == NOON + 2
-    store.outbox_retry(first, "challenge failed", NOON + 2, executor="")
-    assert store.outgoing(first).executor == ""
-    assert [out.run_id for out in store.outbox_due(clock.advance(2))] == [first]
-    store.outbox_delivered(first)
-    assert store.outbox_next() is None
-    assert [out.run_id for out in store.outbox(states=("refused",))] == [second]
-    store.outbox_retry(second, "too late to matter", NOON + 9)
-    assert store.outgoing(second).state == "refused"
-    with pytest.raises(NotFound):
-        store.outgoing("0" * 32)
-
-
-def test_tips_are_kept_moved_and_forgotten(store: Store) -> None:
-    store.set_tips("h/a", {"refs/heads/main": "1" * 40, "refs/heads/old": "2" * 40})
-    store.set_tip("h/b", "refs/heads/main", "3" * 40)
-    store.set_tips("h/a", {"refs/heads/main": "4" * 40, "refs/heads/old": None})
-    assert store.tips("h/a") == {"refs/heads/main": "4" * 40}
-    assert store.tips("h/b") == {"refs/heads/main": "3" * 40}
-
-
-# --- many at once, and death ------------------------------------------------------------------------------
-
 _CLAIMER = """
 import sys, threading
 from pathlib import Path
@@ -627,8 +411,6 @@ def test_threads_that_accept_at_once_each_get_their_own_answer(store: Store) -> 
     assert sum(new for _, new in answers.values()) == 40
     assert store.counts()[0] == store.waiting() == 40
 
-
-# --- any order --------------------------------------------------------------------------------------------
 
 GPUS = (a_gpu(0), a_gpu(1, memory=48 << 30))
 SLOTS = 2
