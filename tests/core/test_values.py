@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from pushtrain.core.command import TrainCommand, run_id
-from pushtrain.core.errors import Conflict, PushtrainError, Unauthorized
 from pushtrain.core.jobspec import JobSpec, ResultsTarget
 from pushtrain.core.push import Push
 from pushtrain.core.run import Run
@@ -19,7 +18,6 @@ from pushtrain.core.value import RepositoryKey, Scalar
 
 COMMIT = "1" * 40
 KEY = "github.com/octo/hello"
-
 SCALARS = (
     st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=5) | st.sampled_from([0.1, 1e-5])
 )
@@ -161,20 +159,3 @@ def test_a_run_is_final_only_when_done() -> None:
     run = Run(id="0123456789" + "0" * 22, command=_command(), sender="SHA256:x", accepted_at=1, updated_at=1)
     assert run.short == "01234567"
     assert [state for state in State if run.model_copy(update={"state": state}).final] == [State.DONE]
-
-
-def test_an_error_says_what_why_and_the_mend() -> None:
-    assert str(PushtrainError("It broke.", mend="Mend it.")) == "It broke. Mend it."
-    assert str(PushtrainError("It broke.")) == "It broke."
-    assert (Unauthorized.exit_code, Unauthorized.status) == (4, 401)
-
-
-def test_every_error_has_a_code_of_its_own_and_a_status() -> None:
-    def below(kind: type[PushtrainError]) -> list[type[PushtrainError]]:
-        return [kind, *(found for child in kind.__subclasses__() for found in below(child))]
-
-    ours = [kind for kind in below(PushtrainError) if kind.__module__ == "pushtrain.core.errors"]
-    assert len({kind.code for kind in ours}) == len(ours)
-    assert all(400 <= kind.status < 600 and kind.exit_code > 0 for kind in ours)
-    assert issubclass(ours[-1], PushtrainError)
-    assert Conflict.status == 409
