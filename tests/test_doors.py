@@ -127,7 +127,7 @@ def _paths(app: Starlette) -> list[str]:
 
 
 def _apps(house: Untouched) -> tuple[Starlette, Starlette]:
-    commands = executor_app(house, clock=lambda: NOON)
+    commands = executor_app(house, clock=lambda: NOON)  # type: ignore[arg-type]
     return commands, sender_app(house, host=NoHost(house), secret=b"a secret")  # type: ignore[arg-type]
 
 
