@@ -69,14 +69,14 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.clock = Clock()
+        self.clock, self.ticks = Clock(), Clock(0)
         self.page = Page()
         self.nonces = count()
         self.open()
 
     def open(self) -> None:
         self.store = Store(self.folder / "store.db", clock=self.clock)
-        self.herald = Herald(self.store, self.page, executor="lab-1", clock=self.clock)
+        self.herald = Herald(self.store, self.page, executor="lab-1", clock=self.clock, ticks=self.ticks)
 
     def accept(self, command: TrainCommand | None = None) -> Run:
         run, _ = self.store.accept(
@@ -106,6 +106,7 @@ class Desk:
     def settle(self, seconds: float = 0) -> None:
         """Let time pass, and the herald do all that is due."""
         self.clock.advance(seconds)
+        self.ticks.advance(seconds)
         while self.herald.step() == 0:
             pass
 
@@ -352,6 +353,26 @@ def test_the_host_is_asked_nothing_for_as_long_as_it_wishes(desk: Desk) -> None:
     assert desk.page.tries == 1
     desk.settle(20)
     assert len(desk.page.told) == 2
+
+
+@pytest.mark.parametrize("answer", [Later("down", wait=60), Later("no right", wait=60, everywhere=False)])
+def test_a_clock_that_is_set_back_an_hour_keeps_no_status_waiting(desk: Desk, answer: Later) -> None:
+    desk.page.answers = [answer]
+    desk.accept()
+    desk.settle(2)
+    desk.accept(a_command(commit="a" * 40))
+    desk.clock.advance(-3600)
+    desk.settle(50)
+    assert desk.page.tries == 1
+    desk.settle(10)
+    assert len(desk.page.told) == 2
+    for number in range(90):
+        desk.accept(a_command(commit=f"{number:040x}"))
+    desk.settle(2)
+    desk.clock.advance(-3600)
+    for _ in range(3):
+        desk.settle(61)
+    assert len(desk.page.told) == 92
 
 
 def test_a_repository_that_the_token_does_not_see_holds_up_no_other(

@@ -6,6 +6,7 @@
   request. Each time the newest state is told; what was overtaken never is.
 - GitHub asks for at most 80 writes a minute and 500 an hour. Verdicts may use all of that, stations half.
 - When a job of a commit is run again, only the newer run speaks for it.
+- A clock that is set back makes no pause longer.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from pushtrain.core.errors import NotFound
@@ -33,6 +34,8 @@ _LASTS: Final = 1.0
 _HORIZON: Final = 86_400.0
 _RESCAN: Final = 600.0
 _LONGEST_PAUSE: Final = 600.0
+_STEP: Final = 30.0
+"""Seconds by which the clock must have gone back since the last look: smaller ones are corrected slowly."""
 
 
 class StatusHost(Protocol):
@@ -54,6 +57,10 @@ class Pace:
     def sent(self, now: float) -> None:
         """One has gone out."""
         self._sent.append(now)
+
+    def set_back(self, seconds: float) -> None:
+        """The clock was set back by so much."""
+        self._sent = deque((at - seconds for at in self._sent), maxlen=self._sent.maxlen)
 
     def wait(self, now: float, share: float = 1.0) -> float:
         """Seconds until one more may go out that may use up this share of the limits."""
@@ -82,15 +89,24 @@ class Herald:
         host: Who is told.
         executor: The executor's name.
         clock: Seconds since the epoch.
+        ticks: A clock that never goes back.
     """
 
     def __init__(
-        self, store: Store, host: StatusHost, *, executor: str, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        host: StatusHost,
+        *,
+        executor: str,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._host = host
         self._executor = executor
         self._clock = clock
+        self._ticks = ticks
+        self._apart = clock() - ticks()
         self._guard = threading.Lock()
         self._heard: dict[str, float] = {}
         self._waiting: dict[str, _Waiting] = {}
@@ -132,6 +148,7 @@ class Herald:
             StorageError: The store cannot be read or written.
         """
         now = self._clock()
+        self._mind_the_clock(now)
         if now >= self._scanned + _RESCAN:
             self._scanned = now
             for run_id in self._store.unsettled(since=now - _HORIZON):
@@ -145,6 +162,19 @@ class Herald:
         if found is not None:
             self._tell(*found, now)
         return 0.0
+
+    def _mind_the_clock(self, now: float) -> None:
+        """Where it was set back, everything that waits for a time does so by the new one."""
+        before, self._apart = self._apart, now - self._ticks()
+        if (back := before - self._apart) < _STEP:
+            return
+        self._scanned -= back
+        self._quiet -= back
+        self._closed = {key: until - back for key, until in self._closed.items()}
+        self._waiting = {run_id: replace(one, at=one.at - back) for run_id, one in self._waiting.items()}
+        self._pace.set_back(back)
+        with self._guard:
+            self._heard = {run_id: min(at, now) for run_id, at in self._heard.items()}
 
     def _sort(self, now: float) -> None:
         """Put what was heard into its place in the queue."""
