@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cyclopts import App
@@ -60,3 +61,38 @@ def test_flags_are_alike() -> None:
             assert not [name for name in names if name.startswith("--empty-")], words
             assert {name for name in names if name.startswith("--no-")} <= BOTH_WAYS, words
             assert "--json" in names or words == ("completion",), words
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--foo", "There is no option `--foo`. `pushtrain --help` lists the verbs."),
+        ("ps --limt 3", "`ps` takes no `--limt`. Did you mean `--limit`?"),
+        ("ps -x", "`ps` takes no `-x`. See `pushtrain ps --help`."),
+        ("key revok x", "There is no verb `key revok`. Did you mean `revoke`?"),
+        ("executor statu", "`executor` takes no `statu`. Did you mean `status`?"),
+        ("ps --limit", "`--limit` needs a value. See `pushtrain ps --help`."),
+        ("secret set", "`secret set` needs NAME. See `pushtrain secret set --help`."),
+        ("ps --limit 1 --limit 2", "`--limit` is given more than once. Give it once."),
+        ("logs --attempt x", "`--attempt x` is not a whole number. See `pushtrain logs --help`."),
+        (
+            "usage --by y",
+            "`--by y` is none of `person`, `repository`, `executor`. See `pushtrain usage --help`.",
+        ),
+        ("usage --days 0", "`--days 0`: it must be at least 1. See `pushtrain usage --help`."),
+    ],
+)
+def test_words_that_a_verb_does_not_take_are_told_with_their_mend(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(line.split()) == 2
+    assert capsys.readouterr().err == f"pushtrain: {said}\n"
+
+
+def test_the_card_of_an_executor_that_has_not_started_promises_no_isolation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(("executor", "card", "--state", str(tmp_path))) == 0
+    told = capsys.readouterr().out
+    assert "isolation     a start tries it" in told
+    assert "isolation     none" not in told

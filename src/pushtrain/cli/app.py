@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final
 
-from cyclopts import App, CycloptsError, Group, Parameter, UnusedCliTokensError
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from pushtrain import __version__
 from pushtrain.core.errors import PushtrainError, StorageError, UsageError
@@ -120,13 +120,15 @@ def run(argv: Sequence[str]) -> int:
         mend = f"Did you mean `pushtrain {near[0]}`?" if near else "`pushtrain --help` lists the verbs."
         _complain(f"There is no verb `{word}`.", mend, argv, UsageError.code)
         return UsageError.exit_code
+    app = build(word)
     try:
-        app = build(word)
         _tell_all(app, argv)
         result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
-        _complain(_misused(error), f"See `pushtrain {word} --help`.", argv, UsageError.code)
+        from pushtrain.cli.misuse import misused  # lazy: rarely needed
+
+        _complain(*misused(error, app), argv, UsageError.code)
         return UsageError.exit_code
     except PushtrainError as error:
         _complain(error.message, error.mend, argv, error.code)
@@ -145,14 +147,6 @@ def run(argv: Sequence[str]) -> int:
         _complain(f"The output could not be written: {error.strerror}.", "", argv, StorageError.code)
         return _let_output_go(StorageError.exit_code)
     return result if isinstance(result, int) else 0
-
-
-def _misused(error: CycloptsError) -> str:
-    """What is wrong with the words."""
-    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        words = ", ".join(f"`{word}`" for word in error.unused_tokens)
-        return f"`{' '.join(error.command_chain or ())}` takes no {words}."
-    return f"{error}".strip()
 
 
 def _let_output_go(status: int) -> int:

@@ -144,11 +144,13 @@ def card(*, json: Json = False, state: State = None) -> None:
     by `publish_gpu_uuids`, `publish_address` and `publish_host_name` (docs/settings.md).
     """
     from pushtrain.cli.roster import gpus  # lazy: they load the executor
+    from pushtrain.wiring.parts import running_card
     from pushtrain.wiring.settings import load_settings, open_state
     from pushtrain.wiring.voice import published_card
 
     folder = open_state(state)
     found = published_card(folder, load_settings(folder))
+    tried = None if running_card(folder) else "a start tries it; `pushtrain doctor` does so now"
     if json:
         render.emit_json(found)
         return
@@ -161,8 +163,8 @@ def card(*, json: Json = False, state: State = None) -> None:
         "labels": ", ".join(found.labels) or "none",
         "folders": ", ".join(found.mounts) or "none",
         "repositories": ", ".join(found.repositories) or "none",
-        "isolation": found.isolation,
-        "network": found.network or "what the owner allows cannot be enforced (`pushtrain doctor`)",
+        "isolation": tried or found.isolation,
+        "network": tried or found.network or "what the owner allows cannot be enforced (`pushtrain doctor`)",
         "online": "yes" if found.online else "no",
     }
     for name, value in told.items():

@@ -48,7 +48,7 @@ def chosen(entries: Mapping[str, EntryT], who: str) -> EntryT | None:
         found = {name for name in found if entries[name].revoked is None} or found
     if not found:
         raise NotFound(
-            f"No key here is called {who[:60]!r}, nor begins its fingerprint so.",
+            f"No key here is called `{who[:60]}`, nor begins its fingerprint so.",
             mend="`pushtrain key list` shows names and fingerprints.",
         )
     if len(found) > 1 and found <= kin(entries, {min(found)}):  # keys of one machine: its newest
