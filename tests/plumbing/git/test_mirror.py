@@ -264,6 +264,25 @@ def test_what_is_wrong_with_a_mirror_that_stays_is_told(
     assert len(tries) == 1
 
 
+def test_a_pack_that_another_program_is_about_to_put_in_its_place_outlives_a_failed_fetch(
+    work: WorkRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """git has closed it, and has not renamed it yet; what a failed fetch has left stays as it is."""
+    commit = pushed(work, {"a": "1"})
+    mirror.fetch("refs/heads/main", commit)
+    packs = mirror.folder / "objects" / "pack"
+    (packs / "tmp_pack_left").write_bytes(b"half")
+    (packs / "tmp_pack_whole").write_bytes(b"whole")
+    monkeypatch.setattr(
+        "pushtrain.plumbing.git.mirror.time.sleep",
+        lambda _: (packs / "tmp_pack_whole").rename(packs / "pack-1.pack"),
+    )
+    with pytest.raises(NotFound):
+        mirror.fetch_into("refs/heads/none", "refs/fetched/none")
+    assert (packs / "pack-1.pack").read_bytes() == b"whole"
+    assert not list(packs.glob("tmp_*"))
+
+
 def test_many_packs_are_joined(work: WorkRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pushtrain.plumbing.git.mirror._MANY_PACKS", 3)
     commits = [pushed(work, {"a": str(number)}) for number in range(6)]

@@ -445,7 +445,10 @@ def test_a_mirror_lets_go_of_what_no_branch_and_no_run_needs(tmp_path: Path) -> 
         commits.append(work.commit({"file": f"{number}\n"}))
         work.git("push", "--quiet", "--force", "origin", f"{commits[-1]}:refs/heads/main")
         mirror.fetch("refs/heads/main", commits[-1])
+    report = mirror.folder / "fast_import_crash_1"
+    report.touch()
     assert collect_mirror(mirror.folder, {commits[0]}, grace=0)
+    assert not report.exists(), "of a git that was killed while it wrote results"
     assert [mirror.commits.has(commit) for commit in commits] == [True, False, True]
     assert not collect_mirror(mirror.folder, {commits[0]}), "once a week is enough"
     assert mirror.fetch("refs/heads/main", commits[0]) is False, (

@@ -37,6 +37,8 @@ _ATTRIBUTES: Final = b"* -filter\n"
 """No configured filter ever runs; LFS pointers are resolved by an explicit call."""
 _MANY_PACKS: Final = 60
 """Each fetch leaves one pack; past this many they are joined."""
+_MOMENT: Final = 0.5
+"""Seconds in which git puts a finished pack in its place."""
 _RENEWALS: Final = 3
 """Times that a fetch begins again because the mirror is another one."""
 _BOUNDS: Final = Bounds()
@@ -275,13 +277,21 @@ class Mirror:
             raise
 
     def _drop_halves(self) -> None:
-        """Remove what a failed fetch has left of its pack, unless somebody still writes to it."""
-        halves = list((self.folder / "objects" / "pack").glob("tmp_*"))
+        """Remove what a failed fetch has left of its pack, unless somebody still writes to it.
+
+        Other programs write here, too, and each has closed its pack for a moment before it renames it.
+        """
+        halves = self._halves()
         if halves:
-            written = proc.open_files()
-            for half in halves:
-                if str(half.resolve()) not in written:
-                    half.unlink(missing_ok=True)
+            time.sleep(_MOMENT)
+            for half in halves & self._halves():
+                half.unlink(missing_ok=True)
+
+    def _halves(self) -> set[Path]:
+        """Unfinished packs that nobody has open."""
+        halves = set((self.folder / "objects" / "pack").glob("tmp_*"))
+        written = proc.open_files() if halves else set()
+        return {half for half in halves if str(half.resolve()) not in written}
 
     # --- our side ---
 

@@ -58,6 +58,8 @@ def collect_mirror(
             config=("gc.cruftPacks=true", "gc.writeCommitGraph=false", "pack.threads=1"),
             stop=stop, doing="collect what no run needs", timeout=LONGEST, lowly=True,
         )  # fmt: skip
+        for report in folder.glob("fast_import_crash_*"):
+            report.unlink(missing_ok=True)
         stamp.touch()
     return True
 
