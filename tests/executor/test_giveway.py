@@ -10,7 +10,7 @@ from pushtrain.core.jobspec import Concurrency, PreemptSignal
 from pushtrain.core.run import Run
 from pushtrain.core.states import Outcome, Reason, State
 from pushtrain.executor.service import ExecutorService
-from pushtrain.testing import SENDER, a_command, a_spec
+from pushtrain.testing import SENDER, a_command, a_spec, eventually
 
 SAVES = """
 import os, pathlib, sys, time
@@ -98,6 +98,36 @@ async def test_an_older_run_saves_and_goes_on_when_the_newer_has_ended(house: Ho
         older = await done(service, older)
         assert (older.outcome, older.attempt, older.gives_way_to) == (Outcome.SUCCEEDED, 2, "")
         assert service.store.attempts(older.id)[0].reason in {Reason.CHECKPOINTED, Reason.PREEMPTED}
+
+
+@story
+async def test_an_older_run_goes_on_when_the_newer_has_left_for_another_executor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else ends meanwhile that would have it looked at."""
+    house = House(tmp_path, slots=1)
+    first, second, third = house.work.head(), house.commit({"x": "2"}), house.commit({"x": "3"})
+    go, looked = house.folder / "go", set[str]()
+    async with house.running() as service:
+        free_ways = service.store.free_ways
+
+        def looking() -> list[str]:
+            before = {run.gives_way_to for run in service.store.runs(limit=9)}
+            freed = free_ways()
+            looked.update(before)
+            return freed
+
+        monkeypatch.setattr(service.store, "free_ways", looking)
+        other = pushed(service, third, f"until test -e {go}; do sleep 0.02; done", name="other")
+        await reached(service, other, State.RUNNING)
+        older = pushed(service, first, "true", concurrency=Concurrency.CHECKPOINT)
+        newer = pushed(service, second, "true", concurrency=Concurrency.CHECKPOINT)
+        await eventually(lambda: newer.id in looked, what="a look at ways that finds this one taken")
+        service.release(newer.id, by={SENDER}, attempt=0, nonce="released", nonce_expires=2e9)
+        await eventually(lambda: not service.store.run(older.id).gives_way_to)
+        assert service.store.run(other.id).state is State.RUNNING
+        go.touch()
+        assert (await done(service, older)).outcome is Outcome.SUCCEEDED
 
 
 @story

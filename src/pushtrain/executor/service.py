@@ -381,6 +381,7 @@ class ExecutorService:
         run = self.store.release(run_id, by=by, attempt=attempt, nonce=nonce, nonce_expires=nonce_expires)
         clear(self._state.runs / run.id)
         self._changed(run_id)
+        self._giveway.ended()
         self._dispatch.wake()
         return run
 
