@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.cli.hanging import hang
+from pushtrain.cli.hanging import broken, hang
 from pushtrain.plumbing.isolation.namespaces import profile
 
 WORDS = st.lists(
@@ -42,3 +42,18 @@ def test_a_command_that_is_too_long_stands_alone_and_can_be_copied_whole() -> No
 
 def test_what_is_no_terminal_gets_one_line() -> None:
     assert hang("· ", "word " * 100, width=None) == ["· " + "word " * 100]
+
+
+@given(WORDS, st.integers(20, 130), st.sampled_from(["", "  ", "name   ", "two words  "]))
+def test_a_line_is_broken_between_words_alone_and_nothing_of_it_is_lost(
+    words: list[str], width: int, head: str
+) -> None:
+    line = head + " ".join(words)
+    parts = broken(line, width)
+    assert "".join(line[start:end] for _, start, end in parts).replace(" ", "") == line.replace(" ", "")
+    for number, (indent, start, end) in enumerate(parts):
+        part = line[start:end]
+        assert part.count("`") % 2 == 0
+        alone = part.removeprefix(head).strip() in words if number == 0 else part.strip() in words
+        assert indent + len(part.rstrip()) <= width or alone
+    assert len(broken(line, len(line))) == 1

@@ -210,11 +210,11 @@ def _document(checked: Checked, decisions: Sequence[Decision], notes: Sequence[s
 
 def _tell(checked: Checked, decisions: Sequence[Decision], notes: Sequence[str], compared: str) -> None:
     count = len(decisions)
-    render.plain(f"{checked.source} is valid: {count} job{'s' if count != 1 else ''}.")
+    render.tell(f"{checked.source} is valid: {count} job{'s' if count != 1 else ''}.")
     what = f"commit {checked.commit[:7]}" if checked.commit else "the first commit"
     place = checked.ref.removeprefix("refs/heads/").removeprefix("refs/")
     against = f" (compared with {compared})" if compared else ""
-    render.plain(f"A push of {what} to {place} would start{against}:\n")
+    render.tell(f"A push of {what} to {place} would start{against}:")
     render.table(("job", "starts", "why"), [_verdict(decision) for decision in decisions])
     specs = [spec for decision in decisions for spec in decision.specs]
     identities = [_identity(checked, spec) for spec in specs]
@@ -228,7 +228,9 @@ def _tell(checked: Checked, decisions: Sequence[Decision], notes: Sequence[str],
     elif specs:
         notes = [*notes, f"No run ids yet: commit {FILE} first, they depend on the commit."]
     for note in notes:
-        render.plain(f"\nNote: {note}" if note == notes[0] else f"Note: {note}")
+        if note == notes[0]:
+            render.say()
+        render.tell(f"Note: {note}")
 
 
 def _verdict(decision: Decision) -> "tuple[object, ...]":

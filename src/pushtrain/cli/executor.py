@@ -132,7 +132,7 @@ def status(
     silent = {one.client.id: one for one in answers if one.trouble and one.client.id not in found}
     sentences = [f"{known.name(one.client)}: {one.trouble}" for one in silent.values()]
     for sentence in (*sentences, *absences(known, time.time())):
-        render.plain(f"{sentence.rstrip('.')}.")
+        render.tell(f"{sentence.rstrip('.')}.")
     tell(open_state(state))
 
 
@@ -187,7 +187,7 @@ def secrets(*, json: Json = False, state: State = None) -> None:
         render.emit_json([asdict(one) for one in found])
         return
     if not found:
-        render.plain("No secret is here for any job: none is sealed to this executor, and you keep none.")
+        render.tell("No secret is here for any job: none is sealed to this executor, and you keep none.")
         return
     rows = [
         tuple(map(render.literal, (one.name, one.repository, one.scope, one.origin, one.trouble)))

@@ -87,7 +87,7 @@ def _mend(folder: StateFolder, which: str, *, as_json: bool) -> None:
     if as_json:
         render.emit_json(found)
         return
-    render.plain(f"GPU {found.number} ({found.name}) is lent again, unless it is still out of order.")
+    render.tell(f"GPU {found.number} ({found.name}) is lent again, unless it is still out of order.")
 
 
 def _watch(look: Callable[[], list[MachineGpus]], pause: float) -> None:

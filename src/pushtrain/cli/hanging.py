@@ -14,6 +14,8 @@ _LEAST: Final = 24
 """Columns beside which nothing can be told well; then nothing is wrapped."""
 _PIECES: Final = re.compile(r"[^\s`]*`[^`]*`[^\s`]*|\S+")
 """A word, or a span between backticks with what clings to it."""
+_NAME: Final = re.compile(r"(?: *[^\s`]{1,20}(?: [^\s`]{1,20}){0,2} {2,}| +|)")
+"""A name of a few words with a gap behind it, or an indent."""
 _COMMAND: Final = re.compile(r"`([^`]*)`[.,;]?")
 
 
@@ -32,6 +34,26 @@ def hang(head: str, text: str, *, width: int | None) -> list[str]:
     if lines and len(lines[0]) <= width and lines[0].startswith(" " * indent):
         return [head + lines[0][indent:], *lines[1:]]
     return [head.rstrip(), *lines]
+
+
+def broken(text: str, width: int) -> list[tuple[int, int, int]]:
+    """Where a line is broken so that no word is: the indent, the beginning and the end of each part.
+
+    What follows a name and a gap stays beside the name. A piece that is too long for a line is left whole:
+    the terminal breaks it, which copying undoes.
+    """
+    indent = len(_NAME.match(text)[0])  # type: ignore[index]  # it matches nothing, too
+    if width - indent < _LEAST:
+        indent = 0
+    parts: list[tuple[int, int, int]] = []
+    start = end = 0
+    for piece in _PIECES.finditer(text, indent):
+        room = width - (indent if parts else 0)
+        if end > start and piece.end() - start > room and end > indent:
+            parts.append((indent if parts else 0, start, end))
+            start = piece.start()
+        end = piece.end()
+    return [*parts, (indent if parts else 0, start, len(text))]
 
 
 def _placed(line: str, indent: int, width: int) -> str:

@@ -47,7 +47,7 @@ def tell(folder: StateFolder) -> None:
     end = "" if paused is None or math.isinf(paused) else clock(paused)
     render.say(f"\n[bold]{render.literal(found.line(paused, clock=end))}[/]")
     for line in _lines(found):
-        render.plain(f"  {line}")
+        render.tell(f"  {line}")
 
 
 def _lines(found: Standing) -> Iterator[str]:

@@ -42,7 +42,7 @@ def pause(
     end = "until `pushtrain resume`" if math.isinf(until) else f"until {clock(until)}"
     render.say(f"Paused {end}.")
     for sentence in _follows(folder):
-        render.plain(sentence)
+        render.tell(sentence)
 
 
 def resume(*, json: Json = False, state: State = None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pushtrain.cli import markup
 from pushtrain.cli.columns import Layout, layout
-from pushtrain.cli.hanging import hang
+from pushtrain.cli.hanging import broken, hang
 from pushtrain.cli.terminal import clean
 
 if TYPE_CHECKING:
@@ -65,11 +65,22 @@ def _piped() -> bool:
 
 
 def say(text: str = "") -> None:
-    """Print one line; `[bold]…[/]` is rich's markup."""
+    """Print one line; `[bold]…[/]` is rich's markup. On a terminal no word of it is broken."""
     if _piped():
         sys.stdout.write(markup.bare(text) + "\n")
         return
-    console().print(text)
+    wide = width()
+    if wide is None or len(text) <= wide:
+        console().print(text)
+        return
+    from rich.text import Text
+
+    for line in Text.from_markup(text).split("\n", allow_blank=True):
+        if line.cell_len <= wide:
+            console().print(line)
+            continue
+        for indent, start, end in broken(line.plain, wide):
+            console().print(Text(" " * indent) + line[start:end])
 
 
 def literal(text: str) -> str:
@@ -80,6 +91,11 @@ def literal(text: str) -> str:
 def plain(text: str) -> None:
     """Print text as it is, no markup, no wrapping; nothing in it steers a terminal."""
     sys.stdout.write(clean(text) if text.endswith("\n") else clean(text) + "\n")
+
+
+def tell(text: str) -> None:
+    """Print a sentence that holds words of others: no markup, and broken between words on a terminal."""
+    say(literal(text))
 
 
 def note(text: str) -> None:

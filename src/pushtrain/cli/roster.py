@@ -73,12 +73,12 @@ def _show(rosters: Rosters, listed: Sequence[Found]) -> None:
         verdict = found.verdict
         if verdict.why:
             who = clean(verdict.card.name) if verdict.card else verdict.fingerprint[:15]
-            render.plain(f"{who}: {verdict.why}.{f' {verdict.mend}.' if verdict.mend else ''}")
+            render.tell(f"{who}: {verdict.why}.{f' {verdict.mend}.' if verdict.mend else ''}")
     for title, why in rosters.trouble().items():
-        render.plain(f"{title}: {why}")
+        render.tell(f"{title}: {why}")
     if not listed:
         where = ", ".join(file.place.title for file in rosters.files) or "none is set"
-        render.plain(f"No executor has a card here yet ({where}). `pushtrain executor` writes one.")
+        render.tell(f"No executor has a card here yet ({where}). `pushtrain executor` writes one.")
 
 
 def _row(found: Found, now: float) -> tuple[str, ...]:

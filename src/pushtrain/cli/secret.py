@@ -95,8 +95,8 @@ def set_(
         return
     names = ", ".join(one.name for one in recipients)
     ends = f", until {day(until)}" if until else ""
-    render.plain(f"{name} is sealed for {names}: {scope(job, branch)} of {sealed.repository.key}{ends}.")
-    render.plain(f'Jobs that name it get it: `secrets = ["{name}"]` in pushtrain.toml.')
+    render.tell(f"{name} is sealed for {names}: {scope(job, branch)} of {sealed.repository.key}{ends}.")
+    render.tell(f'Jobs that name it get it: `secrets = ["{name}"]` in pushtrain.toml.')
 
 
 @app.command(name="list")
@@ -109,7 +109,7 @@ def list_(*, repo: Where = "", json: Json = False, state: State = None) -> None:
         render.emit_json([_document(entry, known, sealed.sealer) for entry in entries])
         return
     if not entries:
-        render.plain(
+        render.tell(
             f"No secret is sealed for {sealed.repository.key}. `pushtrain secret set NAME` seals one."
         )
         return
@@ -160,7 +160,7 @@ def remove(
     if json:
         render.emit_json([_document(entry, {}, sealed.sealer) for entry in gone])
         return
-    render.plain(f"{name} is removed ({len(gone)} sealed value{'s' if len(gone) > 1 else ''}).")
+    render.tell(f"{name} is removed ({len(gone)} sealed value{'s' if len(gone) > 1 else ''}).")
 
 
 def _of(repo: str, state: Path | None) -> SealedSecrets:
