@@ -96,6 +96,23 @@ async def test_a_drain_goes_on_after_a_kill_and_can_be_called_off(tmp_path: Path
 
 
 @story
+async def test_when_a_drain_is_called_off_what_waits_begins_though_nothing_ends(tmp_path: Path) -> None:
+    house = House(tmp_path, slots=2)
+    async with house.running() as service:
+        first, second = [await at_the_gate(house, service) for _ in range(2)]
+        waiting = house.send(service, "echo later")
+        drain(house)
+        await eventually(lambda: service.drain.on, what="the drain")
+        open_gate(house, first)
+        await done(service, first)
+        assert service.store.run(waiting.id).state is State.QUEUED
+        assert drainfile.done(house.state.drain)
+        await done(service, waiting)
+        open_gate(house, second)
+        await done(service, second)
+
+
+@story
 async def test_when_its_time_is_over_the_executor_stops_and_the_run_goes_on(tmp_path: Path) -> None:
     house = House(tmp_path)
     async with house.running() as service:

@@ -28,12 +28,21 @@ class Drain:
     Args:
         path: `StateFolder.drain`.
         store: Where it is seen what still runs.
+        turned: Called in the event loop when draining begins or is called off: what waits may start then.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, path: Path, store: Store, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        store: Store,
+        *,
+        turned: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.changed: Callable[[], None] = lambda: None
-        """Called in the event loop when draining begins or is called off; whoever serves sets it."""
+        """Called after that; whoever serves sets it."""
+        self._turned = turned
         self._path = path
         self._store = store
         self._clock = clock
@@ -78,6 +87,7 @@ class Drain:
                 if found is None
                 else "Draining: what runs is finished, nothing new is taken."
             )
+            self._turned()
             self.changed()
 
     def _finished(self, order: DrainOrder) -> bool:

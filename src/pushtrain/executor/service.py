@@ -137,7 +137,7 @@ class ExecutorService:
         self._clock = clock
         self._subscribers: set[Callable[[str], None]] = set()
         self._guard = threading.Lock()
-        self.drain = Drain(state.drain, store, clock=clock)
+        self.drain = Drain(state.drain, store, turned=self._drain_turned, clock=clock)
         """The owner's order to take nothing new and stop."""
         self._asked: deque[str] = deque(maxlen=_MOST_ASKED)
         self._clock_watch = ClockWatch(store, jumped=self.wake, clock=clock)
@@ -492,6 +492,11 @@ class ExecutorService:
         self._changed("")  # what is free has changed, whatever became of runs
         for run in self.store.runs(states=(State.QUEUED,), limit=_MOST_TOLD):
             self._changed(run.id)
+
+    def _drain_turned(self) -> None:
+        """Draining began, or was called off: then what waits may start at once."""
+        self._dispatch.wake()
+        self._changed("")
 
     def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
         """Call `changed(run_id)`, from any thread, whenever a run's view changes; returns how to stop it."""
