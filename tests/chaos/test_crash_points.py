@@ -8,9 +8,9 @@ import pytest
 import senderpoints
 import senderworld
 
-SOME = 6
+SOME = 5
 """Steps of an executor at which it is killed."""
-WAYS = 4
+WAYS = 3
 """Ways of a sender."""
 
 
