@@ -39,17 +39,16 @@ def hang(head: str, text: str, *, width: int | None) -> list[str]:
 def broken(text: str, width: int) -> list[tuple[int, int, int]]:
     """Where a line is broken so that no word is: the indent, the beginning and the end of each part.
 
-    What follows a name and a gap stays beside the name. A piece that is too long for a line is left whole:
-    the terminal breaks it, which copying undoes.
+    What follows a name and a gap stays beside the name, if there is room for it. A piece that is too long for
+    a line is left whole: the terminal breaks it, which copying undoes.
     """
-    indent = len(_NAME.match(text)[0])  # type: ignore[index]  # it matches nothing, too
-    if width - indent < _LEAST:
-        indent = 0
+    beside = len(_NAME.match(text)[0])  # type: ignore[index]  # it matches nothing, too
+    indent = beside if width - beside >= _LEAST else MARGIN
     parts: list[tuple[int, int, int]] = []
     start = end = 0
-    for piece in _PIECES.finditer(text, indent):
+    for piece in _PIECES.finditer(text, beside):
         room = width - (indent if parts else 0)
-        if end > start and piece.end() - start > room and end > indent:
+        if end > start and piece.end() - start > room and end > beside:
             parts.append((indent if parts else 0, start, end))
             start = piece.start()
         end = piece.end()
