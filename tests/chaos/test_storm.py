@@ -1,6 +1,7 @@
 """The short storm: executors, sender and shims are killed at random; nothing is lost, doubled or untrue."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,4 +34,8 @@ def test_nothing_is_lost_doubled_or_untrue_whoever_is_killed_when(tmp_path: Path
             f"attempt 77 of {run[:8]} began, and nobody wrote it down",
             f"attempt 77 of {run[:8]} began with line 3, not 40",
             f"the log of attempt {attempt} of {run[:8]} lacks ['{gone}']",
+        ]
+        raging.strikes["executor"] += 100  # a long storm, in which nothing has moved
+        assert raging.faults(replace(figures, carried=0))[4:] == [
+            "no run went on elsewhere with its checkpoint"
         ]
