@@ -319,6 +319,33 @@ def test_a_run_that_an_executor_has_is_sent_to_no_other_one(tmp_path: Path) -> N
             client.close()
 
 
+def test_a_run_that_the_sender_is_handing_over_is_sent_where_the_sender_sends_it(tmp_path: Path) -> None:
+    """The sender has written down where, and no executor has the run yet."""
+    key = Ed25519PrivateKey.generate()
+    kept = KeptCommands(tmp_path / "outbox")
+    with (
+        serving(tmp_path / "first", name="first") as first,
+        serving(tmp_path / "second", name="second") as second,
+    ):
+        clients = []
+        for one in (first, second):
+            one.authorized.add(key.public_key())
+            clients.append(ExecutorClient(one.url, one.key.public_key(), key, clock=one.clock))
+        asked = []
+
+        def placed(run_id: str) -> str:
+            asked.append((run_id, kept.executor_of(run_id)))
+            return next(client.id for client in clients if client.id != asked[-1][1])
+
+        (sent,) = deliver_all([a_command()], clients, kept, placed=placed)
+        ((run_id, ours),) = asked
+        assert (run_id, ours) == (a_command().run_id, next(c.id for c in clients if c is not sent.client))
+        assert kept.executor_of(run_id) == sent.client.id
+        assert sorted(len(one.store.runs(limit=9)) for one in (first, second)) == [0, 1]
+        for client in clients:
+            client.close()
+
+
 def test_a_run_that_one_executor_gave_back_may_go_to_another_one(tmp_path: Path) -> None:
     key = Ed25519PrivateKey.generate()
     with serving(tmp_path / "first") as first:

@@ -140,3 +140,44 @@ def test_a_wish_to_cancel_is_seen_and_is_no_command(tmp_path: Path) -> None:
     kept.unwish(a_command().run_id)
     kept.unwish(a_command().run_id)
     assert kept.wishes() == []
+
+
+def test_what_an_executor_has_accepted_is_told_to_the_sender_and_delivered_by_nobody(tmp_path: Path) -> None:
+    kept = KeptCommands(tmp_path / "outbox")
+    run_id = a_command().run_id
+    entry = kept.keep(a_command())
+    assert entry is not None
+    assert kept.executor_of(run_id) == ""
+    entry.place("one")
+    assert kept.executor_of(run_id) == "one"
+    before = kept.stamp()
+    entry.delivered()
+    assert kept.stamp() != before
+    with next(kept.sent()) as found:  # also while whoever sent it has not let go
+        assert (found.command, found.executor) == (a_command(), "one")
+    entry.close()
+    assert (list(kept.left()), kept.peek(), kept.executor_of(run_id)) == ([], [], "one")
+    with next(kept.sent()) as found:
+        found.remove()
+    assert (list(kept.sent()), kept.executor_of(run_id)) == ([], "")
+
+
+def test_what_was_accepted_is_sent_anew_by_its_own_wish(tmp_path: Path) -> None:
+    kept = KeptCommands(tmp_path / "outbox")
+    with kept.keep(a_command()) as entry:  # type: ignore[union-attr]
+        entry.place("one")
+        entry.delivered()
+    with kept.keep(a_command()) as again:  # type: ignore[union-attr]
+        assert again.executor == ""
+
+
+def test_what_no_sender_asks_for_is_forgotten_after_a_week(tmp_path: Path) -> None:
+    kept = KeptCommands(tmp_path / "outbox")
+    with kept.keep(a_command()) as entry:  # type: ignore[union-attr]
+        entry.place("one")
+        entry.delivered()
+    now = (tmp_path / "outbox" / f"{a_command().run_id}.sent").stat().st_mtime
+    kept.forget(now + 6 * 86400)
+    assert len(list(kept.sent())) == 1
+    kept.forget(now + 8 * 86400)
+    assert list(kept.sent()) == []

@@ -19,7 +19,7 @@ from pushtrain.sender import service as service_module
 from pushtrain.sender.planning import Plan
 from pushtrain.sender.planning import plan as really_plan
 from pushtrain.sender.service import SenderService
-from pushtrain.testing import a_command, a_spec, eventually
+from pushtrain.testing import a_capacity, a_command, a_spec, eventually
 from sender_world import ScriptedExecutor, World
 
 
@@ -264,6 +264,53 @@ def test_what_send_may_have_delivered_goes_to_nobody_else_though_a_push_tells_of
 
     asyncio.run(story())
     assert (first.received, second.received) == ([], [command.run_id])
+
+
+def test_a_push_of_a_run_that_send_has_delivered_starts_it_nowhere_else(world: World) -> None:
+    """The sender hears of the push after `send` has given the run to one that it would not choose."""
+    first, second = world.executors[0], ScriptedExecutor("lab-2")
+    second.capacity = a_capacity(free_slots=0, running=1)
+    world.executors.append(second)
+    command = a_command(repository=world.repository.key)
+    with world.kept.keep(command) as entry:  # type: ignore[union-attr]
+        entry.place(second.id)
+        second.send(command)
+        entry.delivered()
+    world.store.settle_push(None, [command], "a push")
+
+    async def story() -> None:
+        async with world.running():
+            await eventually(world.delivered)
+
+    asyncio.run(story())
+    assert first.received == []
+    assert set(second.received) == {command.run_id}
+    assert list(world.kept.sent()) == []
+
+
+def test_while_send_hands_a_run_over_the_sender_gives_it_to_nobody_else(world: World) -> None:
+    """Both want to at the same moment: each writes down where before it looks what the other wrote."""
+    first, second = world.executors[0], ScriptedExecutor("lab-2")
+    world.executors.append(second)
+    second.capacity = a_capacity(free_slots=0, running=1)
+    command = a_command(repository=world.repository.key)
+    world.store.settle_push(None, [command], "a push")
+    entry = world.kept.keep(command)
+    assert entry is not None
+
+    async def story() -> None:
+        entry.place(second.id)
+        async with world.running():
+            await eventually(lambda: "hands it over" in world.store.outgoing(command.run_id).detail)
+            assert world.store.outgoing(command.run_id).executor == ""
+            second.send(command)
+            entry.delivered()
+            entry.close()
+            await eventually(world.delivered)
+
+    asyncio.run(story())
+    assert first.received == []
+    assert set(second.received) == {command.run_id}
 
 
 def test_a_matrix_is_delivered_whole_while_the_executor_accepts(world: World) -> None:

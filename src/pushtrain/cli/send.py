@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,7 @@ from pushtrain.sender.delivery import Delivered, Executors, Refused, Undelivered
 from pushtrain.sender.kept import Entry, KeptCommands
 from pushtrain.sender.planning import plan_by_hand
 from pushtrain.wiring.directory import look_up
+from pushtrain.wiring.history import open_history
 from pushtrain.wiring.parts import mirror
 from pushtrain.wiring.settings import load_settings, open_state
 from pushtrain.wiring.trust import heirs
@@ -104,7 +105,10 @@ def send(
     )
     if not plan.commands:
         raise UsageError(f"Commit {commit[:7]} {plan.note}.", mend="`pushtrain check` explains it.")
-    sent = deliver_all(plan.commands, _executors(folder, settings, mirrored), KeptCommands(folder.outbox))
+    kept = KeptCommands(folder.outbox)
+    kept.forget(time.time())
+    executors = _executors(folder, settings, mirrored)
+    sent = deliver_all(plan.commands, executors, kept, placed=partial(_placed, folder))
     _tell(sent, as_json=json)
     if wait:
         _wait(sent)
@@ -167,13 +171,33 @@ def _executors(folder: StateFolder, settings: Settings, mirrored: Mirror) -> Seq
     return known.executors
 
 
+def _placed(folder: StateFolder, run_id: str) -> str:
+    """Which executor has a run from this folder's sender, or is about to; empty: none that we know."""
+    history, _ = open_history(folder)
+    return history.placed(run_id) if history is not None else ""
+
+
 # --- handing it over --------------------------------------------------------------------------------------
 
 
+class _Elsewhere(Exception):
+    """The folder's sender is handing the run to an executor."""
+
+
 def deliver_all(
-    commands: Sequence[TrainCommand], clients: Sequence[ExecutorClient], kept: KeptCommands
+    commands: Sequence[TrainCommand],
+    clients: Sequence[ExecutorClient],
+    kept: KeptCommands,
+    *,
+    placed: Callable[[str], str] = lambda _: "",
 ) -> list[Sent]:
     """Deliver what an earlier `send` left, then these; a run that an executor has goes to no other one.
+
+    Args:
+        commands: These.
+        clients: The executors.
+        kept: Where a command is until one has it.
+        placed: Which executor has a run from the folder's sender, or is about to; empty: none.
 
     Raises:
         Unreachable: Something could not be delivered yet; it is kept.
@@ -185,7 +209,7 @@ def deliver_all(
         before.has(command)  # asked now: later they have what is sent here
     for entry in kept.left():
         with entry:
-            old = _deliver(entry, executors, before)
+            old = _deliver(entry, executors, before, placed)
         if not isinstance(old, Undelivered):
             title = f"{entry.command.job.title} at {entry.command.commit[:7]}, kept from an earlier `send`"
             log.warning("%s: %s", title, old.error if isinstance(old, Refused) else "delivered")
@@ -198,7 +222,7 @@ def deliver_all(
             waiting.append("another `pushtrain send` is delivering the same command")
             continue
         with held:
-            result = _deliver(held, executors, before)
+            result = _deliver(held, executors, before, placed)
         if isinstance(result, Delivered):
             client = next(client for client in clients if client is result.executor)
             sent.append(Sent(result.run, client, known=bool(before.has(command))))
@@ -219,13 +243,30 @@ def deliver_all(
     return sent
 
 
-def _deliver(entry: Entry, executors: Executors, before: "_Before") -> Delivered | Refused | Undelivered:
+def _deliver(
+    entry: Entry, executors: Executors, before: "_Before", placed: Callable[[str], str]
+) -> Delivered | Refused | Undelivered:
+    run_id = entry.command.run_id
+
+    def place(executor: str) -> None:
+        entry.place(executor)
+        theirs = placed(run_id)  # looked up after ours is written: see `kept`
+        if theirs not in {"", executor}:
+            entry.place(theirs)
+            raise _Elsewhere
+
     if not entry.executor:
         entry.place(before.has(entry.command))
-    result = executors.deliver(entry.command, entry.executor, entry.place)
+    bound = bool(entry.executor)
+    try:
+        result = executors.deliver(entry.command, entry.executor, entry.place if bound else place)
+    except _Elsewhere:
+        result = executors.deliver(entry.command, entry.executor, entry.place)
     if isinstance(result, Undelivered):
         if not result.stays:
             entry.place("")
+    elif isinstance(result, Delivered) and not entry.command.request:  # else no sender will ever hear of it
+        entry.delivered()
     else:
         entry.remove()
     return result

@@ -29,15 +29,23 @@ class Errands:
     Args:
         store: Where commands are kept.
         board: What is known of executors; told what they answer.
+        by_hand: Fingerprint of the executor to which `pushtrain send` hands a run over; empty: to none.
         clock: Seconds since the epoch.
         jitter: A number from 0 to 1; spreads retries.
     """
 
     def __init__(
-        self, store: Store, board: Board, *, clock: Callable[[], float], jitter: Callable[[], float]
+        self,
+        store: Store,
+        board: Board,
+        *,
+        by_hand: Callable[[str], str],
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
     ) -> None:
         self._store = store
         self._board = board
+        self._by_hand = by_hand
         self._clock = clock
         self._jitter = jitter
         self._refused: dict[str, dict[str, PushtrainError]] = {}
@@ -57,6 +65,10 @@ class Errands:
             return
         if out.executor != name:
             self._store.outbox_place(out.run_id, name)
+            if self._by_hand(out.run_id) not in {"", name}:  # looked up after ours is written: see `kept`
+                again = self._clock() + FIRST_PAUSE
+                self._store.outbox_retry(out.run_id, "a `pushtrain send` hands it over", again, executor="")
+                return
         self._board.sent(name, out.command)
         try:
             run = executor.send(out.command)

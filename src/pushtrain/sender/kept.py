@@ -1,9 +1,14 @@
 """Commands that `pushtrain send` must not lose, one file each, from before the first byte leaves.
 
 `send` opens no store: a server may hold the folder's. It writes each command here, tries to deliver it, and
-takes the file away once an executor has accepted or refused. What is left (no executor answered, or it was
+takes the file away once an executor has refused. Once one has accepted, the file says so to the folder's
+sender, this one or the next, which starts the run nowhere else. What is left (no executor answered, or it was
 killed) the next `pushtrain send` or the folder's sender delivers. A file's lock says that somebody is at it;
 a killed holder's lock is gone with it.
+
+Sender and `send` may want to hand over the same run at the same moment. Each writes down where before it
+looks what the other wrote, so that one of them sees it: `send` goes where the sender goes, and the sender
+lets `send` do it.
 
 `pushtrain cancel` leaves its wish here in the same way, an empty file named after the run: the folder's
 sender holds the store, and looks here before it decides anything.
@@ -12,7 +17,9 @@ sender holds the store, and looks here before it decides anything.
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -25,7 +32,10 @@ from pushtrain.core.value import Value
 from pushtrain.plumbing.disk.files import replace, sync_folder
 
 _SUFFIX: Final = ".json"
+_SENT: Final = ".sent"
 _WISH: Final = ".cancel"
+_REMEMBERED: Final = 7 * 86400.0
+"""Seconds after which what an executor has accepted is not told any more, where no sender ever asked."""
 
 
 class _Kept(Value):
@@ -55,6 +65,12 @@ class Entry:
             handle = _write(self._path, _Kept(command=self.command, executor=executor))
             os.close(self._handle)
             self._handle, self.executor = handle, executor
+
+    def delivered(self) -> None:
+        """An executor has accepted it, and the folder's sender is to know: durably."""
+        with _explained(self._path):
+            self._path.replace(self._path.with_suffix(_SENT))
+            sync_folder(self._path.parent)
 
     def remove(self) -> None:
         """It is taken care of; durably, or what is cancelled meanwhile would come back after a power cut."""
@@ -109,6 +125,19 @@ class KeptCommands:
         finally:
             os.close(before)
 
+    def executor_of(self, run_id: str) -> str:
+        """The executor (its fingerprint) to which a `send` hands a run over, or has; empty: none.
+
+        Raises:
+            StorageError: It could not be read.
+        """
+        for suffix in (_SUFFIX, _SENT):  # in this order: the first becomes the second
+            path = self._folder / f"{run_id}{suffix}"
+            with _explained(path), contextlib.suppress(FileNotFoundError, ValidationError):
+                if executor := _Kept.model_validate_json(path.read_bytes()).executor:
+                    return executor
+        return ""
+
     def peek(self) -> list[tuple[TrainCommand, str, float]]:
         """Each kept command, the executor that may have it, and since when it is kept; nothing is locked.
 
@@ -159,7 +188,7 @@ class KeptCommands:
         Raises:
             StorageError: A command could not be written.
         """
-        for entry in self.left() if heirs else ():
+        for entry in chain(self.left(), self.sent()) if heirs else ():
             with entry:
                 if entry.executor in heirs:
                     entry.place(heirs[entry.executor])
@@ -207,12 +236,30 @@ class KeptCommands:
         Raises:
             StorageError: The folder could not be read.
         """
+        return self._entries(_SUFFIX, partial(_locked, create=False))
+
+    def sent(self) -> Iterator[Entry]:
+        """What executors have accepted from a `send`, each to be closed by the caller. It changes no more.
+
+        Raises:
+            StorageError: The folder could not be read.
+        """
+        return self._entries(_SENT, _opened)
+
+    def forget(self, now: float) -> None:
+        """Let go of what was accepted long ago, where no sender serves the folder; a failure is nobody's."""
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob(f"*{_SENT}"):
+                if path.stat().st_mtime < now - _REMEMBERED:
+                    path.unlink(missing_ok=True)
+
+    def _entries(self, suffix: str, opened: Callable[[Path], int | None]) -> Iterator[Entry]:
         with _explained(self._folder):
             if not self._folder.is_dir():
                 return
-            found = sorted(self._folder.glob(f"*{_SUFFIX}"))
+            found = sorted(self._folder.glob(f"*{suffix}"))
         for path in found:
-            handle = _locked(path, create=False)
+            handle = opened(path)
             if handle is None:
                 continue
             kept = _read(handle)
@@ -220,6 +267,14 @@ class KeptCommands:
                 os.close(handle)
             else:
                 yield Entry(path, handle, kept)
+
+
+def _opened(path: Path) -> int | None:
+    with _explained(path):
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
 
 
 def _locked(path: Path, *, create: bool) -> int | None:

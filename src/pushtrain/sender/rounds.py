@@ -17,6 +17,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Final, TypeVar
 
 from pushtrain.core.errors import PushtrainError
@@ -81,7 +82,8 @@ class Rounds:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.board = Board(clock=ticks)
-        self.errands = Errands(store, self.board, clock=clock, jitter=jitter)
+        by_hand = kept.executor_of if kept is not None else lambda _: ""
+        self.errands = Errands(store, self.board, by_hand=by_hand, clock=clock, jitter=jitter)
         self._store = store
         self._known = known
         self._kept = kept
@@ -255,7 +257,7 @@ class Rounds:
             self._listed_at = now if known else None
 
     def _take_in(self, kept: KeptCommands) -> None:
-        for entry in kept.left():
+        for entry in chain(kept.left(), kept.sent()):
             with entry:
                 if entry.command.run_id in self._flying:  # the next round, which comes when it has landed
                     continue

@@ -240,6 +240,11 @@ class History:
             return None
         return self._unsent(out, wish=True)
 
+    def placed(self, run_id: str) -> str:
+        """The executor (its fingerprint) that has a run from the sender, or is about to; empty: none."""
+        out = self._outgoing(run_id)
+        return out.executor if out is not None else ""
+
     def _outgoing(self, run_id: str) -> Outgoing | None:
         found = self._store.outbox_of([run_id]) if self._store else ()
         return next(iter(found), None)
