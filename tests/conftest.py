@@ -1,6 +1,7 @@
 """What every test stands on: a home of its own, real repositories, and a look for processes left behind."""
 
 import contextlib
+import importlib
 import os
 import signal
 import tempfile
@@ -52,6 +53,12 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             if name.startswith(FOREIGN) and name not in KEPT:
                 patch.delenv(name)
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        # How wide somebody's terminal is. Importing readline tells every child, behind `os.environ`'s back.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("readline")
+        for name in ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+            patch.delenv(name, raising=False)
+            os.unsetenv(name)
         patch.setenv("HOME", str(home))
         for name, folder in {"CONFIG": ".config", "STATE": ".local/state", "DATA": ".local/share"}.items():
             patch.setenv(f"XDG_{name}_HOME", str(home / folder))
