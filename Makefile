@@ -20,8 +20,8 @@ quick: .venv/ready  ## a contributor's subset, at most 90 s
 	@scripts/bootstrap.sh test
 	@$(PY) -m pytest -n 2 --dist worksteal -q -m "not slow" $(ARGS)
 
-GATE := core/test_address.py core/test_frames.py core/test_heads.py core/test_roster.py core/test_signing.py \
-	core/test_strictjson.py executor/test_gate.py executor/test_gpus_now.py executor/test_joining.py executor/test_rotate.py \
+GATE := core/wire/test_address.py core/wire/test_frames.py core/text/test_heads.py core/wire/test_roster.py core/wire/test_signing.py \
+	core/text/test_strictjson.py executor/test_gate.py executor/test_gpus_now.py executor/test_joining.py executor/test_rotate.py \
 	executor/test_admission.py executor/test_web.py executor/test_web_noise.py plumbing/http/test_lying_tunnel.py plumbing/http/test_serve.py \
 	plumbing/http/test_serve_under_attack.py sender/test_sender_door.py test_doors.py
 coverage: .venv/ready   ## full branch coverage of signing, the roster and the request gate; about a minute

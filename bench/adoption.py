@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bench.measures import FILES, Figure, _accepted
 from bench.world import world
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import PushtrainError
-from pushtrain.core.signing import parse_public
-from pushtrain.core.states import Stage
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.values.states import Stage
+from pushtrain.core.wire.signing import parse_public
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import load_or_create

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench.measures import Figure
 from bench.world import spread, world
-from pushtrain.core import heads
 from pushtrain.core.errors import Unauthorized
-from pushtrain.core.signing import Message, fields, fingerprint, sign_request, verify_request
+from pushtrain.core.text import heads
+from pushtrain.core.wire.signing import Message, fields, fingerprint, sign_request, verify_request
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import load_or_create
 from pushtrain.testing import a_command

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.measures import Figure
 from pushtrain.adapters.sandboxes import Ground, registry
-from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.values.isolation import JobNetwork
 from pushtrain.executor.runs import launch
 from pushtrain.plumbing.attempts.records import Limited, Orders
 from pushtrain.plumbing.attempts.rundir import RunDir

@@ -470,8 +470,8 @@ def start_up(quick: bool) -> Iterator[Figure]:
 
 def placement(quick: bool) -> Iterator[Figure]:
     """Deciding where runs go, among a hundred executors of which everything is known."""
-    from pushtrain.core.card import FreeGpu
-    from pushtrain.core.jobspec import Resources
+    from pushtrain.core.values.card import FreeGpu
+    from pushtrain.core.values.jobspec import Resources
     from pushtrain.plumbing.sqlite.outbox import Outgoing
     from pushtrain.sender.placement import Given, Seen, decide
     from pushtrain.testing import a_capacity, a_card, a_command, a_gpu, a_spec

@@ -11,7 +11,7 @@ import tomlkit
 
 from bench.measures import Figure
 from bench.world import Room, World, world
-from pushtrain.core.signing import parse_public, public_text
+from pushtrain.core.wire.signing import parse_public, public_text
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import Authorized, load_or_create
 

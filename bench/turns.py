@@ -40,7 +40,7 @@ def turns(quick: bool) -> Iterator[Figure]:
 
 
 def _made(path: Path, people: int) -> "Database":
-    from pushtrain.core.jobspec import Resources
+    from pushtrain.core.values.jobspec import Resources
     from pushtrain.plumbing.sqlite.database import Database
     from pushtrain.plumbing.sqlite.store import Store
     from pushtrain.testing import NOON, Clock, a_command, a_spec
@@ -57,7 +57,7 @@ def _made(path: Path, people: int) -> "Database":
 
 
 def _decisions(database: "Database", rounds: int) -> list[float]:
-    from pushtrain.core.turns import Room, pick
+    from pushtrain.core.runs.turns import Room, pick
     from pushtrain.plumbing.sqlite import rows
     from pushtrain.testing import NOON, a_gpu
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.core.lifecycle import Claimed, Exited, Prepared, Published
-from pushtrain.core.run import Attempt
-from pushtrain.core.signing import fingerprint
-from pushtrain.core.states import Reason
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.values.run import Attempt
+from pushtrain.core.values.states import Reason
+from pushtrain.core.wire.signing import fingerprint
 from pushtrain.demo.host import Host, hosting
 from pushtrain.demo.webhook import Update, payload, signature
 from pushtrain.plumbing.attempts.rundir import RunDir

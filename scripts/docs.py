@@ -15,10 +15,10 @@ import openapi
 import pushtrain
 from pushtrain.cli.app import build
 from pushtrain.core import errors
-from pushtrain.core.owner import OwnerRules
-from pushtrain.core.rules import Allow, Hooks, Limits, Rules
+from pushtrain.core.owner.rules import Allow, Hooks, Limits, Rules
+from pushtrain.core.owner.verdict import OwnerRules
 from pushtrain.core.settings import ExecutorSettings, OwnerSecret, SenderSettings, Settings
-from pushtrain.core.value import Value
+from pushtrain.core.values.value import Value
 
 ROOT = Path(__file__).resolve().parent.parent
 MADE = "<!-- made by scripts/docs.py -->\n"
@@ -153,7 +153,7 @@ RULES: tuple[tuple[str, type[Value]], ...] = (
 
 def rules_part() -> list[str]:
     """The rules' part of docs/settings.md."""
-    docs = {**field_docs("rules"), **field_docs("owner")}
+    docs = {**field_docs("owner/rules"), **field_docs("owner/verdict")}
     part = [
         "## The owner's rules: `[rules]`",
         "",
@@ -220,7 +220,10 @@ def cli_page() -> str:
     return head + body.strip() + "\n"
 
 
-SHAPES = ("jobspec", "command", "card", "run", "frames", "wire", "invitation", "grants")
+SHAPES = (
+    *("values/jobspec", "values/command", "values/card", "values/run"),
+    *("wire/frames", "wire/bodies", "wire/invitation", "wire/grants"),
+)
 """Modules of the core whose values travel."""
 
 

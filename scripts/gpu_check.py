@@ -31,9 +31,9 @@ from bench.__main__ import machine, table
 from bench.measures import Figure
 from bench.world import PUSHTRAIN, Room, World, environment, world
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, State
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, State
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.machine.gpu import Sampler, inventory
 from pushtrain.plumbing.sqlite.store import Store

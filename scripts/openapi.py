@@ -14,16 +14,16 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from pushtrain.core import frames
-from pushtrain.core.card import Challenge
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.gpustate import MachineGpus
-from pushtrain.core.invitation import NAME, PROOF, Introduction, Welcome
-from pushtrain.core.invitation import PATH as JOIN
-from pushtrain.core.run import LogChunk, Run, RunView
-from pushtrain.core.signing import AUDIENCE, IDEMPOTENCY
-from pushtrain.core.usage import LONGEST_LEDGER, Usage
-from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, ErrorBody, RunList
+from pushtrain.core.runs.gpustate import MachineGpus
+from pushtrain.core.runs.usage import LONGEST_LEDGER, Usage
+from pushtrain.core.values.card import Challenge
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import LogChunk, Run, RunView
+from pushtrain.core.wire import frames
+from pushtrain.core.wire.bodies import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, ErrorBody, RunList
+from pushtrain.core.wire.invitation import NAME, PROOF, Introduction, Welcome
+from pushtrain.core.wire.invitation import PATH as JOIN
+from pushtrain.core.wire.signing import AUDIENCE, IDEMPOTENCY
 from pushtrain.executor.api.calls import ROUTES
 
 Schema = dict[str, Any]

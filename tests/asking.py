@@ -7,9 +7,9 @@ from typing import TypedDict, Unpack
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.signing import Message, fields, fingerprint, sign_request, verify_response
-from pushtrain.core.wire import ErrorBody
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.wire.bodies import ErrorBody
+from pushtrain.core.wire.signing import Message, fields, fingerprint, sign_request, verify_response
 from pushtrain.testing import a_command
 from served import Served
 

@@ -10,14 +10,14 @@ from itertools import count
 from pathlib import Path
 from typing import Self
 
-from pushtrain.core.card import Challenge, ExecutorCard
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Conflict, PushtrainError, Unreachable
-from pushtrain.core.frames import CapacityFrame
 from pushtrain.core.lifecycle import Released, advance
-from pushtrain.core.push import Push
-from pushtrain.core.run import Run
 from pushtrain.core.settings import Repository
+from pushtrain.core.values.card import Challenge, ExecutorCard
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.push import Push
+from pushtrain.core.values.run import Run
+from pushtrain.core.wire.frames import CapacityFrame
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.board import Listed

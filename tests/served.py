@@ -12,10 +12,10 @@ from starlette.types import ASGIApp
 
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
-from pushtrain.core.card import Gpu
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.run import Run
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.isolation import JobNetwork
+from pushtrain.core.values.run import Run
 from pushtrain.executor.api.web import create_app
 from pushtrain.executor.runs.access import Access
 from pushtrain.executor.service import ExecutorService

@@ -18,9 +18,9 @@ from starlette.routing import Route
 
 from asking import SENDER, STRANGER
 from pushtrain.adapters.hosts.github import GitHub
-from pushtrain.core.invitation import PATH as JOIN
-from pushtrain.core.signing import Message, fingerprint, sign_request
-from pushtrain.core.succession import HEADER as SUCCESSION
+from pushtrain.core.wire.invitation import PATH as JOIN
+from pushtrain.core.wire.signing import Message, fingerprint, sign_request
+from pushtrain.core.wire.succession import HEADER as SUCCESSION
 from pushtrain.executor.api.calls import ROUTES
 from pushtrain.executor.api.web import create_app as executor_app
 from pushtrain.plumbing.keys.identity import Identity

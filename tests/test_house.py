@@ -55,7 +55,7 @@ def test_types_are_strict_and_hold() -> None:
     [
         ("sender/service.py", "import pushtrain.executor.api.web"),
         ("core/policy.py", "import pushtrain.plumbing.sqlite.store"),
-        ("core/run.py", "import subprocess"),
+        ("core/values/run.py", "import subprocess"),
         ("executor/api/web.py", "import sqlite3"),
     ],
 )

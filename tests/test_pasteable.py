@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pushtrain.adapters.hosts.github_status import GitHubStatuses
 from pushtrain.adapters.tunnels.authtoken import Found
 from pushtrain.core.errors import PushtrainError
-from pushtrain.core.redact import Mask
 from pushtrain.core.settings import Repository
+from pushtrain.core.text.redact import Mask
 from pushtrain.executor.runs.vault import Given, Vault
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.command import Git

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pushtrain.cli.roster_check import rosters as check
+from pushtrain.cli.checks.rosters import rosters as check
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.roster import Standing, sign_card, with_card
 from pushtrain.core.settings import ExecutorAddress, ExecutorSettings, Repository, SenderSettings, Settings
-from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.core.wire.roster import Standing, sign_card, with_card
+from pushtrain.core.wire.signing import fingerprint, public_text
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.rosterfile import RosterFile

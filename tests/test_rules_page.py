@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pushtrain.core.explain import every_rule
-from pushtrain.core.rules import Allow
+from pushtrain.core.owner.explain import every_rule
+from pushtrain.core.owner.rules import Allow
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.settings import load_settings
 

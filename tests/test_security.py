@@ -88,5 +88,5 @@ def test_a_row_without_a_test_is_seen(row: str) -> None:
 
 
 def test_a_test_that_is_not_there_is_seen() -> None:
-    assert "test_that_nobody_wrote" not in functions_of("tests/core/test_signing.py")
+    assert "test_that_nobody_wrote" not in functions_of("tests/core/wire/test_signing.py")
     assert functions_of("tests/core/test_that_is_not_there.py") == frozenset()

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pushtrain.core.errors import ConfigError, PushtrainError
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.rules import Allow
+from pushtrain.core.owner.rules import Allow
 from pushtrain.core.settings import ExecutorSettings, Settings
+from pushtrain.core.values.isolation import JobNetwork
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.settings import load, load_settings, open_state
 

@@ -10,12 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.cli.app import run
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.roster import Standing, sign_card, with_card
 from pushtrain.core.settings import ExecutorAddress, Repository, SenderSettings, Settings
-from pushtrain.core.signing import fingerprint, public_text
-from pushtrain.core.succession import Succession, succession
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.roster import Standing, sign_card, with_card
+from pushtrain.core.wire.signing import fingerprint, public_text
+from pushtrain.core.wire.succession import Succession, succession
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.rosterfile import RosterFile

@@ -10,12 +10,12 @@ from typing import IO, Protocol
 
 from pydantic import Field
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.isolation import Isolation, JobNetwork
-from pushtrain.core.jobspec import EnvironmentSpec
-from pushtrain.core.push import Push
-from pushtrain.core.rules import Limits
-from pushtrain.core.value import Value
+from pushtrain.core.owner.rules import Limits
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.isolation import Isolation, JobNetwork
+from pushtrain.core.values.jobspec import EnvironmentSpec
+from pushtrain.core.values.push import Push
+from pushtrain.core.values.value import Value
 
 Report = Callable[[str, int, int], None]
 """Progress for people: a text, how much is done, and of how much (0: unknown)."""

@@ -14,9 +14,9 @@ from pushtrain.adapters.environments.site import Site
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
 from pushtrain.core.errors import NeedsCode
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.jobspec import EnvironmentSpec
-from pushtrain.core.rules import Limits
+from pushtrain.core.owner.rules import Limits
+from pushtrain.core.values.isolation import JobNetwork
+from pushtrain.core.values.jobspec import EnvironmentSpec
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.plumbing.isolation.building import CagedBuilder
 from pushtrain.ports import Activation, Environment, Report, Stop

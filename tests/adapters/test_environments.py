@@ -35,8 +35,8 @@ from pushtrain.adapters.environments.site import Site, lines_tail
 from pushtrain.adapters.environments.tool import Uv
 from pushtrain.adapters.environments.uv import UvProject
 from pushtrain.core.errors import BuildError
-from pushtrain.core.forms import script_of
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.text.forms import script_of
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.ports import Activation, Environment
 from wheel_index import wheel

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pushtrain.adapters.hosts.github import GitHub
 from pushtrain.core.errors import UsageError
-from pushtrain.core.push import NO_COMMIT, Push
+from pushtrain.core.values.push import NO_COMMIT, Push
 from pushtrain.ports import GitHost
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "github"

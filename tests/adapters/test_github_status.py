@@ -8,7 +8,7 @@ import pytest
 from pushtrain.adapters.hosts.github_api import Reply, host_of
 from pushtrain.adapters.hosts.github_status import GitHubStatuses, answer
 from pushtrain.core.errors import ConfigError, CredentialError, Unreachable
-from pushtrain.core.status import Answer, CommitStatus, Later, Never, Told, Verdict
+from pushtrain.core.wire.status import Answer, CommitStatus, Later, Never, Told, Verdict
 from pushtrain.testing import COMMIT, NOON, Clock
 from status_host import TOKEN, Got, Scripted, StatusApi, serving_statuses
 

@@ -31,7 +31,7 @@ from pushtrain.adapters.environments.site import Site, driver
 from pushtrain.adapters.environments.tool import Uv, clean, torch_backend
 from pushtrain.adapters.environments.uv import UvProject
 from pushtrain.core.errors import BuildError, Cancelled
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.ports import Activation, Environment
 

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
 from executor_house import House, done
 from nursery import NEVER, Child, Nursery, Steps, nursery, passed, settled
 
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome
-from pushtrain.core.status import CommitStatus, Told, Verdict
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome
+from pushtrain.core.wire.status import CommitStatus, Told, Verdict
 from pushtrain.executor.results.herald import Herald
 from pushtrain.executor.service import ExecutorService
 from pushtrain.testing import eventually, wait_until

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 from house import House, Work
 
-from pushtrain.core.run import Attempt, Run
-from pushtrain.core.states import Outcome, State
-from pushtrain.core.value import RESULTS_BRANCH
+from pushtrain.core.values.run import Attempt, Run
+from pushtrain.core.values.states import Outcome, State
+from pushtrain.core.values.value import RESULTS_BRANCH
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.sqlite.store import Store

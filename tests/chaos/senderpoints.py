@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from nursery import NEVER, Steps, settled
 from senderworld import SECRET, SENDS, Place, World, worlds
 
-from pushtrain.core.grants import Scope
-from pushtrain.core.signing import fingerprint
+from pushtrain.core.wire.grants import Scope
+from pushtrain.core.wire.signing import fingerprint
 from pushtrain.plumbing.disk.state import StateFolder
 
 # --- in the process that is killed ------------------------------------------------------------------------

@@ -12,13 +12,13 @@ import tomlkit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nursery import NEVER, Child, Nursery, nursery
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import StorageError
-from pushtrain.core.grants import Scope
-from pushtrain.core.jobfile import expand, parse
-from pushtrain.core.run import Run
-from pushtrain.core.signing import public_text
-from pushtrain.core.states import Outcome
+from pushtrain.core.jobs.jobfile import expand, parse
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome
+from pushtrain.core.wire.grants import Scope
+from pushtrain.core.wire.signing import public_text
 from pushtrain.demo.host import Host, hosting
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.identity import load_or_create

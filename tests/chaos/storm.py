@@ -36,8 +36,8 @@ from house import SECRET, House, Work, housed
 from moto.server import ThreadedMotoServer
 from reckoning import Book, Reckoning
 
-from pushtrain.core.states import State
-from pushtrain.core.value import CONFIG_BRANCH
+from pushtrain.core.values.states import State
+from pushtrain.core.values.value import CONFIG_BRANCH
 from pushtrain.executor.runs import launch
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.keys.authorized import load_or_create

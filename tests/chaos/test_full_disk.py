@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
 from executor_house import House, done, logged, story
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.states import Outcome, State
+from pushtrain.core.values.states import Outcome, State
 from pushtrain.testing import eventually
 
 MIB = 1024**2

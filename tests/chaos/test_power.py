@@ -9,8 +9,8 @@ from forgetful import Layer, PowerCut, cut_at, failing
 
 from pushtrain.core.errors import StorageError
 from pushtrain.core.lifecycle import Exited, Prepared, Published
-from pushtrain.core.run import Run
-from pushtrain.core.states import Reason
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Reason
 from pushtrain.plumbing.sqlite.database import MIGRATIONS, Database
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import a_command

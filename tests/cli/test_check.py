@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pushtrain.cli.app import run
-from pushtrain.core.command import run_id
-from pushtrain.core.schema import URL, json_schema
+from pushtrain.core.jobs.schema import URL, json_schema
+from pushtrain.core.values.command import run_id
 from pushtrain.testing import WorkRepository
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.cli.columns import layout
+from pushtrain.cli.screen.columns import layout
 
 WORD = st.text("abcdefgh-", min_size=1, max_size=14)
 CELL = st.one_of(st.just(""), WORD, st.lists(WORD, max_size=12).map(" ".join))

@@ -9,7 +9,7 @@ import pytest
 from pushtrain.cli import connect
 from pushtrain.cli.connect import Nobody, absences, ask_all, askable
 from pushtrain.core.errors import Unreachable
-from pushtrain.core.roster import Standing, Verdict
+from pushtrain.core.wire.roster import Standing, Verdict
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.sender.known import Found
 from pushtrain.testing import NOON, a_card

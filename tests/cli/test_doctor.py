@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import tomlkit
 
-from pushtrain.cli import checks, render
 from pushtrain.cli.app import run
-from pushtrain.core.canaries import Act
+from pushtrain.cli.checks import machine as checks
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.gpus import Trouble
-from pushtrain.core.rules import Rules
+from pushtrain.core.owner.canaries import Act
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.runs.gpuhealth import Trouble
 from pushtrain.demo.host import Host
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.branch import Branch

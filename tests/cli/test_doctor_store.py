@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pushtrain.cli import render
 from pushtrain.cli.app import run as pushtrain
+from pushtrain.cli.screen import render
 from pushtrain.core.lifecycle import Exited, Prepared, PublishFailed
-from pushtrain.core.run import Run
-from pushtrain.core.states import Reason
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Reason
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import SENDER, a_command

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from pushtrain.cli import gpus, render
+from pushtrain.cli import gpus
 from pushtrain.cli.connect import Answer
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound, Unreachable, UsageError
-from pushtrain.core.gpus import Trouble
-from pushtrain.core.gpustate import GpuRun, GpuState, MachineGpus
+from pushtrain.core.runs.gpuhealth import Trouble
+from pushtrain.core.runs.gpustate import GpuRun, GpuState, MachineGpus
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.machine import gpu
 from pushtrain.plumbing.machine.excluded import Excluded

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.cli.hanging import broken, hang
+from pushtrain.cli.screen.hanging import broken, hang
 from pushtrain.plumbing.isolation.namespaces import profile
 
 WORDS = st.lists(

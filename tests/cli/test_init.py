@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pushtrain.cli.app import run
 from pushtrain.cli.init import compose
 from pushtrain.cli.look import NBCONVERT, Looked, look
-from pushtrain.core.jobfile import JobFile, parse
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
-from pushtrain.core.triggers import PushTrigger
+from pushtrain.core.jobs.jobfile import JobFile, parse
+from pushtrain.core.jobs.triggers import PushTrigger
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.testing import WorkRepository
 
 Repository = Callable[..., WorkRepository]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from pushtrain.cli.app import run
-from pushtrain.core.invitation import TRIES
-from pushtrain.core.signing import fingerprint
+from pushtrain.core.wire.invitation import TRIES
+from pushtrain.core.wire.signing import fingerprint
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.disk.lock import FolderLock
 from pushtrain.plumbing.disk.state import StateFolder

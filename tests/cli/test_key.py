@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pushtrain.cli.app import run
-from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import Authorized, Scope, Trusted, load_or_create

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from pushtrain.cli import logs, ps, render, show
+from pushtrain.cli import logs, ps, show
 from pushtrain.cli.find import Found, Heard
 from pushtrain.cli.ps import standing
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound
-from pushtrain.core.run import Artifact, Progress, RunView
-from pushtrain.core.states import Outcome, Reason, Stage, State
+from pushtrain.core.values.run import Artifact, Progress, RunView
+from pushtrain.core.values.states import Outcome, Reason, Stage, State
 from pushtrain.executor.results.wording import headline
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.testing import NOON, a_command, a_run, a_spec, an_attempt

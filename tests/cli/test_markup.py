@@ -11,7 +11,7 @@ from rich.markup import escape as rich_escape
 from rich.table import Table
 from rich.text import Text
 
-from pushtrain.cli.markup import bare, escape, lines
+from pushtrain.cli.screen.markup import bare, escape, lines
 
 TEXT = st.text(st.sampled_from("ab[]/\\= é日😀"), max_size=30)
 CELLS = st.text(st.sampled_from("ab é日😀1"), max_size=12)

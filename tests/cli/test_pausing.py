@@ -95,7 +95,7 @@ def test_one_line_says_how_the_machine_stands(
 def test_the_owner_reads_which_programs_use_a_card(
     folder: StateFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pushtrain.cli.ownerlines import tell
+    from pushtrain.cli.screen.ownerlines import tell
 
     standing.write(folder.standing, STANDS)
     with FolderLock(folder.lock):

@@ -16,9 +16,9 @@ from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.cli.app import run
 from pushtrain.cli.results import _Haul
 from pushtrain.core.errors import NotFound
-from pushtrain.core.jobspec import ResultsTarget
 from pushtrain.core.settings import ExecutorSettings, Repository
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.values.jobspec import ResultsTarget
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.executor.results.publish import Publishable, Published, Publisher
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git import lfs

@@ -8,10 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.text import Text
 
-from pushtrain.cli import render
 from pushtrain.cli.app import run
-from pushtrain.core.explain import every_rule, explain
-from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.cli.screen import render
+from pushtrain.core.owner.explain import every_rule, explain
+from pushtrain.core.wire.signing import fingerprint, public_text
 from pushtrain.plumbing.data.ledger import Ledger
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import Authorized

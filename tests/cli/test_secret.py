@@ -11,11 +11,11 @@ import pexpect
 import pytest
 
 from pushtrain.cli.app import run
-from pushtrain.core.place import Place
-from pushtrain.core.roster import sign_card, with_card
-from pushtrain.core.secrets import parse
 from pushtrain.core.settings import Repository
-from pushtrain.core.signing import public_text
+from pushtrain.core.wire.place import Place
+from pushtrain.core.wire.roster import sign_card, with_card
+from pushtrain.core.wire.secrets import parse
+from pushtrain.core.wire.signing import public_text
 from pushtrain.executor.runs.vault import Vault
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.mirror import Mirror

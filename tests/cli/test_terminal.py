@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.cli import render
-from pushtrain.cli.safelog import SafeFormatter
-from pushtrain.cli.terminal import LogFilter, clean
+from pushtrain.cli.screen import render
+from pushtrain.cli.screen.safelog import SafeFormatter
+from pushtrain.cli.screen.terminal import LogFilter, clean
 from pushtrain.core.errors import GitError, fit
 
 OBEYED = re.compile(

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pushtrain.cli import render, usage
+from pushtrain.cli import usage
 from pushtrain.cli.connect import Answer, Nobody
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import Unreachable
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.owner import Why
-from pushtrain.core.run import GpuUse
-from pushtrain.core.states import Reason
-from pushtrain.core.usage import Entry, Stood, Usage, Used
+from pushtrain.core.owner.verdict import Why
+from pushtrain.core.runs.usage import Entry, Stood, Usage, Used
+from pushtrain.core.values.run import GpuUse
+from pushtrain.core.values.states import Reason
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import SENDER, a_command
 from pushtrain.wiring.settings import open_state

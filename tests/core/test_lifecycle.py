@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pushtrain.core.command import Checkpoint, TrainCommand
 from pushtrain.core.errors import IllegalTransition
-from pushtrain.core.jobspec import JobSpec
 from pushtrain.core.lifecycle import (
     TABLE,
     Abandoned,
@@ -32,8 +30,10 @@ from pushtrain.core.lifecycle import (
     next_attempt,
     unless_cancelled,
 )
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.values.command import Checkpoint, TrainCommand
+from pushtrain.core.values.jobspec import JobSpec
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason, State
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core import policy
-from pushtrain.core.card import Capacity, ExecutorCard, FreeGpu, Gpu
-from pushtrain.core.command import run_id
 from pushtrain.core.errors import NotFound
-from pushtrain.core.isolation import Isolation
-from pushtrain.core.jobfile import JobFile, parse
-from pushtrain.core.jobspec import DataSource, JobSpec, Resources, ResultsTarget
+from pushtrain.core.jobs.jobfile import JobFile, parse
 from pushtrain.core.policy import choose, fits, pace_key, paces, starts_now
-from pushtrain.core.push import NO_COMMIT, Push
+from pushtrain.core.values.card import Capacity, ExecutorCard, FreeGpu, Gpu
+from pushtrain.core.values.command import run_id
+from pushtrain.core.values.isolation import Isolation
+from pushtrain.core.values.jobspec import DataSource, JobSpec, Resources, ResultsTarget
+from pushtrain.core.values.push import NO_COMMIT, Push
 
 COMMIT = "1" * 40
 GB = 10**9

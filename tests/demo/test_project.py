@@ -14,7 +14,7 @@ import pytest
 from uv import find_uv_bin
 
 import pushtrain.demo
-from pushtrain.core.jobfile import parse
+from pushtrain.core.jobs.jobfile import parse
 
 HERE = Path(pushtrain.demo.__file__).parent
 PROJECT = HERE / "project"

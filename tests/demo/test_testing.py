@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from pushtrain.core.errors import GitError
-from pushtrain.core.states import State
+from pushtrain.core.values.states import State
 from pushtrain.testing import (
     NOON,
     Clock,

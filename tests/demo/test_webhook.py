@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.push import NO_COMMIT
+from pushtrain.core.values.push import NO_COMMIT
 from pushtrain.demo.webhook import Update, pushed, signature
 
 OLD, NEW = "1" * 40, "2" * 40

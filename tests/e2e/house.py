@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import tomlkit
 
-from pushtrain.core.run import RunView
-from pushtrain.core.signing import parse_public, public_text
-from pushtrain.core.states import State
-from pushtrain.core.value import RESULTS_BRANCH
+from pushtrain.core.values.run import RunView
+from pushtrain.core.values.states import State
+from pushtrain.core.values.value import RESULTS_BRANCH
+from pushtrain.core.wire.signing import parse_public, public_text
 from pushtrain.demo.host import Host, hosting
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient

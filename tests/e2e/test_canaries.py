@@ -18,8 +18,8 @@ import pytest
 import tomlkit
 from house import AT_THE_GATE, SECRET, House, Work, housed, open_gate
 
-from pushtrain.core.redact import Mask
-from pushtrain.core.states import Outcome, State
+from pushtrain.core.text.redact import Mask
+from pushtrain.core.values.states import Outcome, State
 from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 from pushtrain.testing import wait_until
 from status_host import TOKEN as STATUS_TOKEN

@@ -13,10 +13,10 @@ import pytest
 from house import House, housed
 
 from pushtrain.core.errors import Cloned
-from pushtrain.core.place import Place
-from pushtrain.core.roster import parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
-from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.core.wire.place import Place
+from pushtrain.core.wire.roster import parse, sign_card, with_card
+from pushtrain.core.wire.signing import fingerprint, public_text
 from pushtrain.executor import announce
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.mirror import Mirror

@@ -9,10 +9,10 @@ import pytest
 import tomlkit
 from house import SYSTEM, House, housed
 
-from pushtrain.core.card import ExecutorCard
-from pushtrain.core.roster import parse
-from pushtrain.core.states import Outcome
-from pushtrain.core.value import CONFIG_BRANCH
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.values.states import Outcome
+from pushtrain.core.values.value import CONFIG_BRANCH
+from pushtrain.core.wire.roster import parse
 from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 from pushtrain.testing import wait_until
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from house import SYSTEM, House, housed
 
-from pushtrain.core.states import Outcome, Reason, State
-from pushtrain.core.value import RESULTS_BRANCH
+from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.core.values.value import RESULTS_BRANCH
 from pushtrain.testing import wait_until
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from house import SYSTEM, housed
 
-from pushtrain.core.states import Outcome, State
+from pushtrain.core.values.states import Outcome, State
 
 pytestmark = pytest.mark.slow
 

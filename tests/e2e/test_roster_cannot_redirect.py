@@ -9,12 +9,12 @@ import tomlkit
 from house import SYSTEM, House, Work, housed
 
 from liar import Recorder
-from pushtrain.core.card import ExecutorCard
-from pushtrain.core.place import Place
-from pushtrain.core.roster import sign_card, with_card
 from pushtrain.core.settings import Repository
-from pushtrain.core.signing import public_text
-from pushtrain.core.value import CONFIG_BRANCH
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.values.value import CONFIG_BRANCH
+from pushtrain.core.wire.place import Place
+from pushtrain.core.wire.roster import sign_card, with_card
+from pushtrain.core.wire.signing import public_text
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.rosterfile import RosterFile
 from pushtrain.plumbing.keys.authorized import Trusted, load_or_create

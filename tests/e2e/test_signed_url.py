@@ -10,7 +10,7 @@ import tomlkit
 from house import SYSTEM, House
 
 from data_server import FileServer, file_server, status
-from pushtrain.core.states import State
+from pushtrain.core.values.states import State
 from pushtrain.demo.host import hosting
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]

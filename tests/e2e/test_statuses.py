@@ -8,8 +8,8 @@ import pytest
 import tomlkit
 from house import AT_THE_GATE, House, Work, housed, open_gate
 
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
-from pushtrain.core.states import Outcome, State
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.values.states import Outcome, State
 from pushtrain.testing import a_command, a_spec, wait_until
 from status_host import TOKEN, StatusApi, serving_statuses
 

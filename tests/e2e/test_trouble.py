@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
-from pushtrain.core.states import Outcome, State
+from pushtrain.core.values.states import Outcome, State
 from pushtrain.plumbing.git.remotes import key_of
 from pushtrain.testing import wait_until
 

@@ -9,9 +9,9 @@ import pytest
 from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
 from ngrok_edge import GOOD, Edge, serving_edge
-from pushtrain.core.card import ExecutorCard
-from pushtrain.core.frames import EndFrame, LogFrame
-from pushtrain.core.states import Outcome, State
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.values.states import Outcome, State
+from pushtrain.core.wire.frames import EndFrame, LogFrame
 from pushtrain.testing import wait_until
 from sshd import Sshd, sshd
 

@@ -18,10 +18,10 @@ from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
 from cable import Cable, laid
 from ngrok_edge import GOOD, Edge, serving_edge
-from pushtrain.core.card import ExecutorCard
-from pushtrain.core.roster import parse, sign_card, with_card
-from pushtrain.core.signing import parse_public, public_text
-from pushtrain.core.value import CONFIG_BRANCH
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.values.value import CONFIG_BRANCH
+from pushtrain.core.wire.roster import parse, sign_card, with_card
+from pushtrain.core.wire.signing import parse_public, public_text
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import load_or_create
 from pushtrain.testing import WorkRepository, wait_until
@@ -467,6 +467,6 @@ def test_a_poisoned_roster_gets_not_a_byte(world: World, cable: Cable) -> None:
 
 
 def _name(public_key: str) -> str:
-    from pushtrain.core.signing import fingerprint
+    from pushtrain.core.wire.signing import fingerprint
 
     return fingerprint(parse_public(public_key))

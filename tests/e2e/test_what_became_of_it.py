@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from house import AT_THE_GATE, SYSTEM, House, housed, open_gate
 
-from pushtrain.core.states import State
+from pushtrain.core.values.states import State
 
 pytestmark = pytest.mark.slow
 

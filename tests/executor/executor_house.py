@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.jobspec import EnvironmentSpec
-from pushtrain.core.place import Place
-from pushtrain.core.run import Run
-from pushtrain.core.secrets import Sealed, with_entry
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
-from pushtrain.core.signing import parse_public
-from pushtrain.core.states import State
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.isolation import JobNetwork
+from pushtrain.core.values.jobspec import EnvironmentSpec
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import State
+from pushtrain.core.wire.place import Place
+from pushtrain.core.wire.secrets import Sealed, with_entry
+from pushtrain.core.wire.signing import parse_public
 from pushtrain.executor.results.publish import Publisher
 from pushtrain.executor.runs.access import Access
 from pushtrain.executor.service import ExecutorService
@@ -53,7 +53,7 @@ from pushtrain.testing import (
 from pushtrain.wiring.rosters import sealed_secrets
 
 if TYPE_CHECKING:
-    from pushtrain.core.card import Gpu
+    from pushtrain.core.values.card import Gpu
 
 _nonces = count()
 _moments = count(1_790_000_000_000)

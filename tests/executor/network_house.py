@@ -15,8 +15,8 @@ from executor_house import House, done
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.errors import Forbidden
-from pushtrain.core.isolation import Isolation, JobNetwork
-from pushtrain.core.rules import Rules
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.executor.service import ExecutorService
 from pushtrain.wiring.network import granted, way_out
 

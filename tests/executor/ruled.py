@@ -11,14 +11,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import PushtrainError
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
-from pushtrain.core.rules import Rules
-from pushtrain.core.run import Run, RunView
+from pushtrain.core.owner.rules import Rules
 from pushtrain.core.settings import ExecutorSettings, Repository, Settings
-from pushtrain.core.signing import parse_public
-from pushtrain.core.states import State
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.values.run import Run, RunView
+from pushtrain.core.values.states import State
+from pushtrain.core.wire.signing import parse_public
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import Authorized, load_or_create

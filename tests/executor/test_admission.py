@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from asking import SENDER, STRANGER, ask, exchange, headers_for, send
-from pushtrain.core.jobspec import ResultsTarget
-from pushtrain.core.rules import Rules
+from pushtrain.core.owner.rules import Rules
 from pushtrain.core.settings import Repository
+from pushtrain.core.values.jobspec import ResultsTarget
 from pushtrain.plumbing.keys.authorized import Scope
 from pushtrain.testing import REPOSITORY, a_command, a_spec
 from served import Served, served

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from executor_house import House, done, logged, reached, story
 
-from pushtrain.core.states import Outcome, Reason, Stage, State
-from pushtrain.core.value import Value
+from pushtrain.core.values.states import Outcome, Reason, Stage, State
+from pushtrain.core.values.value import Value
 from pushtrain.executor.runs import launch
 from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.testing import eventually

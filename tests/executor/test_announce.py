@@ -12,13 +12,13 @@ from executor_house import story
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Cloned, GitError, PushRejected
-from pushtrain.core.place import Place
-from pushtrain.core.roster import LIFETIME, Listed, parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings, Repository
-from pushtrain.core.signing import fingerprint, public_text
-from pushtrain.core.succession import succession
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.place import Place
+from pushtrain.core.wire.roster import LIFETIME, Listed, parse, sign_card, with_card
+from pushtrain.core.wire.signing import fingerprint, public_text
+from pushtrain.core.wire.succession import succession
 from pushtrain.executor.announce import OWN, SHARED, Announcer, Habit, due, public_card
 from pushtrain.plumbing.git.branch import Branch
 from pushtrain.plumbing.git.mirror import Mirror

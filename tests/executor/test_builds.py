@@ -28,9 +28,9 @@ from pushtrain.adapters.environments.uv import UvProject
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.errors import BuildError, NeedsCode
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
-from pushtrain.core.rules import Limits
+from pushtrain.core.owner.rules import Limits
+from pushtrain.core.values.isolation import JobNetwork
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.executor.runs.bytecode import MARK, Compiler
 from pushtrain.executor.runs.cages import compiling_cage
 from pushtrain.executor.runs.preflight import ask_torch

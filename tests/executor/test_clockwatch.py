@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pushtrain.core.lifecycle import Prepared, Requeued
-from pushtrain.core.run import Run
-from pushtrain.core.states import Reason, State
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Reason, State
 from pushtrain.executor.clockwatch import ClockWatch
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, SENDER, a_command

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.errors import Cancelled, StorageError
-from pushtrain.core.run import Artifact
+from pushtrain.core.values.run import Artifact
 from pushtrain.executor.results import collect as collecting
 from pushtrain.executor.results.collect import collect, place, unfit
 

@@ -13,9 +13,9 @@ from executor_house import House, done, logged, story
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.container import IMAGE, Container
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.isolation import Isolation, JobNetwork
-from pushtrain.core.rules import Limits, Rules
-from pushtrain.core.states import Outcome
+from pushtrain.core.owner.rules import Limits, Rules
+from pushtrain.core.values.isolation import Isolation, JobNetwork
+from pushtrain.core.values.states import Outcome
 from pushtrain.plumbing.isolation import jobuser
 from pushtrain.ports import Cage
 from pushtrain.testing import a_gpu, eventually

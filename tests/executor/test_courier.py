@@ -9,8 +9,8 @@ from executor_house import story
 
 from pushtrain.core.errors import GitError, PushtrainError
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.run import Run
-from pushtrain.core.states import Reason, State
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Reason, State
 from pushtrain.executor.results.courier import Courier
 from pushtrain.executor.results.publish import Publishable, Published
 from pushtrain.plumbing.git.complaint import RateLimited

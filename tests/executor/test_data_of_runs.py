@@ -8,9 +8,9 @@ import pytest
 from executor_house import House, done, story
 
 from data_server import FileServer, cut, file_server
-from pushtrain.core.jobspec import DataSource
-from pushtrain.core.rules import Rules
-from pushtrain.core.states import Outcome, Reason
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.jobspec import DataSource
+from pushtrain.core.values.states import Outcome, Reason
 
 CONTENT = b"a,b\n1,2\n"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -10,8 +10,8 @@ from executor_house import House, Killable, Stuck, done, logged, reached, story
 
 from pushtrain.core.errors import Conflict, StorageError
 from pushtrain.core.lifecycle import Event, Exited
-from pushtrain.core.run import Attempt, Run
-from pushtrain.core.states import Outcome, Reason, Stage, State
+from pushtrain.core.values.run import Attempt, Run
+from pushtrain.core.values.states import Outcome, Reason, Stage, State
 from pushtrain.executor.runs import dispatch, launch
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.rundir import RunDir, held

@@ -7,8 +7,8 @@ import pytest
 from executor_house import House, done, logged, reached, story
 
 from pushtrain.core.errors import Draining
-from pushtrain.core.run import Run
-from pushtrain.core.states import State
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import State
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.owner import drainfile
 from pushtrain.plumbing.owner.drainfile import DrainOrder

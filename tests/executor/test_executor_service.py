@@ -7,9 +7,9 @@ import pytest
 from executor_house import House, done, logged, reached, story
 
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound, PushtrainError, StorageError, Unauthorized
-from pushtrain.core.jobspec import DataSource, Resources, ResultsTarget
-from pushtrain.core.run import Attempt, Run, StageTime
-from pushtrain.core.states import Outcome, Reason, Stage, State
+from pushtrain.core.values.jobspec import DataSource, Resources, ResultsTarget
+from pushtrain.core.values.run import Attempt, Run, StageTime
+from pushtrain.core.values.states import Outcome, Reason, Stage, State
 from pushtrain.executor.results import courier as courier_module
 from pushtrain.executor.results.courier import Courier, clear_left, pause_after
 from pushtrain.executor.results.publish import Publishable, Published

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asking import SENDER, STRANGER, Answer, ask, exchange, headers_for, send
-from pushtrain.core import signing
-from pushtrain.core.invitation import PATH as JOIN
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.run import Artifact
-from pushtrain.core.states import Reason
-from pushtrain.core.usage import DAY, Stood
+from pushtrain.core.runs.usage import DAY, Stood
+from pushtrain.core.values.run import Artifact
+from pushtrain.core.values.states import Reason
+from pushtrain.core.wire import signing
+from pushtrain.core.wire.invitation import PATH as JOIN
 from pushtrain.executor.api.calls import ROUTES
 from pushtrain.plumbing.keys.authorized import Scope
 from pushtrain.testing import REPOSITORY, a_command, wait_until

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from executor_house import House, _nonces, done, logged, reached, story
 
-from pushtrain.core.jobspec import Concurrency, PreemptSignal
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.values.jobspec import Concurrency, PreemptSignal
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.executor.service import ExecutorService
 from pushtrain.testing import SENDER, a_command, a_spec, eventually
 

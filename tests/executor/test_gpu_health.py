@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from executor_house import House, done, story
 
-from pushtrain.core.jobspec import Resources
 from pushtrain.core.policy import fits
-from pushtrain.core.states import Outcome, Reason
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.states import Outcome, Reason
 from pushtrain.executor.owner.cardwatch import CardWatch
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.executor.owner.meter import Meter

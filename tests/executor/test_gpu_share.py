@@ -4,8 +4,8 @@ from pathlib import Path
 
 from executor_house import House, done, story
 
-from pushtrain.core.jobspec import Resources
-from pushtrain.core.states import Outcome, State
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.states import Outcome, State
 from pushtrain.testing import a_gpu, eventually
 
 GB = 10**9

@@ -7,8 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.core.errors import Forbidden
-from pushtrain.core.gpustate import GpuRun
-from pushtrain.core.grants import Scope
+from pushtrain.core.runs.gpustate import GpuRun
+from pushtrain.core.wire.grants import Scope
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.machine import gpu

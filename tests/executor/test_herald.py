@@ -11,8 +11,6 @@ import pytest
 from executor_house import House, done, story
 
 from pushtrain.adapters.hosts.github_status import GitHubStatuses
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.jobspec import JobSpec, ResultsTarget
 from pushtrain.core.lifecycle import (
     Abandoned,
     Cancelled,
@@ -26,9 +24,11 @@ from pushtrain.core.lifecycle import (
     Released,
     Requeued,
 )
-from pushtrain.core.run import Attempt, Run
-from pushtrain.core.states import Outcome, Reason, State
-from pushtrain.core.status import Answer, CommitStatus, Later, Never, Told, Verdict
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import JobSpec, ResultsTarget
+from pushtrain.core.values.run import Attempt, Run
+from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.core.wire.status import Answer, CommitStatus, Later, Never, Told, Verdict
 from pushtrain.executor.results.herald import Herald, Pace
 from pushtrain.executor.results.status import context, link, status_of
 from pushtrain.executor.service import ExecutorService

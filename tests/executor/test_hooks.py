@@ -11,8 +11,8 @@ import pytest
 from ruled import Lab, ran
 
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.rules import Hooks, Rules
-from pushtrain.core.states import Outcome, Reason
+from pushtrain.core.owner.rules import Hooks, Rules
+from pushtrain.core.values.states import Outcome, Reason
 from pushtrain.executor.runs.hooks import INHERITED
 from pushtrain.testing import wait_until
 

@@ -9,7 +9,7 @@ import pexpect
 import pytest
 from executor_house import House, done, story
 
-from pushtrain.core.states import Outcome
+from pushtrain.core.values.states import Outcome
 
 WATCH = """#!/bin/sh
 if [ -z "$PUSHTRAIN_ATTEMPT_ID" ]; then

@@ -18,11 +18,11 @@ from executor_house import Bare, House, done, logged, story
 
 from pushtrain.adapters.sandboxes import Ground, registry
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.isolation import Isolation, JobNetwork
-from pushtrain.core.jobspec import DataSource
-from pushtrain.core.rules import Limits, Rules
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason
+from pushtrain.core.owner.rules import Limits, Rules
+from pushtrain.core.values.isolation import Isolation, JobNetwork
+from pushtrain.core.values.jobspec import DataSource
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.bytecode import MARK, Compiler
 from pushtrain.executor.runs.cages import compiling_cage

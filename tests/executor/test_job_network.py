@@ -17,8 +17,8 @@ from owners_network import NEIGHBOURS, PUBLIC, OwnersNetwork, open_folder
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.errors import ConfigError, Forbidden
-from pushtrain.core.isolation import Isolation, JobNetwork
-from pushtrain.core.rules import Rules
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.executor.runs.access import Access
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.programs import proc

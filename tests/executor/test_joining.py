@@ -14,8 +14,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.core.errors import Busy, Conflict, PushtrainError, StorageError, Unauthorized, Unreachable
-from pushtrain.core.grants import Scope, Terms
-from pushtrain.core.invitation import (
+from pushtrain.core.wire.bodies import ErrorBody
+from pushtrain.core.wire.grants import Scope, Terms
+from pushtrain.core.wire.invitation import (
     NAME,
     PATH,
     PROOF,
@@ -28,8 +29,7 @@ from pushtrain.core.invitation import (
     derived,
     invitation,
 )
-from pushtrain.core.signing import Message, fingerprint, public_text, sign_request, sign_response
-from pushtrain.core.wire import ErrorBody
+from pushtrain.core.wire.signing import Message, fingerprint, public_text, sign_request, sign_response
 from pushtrain.executor.api import joining
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.enrol import Joined, NotProven, join
@@ -272,7 +272,7 @@ def test_every_wrong_request_gets_one_and_the_same_answer(executor: Served, invi
 @pytest.mark.usefixtures("invited")
 def test_nothing_of_a_wrong_request_is_parsed(executor: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
-    monkeypatch.setattr("pushtrain.core.strictjson.loads", parsed.append)
+    monkeypatch.setattr("pushtrain.core.text.strictjson.loads", parsed.append)
     assert asked(executor)[0] == 401
     assert parsed == []
 

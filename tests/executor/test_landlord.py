@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from pushtrain.core.jobspec import Resources
-from pushtrain.core.owner import OwnerRules, Why
-from pushtrain.core.states import Reason
+from pushtrain.core.owner.verdict import OwnerRules, Why
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.states import Reason
 from pushtrain.executor.owner import landlord as module
 from pushtrain.executor.owner.cardwatch import CardWatch
 from pushtrain.executor.owner.landlord import Landlord

@@ -14,8 +14,8 @@ import pytest
 
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.states import Reason
+from pushtrain.core.values.isolation import JobNetwork
+from pushtrain.core.values.states import Reason
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.verdicts import sentence
 from pushtrain.plumbing.attempts.records import Limited, Orders, Verdict

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from executor_house import House, done, logged, story
 
-from pushtrain.core.gpus import GpuProcess, GpuSample
-from pushtrain.core.owner import MACHINE, NOTHING_SEEN, Finding, Stance, Verdict, Why
-from pushtrain.core.run import Attempt
-from pushtrain.core.states import Reason
-from pushtrain.core.usage import DAY, Stood
+from pushtrain.core.owner.verdict import MACHINE, NOTHING_SEEN, Finding, Stance, Verdict, Why
+from pushtrain.core.runs.gpuhealth import GpuProcess, GpuSample
+from pushtrain.core.runs.usage import DAY, Stood
+from pushtrain.core.values.run import Attempt
+from pushtrain.core.values.states import Reason
 from pushtrain.executor.owner.books import Books
 from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.owner.idle import Idle

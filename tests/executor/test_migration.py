@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from executor_house import House, done, logged, reached, story
 from moto.server import ThreadedMotoServer
 
-from pushtrain.core.command import Checkpoint, Segment, TrainCommand
 from pushtrain.core.errors import Busy, Conflict, DataError, Refused
-from pushtrain.core.jobspec import PreemptSignal, Retry
 from pushtrain.core.lifecycle import Requeued
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.values.command import Checkpoint, Segment, TrainCommand
+from pushtrain.core.values.jobspec import PreemptSignal, Retry
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.executor.api.web import create_app
 from pushtrain.executor.moving import luggage
 from pushtrain.executor.moving.migration import Migration

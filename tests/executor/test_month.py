@@ -20,9 +20,9 @@ import pytest
 from executor_house import Bare, House, done, story
 
 from data_server import FileServer, file_server
-from pushtrain.core.jobspec import DataSource, EnvironmentSpec
-from pushtrain.core.rules import Rules
-from pushtrain.core.states import Outcome
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.jobspec import DataSource, EnvironmentSpec
+from pushtrain.core.values.states import Outcome
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.steward import Steward
 from pushtrain.ports import Activation, Builder, Recipe

@@ -10,13 +10,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.core.errors import Busy, Conflict, Forbidden, NotFound, Unauthorized, Unreachable
-from pushtrain.core.frames import CapacityFrame, RunFrame
-from pushtrain.core.jobspec import Resources
 from pushtrain.core.lifecycle import Exited, Prepared, Published, Requeued, next_attempt
 from pushtrain.core.policy import pace_key
-from pushtrain.core.signing import fingerprint
-from pushtrain.core.states import Outcome, Reason, State
-from pushtrain.core.wire import MAX_TOLD
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.core.wire.bodies import MAX_TOLD
+from pushtrain.core.wire.frames import CapacityFrame, RunFrame
+from pushtrain.core.wire.signing import fingerprint
 from pushtrain.executor.api import events, stream
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import Scope

@@ -16,11 +16,11 @@ import pushtrain
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.confined import Confined
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.jobspec import DataSource
-from pushtrain.core.rules import Rules
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.isolation import JobNetwork
+from pushtrain.core.values.jobspec import DataSource
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome
 from pushtrain.plumbing.isolation import jobuser
 from pushtrain.plumbing.isolation.inside import command
 from pushtrain.plumbing.isolation.visits import disarm

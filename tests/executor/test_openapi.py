@@ -20,11 +20,11 @@ from schemathesis import Case, GenerationMode
 from starlette.routing import Route
 
 from asking import SENDER, Answer, headers_for, send
-from pushtrain.core.command import TrainCommand, run_id
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.run import Artifact
-from pushtrain.core.states import Reason
-from pushtrain.core.wire import LINES
+from pushtrain.core.values.command import TrainCommand, run_id
+from pushtrain.core.values.run import Artifact
+from pushtrain.core.values.states import Reason
+from pushtrain.core.wire.bodies import LINES
 from pushtrain.executor.api.calls import ROUTES
 from pushtrain.executor.api.web import create_app
 from pushtrain.testing import REPOSITORY, a_command

@@ -12,9 +12,9 @@ import pytest
 import pushtrain
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.user import OwnUser
-from pushtrain.core.canaries import Act, Result
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.owner.canaries import Act, Result
+from pushtrain.core.values.isolation import JobNetwork
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.isolation import jobuser
 from pushtrain.plumbing.isolation.inside import command

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from executor_house import House, done, logged, reached, story
 
-from pushtrain.core.jobspec import Resources
-from pushtrain.core.owner import OwnerRules
-from pushtrain.core.rules import Rules
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.owner.verdict import OwnerRules
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.executor.owner import landlord
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.machine import gpu

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushtrain.core.owner import OwnerRules
-from pushtrain.core.states import State
+from pushtrain.core.owner.verdict import OwnerRules
+from pushtrain.core.values.states import State
 from pushtrain.executor.owner.landlord import Landlord
 from pushtrain.executor.owner.lending import Terms
 from pushtrain.plumbing.sqlite.store import Store

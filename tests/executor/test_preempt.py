@@ -12,8 +12,8 @@ from executor_house import House, Killable, Stuck, done, logged, reached, story
 
 from pushtrain.core.errors import StorageError
 from pushtrain.core.lifecycle import Event, Requeued
-from pushtrain.core.run import Attempt, Run
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.values.run import Attempt, Run
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.executor.runs import launch
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.records import StopOrder

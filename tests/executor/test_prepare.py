@@ -14,11 +14,11 @@ import pytest
 from executor_house import Bare, House
 
 from pushtrain.core.errors import BuildError, Cancelled, Forbidden, GitError, NeedsCode
-from pushtrain.core.isolation import Isolation
-from pushtrain.core.jobspec import EnvironmentSpec
-from pushtrain.core.rules import Rules
-from pushtrain.core.run import Progress, Run
-from pushtrain.core.states import Reason, Stage
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.isolation import Isolation
+from pushtrain.core.values.jobspec import EnvironmentSpec
+from pushtrain.core.values.run import Progress, Run
+from pushtrain.core.values.states import Reason, Stage
 from pushtrain.executor.owner.meter import Meter
 from pushtrain.executor.rulebook import Rulebook
 from pushtrain.executor.runs.bytecode import MARK, Compiler

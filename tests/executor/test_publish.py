@@ -25,10 +25,10 @@ from pushtrain.core.errors import (
     PushtrainError,
     UsageError,
 )
-from pushtrain.core.jobspec import ResultsTarget
-from pushtrain.core.run import Run
 from pushtrain.core.settings import ExecutorSettings, Repository
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.values.jobspec import ResultsTarget
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.demo.host import Host
 from pushtrain.executor.results import artifacts, index
 from pushtrain.executor.results import publish as publishing
@@ -281,7 +281,7 @@ def test_killed_between_push_and_bookkeeping_nothing_is_doubled(line: Line) -> N
     script = textwrap.dedent(f"""
         import os, signal
         from pathlib import Path
-        from pushtrain.core.run import Run
+        from pushtrain.core.values.run import Run
         from pushtrain.core.settings import ExecutorSettings, Repository
         from pushtrain.executor.results.publish import Publishable, Publisher
         from pushtrain.plumbing.git.branch import Branch
@@ -328,7 +328,7 @@ def test_random_kills_cost_no_run_and_double_none(line: Line) -> None:
     script = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from pushtrain.core.run import Run
+        from pushtrain.core.values.run import Run
         from pushtrain.core.settings import ExecutorSettings, Repository
         from pushtrain.executor.results.publish import Publishable, Published, Publisher
         from pushtrain.plumbing.git.mirror import Mirror

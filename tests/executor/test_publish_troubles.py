@@ -28,7 +28,7 @@ from moody_host import (
 )
 from pushtrain.core.errors import CredentialError, GitError, NotFound, PushtrainError
 from pushtrain.core.settings import ExecutorSettings, Repository
-from pushtrain.core.value import RESULTS_BRANCH
+from pushtrain.core.values.value import RESULTS_BRANCH
 from pushtrain.executor.results.courier import pause_after
 from pushtrain.executor.results.publish import Publisher
 from pushtrain.plumbing.git.complaint import PushDeclined, RateLimited

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from executor_house import House, done, story
 
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.testing import eventually

@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pushtrain.core.jobspec import DataSource
 from pushtrain.core.lifecycle import Exited, Prepared, advance
-from pushtrain.core.run import Artifact, Fetched, GpuUse, Run, StageTime
-from pushtrain.core.states import Outcome, Reason, Stage, State
+from pushtrain.core.values.jobspec import DataSource
+from pushtrain.core.values.run import Artifact, Fetched, GpuUse, Run, StageTime
+from pushtrain.core.values.states import Outcome, Reason, Stage, State
 from pushtrain.executor.results import index, plot, report, wording
 from pushtrain.executor.results import markdown as md
 from pushtrain.executor.results.metrics import Metric

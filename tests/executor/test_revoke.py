@@ -13,10 +13,10 @@ from executor_house import Bare, House, story
 
 from pushtrain.cli.app import run as cli
 from pushtrain.core.errors import Unauthorized, Unreachable
-from pushtrain.core.frames import ViewFrame
-from pushtrain.core.grants import Word
-from pushtrain.core.signing import fingerprint, parse_public
-from pushtrain.core.states import Outcome, State
+from pushtrain.core.values.states import Outcome, State
+from pushtrain.core.wire.frames import ViewFrame
+from pushtrain.core.wire.grants import Word
+from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.executor.service import ExecutorService
 from pushtrain.executor.warden import Warden
 from pushtrain.plumbing.http.client import ExecutorClient

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Unauthorized, Unreachable
-from pushtrain.core.frames import CapacityFrame, ViewFrame
-from pushtrain.core.grants import Scope, Word
 from pushtrain.core.settings import ExecutorAddress, Settings
-from pushtrain.core.signing import fingerprint, public_text
-from pushtrain.core.states import Outcome
-from pushtrain.core.succession import header, succession
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.states import Outcome
+from pushtrain.core.wire.frames import CapacityFrame, ViewFrame
+from pushtrain.core.wire.grants import Scope, Word
+from pushtrain.core.wire.signing import fingerprint, public_text
+from pushtrain.core.wire.succession import header, succession
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import Trusted

@@ -8,10 +8,10 @@ import pytest
 from ruled import OTHER, Lab, ran
 
 from pushtrain.core.errors import BeyondLimits, Forbidden, Refused
-from pushtrain.core.jobspec import Resources, ResultsTarget
-from pushtrain.core.rules import Allow, Limits, Rules
-from pushtrain.core.signing import fingerprint
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.owner.rules import Allow, Limits, Rules
+from pushtrain.core.values.jobspec import Resources, ResultsTarget
+from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.core.wire.signing import fingerprint
 from pushtrain.testing import REPOSITORY
 from status_host import TOKEN, Scripted, StatusApi, serving_statuses
 

@@ -8,10 +8,10 @@ import pytest
 from ruled import Lab, ran
 
 from data_server import FileServer, file_server
-from pushtrain.core.jobspec import DataSource
-from pushtrain.core.rules import Limits, Rules
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.owner.rules import Limits, Rules
+from pushtrain.core.values.jobspec import DataSource
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason, State
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from ruled import Lab, ran
 
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.rules import Rules
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason
 
 JOBS = """
 [job.train]

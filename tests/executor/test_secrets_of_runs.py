@@ -14,12 +14,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from executor_house import House, Killable, done, logged, story
 
-from pushtrain.core.jobspec import DataSource, Retry
-from pushtrain.core.redact import Mask
-from pushtrain.core.run import LogChunk, Run
-from pushtrain.core.secrets import parse, without
 from pushtrain.core.settings import OwnerSecret
-from pushtrain.core.states import Outcome, Reason
+from pushtrain.core.text.redact import Mask
+from pushtrain.core.values.jobspec import DataSource, Retry
+from pushtrain.core.values.run import LogChunk, Run
+from pushtrain.core.values.states import Outcome, Reason
+from pushtrain.core.wire.secrets import parse, without
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.keys.authorized import Authorized, Scope

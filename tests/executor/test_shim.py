@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.states import Reason, Stage
+from pushtrain.core.values.states import Reason, Stage
 from pushtrain.executor.runs import launch
 from pushtrain.plumbing.attempts.log import read_ends
 from pushtrain.plumbing.attempts.records import Orders, SetupStep, StopOrder, Verdict, write_record

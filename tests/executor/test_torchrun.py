@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pushtrain.core.jobspec import Launcher
+from pushtrain.core.values.jobspec import Launcher
 from pushtrain.executor.runs.torchrun import free_port, launched, meeting_point
 from pushtrain.testing import a_spec
 

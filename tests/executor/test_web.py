@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from asking import SENDER, STRANGER, ask, exchange, headers_for, send
-from pushtrain.core.command import Checkpoint
 from pushtrain.core.errors import NotFound, StorageError
-from pushtrain.core.jobspec import JobSpec, ResultsTarget
 from pushtrain.core.lifecycle import Exited, Prepared, Published
-from pushtrain.core.run import Artifact, Run, RunView
-from pushtrain.core.signing import (
+from pushtrain.core.values.command import Checkpoint
+from pushtrain.core.values.jobspec import JobSpec, ResultsTarget
+from pushtrain.core.values.run import Artifact, Run, RunView
+from pushtrain.core.values.states import Reason
+from pushtrain.core.wire.bodies import MAX_BODY
+from pushtrain.core.wire.signing import (
     content_digest,
     fingerprint,
 )
-from pushtrain.core.states import Reason
-from pushtrain.core.wire import MAX_BODY
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.owner import drainfile
 from pushtrain.testing import NOON, REPOSITORY, a_command, a_spec

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asking import SENDER, headers_for
-from pushtrain.core.command import TrainCommand
+from pushtrain.core.values.command import TrainCommand
 from pushtrain.testing import REPOSITORY, a_command
 from served import Served, served
 

@@ -1,7 +1,7 @@
 """Whom a command goes to, and what each answer means."""
 
 from pushtrain.core.errors import Busy, ConfigError, Draining, Forbidden, Unauthorized
-from pushtrain.core.jobspec import Resources
+from pushtrain.core.values.jobspec import Resources
 from pushtrain.sender.delivery import Delivered, Executors, Refused, Undelivered
 from pushtrain.testing import Clock, a_capacity, a_command, a_gpu, a_spec
 from sender_world import ScriptedExecutor

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Cancelled
-from pushtrain.core.place import Place
-from pushtrain.core.roster import LIFETIME, Standing, sign_card, with_card
 from pushtrain.core.settings import Repository
-from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.place import Place
+from pushtrain.core.wire.roster import LIFETIME, Standing, sign_card, with_card
+from pushtrain.core.wire.signing import fingerprint, public_text
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.rosterfile import RosterFile
 from pushtrain.plumbing.sqlite.store import Store

@@ -14,10 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pushtrain.core.card import Capacity, Challenge
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Conflict, NotFound, Unreachable
-from pushtrain.core.frames import CapacityFrame
 from pushtrain.core.lifecycle import (
     Claimed,
     Event,
@@ -30,8 +27,11 @@ from pushtrain.core.lifecycle import (
     advance,
     comes_back,
 )
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.values.card import Capacity, Challenge
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.core.wire.frames import CapacityFrame
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.rounds import Rounds, Work
 from pushtrain.sender.watch import Watch

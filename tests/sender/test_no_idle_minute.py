@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pushtrain.core.card import Challenge
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Unreachable
-from pushtrain.core.frames import CapacityFrame
-from pushtrain.core.run import Run
+from pushtrain.core.values.card import Challenge
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import Run
+from pushtrain.core.wire.frames import CapacityFrame
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.rounds import Rounds
 from pushtrain.sender.watch import Watch

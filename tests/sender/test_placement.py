@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.card import Capacity, FreeGpu
-from pushtrain.core.jobspec import JobSpec, Resources
 from pushtrain.core.policy import fits, pace_key, starts_now
-from pushtrain.core.room import less, needs_of
+from pushtrain.core.runs.room import less, needs_of
+from pushtrain.core.values.card import Capacity, FreeGpu
+from pushtrain.core.values.jobspec import JobSpec, Resources
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.sender.placement import FIRST_ASKED, RECALL_AFTER, Given, Plan, Queued, Seen, decide
 from pushtrain.testing import NOON, REPOSITORY, a_card, a_command, a_gpu, a_spec

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pushtrain.core.errors import ConfigError, GitError, NotFound
-from pushtrain.core.push import NO_COMMIT
+from pushtrain.core.values.push import NO_COMMIT
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender.planning import plan, plan_by_hand
 from sender_world import World

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.errors import GitError, PushtrainError
-from pushtrain.core.push import NO_COMMIT
 from pushtrain.core.settings import Repository
+from pushtrain.core.values.push import NO_COMMIT
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender.poll import Reconciler, moves
 from pushtrain.sender.service import SenderService

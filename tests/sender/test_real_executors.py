@@ -11,11 +11,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cable import Cable
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.jobspec import Resources
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender import board

@@ -25,8 +25,8 @@ from hypothesis.stateful import (
 )
 
 from pushtrain.core.errors import GitError, NotFound
-from pushtrain.core.push import NO_COMMIT, Push
 from pushtrain.core.settings import Repository, SenderSettings
+from pushtrain.core.values.push import NO_COMMIT, Push
 from pushtrain.plumbing.git.commits import CommitInfo
 from pushtrain.plumbing.git.complaint import RateLimited
 from pushtrain.plumbing.sqlite.store import Store

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pushtrain.core.card import FreeGpu
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Busy, Conflict, Draining, Forbidden, StorageError, Unreachable
-from pushtrain.core.frames import CapacityFrame
-from pushtrain.core.jobspec import Resources
+from pushtrain.core.values.card import FreeGpu
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.wire.frames import CapacityFrame
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender import board

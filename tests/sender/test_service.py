@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pushtrain.core.errors import Forbidden, GitError, NotFound, StorageError
-from pushtrain.core.push import Push
 from pushtrain.core.settings import Repository
+from pushtrain.core.values.push import Push
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender import service as service_module
 from pushtrain.sender.planning import Plan

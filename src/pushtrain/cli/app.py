@@ -126,7 +126,7 @@ def run(argv: Sequence[str]) -> int:
         result = app(argv, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
-        from pushtrain.cli.misuse import misused  # lazy: rarely needed
+        from pushtrain.cli.screen.misuse import misused  # lazy: rarely needed
 
         _complain(*misused(error, app), argv, UsageError.code)
         return UsageError.exit_code
@@ -158,6 +158,6 @@ def _let_output_go(status: int) -> int:
 
 
 def _complain(message: str, mend: str, argv: Sequence[str], code: str) -> None:
-    from pushtrain.cli import render
+    from pushtrain.cli.screen import render
 
     render.error(message, mend, code=code, as_json="--json" in argv)

@@ -7,13 +7,13 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pushtrain.cli import render
 from pushtrain.cli.clone import Clone, open_clone
 from pushtrain.cli.published import PublishedRuns, Record
-from pushtrain.core import jobfile
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound, PushtrainError, UsageError
-from pushtrain.core.jobspec import ResultsTarget
-from pushtrain.core.value import RESULTS_BRANCH
+from pushtrain.core.jobs import jobfile
+from pushtrain.core.values.jobspec import ResultsTarget
+from pushtrain.core.values.value import RESULTS_BRANCH
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pushtrain.cli import render
 from pushtrain.cli.find import Found, Published, Stored, find_anywhere
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import Conflict, Unreachable
 from pushtrain.wiring.history import History, Unsent
 from pushtrain.wiring.settings import open_state

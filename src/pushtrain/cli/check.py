@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.clone import Clone, open_clone
 from pushtrain.cli.options import Json
-from pushtrain.core.command import run_id
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import ConfigError, NotFound
-from pushtrain.core.jobfile import FILE, Job, JobFile, parse
-from pushtrain.core.jobspec import JobSpec
-from pushtrain.core.place import PATH, secrets_path
+from pushtrain.core.jobs.jobfile import FILE, Job, JobFile, parse
 from pushtrain.core.policy import Decision, starts
-from pushtrain.core.push import Push
-from pushtrain.core.secrets import Wanted, covers
-from pushtrain.core.secrets import parse as parse_secrets
-from pushtrain.core.value import CONFIG_BRANCH
+from pushtrain.core.values.command import run_id
+from pushtrain.core.values.jobspec import JobSpec
+from pushtrain.core.values.push import Push
+from pushtrain.core.values.value import CONFIG_BRANCH
+from pushtrain.core.wire.place import PATH, secrets_path
+from pushtrain.core.wire.secrets import Wanted, covers
+from pushtrain.core.wire.secrets import parse as parse_secrets
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pushtrain.core.errors import GitError, NotFound, UsageError
-from pushtrain.core.forms import did_you_mean
+from pushtrain.core.text.forms import did_you_mean
 from pushtrain.plumbing.git.command import Git
 from pushtrain.plumbing.git.remotes import key_of
 

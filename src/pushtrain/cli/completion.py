@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
+from pushtrain.cli.screen import render
 
 
 def completion(

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from pushtrain.cli import render
 from pushtrain.cli.clone import open_clone
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import PushtrainError, Unreachable, UsageError
-from pushtrain.core.forms import clean
-from pushtrain.core.roster import Standing, Verdict
 from pushtrain.core.settings import Repository
+from pushtrain.core.text.forms import clean
+from pushtrain.core.wire.roster import Standing, Verdict
 from pushtrain.plumbing.git.remotes import key_of
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.wiring.directory import Directory, look_up

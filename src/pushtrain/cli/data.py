@@ -15,14 +15,14 @@ from rich.markup import escape
 from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import Array
 
-from pushtrain.cli import render
 from pushtrain.cli.clone import open_clone
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import ConfigError, DataError, NotFound, UsageError
-from pushtrain.core.jobfile import FILE, JobFile, parse
-from pushtrain.core.jobspec import DataSource
-from pushtrain.core.run import Fetched
-from pushtrain.core.weburl import shown
+from pushtrain.core.jobs.jobfile import FILE, JobFile, parse
+from pushtrain.core.text.weburl import shown
+from pushtrain.core.values.jobspec import DataSource
+from pushtrain.core.values.run import Fetched
 from pushtrain.plumbing.data.supply import fetch
 from pushtrain.plumbing.data.terms import OWN
 from pushtrain.plumbing.disk.cache import Cache

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.options import Json
+from pushtrain.cli.screen import render
 from pushtrain.demo.screen import Screen
 from pushtrain.demo.story import play
 

@@ -8,12 +8,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound, UsageError
-from pushtrain.core.forms import Wrong, size
-from pushtrain.core.lean import Kind, Piece
+from pushtrain.core.runs.lean import Kind, Piece
 from pushtrain.core.settings import Settings
+from pushtrain.core.text.forms import Wrong, size
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.housekeeping.upkeep import Survey, Upkeep
 from pushtrain.plumbing.sqlite.store import Store

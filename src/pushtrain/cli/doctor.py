@@ -4,21 +4,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Final
 
-from pushtrain.cli import (
-    checks,
-    isolation_check,
-    network_check,
-    owner_check,
-    remote_checks,
-    render,
-    roster_check,
-    rules_check,
-    tunnel_check,
-)
+from pushtrain.cli.checks import isolation as isolation_check
+from pushtrain.cli.checks import machine as checks
+from pushtrain.cli.checks import network as network_check
+from pushtrain.cli.checks import owner as owner_check
+from pushtrain.cli.checks import remotes as remote_checks
+from pushtrain.cli.checks import rosters as roster_check
+from pushtrain.cli.checks import rules as rules_check
+from pushtrain.cli.checks import tunnel as tunnel_check
+from pushtrain.cli.checks.finding import Finding
 from pushtrain.cli.connect import here
-from pushtrain.cli.finding import Finding
-from pushtrain.cli.hanging import MARGIN, hang
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
+from pushtrain.cli.screen.hanging import MARGIN, hang
 from pushtrain.core.errors import NeedsMending, PushtrainError
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.disk.state import StateFolder

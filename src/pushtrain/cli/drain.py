@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import Conflict, NotFound, UsageError
-from pushtrain.core.forms import Wrong, duration
+from pushtrain.core.text.forms import Wrong, duration
 from pushtrain.plumbing.disk.lock import holder
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.owner.drainfile import done, order, ordered

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.options import Json, MinIsolation, Network, Repo, State, TunnelName
-from pushtrain.cli.ownerlines import one_line, tell
+from pushtrain.cli.screen import render
+from pushtrain.cli.screen.ownerlines import one_line, tell
 from pushtrain.plumbing.programs.courtesy import stand_back
 
 app = App(name="executor")

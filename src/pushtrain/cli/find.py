@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pushtrain.cli import render
 from pushtrain.cli.connect import Nobody, absences, ask_all, askable, everyone
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import (
     NotFound,
     PushtrainError,
@@ -23,8 +23,8 @@ from pushtrain.core.errors import (
     Unreachable,
     UsageError,
 )
-from pushtrain.core.run import Run, RunView
-from pushtrain.core.states import Outcome
+from pushtrain.core.values.run import Run, RunView
+from pushtrain.core.values.states import Outcome
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.wiring.directory import Directory
 from pushtrain.wiring.history import History, Unsent, came_of, open_history

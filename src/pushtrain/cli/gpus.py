@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.connect import Nobody, ask_all, askable, everyone
 from pushtrain.cli.options import Json
 from pushtrain.cli.options import State as Folder
-from pushtrain.cli.terminal import clean
+from pushtrain.cli.screen import render
+from pushtrain.cli.screen.terminal import clean
 from pushtrain.core.errors import NotFound, PushtrainError, Unreachable, UsageError
-from pushtrain.core.gpustate import GpuRun, GpuState, MachineGpus, state_of
-from pushtrain.core.states import State
+from pushtrain.core.runs.gpustate import GpuRun, GpuState, MachineGpus, state_of
+from pushtrain.core.values.states import State
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.machine.excluded import Excluded
 from pushtrain.wiring.history import open_history

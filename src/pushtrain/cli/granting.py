@@ -6,8 +6,8 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 
 from pushtrain.core.errors import UsageError
-from pushtrain.core.grants import Grant, Scope, Terms, Trust
-from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.wire.grants import Grant, Scope, Terms, Trust
+from pushtrain.core.wire.signing import fingerprint, parse_public
 
 Name = Annotated[str, Parameter(help="For people; one word.")]
 Repos = Annotated[
@@ -67,7 +67,7 @@ def id_of(public: str) -> str:
 
 def called(name: str, key_id: str) -> str:
     """A key as people know it, fit to stand in markup."""
-    from pushtrain.cli import render
+    from pushtrain.cli.screen import render
 
     return f"{render.literal(name)} ({key_id})" if name else key_id
 

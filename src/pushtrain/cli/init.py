@@ -6,14 +6,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.clone import open_clone
 from pushtrain.cli.look import Looked, look
 from pushtrain.cli.options import Json
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import Conflict
-from pushtrain.core.jobfile import FILE, parse
-from pushtrain.core.patterns import literal
-from pushtrain.core.schema import URL
+from pushtrain.core.jobs.jobfile import FILE, parse
+from pushtrain.core.jobs.schema import URL
+from pushtrain.core.text.patterns import literal
 from pushtrain.plumbing.attempts.records import write_bytes
 
 _REFERENCE = "https://github.com/pushtrain/pushtrain/blob/main/docs/pushtrain-toml.md"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.granting import Branches, Expires, Name, Repos, Scopes, called, pattern, rights
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import Unauthorized, Unreachable, UsageError
-from pushtrain.core.grants import Scope, Terms, check_name, check_patterns, moment
-from pushtrain.core.invitation import (
+from pushtrain.core.wire.grants import Scope, Terms, check_name, check_patterns, moment
+from pushtrain.core.wire.invitation import (
     LONGEST,
     SECRET_BYTES,
     TRIES,
@@ -25,7 +25,7 @@ from pushtrain.core.invitation import (
     invitation,
     spell,
 )
-from pushtrain.core.signing import fingerprint, parse_public, public_text
+from pushtrain.core.wire.signing import fingerprint, parse_public, public_text
 from pushtrain.plumbing.disk.lock import holder
 from pushtrain.plumbing.keys.authorized import load_or_create
 from pushtrain.plumbing.keys.invitations import Invitations
@@ -36,7 +36,7 @@ from pushtrain.wiring.settings import open_state
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pushtrain.core.card import ExecutorCard
+    from pushtrain.core.values.card import ExecutorCard
     from pushtrain.plumbing.disk.state import StateFolder
 
 _LOOK: Final = 0.2
@@ -134,7 +134,7 @@ def _terms(
 
 
 def _lifetime(valid: str) -> float:
-    from pushtrain.core.forms import Wrong, duration
+    from pushtrain.core.text.forms import Wrong, duration
 
     try:
         seconds = duration(valid)

@@ -5,13 +5,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from pushtrain.cli import render
 from pushtrain.cli.connect import ask_all, here
 from pushtrain.cli.granting import Name, called, id_of, rights
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import Unreachable, UsageError
-from pushtrain.core.invitation import Keys, derived, parse_code
-from pushtrain.core.roster import wrong_address
+from pushtrain.core.wire.invitation import Keys, derived, parse_code
+from pushtrain.core.wire.roster import wrong_address
 from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 from pushtrain.plumbing.keys.enrol import Joined, NotProven
 from pushtrain.plumbing.keys.enrol import join as ask
@@ -23,7 +23,7 @@ from pushtrain.wiring.trust import word
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pushtrain.core.card import ExecutorCard
+    from pushtrain.core.values.card import ExecutorCard
     from pushtrain.plumbing.disk.state import StateFolder
 
 _MOST: Final = 16

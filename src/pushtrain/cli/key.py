@@ -5,7 +5,6 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.granting import (
     Branches,
     Expires,
@@ -20,9 +19,10 @@ from pushtrain.cli.granting import (
     rights,
 )
 from pushtrain.cli.options import Json, State
-from pushtrain.core.grants import Grant
-from pushtrain.core.signing import fingerprint, parse_public, public_text
-from pushtrain.core.states import State as RunState
+from pushtrain.cli.screen import render
+from pushtrain.core.values.states import State as RunState
+from pushtrain.core.wire.grants import Grant
+from pushtrain.core.wire.signing import fingerprint, parse_public, public_text
 from pushtrain.plumbing.disk.lock import holder
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import Authorized, load_or_create

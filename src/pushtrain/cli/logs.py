@@ -9,13 +9,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.find import Found, Published, Stored, find_anywhere
 from pushtrain.cli.options import Json, State
-from pushtrain.cli.terminal import LogFilter
+from pushtrain.cli.screen import render
+from pushtrain.cli.screen.terminal import LogFilter
 from pushtrain.core.errors import NotFound, RunFailed, UsageError
-from pushtrain.core.run import LogChunk, Run
-from pushtrain.core.states import Outcome
+from pushtrain.core.values.run import LogChunk, Run
+from pushtrain.core.values.states import Outcome
 from pushtrain.plumbing.http.client import LogFrame, ViewFrame
 from pushtrain.wiring.history import Unsent
 

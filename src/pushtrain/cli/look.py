@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
-from pushtrain.core import toml
+from pushtrain.core.text import toml
 
 _SCRIPTS = (
     "train.py",

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
-from pushtrain.cli.ownerlines import clock
+from pushtrain.cli.screen import render
+from pushtrain.cli.screen.ownerlines import clock
 from pushtrain.core.errors import PushtrainError, UsageError
-from pushtrain.core.forms import Wrong, duration
+from pushtrain.core.text.forms import Wrong, duration
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.owner import standing
 from pushtrain.plumbing.owner.pause import PauseFile

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.connect import Nobody
 from pushtrain.cli.find import find_runs, published_runs, what_came_of
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound, PushtrainError, Unreachable
-from pushtrain.core.run import Run
-from pushtrain.core.states import State as State_
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import State as State_
 from pushtrain.wiring.history import Unsent
 
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from pushtrain.cli.clone import Clone
 from pushtrain.core.errors import GitError, NotFound, PushtrainError
-from pushtrain.core.run import Artifact, Attempt, Run, RunEvent, RunView
-from pushtrain.core.states import State
+from pushtrain.core.values.run import Artifact, Attempt, Run, RunEvent, RunView
+from pushtrain.core.values.states import State
 from pushtrain.plumbing.git.command import Git
 from pushtrain.plumbing.git.commits import parse_batch
 

@@ -5,15 +5,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.connect import everyone
 from pushtrain.cli.find import Found, find_anywhere
 from pushtrain.cli.logs import follow_log
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.cli.send import deliver_all
-from pushtrain.core.command import run_id
 from pushtrain.core.errors import UsageError
-from pushtrain.core.queries import has_hidden
+from pushtrain.core.text.queries import has_hidden
+from pushtrain.core.values.command import run_id
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.wiring.settings import open_state
 

@@ -11,13 +11,13 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.archive import open_archive
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.published import PublishedRuns, Record
-from pushtrain.cli.terminal import clean
+from pushtrain.cli.screen import render
+from pushtrain.cli.screen.terminal import clean
 from pushtrain.core.errors import NotFound, PushtrainError
-from pushtrain.core.run import Artifact
+from pushtrain.core.values.run import Artifact
 from pushtrain.executor.results import artifacts
 from pushtrain.executor.results.collect import unfit
 from pushtrain.plumbing.git import lfs

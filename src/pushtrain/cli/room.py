@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pushtrain.cli import render
 from pushtrain.cli.clone import open_clone
-from pushtrain.cli.safelog import SafeFormatter
+from pushtrain.cli.screen import render
+from pushtrain.cli.screen.safelog import SafeFormatter
 from pushtrain.core.errors import UsageError
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.disk.state import StateFolder

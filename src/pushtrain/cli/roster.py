@@ -4,13 +4,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pushtrain.cli import render
 from pushtrain.cli.connect import here
 from pushtrain.cli.options import Json, Repo, State
-from pushtrain.core.card import ExecutorCard
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import GitError, UsageError
-from pushtrain.core.forms import clean
-from pushtrain.core.roster import Standing
+from pushtrain.core.text.forms import clean
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.roster import Standing
 from pushtrain.sender.known import Found, Rosters
 from pushtrain.wiring.parts import mirror
 from pushtrain.wiring.rosters import look

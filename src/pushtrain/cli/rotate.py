@@ -1,12 +1,12 @@
 """`pushtrain key rotate`: a new key takes the place of this machine's."""
 
-from pushtrain.cli import render
 from pushtrain.cli.granting import day
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import UsageError
-from pushtrain.core.forms import Wrong, duration
-from pushtrain.core.signing import public_text
-from pushtrain.core.succession import LONGEST_OVERLAP
+from pushtrain.core.text.forms import Wrong, duration
+from pushtrain.core.wire.signing import public_text
+from pushtrain.core.wire.succession import LONGEST_OVERLAP
 from pushtrain.plumbing.disk.lock import holder
 from pushtrain.plumbing.keys import identity
 from pushtrain.wiring.settings import open_state

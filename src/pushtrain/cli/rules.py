@@ -6,12 +6,11 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import Forbidden, UsageError
-from pushtrain.core.explain import DEFAULT, Row, explain
-from pushtrain.core.grants import OWNER, Grant, Scope
-from pushtrain.core.ruling import (
+from pushtrain.core.owner.explain import DEFAULT, Row, explain
+from pushtrain.core.owner.ruling import (
     ALLOW,
     COMMITTED,
     KEYS,
@@ -26,7 +25,8 @@ from pushtrain.core.ruling import (
     permit,
 )
 from pushtrain.core.settings import Settings
-from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.wire.grants import OWNER, Grant, Scope
+from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.plumbing.data.ledger import read_today
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.remotes import check_ref, key_of

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from pushtrain.cli import render
 from pushtrain.cli.options import Json
+from pushtrain.cli.screen import render
 
 
 def schema(
@@ -22,7 +22,7 @@ def schema(
     """
     del json
     if which == "config.json":
-        from pushtrain.core.cardschema import json_schema
+        from pushtrain.core.wire.cardschema import json_schema
     else:
-        from pushtrain.core.schema import json_schema
+        from pushtrain.core.jobs.schema import json_schema
     render.emit_json(json_schema())

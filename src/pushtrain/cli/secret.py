@@ -8,14 +8,15 @@ from typing import Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.connect import here
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound, UsageError
-from pushtrain.core.forms import clean
-from pushtrain.core.grants import moment
-from pushtrain.core.secretname import is_name, problem
-from pushtrain.core.secrets import (
+from pushtrain.core.settings import Repository
+from pushtrain.core.text.forms import clean
+from pushtrain.core.values.secretname import is_name, problem
+from pushtrain.core.wire.grants import moment
+from pushtrain.core.wire.secrets import (
     EVERY_BRANCH,
     EVERY_JOB,
     MAX_VALUE,
@@ -25,7 +26,6 @@ from pushtrain.core.secrets import (
     scope,
     value_problem,
 )
-from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.remotes import key_of
 from pushtrain.plumbing.keys.ownersecrets import tidied
 from pushtrain.wiring.sealed import Binding, Recipient, SealedSecrets

@@ -14,19 +14,19 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.clone import open_clone
 from pushtrain.cli.connect import absences
 from pushtrain.cli.find import Found
 from pushtrain.cli.logs import follow_log
 from pushtrain.cli.options import Json, State
-from pushtrain.core.command import TrainCommand
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound, PushtrainError, RunFailed, Unreachable, UsageError
-from pushtrain.core.forms import did_you_mean
-from pushtrain.core.overrides import Overrides, overridden
-from pushtrain.core.run import Run
+from pushtrain.core.jobs.overrides import Overrides, overridden
 from pushtrain.core.settings import Repository, Settings
-from pushtrain.core.states import Outcome
+from pushtrain.core.text.forms import did_you_mean
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.remotes import key_of

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.options import Json, Repo, State
 from pushtrain.cli.ps import not_sent
 from pushtrain.cli.room import run_until_stopped, served
+from pushtrain.cli.screen import render
 from pushtrain.plumbing.sqlite.outbox import HeardPush
 from pushtrain.wiring.history import History
 from pushtrain.wiring.rooms import serve_sender

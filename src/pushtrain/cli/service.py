@@ -8,8 +8,8 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import ConfigError, NeedsMending, NotFound, PushtrainError, UsageError
 from pushtrain.plumbing.disk.state import StateFolder, default_state
 from pushtrain.plumbing.machine.systemd import UNIT, Manager

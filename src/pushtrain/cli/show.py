@@ -3,12 +3,12 @@
 import shlex
 import time
 
-from pushtrain.cli import render
 from pushtrain.cli.find import find_anywhere
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.ps import not_sent, standing
-from pushtrain.core.queries import shown_view
-from pushtrain.core.run import Attempt, Run, RunView
+from pushtrain.cli.screen import render
+from pushtrain.core.text.queries import shown_view
+from pushtrain.core.values.run import Attempt, Run, RunView
 from pushtrain.wiring.history import Unsent
 
 

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 from cyclopts import App
 
-from pushtrain.cli import render
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import Conflict, NotFound, StoreDamaged
 from pushtrain.plumbing.disk.lock import FolderLock
 from pushtrain.plumbing.disk.state import StateFolder

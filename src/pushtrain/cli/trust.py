@@ -3,14 +3,14 @@
 import re
 from typing import Final
 
-from pushtrain.cli import render
 from pushtrain.cli.connect import here
 from pushtrain.cli.granting import Name, called, document, id_of
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound
-from pushtrain.core.grants import Trust
-from pushtrain.core.roster import Standing
-from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.wire.grants import Trust
+from pushtrain.core.wire.roster import Standing
+from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.connection import pool
 from pushtrain.plumbing.keys.authorized import Trusted

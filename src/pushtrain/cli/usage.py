@@ -8,12 +8,12 @@ from typing import Annotated, Final, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from pushtrain.cli import render
 from pushtrain.cli.connect import Nobody, absences, ask_all, askable, everyone
 from pushtrain.cli.options import Json, State
+from pushtrain.cli.screen import render
 from pushtrain.core.errors import PushtrainError, Unreachable
-from pushtrain.core.owner import Why
-from pushtrain.core.usage import JOULES_PER_KWH, LONGEST_LEDGER, Entry, Stood, Usage, Used, summed
+from pushtrain.core.owner.verdict import Why
+from pushtrain.core.runs.usage import JOULES_PER_KWH, LONGEST_LEDGER, Entry, Stood, Usage, Used, summed
 from pushtrain.wiring.history import open_history
 from pushtrain.wiring.parts import own_id
 from pushtrain.wiring.settings import load_settings, open_state

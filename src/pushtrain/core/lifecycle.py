@@ -8,10 +8,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import IllegalTransition
-from pushtrain.core.run import Run
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason, State
 
 
 @dataclass(frozen=True, slots=True)

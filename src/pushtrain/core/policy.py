@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Final
 
-from pushtrain.core import network
-from pushtrain.core.card import Capacity, ExecutorCard, Pace
-from pushtrain.core.command import TrainCommand, run_id
-from pushtrain.core.forms import clean, listed
-from pushtrain.core.isolation import Isolation
-from pushtrain.core.jobfile import Job, JobFile, expand
-from pushtrain.core.jobspec import JobSpec, Resources, ResultsTarget
-from pushtrain.core.patterns import selects
-from pushtrain.core.place import secrets_path
-from pushtrain.core.push import Push
-from pushtrain.core.room import version
-from pushtrain.core.triggers import PushTrigger
-from pushtrain.core.value import CONFIG_BRANCH, RESULTS_BRANCH, Value
+from pushtrain.core.jobs.jobfile import Job, JobFile, expand
+from pushtrain.core.jobs.triggers import PushTrigger
+from pushtrain.core.owner import network
+from pushtrain.core.runs.room import version
+from pushtrain.core.text.forms import clean, listed
+from pushtrain.core.text.patterns import selects
+from pushtrain.core.values.card import Capacity, ExecutorCard, Pace
+from pushtrain.core.values.command import TrainCommand, run_id
+from pushtrain.core.values.isolation import Isolation
+from pushtrain.core.values.jobspec import JobSpec, Resources, ResultsTarget
+from pushtrain.core.values.push import Push
+from pushtrain.core.values.value import CONFIG_BRANCH, RESULTS_BRANCH, Value
+from pushtrain.core.wire.place import secrets_path
 
 SKIP_TOKENS: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip train]")
 SHARED_FOLDER: Final = "pushtrain-results"

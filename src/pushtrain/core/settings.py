@@ -8,11 +8,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from pushtrain.core.forms import Wrong
-from pushtrain.core.rules import MIB, Pattern, Rules
-from pushtrain.core.secretname import SecretName
-from pushtrain.core.units import Duration, Size
-from pushtrain.core.value import RepositoryKey, Value
+from pushtrain.core.owner.rules import MIB, Pattern, Rules
+from pushtrain.core.text.forms import Wrong
+from pushtrain.core.text.units import Duration, Size
+from pushtrain.core.values.secretname import SecretName
+from pushtrain.core.values.value import RepositoryKey, Value
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 SshTarget = Annotated[

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import GitError
-from pushtrain.core.push import NO_COMMIT
+from pushtrain.core.values.push import NO_COMMIT
 from pushtrain.demo.webhook import Author, PushedCommit, Update
 
 ENVIRONMENT: Final = {

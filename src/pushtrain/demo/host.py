@@ -34,7 +34,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.staticfiles import StaticFiles
 
-from pushtrain.core.value import Value
+from pushtrain.core.values.value import Value
 from pushtrain.demo.history import ENVIRONMENT, commits, exec_path, forced, git
 from pushtrain.demo.webhook import Delivery, Update, Webhooks, payload, pushed
 from pushtrain.plumbing.http.serve import Limits, serving

@@ -16,12 +16,12 @@ from typing import Any, Final
 import tomlkit
 import urllib3
 
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.isolation import Isolation, JobNetwork
-from pushtrain.core.network import enforceable
-from pushtrain.core.rules import Rules
-from pushtrain.core.signing import fingerprint, parse_public, public_text
+from pushtrain.core.owner.network import enforceable
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.values.isolation import Isolation, JobNetwork
+from pushtrain.core.wire.signing import fingerprint, parse_public, public_text
 from pushtrain.demo.children import Children, Stumbled
 from pushtrain.demo.host import Host
 from pushtrain.demo.work import WorkRepository

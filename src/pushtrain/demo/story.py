@@ -15,10 +15,10 @@ from types import FrameType
 from typing import Final
 
 from pushtrain.core.errors import RunFailed
-from pushtrain.core.frames import EndFrame, LogFrame, ViewFrame
-from pushtrain.core.run import RunView
-from pushtrain.core.states import Outcome, Stage
-from pushtrain.core.value import RESULTS_BRANCH, Value
+from pushtrain.core.values.run import RunView
+from pushtrain.core.values.states import Outcome, Stage
+from pushtrain.core.values.value import RESULTS_BRANCH, Value
+from pushtrain.core.wire.frames import EndFrame, LogFrame, ViewFrame
 from pushtrain.demo.parts import POLL_SECONDS, Parts
 from pushtrain.demo.reading import curves, last_value, readable
 from pushtrain.demo.screen import Screen

@@ -20,7 +20,7 @@ from typing import Any, Final
 import urllib3
 
 from pushtrain.core.errors import GitError
-from pushtrain.core.push import NO_COMMIT
+from pushtrain.core.values.push import NO_COMMIT
 
 _log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ Every method may be called from any thread, and may block for a moment.
 import logging
 from collections.abc import Callable, Sequence
 
-from pushtrain.core.invitation import TRIES, Invitation
-from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.wire.invitation import TRIES, Invitation
+from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.plumbing.keys.authorized import Authorized, Grant
 from pushtrain.plumbing.keys.invitations import Invitations
 from pushtrain.plumbing.sqlite.store import Store

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.address import is_loopback
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Cancelled, Cloned, PushtrainError
-from pushtrain.core.roster import LIFETIME, BrokenRoster, parse, sign_card, with_card
 from pushtrain.core.settings import ExecutorSettings
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.address import is_loopback
+from pushtrain.core.wire.roster import LIFETIME, BrokenRoster, parse, sign_card, with_card
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.git.rosterfile import RosterFile
 from pushtrain.plumbing.keys.identity import Identity

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core import outlets, ruling
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import BeyondLimits, ConfigError, CredentialError, NotFound, Refused, Unreachable
-from pushtrain.core.forms import clean
-from pushtrain.core.grants import Grant, Scope
-from pushtrain.core.jobfile import FILE
-from pushtrain.core.rules import Allow, Rules
-from pushtrain.core.ruling import Allowed, Question, RefKind, Refusal, Sender
-from pushtrain.core.run import Run
+from pushtrain.core.jobs.jobfile import FILE
+from pushtrain.core.owner import outlets, ruling
+from pushtrain.core.owner.rules import Allow, Rules
+from pushtrain.core.owner.ruling import Allowed, Question, RefKind, Refusal, Sender
 from pushtrain.core.settings import Settings
+from pushtrain.core.text.forms import clean
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import Run
+from pushtrain.core.wire.grants import Grant, Scope
 from pushtrain.executor.runs.hooks import Hooks
 from pushtrain.plumbing.data.ledger import Exhausted, Quiet
 from pushtrain.plumbing.disk.state import StateFolder

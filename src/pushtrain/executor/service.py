@@ -16,20 +16,20 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
-from pushtrain.core.card import Capacity, Challenge, ExecutorCard, Gpu, Pace
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import ConfigError, Forbidden, NotFound
-from pushtrain.core.gpustate import MachineGpus
-from pushtrain.core.grants import Word
-from pushtrain.core.isolation import Isolation
 from pushtrain.core.lifecycle import comes_back
 from pushtrain.core.policy import fits, paces
-from pushtrain.core.room import told
-from pushtrain.core.run import Run
+from pushtrain.core.runs.gpustate import MachineGpus
+from pushtrain.core.runs.room import told
+from pushtrain.core.runs.usage import Usage
 from pushtrain.core.settings import Settings
-from pushtrain.core.signing import public_text
-from pushtrain.core.states import Reason, State
-from pushtrain.core.usage import Usage
+from pushtrain.core.values.card import Capacity, Challenge, ExecutorCard, Gpu, Pace
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.isolation import Isolation
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Reason, State
+from pushtrain.core.wire.grants import Word
+from pushtrain.core.wire.signing import public_text
 from pushtrain.executor.admission import Admission
 from pushtrain.executor.clockwatch import ClockWatch
 from pushtrain.executor.drain import Drain

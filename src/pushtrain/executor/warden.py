@@ -19,8 +19,8 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from pushtrain.core.errors import Conflict, NotFound, PushtrainError
-from pushtrain.core.grants import Word
-from pushtrain.core.states import State
+from pushtrain.core.values.states import State
+from pushtrain.core.wire.grants import Word
 from pushtrain.plumbing.keys.authorized import Authorized
 
 _log = logging.getLogger(__name__)

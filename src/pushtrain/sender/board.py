@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from pushtrain.core.card import Capacity, Challenge, ExecutorCard
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.frames import CapacityFrame, RunFrame
-from pushtrain.core.jobspec import JobSpec
-from pushtrain.core.room import less, needs_of
-from pushtrain.core.run import Run
+from pushtrain.core.runs.room import less, needs_of
+from pushtrain.core.values.card import Capacity, Challenge, ExecutorCard
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import JobSpec
+from pushtrain.core.values.run import Run
+from pushtrain.core.wire.frames import CapacityFrame, RunFrame
 from pushtrain.sender.placement import PATIENCE, Seen
 
 FRESH: Final = 2.0

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from pushtrain.core.card import Capacity, Challenge, ExecutorCard
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Busy, PushtrainError, Unauthorized, Unreachable
 from pushtrain.core.policy import choose, fits
-from pushtrain.core.run import Run
+from pushtrain.core.values.card import Capacity, Challenge, ExecutorCard
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import Run
 from pushtrain.sender.board import Executor
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Busy, Conflict, NotFound, PushtrainError, Unreachable
 from pushtrain.core.lifecycle import next_attempt
-from pushtrain.core.states import State
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.states import State
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.board import Board

@@ -26,9 +26,9 @@ from typing import Final, Self
 
 from pydantic import ValidationError
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Conflict, StorageError
-from pushtrain.core.value import Value
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.value import Value
 from pushtrain.plumbing.disk.files import replace, sync_folder
 
 _SUFFIX: Final = ".json"

@@ -13,11 +13,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Cancelled, PushtrainError
-from pushtrain.core.roster import Listed, Roster, Standing, Verdict, judge, parse
-from pushtrain.core.succession import chain
-from pushtrain.core.value import Value
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.values.value import Value
+from pushtrain.core.wire.roster import Listed, Roster, Standing, Verdict, judge, parse
+from pushtrain.core.wire.succession import chain
 from pushtrain.plumbing.git.rosterfile import RosterFile
 from pushtrain.ports import Stop
 

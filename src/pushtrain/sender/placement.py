@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pushtrain.core.card import Capacity, ExecutorCard
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.forms import clean
-from pushtrain.core.jobspec import JobSpec
 from pushtrain.core.policy import choose, fits, pace_key, ranking, starts_now
-from pushtrain.core.room import can, could, heard, less, needs_of, with_free
+from pushtrain.core.runs.room import can, could, heard, less, needs_of, with_free
+from pushtrain.core.text.forms import clean
+from pushtrain.core.values.card import Capacity, ExecutorCard
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import JobSpec
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 
 RECALL_AFTER: Final = 5.0

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import ConfigError, GitError, NotFound, UsageError
-from pushtrain.core.jobfile import FILE, JobFile, parse
+from pushtrain.core.jobs.jobfile import FILE, JobFile, parse
 from pushtrain.core.policy import OUR_BRANCHES, SHARED_FOLDER, Decision, by_hand, commands, ours, starts
-from pushtrain.core.push import Push
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.push import Push
 from pushtrain.plumbing.git.complaint import UnsafeContent
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.ports import Stop

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pushtrain.core.errors import Cancelled, PushtrainError
-from pushtrain.core.push import NO_COMMIT, Push
 from pushtrain.core.settings import Repository
+from pushtrain.core.values.push import NO_COMMIT, Push
 from pushtrain.plumbing.git.complaint import RateLimited
 from pushtrain.sender.known import Rosters
 from pushtrain.sender.planning import watched

@@ -21,7 +21,7 @@ from itertools import chain
 from typing import Final, TypeVar
 
 from pushtrain.core.errors import PushtrainError
-from pushtrain.core.frames import CapacityFrame
+from pushtrain.core.wire.frames import CapacityFrame
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.board import Board, Listed

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Cancelled, NotFound, PushtrainError
-from pushtrain.core.jobspec import Concurrency
-from pushtrain.core.precedence import dropped
-from pushtrain.core.push import Push
+from pushtrain.core.runs.precedence import dropped
 from pushtrain.core.settings import Repository
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import Concurrency
+from pushtrain.core.values.push import Push
 from pushtrain.plumbing.git.lineage import order
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.sqlite.outbox import HeardPush

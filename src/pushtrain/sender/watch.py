@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 from pushtrain.core.errors import PushtrainError
-from pushtrain.core.frames import CapacityFrame
+from pushtrain.core.wire.frames import CapacityFrame
 from pushtrain.sender.board import Executor
 
 

@@ -99,7 +99,7 @@ class _Door:
         if "content-encoding" in request.headers:
             raise _Unsupported("An encoded body is not taken.")
         length = request.headers.get("content-length", "0")
-        if int(length) > BODY_LIMIT:  # digits, says `core.heads`
+        if int(length) > BODY_LIMIT:  # digits, says `core.text.heads`
             raise TooLarge(f"The body has {length} bytes; at most {BODY_LIMIT} are read.")
         async for chunk in request.stream():
             if body.dropped:

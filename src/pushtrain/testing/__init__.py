@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from pushtrain.core.card import Capacity, ExecutorCard, Gpu
-from pushtrain.core.command import TrainCommand, run_id
-from pushtrain.core.jobspec import JobSpec
-from pushtrain.core.push import NO_COMMIT, Push
-from pushtrain.core.run import Attempt, Run
+from pushtrain.core.values.card import Capacity, ExecutorCard, Gpu
+from pushtrain.core.values.command import TrainCommand, run_id
+from pushtrain.core.values.jobspec import JobSpec
+from pushtrain.core.values.push import NO_COMMIT, Push
+from pushtrain.core.values.run import Attempt, Run
 from pushtrain.demo.work import WorkRepository
 
 if TYPE_CHECKING:
-    from pushtrain.core.value import Scalar
+    from pushtrain.core.values.value import Scalar
 
 __all__ = [
     "COMMIT",

@@ -2,8 +2,8 @@
 
 What is simulated are the world's parts: GPUs (`FakeNvml`), owners who come and go, jobs that train, save and
 end. Each machine is watched by a real `Landlord` with a real `CardWatch`; whose turn it is is decided by
-`core.turns`, in memory or by a real `Store`; a run moves by `core.lifecycle` alone. What must never be is
-checked at every step and raises AssertionError: two runs on one card, a start while its owner is there.
+`core.runs.turns`, in memory or by a real `Store`; a run moves by `core.lifecycle` alone. What must never be
+is checked at every step and raises AssertionError: two runs on one card, a start while its owner is there.
 
     lab = Lab()
     machine = lab.machine("lab-1", cards=2, rules=OwnerRules())
@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.jobspec import Resources
 from pushtrain.core.lifecycle import Event, Exited, Prepared, Requeued
-from pushtrain.core.owner import MACHINE, OwnerRules, Stance
-from pushtrain.core.run import Run
-from pushtrain.core.states import Reason
+from pushtrain.core.owner.verdict import MACHINE, OwnerRules, Stance
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Reason
 from pushtrain.executor.owner import landlord as landlords
 from pushtrain.executor.owner.cardwatch import CardWatch
 from pushtrain.executor.owner.landlord import Landlord

@@ -7,14 +7,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.gpus import GpuSample
 from pushtrain.core.lifecycle import Claimed, Event, advance
-from pushtrain.core.room import needs_of
-from pushtrain.core.run import Run
-from pushtrain.core.states import State
-from pushtrain.core.turns import Active, Queue, Room, Waiting, pick
+from pushtrain.core.runs.gpuhealth import GpuSample
+from pushtrain.core.runs.room import needs_of
+from pushtrain.core.runs.turns import Active, Queue, Room, Waiting, pick
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import State
 from pushtrain.executor.owner.meter import Meter
 from pushtrain.plumbing.machine import gpu
 from pushtrain.plumbing.machine.energy import EnergyDay

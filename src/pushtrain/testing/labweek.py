@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.card import Capacity
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Conflict
-from pushtrain.core.jobspec import Resources
 from pushtrain.core.lifecycle import next_attempt
-from pushtrain.core.owner import OwnerRules
-from pushtrain.core.room import told
-from pushtrain.core.states import State
+from pushtrain.core.owner.verdict import OwnerRules
+from pushtrain.core.runs.room import told
+from pushtrain.core.values.card import Capacity
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.states import State
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.placement import Given, Queued, Seen, decide

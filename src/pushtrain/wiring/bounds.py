@@ -4,8 +4,8 @@ from typing import Final, get_args
 
 from pydantic.fields import FieldInfo
 
-from pushtrain.core.ruling import amount, spoken
-from pushtrain.core.units import Duration, Size
+from pushtrain.core.owner.ruling import amount, spoken
+from pushtrain.core.text.units import Duration, Size
 
 BEYOND: Final = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
 """What pydantic calls such a value."""
@@ -35,7 +35,7 @@ def told(name: str, info: FieldInfo, kind: str, value: object) -> tuple[str, str
         if said is None or not number:
             text = shown(number)
         else:
-            text = shown(number).replace(" ", "").replace("min", "m")  # as `core.forms` reads it
+            text = shown(number).replace(" ", "").replace("min", "m")  # as `core.text.forms` reads it
             text = f'"{text}"' if name else text
         return f"`{name} = {text}`" if name else text
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from pushtrain.core.forms import clean
-from pushtrain.core.roster import Standing
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
-from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.text.forms import clean
+from pushtrain.core.wire.roster import Standing
+from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.sender.known import Found

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import NotFound, StorageError
-from pushtrain.core.queries import shown_run
-from pushtrain.core.redact import NOTHING
-from pushtrain.core.run import LogChunk, Run, RunView
-from pushtrain.core.states import Outcome, State
-from pushtrain.core.usage import DAY, Usage
+from pushtrain.core.runs.usage import DAY, Usage
+from pushtrain.core.text.queries import shown_run
+from pushtrain.core.text.redact import NOTHING
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import LogChunk, Run, RunView
+from pushtrain.core.values.states import Outcome, State
 from pushtrain.plumbing.attempts.cleanlog import read_clean
 from pushtrain.plumbing.attempts.given import mask_of
 from pushtrain.plumbing.attempts.log import log_size

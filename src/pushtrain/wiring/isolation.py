@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pushtrain.adapters.sandboxes import Ground, registry
-from pushtrain.core.canaries import Act, Findings
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.isolation import Isolation, JobNetwork
-from pushtrain.core.network import enforceable
-from pushtrain.core.rules import Rules
+from pushtrain.core.owner.canaries import Act, Findings
+from pushtrain.core.owner.network import enforceable
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.isolation.nearby import Machine
 from pushtrain.plumbing.isolation.trial import TrialError, try_level

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
-from pushtrain.core.isolation import Isolation
-from pushtrain.core.network import enforceable
-from pushtrain.core.rules import Rules
+from pushtrain.core.owner.network import enforceable
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.isolation import Isolation
 from pushtrain.executor.runs.access import Access
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.isolation.uplink import Uplinks

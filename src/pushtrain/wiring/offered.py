@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from pushtrain.core.errors import PushtrainError, SecretError
-from pushtrain.core.secrets import parse, scope
 from pushtrain.core.settings import Settings
+from pushtrain.core.wire.secrets import parse, scope
 from pushtrain.executor.runs.vault import Vault
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys import ownersecrets

@@ -10,14 +10,14 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Forbidden
-from pushtrain.core.outward import Outward
-from pushtrain.core.patterns import selects
-from pushtrain.core.rules import Rules
+from pushtrain.core.owner.outward import Outward
+from pushtrain.core.owner.rules import Rules
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
-from pushtrain.core.signing import fingerprint, parse_public
-from pushtrain.core.succession import header
+from pushtrain.core.text.patterns import selects
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.signing import fingerprint, parse_public
+from pushtrain.core.wire.succession import header
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.survey import Bounds

@@ -15,7 +15,7 @@ from pushtrain.adapters.hosts import HOSTS
 from pushtrain.adapters.metrics import FORMATS
 from pushtrain.core.errors import Cloned
 from pushtrain.core.settings import Settings
-from pushtrain.core.signing import public_text
+from pushtrain.core.wire.signing import public_text
 from pushtrain.executor.api.web import create_app as create_executor_app
 from pushtrain.executor.results.publish import Publisher
 from pushtrain.executor.rulebook import unasked

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from pushtrain.core.errors import ConfigError, UsageError
-from pushtrain.core.place import Place, beside, named, secrets_path
 from pushtrain.core.settings import Repository, Settings
+from pushtrain.core.wire.place import Place, beside, named, secrets_path
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.remotes import is_local, key_of, validate_remote

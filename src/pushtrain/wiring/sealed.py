@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import ConfigError, NotFound, PushtrainError
-from pushtrain.core.forms import clean
-from pushtrain.core.roster import Standing
-from pushtrain.core.secrets import Sealed, next_time, parse, with_entry, without
 from pushtrain.core.settings import Repository, Settings
-from pushtrain.core.signing import fingerprint, parse_public, public_text
+from pushtrain.core.text.forms import clean
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.roster import Standing
+from pushtrain.core.wire.secrets import Sealed, next_time, parse, with_entry, without
+from pushtrain.core.wire.signing import fingerprint, parse_public, public_text
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.sealing import parse_sealing, seal_secret
 from pushtrain.wiring.parts import executor_clients, identity, mirror, running_card

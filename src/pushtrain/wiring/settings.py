@@ -13,11 +13,11 @@ from typing import Any, Final, get_args, get_origin
 from pydantic import ValidationError
 
 from pushtrain.core.errors import ConfigError, UsageError
-from pushtrain.core.forms import Wrong, did_you_mean, dotted, show
-from pushtrain.core.hours import Window
-from pushtrain.core.rules import Allow, Rules
+from pushtrain.core.owner.rules import Allow, Rules
 from pushtrain.core.settings import ExecutorSettings, SenderSettings, Settings
-from pushtrain.core.value import Value
+from pushtrain.core.text.forms import Wrong, did_you_mean, dotted, show
+from pushtrain.core.text.hours import Window
+from pushtrain.core.values.value import Value
 from pushtrain.plumbing.disk.state import StateFolder, default_state
 from pushtrain.plumbing.git.remotes import key_of, validate_remote
 from pushtrain.plumbing.keys.ownership import demand_own

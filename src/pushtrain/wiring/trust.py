@@ -15,12 +15,12 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import ConfigError, PushtrainError, UsageError
-from pushtrain.core.grants import Trust
 from pushtrain.core.settings import Settings
-from pushtrain.core.signing import fingerprint, parse_public
-from pushtrain.core.succession import chain, known_from
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.grants import Trust
+from pushtrain.core.wire.signing import fingerprint, parse_public
+from pushtrain.core.wire.succession import chain, known_from
 from pushtrain.plumbing.disk.state import StateFolder, users_own
 from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from pushtrain.adapters.tunnels import TUNNELS
 from pushtrain.adapters.tunnels.authtoken import find
-from pushtrain.core.address import is_loopback
 from pushtrain.core.settings import ExecutorSettings
+from pushtrain.core.wire.address import is_loopback
 from pushtrain.executor.reach import Reach
 from pushtrain.ports import Tunnel
 from pushtrain.wiring.parts import adapter, local_host

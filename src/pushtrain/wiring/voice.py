@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Cloned, PushtrainError
 from pushtrain.core.settings import Settings
-from pushtrain.core.signing import parse_public, public_text
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.signing import parse_public, public_text
 from pushtrain.executor.announce import Announcer, public_card
 from pushtrain.executor.reach import Reach
 from pushtrain.executor.service import ExecutorService

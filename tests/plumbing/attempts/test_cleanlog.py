@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.redact import NOTHING, Mask
+from pushtrain.core.text.redact import NOTHING, Mask
 from pushtrain.plumbing.attempts import cleanlog
 from pushtrain.plumbing.attempts.cleanlog import clean_log, read_clean
 from pushtrain.plumbing.attempts.log import hole, read_ends

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.states import Reason
+from pushtrain.core.values.states import Reason
 from pushtrain.plumbing.attempts.records import StopOrder, write_record
 from pushtrain.plumbing.attempts.rundir import RunDir, held, take_lock
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from data_server import FileServer, Handler, Served
-from pushtrain.core.jobspec import DataSource
-from pushtrain.core.rules import Rules
-from pushtrain.core.run import Fetched
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.jobspec import DataSource
+from pushtrain.core.values.run import Fetched
 from pushtrain.plumbing.data.supply import fetch
 from pushtrain.plumbing.data.terms import Terms, of_rules
 from pushtrain.plumbing.disk.cache import Cache

@@ -14,7 +14,7 @@ from downloading import CONTENT, get, port_of, raw
 
 from data_server import FileServer, Handler, Served, file_server
 from pushtrain.core.errors import DataError
-from pushtrain.core.rules import Limits, Rules
+from pushtrain.core.owner.rules import Limits, Rules
 from pushtrain.plumbing.data import download as downloading
 from pushtrain.plumbing.data.terms import Terms, of_rules
 from pushtrain.plumbing.disk.cache import Cache

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from data_server import FileServer, file_server
-from pushtrain.core.outward import Outward
+from pushtrain.core.owner.outward import Outward
 from pushtrain.plumbing.data.outproxy import DIRECT, NAMES, JudgedProxy
 from pushtrain.testing import wait_until
 

@@ -61,8 +61,8 @@ victim = http.server.ThreadingHTTPServer(("127.0.0.1", 8080), Victim)
 threading.Thread(target=victim.serve_forever, daemon=True).start()
 
 from pushtrain.core.errors import DataError
-from pushtrain.core.jobspec import DataSource
-from pushtrain.core.rules import Rules
+from pushtrain.core.values.jobspec import DataSource
+from pushtrain.core.owner.rules import Rules
 from pushtrain.plumbing.data import dial, download
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.plumbing.data.supply import fetch

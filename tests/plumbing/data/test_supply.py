@@ -15,8 +15,8 @@ import pytest
 
 from data_server import FileServer, Served, becomes, cut, file_server, misplaced, stalled, status
 from pushtrain.core.errors import Cancelled, DataError
-from pushtrain.core.jobspec import DataSource
-from pushtrain.core.run import Fetched
+from pushtrain.core.values.jobspec import DataSource
+from pushtrain.core.values.run import Fetched
 from pushtrain.plumbing.data import download as downloading
 from pushtrain.plumbing.data.doors import rewrite
 from pushtrain.plumbing.data.supply import attach, fetch
@@ -28,7 +28,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 CHILD = """
 import pathlib, sys
-from pushtrain.core.jobspec import DataSource
+from pushtrain.core.values.jobspec import DataSource
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.plumbing.data.supply import fetch
 from pushtrain.plumbing.data.terms import OWN

@@ -15,8 +15,8 @@ from downloading import CONTENT, get, port_of, raw
 
 from data_server import FileServer, Served, file_server, status
 from pushtrain.core.errors import DataError
-from pushtrain.core.jobspec import DataSource
-from pushtrain.core.rules import Rules
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.values.jobspec import DataSource
 from pushtrain.plumbing.data import dial, doors, neighbours
 from pushtrain.plumbing.data import download as downloading
 from pushtrain.plumbing.data.supply import fetch

@@ -13,7 +13,7 @@ import pytest
 
 from forge import FILE, MODULE, Forge
 from pushtrain.core.errors import GitError, PushtrainError
-from pushtrain.core.outward import Outward
+from pushtrain.core.owner.outward import Outward
 from pushtrain.core.settings import Repository
 from pushtrain.demo.host import Host
 from pushtrain.plumbing.git import command as gitcommand

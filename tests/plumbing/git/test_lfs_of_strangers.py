@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from forge import FILE, Forge
-from pushtrain.core import lfsapi
 from pushtrain.core.errors import GitError
-from pushtrain.core.outward import Outward
+from pushtrain.core.owner.outward import Outward
 from pushtrain.core.settings import Repository
+from pushtrain.core.wire import lfsapi
 from pushtrain.plumbing.data import download
 from pushtrain.plumbing.git import lfs, lfsbatch
 from pushtrain.plumbing.git.complaint import UnsafeContent

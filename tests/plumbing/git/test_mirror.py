@@ -20,8 +20,8 @@ from pushtrain.core.errors import (
     StorageError,
     UsageError,
 )
-from pushtrain.core.push import NO_COMMIT
 from pushtrain.core.settings import Repository
+from pushtrain.core.values.push import NO_COMMIT
 from pushtrain.demo.host import Host
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone

@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.core.errors import CredentialError, GitError, NotFound, PushRejected
-from pushtrain.core.place import Place
-from pushtrain.core.roster import parse, sign_card, with_card
 from pushtrain.core.settings import Repository
-from pushtrain.core.signing import public_text
+from pushtrain.core.wire.place import Place
+from pushtrain.core.wire.roster import parse, sign_card, with_card
+from pushtrain.core.wire.signing import public_text
 from pushtrain.demo.host import Host
 from pushtrain.plumbing.git.commits import parse_heads
 from pushtrain.plumbing.git.mirror import Mirror

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from pushtrain.core.errors import Cancelled
-from pushtrain.core.lean import Kind, Piece
 from pushtrain.core.lifecycle import Claimed, Event, Exited, Prepared, Published, Requeued
-from pushtrain.core.run import Artifact
+from pushtrain.core.runs.lean import Kind, Piece
 from pushtrain.core.settings import Repository
-from pushtrain.core.states import Reason, State
+from pushtrain.core.values.run import Artifact
+from pushtrain.core.values.states import Reason, State
 from pushtrain.plumbing.attempts.rundir import RunDir, take_lock
 from pushtrain.plumbing.data.supply import forget_notes
 from pushtrain.plumbing.disk import shortcut

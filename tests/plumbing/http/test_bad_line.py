@@ -25,9 +25,9 @@ from bad_line import (
     in_turn,
 )
 from pushtrain.core.errors import PushtrainError, Unauthorized, Unreachable
-from pushtrain.core.frames import LogFrame
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.states import Reason
+from pushtrain.core.values.states import Reason
+from pushtrain.core.wire.frames import LogFrame
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.sender.delivery import Delivered, Executors

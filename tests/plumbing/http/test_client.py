@@ -32,16 +32,16 @@ from pushtrain.core.errors import (
     UsageError,
 )
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.signing import fingerprint, public_text, sign_response
-from pushtrain.core.states import Reason
-from pushtrain.core.wire import ErrorBody
+from pushtrain.core.values.states import Reason
+from pushtrain.core.wire.bodies import ErrorBody
+from pushtrain.core.wire.signing import fingerprint, public_text, sign_response
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import Scope as Right
 from pushtrain.testing import Clock, a_command, a_spec
 from served import Served, served
 
 if TYPE_CHECKING:
-    from pushtrain.core.run import Run
+    from pushtrain.core.values.run import Run
 
 
 @pytest.fixture

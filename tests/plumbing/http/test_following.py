@@ -17,11 +17,11 @@ from pushtrain.core.errors import (
     StorageError,
     Unreachable,
 )
-from pushtrain.core.frames import BeatFrame, EndFrame, LogFrame, ViewFrame
 from pushtrain.core.lifecycle import Exited, Prepared, Published, Requeued
-from pushtrain.core.run import LogChunk, RunView
-from pushtrain.core.signing import sign_response
-from pushtrain.core.states import Reason
+from pushtrain.core.values.run import LogChunk, RunView
+from pushtrain.core.values.states import Reason
+from pushtrain.core.wire.frames import BeatFrame, EndFrame, LogFrame, ViewFrame
+from pushtrain.core.wire.signing import sign_response
 from pushtrain.executor.api import stream
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.http.client import ExecutorClient

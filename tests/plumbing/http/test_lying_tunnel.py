@@ -16,14 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from asking import SENDER, STRANGER
 from liar import Liar, Recorder, Said, lying
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import Conflict, Forbidden, NotFound, PushtrainError, Unauthorized, Unreachable
-from pushtrain.core.frames import CapacityFrame, EndFrame, LogFrame, ViewFrame
-from pushtrain.core.jobspec import DataSource, JobSpec
 from pushtrain.core.lifecycle import Exited, Prepared, Published
-from pushtrain.core.run import Artifact
-from pushtrain.core.states import Reason
-from pushtrain.core.wire import ErrorBody
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import DataSource, JobSpec
+from pushtrain.core.values.run import Artifact
+from pushtrain.core.values.states import Reason
+from pushtrain.core.wire.bodies import ErrorBody
+from pushtrain.core.wire.frames import CapacityFrame, EndFrame, LogFrame, ViewFrame
 from pushtrain.plumbing.http.client import PROOF, ExecutorClient
 from pushtrain.testing import REPOSITORY, Clock, a_command, a_spec
 from served import Served, served

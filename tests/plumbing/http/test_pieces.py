@@ -13,8 +13,8 @@ from pushtrain.core.errors import (
     StorageError,
 )
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.run import Artifact
-from pushtrain.core.states import Reason
+from pushtrain.core.values.run import Artifact
+from pushtrain.core.values.states import Reason
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.testing import a_command

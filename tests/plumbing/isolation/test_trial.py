@@ -22,8 +22,8 @@ from pushtrain.adapters.sandboxes import Ground, registry
 from pushtrain.adapters.sandboxes.confined import Confined
 from pushtrain.adapters.sandboxes.none import Unconfined
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
-from pushtrain.core.canaries import KNOWN, Act, Findings, Result
-from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.owner.canaries import KNOWN, Act, Findings, Result
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.plumbing.isolation import jobuser
 from pushtrain.plumbing.isolation.nearby import Machine
 from pushtrain.plumbing.isolation.trial import TrialError, try_level
@@ -252,7 +252,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from pushtrain.adapters.sandboxes import Ground, registry
-from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.values.isolation import JobNetwork
 from pushtrain.plumbing.isolation.nearby import Machine
 from pushtrain.plumbing.isolation.trial import try_level
 from pushtrain.wiring.parts import adapter

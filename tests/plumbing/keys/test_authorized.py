@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.errors import ConfigError, StorageError, UsageError
-from pushtrain.core.signing import fingerprint, public_text
+from pushtrain.core.wire.signing import fingerprint, public_text
 from pushtrain.plumbing.keys.authorized import Authorized, Grant, Scope, Trusted, load_or_create
 from pushtrain.plumbing.keys.identity import Identity
 from pushtrain.testing import NOON, Clock

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.signing import fingerprint
-from pushtrain.core.succession import MOST
+from pushtrain.core.wire.signing import fingerprint
+from pushtrain.core.wire.succession import MOST
 from pushtrain.plumbing.keys.identity import Ring, forget_former, load, load_or_create, rotate
 from pushtrain.plumbing.programs import process
 from pushtrain.testing import NOON, Clock

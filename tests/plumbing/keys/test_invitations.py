@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from pushtrain.core.errors import NotFound, PushtrainError, StorageError
-from pushtrain.core.grants import Terms
-from pushtrain.core.invitation import TRIES, Invitation, Keys, Standing, invitation
-from pushtrain.core.signing import public_text
+from pushtrain.core.wire.grants import Terms
+from pushtrain.core.wire.invitation import TRIES, Invitation, Keys, Standing, invitation
+from pushtrain.core.wire.signing import public_text
 from pushtrain.plumbing.keys.invitations import Invitations
 from pushtrain.testing import NOON
 
@@ -121,7 +121,7 @@ from pathlib import Path
 from pushtrain.plumbing.disk import files
 from pushtrain.plumbing.keys import invitations
 from pushtrain.plumbing.keys.authorized import Authorized
-from pushtrain.core.signing import parse_public
+from pushtrain.core.wire.signing import parse_public
 
 left = int(sys.argv[3])
 
@@ -146,7 +146,7 @@ invitations.Invitations(root / "invitations").join(
 
 @pytest.mark.slow
 def test_killed_at_every_step_it_is_finished_by_the_same_key_and_by_no_other(tmp_path: Path) -> None:
-    from pushtrain.core.signing import parse_public
+    from pushtrain.core.wire.signing import parse_public
     from pushtrain.plumbing.keys.authorized import Authorized
 
     for step in range(1, 40):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.errors import ConfigError, UsageError
-from pushtrain.core.signing import public_text
+from pushtrain.core.wire.signing import public_text
 from pushtrain.plumbing.keys.sealing import (
     NotOurs,
     open_secret,

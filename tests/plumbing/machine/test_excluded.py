@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pushtrain.core.gpus import Trouble
+from pushtrain.core.runs.gpuhealth import Trouble
 from pushtrain.plumbing.machine.excluded import Excluded
 from pushtrain.testing import Clock, a_gpu
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from pushtrain.core.card import Gpu
+from pushtrain.core.values.card import Gpu
 from pushtrain.plumbing.machine import gpu
 from pushtrain.plumbing.machine.gpu import Sampler, inventory
 from pushtrain.testing.nvml import FakeCard, FakeNvml

@@ -9,7 +9,7 @@ import pytest
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.sandbox import Bubblewrap
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.isolation import JobNetwork
+from pushtrain.core.values.isolation import JobNetwork
 from pushtrain.plumbing.isolation.inside import command
 from pushtrain.plumbing.machine import gpu as gpus
 from pushtrain.plumbing.machine import gpudevices

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pushtrain.core.hours import WEEK, closes_in
+from pushtrain.core.text.hours import WEEK, closes_in
 from pushtrain.plumbing.data.download import Ask, Stream, Version
 from pushtrain.plumbing.data.ledger import Ledger, Quiet
 from pushtrain.plumbing.data.throttle import Throttle

@@ -2,10 +2,10 @@
 
 from itertools import count
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.command import TrainCommand
-from pushtrain.core.jobspec import Resources
-from pushtrain.core.run import Attempt, Run
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.run import Attempt, Run
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, SENDER, a_command, a_spec
 

@@ -7,9 +7,9 @@ import pytest
 
 from pushtrain.core.errors import Conflict
 from pushtrain.core.lifecycle import Exited, Prepared, Published, PublishFailed, Requeued
-from pushtrain.core.run import Attempt, GpuUse, Run
-from pushtrain.core.states import Reason
-from pushtrain.core.usage import DAY, Stood, Used, summed
+from pushtrain.core.runs.usage import DAY, Stood, Used, summed
+from pushtrain.core.values.run import Attempt, GpuUse, Run
+from pushtrain.core.values.states import Reason
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, REPOSITORY, SENDER, Clock, a_command
 

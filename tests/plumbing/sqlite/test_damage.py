@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pushtrain.cli.app import run
 from pushtrain.core.errors import StorageError, StoreDamaged
 from pushtrain.core.lifecycle import Exited, Prepared
-from pushtrain.core.run import Run
-from pushtrain.core.states import Reason, State
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Reason, State
 from pushtrain.plumbing.sqlite import checksums
 from pushtrain.plumbing.sqlite.database import MIGRATIONS, Database, copy_of, mark_of
 from pushtrain.plumbing.sqlite.salvage import recover

@@ -6,7 +6,7 @@ import apsw
 import pytest
 
 from pushtrain.core.lifecycle import Exited, Published
-from pushtrain.core.states import Outcome, Reason, State
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.plumbing.sqlite.database import MIGRATIONS
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, Clock, a_gpu

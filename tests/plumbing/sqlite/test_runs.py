@@ -7,15 +7,15 @@ import pytest
 from stored import accept, cell, claim
 
 from pushtrain.core.errors import NotFound
-from pushtrain.core.jobspec import Concurrency
 from pushtrain.core.lifecycle import (
     Exited,
     Prepared,
     Requeued,
 )
-from pushtrain.core.run import Artifact, GpuUse
-from pushtrain.core.states import Reason, State
-from pushtrain.core.turns import Bounds
+from pushtrain.core.runs.turns import Bounds
+from pushtrain.core.values.jobspec import Concurrency
+from pushtrain.core.values.run import Artifact, GpuUse
+from pushtrain.core.values.states import Reason, State
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, REPOSITORY, SENDER, Clock, a_command, a_gpu, a_spec
 

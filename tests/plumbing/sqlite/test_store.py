@@ -30,15 +30,15 @@ from pushtrain.core.lifecycle import (
     Requeued,
     advance,
 )
-from pushtrain.core.run import GpuUse, Run
-from pushtrain.core.states import Outcome, Reason, State
-from pushtrain.core.turns import Bounds
+from pushtrain.core.runs.turns import Bounds
+from pushtrain.core.values.run import GpuUse, Run
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.plumbing.sqlite.database import Database
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, Clock, a_command, a_gpu
 
 if TYPE_CHECKING:
-    from pushtrain.core.jobspec import Resources
+    from pushtrain.core.values.jobspec import Resources
 
 
 @pytest.fixture

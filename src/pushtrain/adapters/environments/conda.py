@@ -12,7 +12,7 @@ from typing import Final
 from pushtrain.adapters.environments.site import Site, chosen, key_of, lines_tail, read
 from pushtrain.adapters.environments.tool import INHERITED, without_credentials
 from pushtrain.core.errors import BuildError, NeedsCode
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.ports import Activation, Builder, Recipe
 
 TOOLS: Final = ("micromamba", "mamba", "conda", "pixi")

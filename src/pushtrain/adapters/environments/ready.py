@@ -8,7 +8,7 @@ from pathlib import Path
 from pushtrain.adapters.environments.python import fits, own
 from pushtrain.adapters.environments.site import Site
 from pushtrain.core.errors import BuildError
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.ports import Activation, Builder, Recipe
 
 

@@ -15,7 +15,7 @@ from pushtrain.adapters.environments.python import Interpreter, choose
 from pushtrain.adapters.environments.site import Site, chosen, key_of, read, toml
 from pushtrain.adapters.environments.tool import Task, Uv, settings, torch_part, uv_version
 from pushtrain.core.errors import BuildError
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.ports import Activation, Builder, Recipe
 
 _BLOCK: Final = re.compile(r"(?m)^# /// script$\n(?P<content>(?:^#(?:| .*)$\n)+?)^# ///$")

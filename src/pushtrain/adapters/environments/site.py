@@ -16,8 +16,8 @@ from typing import Any, Final
 import rfc8785
 
 from pushtrain.core.errors import BuildError
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
-from pushtrain.core.toml import loads
+from pushtrain.core.text.toml import loads
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
 
 _LARGEST: Final = 64 * 1024 * 1024
 """Bytes of one file that an environment is described in."""

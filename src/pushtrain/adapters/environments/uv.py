@@ -18,7 +18,7 @@ from pushtrain.adapters.environments.python import Interpreter, choose
 from pushtrain.adapters.environments.site import Site, chosen, inside, key_of, read, table, texts, toml
 from pushtrain.adapters.environments.tool import Task, Uv, settings, torch_part, uv_version
 from pushtrain.core.errors import BuildError
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.ports import Activation, Builder, Recipe
 
 _LOCAL: Final = re.compile(rb'^source = \{ (editable|virtual|directory|path) = "([^"]*)" \}', re.MULTILINE)

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from pushtrain.core import strictjson
 from pushtrain.core.errors import UsageError
-from pushtrain.core.push import Push
+from pushtrain.core.text import strictjson
+from pushtrain.core.values.push import Push
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")

@@ -13,7 +13,7 @@ from typing import Final
 
 from pushtrain.adapters.hosts.github_api import GitHubApi, limited, repository_path
 from pushtrain.core.errors import ConfigError, CredentialError, NotFound, Unreachable
-from pushtrain.core.forms import clean
+from pushtrain.core.text.forms import clean
 
 _FRESH: Final = 60.0
 """Seconds for which an answer counts."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pushtrain.adapters.hosts.github_api import GitHubApi, Reply, is_on, limited, repository_path
 from pushtrain.core.errors import ConfigError, CredentialError, Unreachable
-from pushtrain.core.status import Answer, CommitStatus, Later, Never, Told
+from pushtrain.core.wire.status import Answer, CommitStatus, Later, Never, Told
 
 _HOUR: Final = 3600.0
 _MINUTE: Final = 60.0

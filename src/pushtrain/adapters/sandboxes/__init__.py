@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.isolation import seccomp
 from pushtrain.ports import Cage

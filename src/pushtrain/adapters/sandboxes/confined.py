@@ -13,9 +13,9 @@ from typing import Final
 
 from pushtrain.adapters.sandboxes import Ground, demand_network
 from pushtrain.adapters.sandboxes.system import PROGRAMS, RESOLVERS
-from pushtrain.core.canaries import KNOWN
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.owner.canaries import KNOWN
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.plumbing.disk import shortcut
 from pushtrain.plumbing.isolation import etc, jobuser, landlock, nearby, seccomp
 from pushtrain.plumbing.machine import gpudevices

@@ -24,7 +24,7 @@ from typing import Final
 from pushtrain.adapters.sandboxes import Ground, demand_network
 from pushtrain.adapters.sandboxes.system import PROGRAMS
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.isolation import etc, jobuser, seccomp
 from pushtrain.plumbing.programs import process

@@ -1,7 +1,7 @@
 """No isolation: a job is an ordinary child of the executor and may do what its user may."""
 
 from pushtrain.adapters.sandboxes import Ground, demand_network
-from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.plumbing.disk import shortcut
 from pushtrain.ports import Cage, Enclosure
 

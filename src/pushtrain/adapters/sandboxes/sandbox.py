@@ -17,7 +17,7 @@ from typing import Final
 
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.system import PROGRAMS
-from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.plumbing.isolation import etc, jobuser, landlock, namespaces, seccomp
 from pushtrain.plumbing.machine import gpudevices
 from pushtrain.ports import Cage, Confinement, Enclosure, Landlock

@@ -13,7 +13,7 @@ from typing import Final
 
 from pushtrain.adapters.sandboxes import Ground, demand_network
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.plumbing.disk import shortcut
 from pushtrain.plumbing.isolation import jobuser, seccomp
 from pushtrain.ports import Cage, Confinement, Enclosure

@@ -13,17 +13,17 @@ from urllib.parse import parse_qsl
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from pushtrain.core import strictjson
-from pushtrain.core.card import Capacity, Challenge, ExecutorCard
-from pushtrain.core.command import TrainCommand, run_id
 from pushtrain.core.errors import Forbidden, NotFound, UsageError
-from pushtrain.core.gpustate import GpuRun, MachineGpus
-from pushtrain.core.queries import shown_run
-from pushtrain.core.run import Run, RunView
-from pushtrain.core.signing import IDEMPOTENCY, KEPT, MAX_SKEW, Message, Signed
-from pushtrain.core.usage import LONGEST_LEDGER, Usage
-from pushtrain.core.value import Value
-from pushtrain.core.wire import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, RunList
+from pushtrain.core.runs.gpustate import GpuRun, MachineGpus
+from pushtrain.core.runs.usage import LONGEST_LEDGER, Usage
+from pushtrain.core.text import strictjson
+from pushtrain.core.text.queries import shown_run
+from pushtrain.core.values.card import Capacity, Challenge, ExecutorCard
+from pushtrain.core.values.command import TrainCommand, run_id
+from pushtrain.core.values.run import Run, RunView
+from pushtrain.core.values.value import Value
+from pushtrain.core.wire.bodies import BYTES, JSON, LINES, MAX_LOG, MAX_PIECE, MAX_RUNS, RunList
+from pushtrain.core.wire.signing import IDEMPOTENCY, KEPT, MAX_SKEW, Message, Signed
 from pushtrain.executor.admission import Admission
 from pushtrain.executor.api.events import Listening
 from pushtrain.executor.api.stream import Reading

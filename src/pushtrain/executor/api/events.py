@@ -14,10 +14,10 @@ from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pushtrain.core.card import Capacity
 from pushtrain.core.errors import NotFound
-from pushtrain.core.frames import CapacityFrame, RunFrame
-from pushtrain.core.wire import BEAT, MAX_TOLD, PACE
+from pushtrain.core.values.card import Capacity
+from pushtrain.core.wire.bodies import BEAT, MAX_TOLD, PACE
+from pushtrain.core.wire.frames import CapacityFrame, RunFrame
 from pushtrain.executor.admission import Admission
 from pushtrain.executor.api.lines import Lines
 from pushtrain.executor.runs.shown import Shown

@@ -5,7 +5,7 @@ make. Whoever cannot is told one and the same, whatever the reason: no such invi
 all. Only a request with the right proof learns that the code was used, has expired, or that a clock is wrong,
 and every answer to it carries a proof of its own, so that nobody in between can make one up.
 
-Guesses are few: an invitation that was named `core.invitation.TRIES` times without the right proof is
+Guesses are few: an invitation that was named `core.wire.invitation.TRIES` times without the right proof is
 worthless. Beyond so many wrong requests a minute, whatever they name, the rest are told to come later: they
 are no answer, and whoever has the right code is let in meanwhile.
 """
@@ -20,10 +20,11 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import ValidationError
 
-from pushtrain.core import strictjson
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import Busy, PushtrainError, UsageError
-from pushtrain.core.invitation import (
+from pushtrain.core.text import strictjson
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.bodies import JSON
+from pushtrain.core.wire.invitation import (
     NAME,
     PROOF,
     Introduction,
@@ -33,8 +34,7 @@ from pushtrain.core.invitation import (
     nobodys,
     unproven,
 )
-from pushtrain.core.signing import MAX_SKEW, Message, Signed, fingerprint, parse_public, verify_request
-from pushtrain.core.wire import JSON
+from pushtrain.core.wire.signing import MAX_SKEW, Message, Signed, fingerprint, parse_public, verify_request
 from pushtrain.executor.admission import Admission
 
 MAX_INTRODUCTION: Final = 4096

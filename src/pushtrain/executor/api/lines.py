@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pushtrain.core.frames import Frame, seal
+from pushtrain.core.wire.frames import Frame, seal
 
 Write = Callable[[bytes], Awaitable[None]]
 

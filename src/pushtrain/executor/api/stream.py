@@ -15,10 +15,10 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.core.errors import Busy, PushtrainError
-from pushtrain.core.frames import BeatFrame, EndFrame, LogFrame, ViewFrame
-from pushtrain.core.run import LogChunk, RunView
-from pushtrain.core.states import State
-from pushtrain.core.wire import BEAT
+from pushtrain.core.values.run import LogChunk, RunView
+from pushtrain.core.values.states import State
+from pushtrain.core.wire.bodies import BEAT
+from pushtrain.core.wire.frames import BeatFrame, EndFrame, LogFrame, ViewFrame
 from pushtrain.executor.api import events
 from pushtrain.executor.api.events import Listening
 from pushtrain.executor.api.lines import Lines, Write

@@ -25,8 +25,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from pushtrain.core.errors import NotFound, PushtrainError, TooLarge, Unauthorized, UsageError
-from pushtrain.core.invitation import PATH as JOIN
-from pushtrain.core.signing import (
+from pushtrain.core.wire.bodies import MAX_BODY, ErrorBody
+from pushtrain.core.wire.invitation import PATH as JOIN
+from pushtrain.core.wire.signing import (
     AUDIENCE,
     UNKNOWN_KEY,
     Message,
@@ -37,9 +38,8 @@ from pushtrain.core.signing import (
     sign_response,
     verify_head,
 )
-from pushtrain.core.succession import HEADER as SUCCESSION
-from pushtrain.core.succession import of_header
-from pushtrain.core.wire import MAX_BODY, ErrorBody
+from pushtrain.core.wire.succession import HEADER as SUCCESSION
+from pushtrain.core.wire.succession import of_header
 from pushtrain.executor.api.calls import ROUTES, Call, Handler, Reply, Service
 from pushtrain.executor.api.joining import MAX_INTRODUCTION, Porch
 from pushtrain.executor.api.lines import Write
@@ -117,7 +117,7 @@ class _Door:
         """Verify a request, its body apart.
 
         Raises:
-            Unauthorized: See `core.signing.verify_head`.
+            Unauthorized: See `core.wire.signing.verify_head`.
         """
         found: list[tuple[Grant, bool]] = []
 
@@ -324,7 +324,7 @@ async def _read(scope: Scope, receive: Receive, *, most: int = MAX_BODY) -> byte
     for name, value in scope["headers"]:
         if name == b"content-encoding":
             raise _Unsupported("An encoded body is not taken.", mend="Send it without Content-Encoding.")
-        if name == b"content-length" and int(value) > most:  # digits, says `core.heads`
+        if name == b"content-length" and int(value) > most:  # digits, says `core.text.heads`
             raise _too_large(most)
     body = bytearray()
     more = True

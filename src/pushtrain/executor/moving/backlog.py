@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from pushtrain.core.errors import NotFound, PushtrainError
-from pushtrain.core.run import Run
+from pushtrain.core.values.run import Run
 from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)

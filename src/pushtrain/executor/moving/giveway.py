@@ -1,4 +1,4 @@
-"""Have an older push's run give way to a newer one's, as the job's `concurrency` says (`core.precedence`).
+"""Have an older push's run give way to a newer one's, as `concurrency` says (`core.runs.precedence`).
 
 The order of commits is asked of git, in the background: no caller waits for it. What was not decided yet when
 the executor died is decided at its next start; deciding twice changes nothing. Where the remote does not
@@ -9,10 +9,10 @@ import logging
 from collections.abc import Callable
 
 from pushtrain.core.errors import Conflict, StorageError
-from pushtrain.core.jobspec import Concurrency
-from pushtrain.core.precedence import GivesWay, giving_way, group_of
-from pushtrain.core.run import Run
-from pushtrain.core.states import Reason
+from pushtrain.core.runs.precedence import GivesWay, giving_way, group_of
+from pushtrain.core.values.jobspec import Concurrency
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Reason
 from pushtrain.executor.moving.backlog import Backlog
 from pushtrain.executor.runs.dispatch import Dispatch
 from pushtrain.plumbing.git.lineage import order

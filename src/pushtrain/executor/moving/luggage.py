@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.command import Checkpoint
 from pushtrain.core.errors import DataError, StorageError
-from pushtrain.core.run import Artifact, Run
+from pushtrain.core.values.command import Checkpoint
+from pushtrain.core.values.run import Artifact, Run
 from pushtrain.executor.results import artifacts
 from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.plumbing.attempts.rundir import RunDir

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pushtrain.core.command import Checkpoint
 from pushtrain.core.errors import Busy, Conflict
-from pushtrain.core.run import Run
-from pushtrain.core.states import State
+from pushtrain.core.values.command import Checkpoint
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import State
 from pushtrain.executor.moving import luggage
 from pushtrain.executor.moving.backlog import Backlog
 from pushtrain.executor.results import segments

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pushtrain.core.errors import PushtrainError
-from pushtrain.core.owner import MACHINE, Stance, Verdict
-from pushtrain.core.usage import DAY, Stood
+from pushtrain.core.owner.verdict import MACHINE, Stance, Verdict
+from pushtrain.core.runs.usage import DAY, Stood
 from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.plumbing.sqlite.store import Store

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.cardseen import Lent, card_seen, coming_back
-from pushtrain.core.gpus import LASTING, GpuSample, Trouble, trouble
-from pushtrain.core.owner import CardSeen
+from pushtrain.core.owner.verdict import CardSeen
+from pushtrain.core.runs.cardseen import Lent, card_seen, coming_back
+from pushtrain.core.runs.gpuhealth import LASTING, GpuSample, Trouble, trouble
+from pushtrain.core.values.card import Gpu
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.executor.owner.meter import Meter
 from pushtrain.plumbing.machine.excluded import Excluded

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Sequence
 
-from pushtrain.core.card import Gpu
 from pushtrain.core.errors import NotFound
-from pushtrain.core.gpustate import GpuRun, MachineGpus, state_of
+from pushtrain.core.runs.gpustate import GpuRun, MachineGpus, state_of
+from pushtrain.core.values.card import Gpu
 from pushtrain.executor.owner.landlord import BRISK, Landlord
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.executor.runs.dispatch import Dispatch

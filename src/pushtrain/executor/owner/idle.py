@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from pushtrain.core.owner import Verdict
-from pushtrain.core.ruling import spoken
-from pushtrain.core.states import Reason
+from pushtrain.core.owner.ruling import spoken
+from pushtrain.core.owner.verdict import Verdict
+from pushtrain.core.values.states import Reason
 from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.executor.owner.meter import Meter

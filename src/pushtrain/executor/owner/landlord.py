@@ -1,10 +1,11 @@
 """The owner always wins: watch the machine, say what may start, and ask for back what its owner needs.
 
-Each look takes what the GPUs and the machine tell, and `core.owner.judge` says how things stand. While our
-runs hold something a program of the owner's on a GPU is noticed within two seconds; while nothing is held and
-nothing waits, looks are rare, and a claim looks for itself first. The ladder: nothing new starts; what holds
-a card is asked for a checkpoint and gets its grace; with the owner short of memory it gets none, also where
-a grace was given before. What cannot be seen counts as the owner's wherever `core.owner` says so.
+Each look takes what the GPUs and the machine tell, and `core.owner.verdict.judge` says how things stand.
+While our runs hold something a program of the owner's on a GPU is noticed within two seconds; while nothing
+is held and nothing waits, looks are rare, and a claim looks for itself first. The ladder: nothing new starts;
+what holds a card is asked for a checkpoint and gets its grace; with the owner short of memory it gets none,
+also where a grace was given before. What cannot be seen counts as the owner's wherever `core.owner.verdict`
+says so.
 """
 
 import asyncio
@@ -15,9 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.jobspec import Resources
-from pushtrain.core.owner import (
+from pushtrain.core.owner.verdict import (
     NOTHING_SEEN,
     OwnerRules,
     Seen,
@@ -30,7 +29,9 @@ from pushtrain.core.owner import (
     waits,
 )
 from pushtrain.core.settings import Settings
-from pushtrain.core.states import Reason
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.states import Reason
 from pushtrain.executor.owner.cardwatch import Cards, CardWatch, Samples
 from pushtrain.executor.owner.lending import Holder, Terms
 from pushtrain.executor.owner.meter import Meter

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from pushtrain.core.card import Gpu
+from pushtrain.core.values.card import Gpu
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from pushtrain.core.gpus import GpuSample
-from pushtrain.core.run import Attempt, GpuUse
-from pushtrain.core.usage import Metered, gpu_use, metered
+from pushtrain.core.runs.gpuhealth import GpuSample
+from pushtrain.core.runs.usage import Metered, gpu_use, metered
+from pushtrain.core.values.run import Attempt, GpuUse
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk.files import replace

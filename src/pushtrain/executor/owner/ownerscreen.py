@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.forms import clean
-from pushtrain.core.owner import Stance, Verdict
+from pushtrain.core.owner.verdict import Stance, Verdict
+from pushtrain.core.text.forms import clean
+from pushtrain.core.values.card import Gpu
 from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.plumbing.owner.standing import CardStands, Program, Standing, write

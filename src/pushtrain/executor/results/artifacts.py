@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pushtrain.core.errors import GitError, PushtrainError, StorageError, UsageError
-from pushtrain.core.lent import bucket
-from pushtrain.core.run import Artifact
-from pushtrain.core.weburl import shown
+from pushtrain.core.owner.lent import bucket
+from pushtrain.core.text.weburl import shown
+from pushtrain.core.values.run import Artifact
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone
 from pushtrain.plumbing.git.mirror import Mirror

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pushtrain.core.redact import Mask
-from pushtrain.core.run import Artifact
+from pushtrain.core.text.redact import Mask
+from pushtrain.core.values.run import Artifact
 from pushtrain.executor.results.metrics import Metric
 
 MOST_CLEANED: Final = 64 * 1024 * 1024

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.run import Artifact
+from pushtrain.core.values.run import Artifact
 from pushtrain.executor.results.censor import Censor
 from pushtrain.executor.results.hardlinks import Links
 from pushtrain.ports import Stop

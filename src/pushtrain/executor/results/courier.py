@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from pushtrain.core.errors import Cancelled, IllegalTransition, PushtrainError, StorageError
 from pushtrain.core.lifecycle import Published as PublishedEvent
 from pushtrain.core.lifecycle import PublishFailed
-from pushtrain.core.run import Run
+from pushtrain.core.values.run import Run
 from pushtrain.executor.results.harvest import harvested
 from pushtrain.executor.results.publish import Publishable, Published
 from pushtrain.plumbing.attempts.rundir import RunDir

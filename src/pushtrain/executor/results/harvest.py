@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from pushtrain.core.redact import NOTHING, Mask
-from pushtrain.core.run import Artifact, Run
-from pushtrain.core.value import Value
+from pushtrain.core.text.redact import NOTHING, Mask
+from pushtrain.core.values.run import Artifact, Run
+from pushtrain.core.values.value import Value
 from pushtrain.executor.results.censor import Censor, without_secrets
 from pushtrain.executor.results.collect import collect
 from pushtrain.executor.results.metrics import Metric, candidates, gather, joined

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from pushtrain.core.errors import NotFound
-from pushtrain.core.run import Run
-from pushtrain.core.status import Answer, CommitStatus, Later, Never, Verdict
+from pushtrain.core.values.run import Run
+from pushtrain.core.wire.status import Answer, CommitStatus, Later, Never, Verdict
 from pushtrain.executor.results.status import status_of
 from pushtrain.plumbing.sqlite.store import Store
 

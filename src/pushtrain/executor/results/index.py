@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from pushtrain.core.run import Run
+from pushtrain.core.values.run import Run
 from pushtrain.executor.results import markdown as md
 from pushtrain.executor.results import plot
 from pushtrain.executor.results.metrics import Metric

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from pushtrain.core.value import Value
+from pushtrain.core.values.value import Value
 from pushtrain.ports import MetricsFormat, Series
 
 MOST_SERIES: Final = 200

@@ -10,8 +10,8 @@ from typing import Final
 
 from pydantic import Field, ValidationError
 
-from pushtrain.core.run import Run
-from pushtrain.core.value import Value
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.value import Value
 from pushtrain.plumbing.attempts.records import write_record
 from pushtrain.plumbing.attempts.rundir import RunDir
 

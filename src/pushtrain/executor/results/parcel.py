@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain import __version__
-from pushtrain.core.card import Gpu
 from pushtrain.core.errors import Cancelled, PushtrainError, StorageError
-from pushtrain.core.redact import NOTHING, Mask
-from pushtrain.core.run import Artifact, Attempt, Run, RunEvent
 from pushtrain.core.settings import ExecutorSettings
+from pushtrain.core.text.redact import NOTHING, Mask
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.run import Artifact, Attempt, Run, RunEvent
 from pushtrain.executor.results import artifacts, report
 from pushtrain.executor.results.collect import place
 from pushtrain.executor.results.harvest import Harvest, harvest

@@ -26,13 +26,13 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from pushtrain.core.card import Gpu
 from pushtrain.core.errors import Cancelled, PushRejected, PushtrainError
 from pushtrain.core.policy import SHARED_FOLDER
-from pushtrain.core.redact import Mask
-from pushtrain.core.run import Artifact, Run
 from pushtrain.core.settings import ExecutorSettings
-from pushtrain.core.value import RESULTS_BRANCH
+from pushtrain.core.text.redact import Mask
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.run import Artifact, Run
+from pushtrain.core.values.value import RESULTS_BRANCH
 from pushtrain.executor.results import index
 from pushtrain.executor.results.offered import is_ours, offer, offers
 from pushtrain.executor.results.parcel import Packer, Parcel, Publishable

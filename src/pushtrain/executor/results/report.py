@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pushtrain.core.queries import shown_command, shown_run
-from pushtrain.core.redact import NOTHING, Mask
-from pushtrain.core.run import Artifact, Attempt, Run, RunEvent
-from pushtrain.core.states import Outcome
-from pushtrain.core.value import Value
-from pushtrain.core.weburl import shown
+from pushtrain.core.text.queries import shown_command, shown_run
+from pushtrain.core.text.redact import NOTHING, Mask
+from pushtrain.core.text.weburl import shown
+from pushtrain.core.values.run import Artifact, Attempt, Run, RunEvent
+from pushtrain.core.values.states import Outcome
+from pushtrain.core.values.value import Value
 from pushtrain.executor.results import markdown as md
 from pushtrain.executor.results import plot, segments
 from pushtrain.executor.results.metrics import Metric

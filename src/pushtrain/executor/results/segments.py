@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Sequence
 
-from pushtrain.core.command import Segment
-from pushtrain.core.run import Attempt, Run
+from pushtrain.core.values.command import Segment
+from pushtrain.core.values.run import Attempt, Run
 from pushtrain.executor.results import markdown as md
 from pushtrain.executor.results.wording import duration, moment
 

@@ -7,9 +7,9 @@ new until publishing has failed once, because the next thing it says is better.
 from typing import Final
 from urllib.parse import quote
 
-from pushtrain.core.run import Attempt, Run
-from pushtrain.core.states import Outcome, Reason, State
-from pushtrain.core.status import CommitStatus, Verdict
+from pushtrain.core.values.run import Attempt, Run
+from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.core.wire.status import CommitStatus, Verdict
 from pushtrain.executor.results.publish import target
 from pushtrain.executor.results.wording import duration, headline
 

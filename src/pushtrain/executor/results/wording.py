@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
-from pushtrain.core.run import GpuUse, Run
-from pushtrain.core.states import Outcome, Reason
+from pushtrain.core.values.run import GpuUse, Run
+from pushtrain.core.values.states import Outcome, Reason
 from pushtrain.executor.results import markdown as md
 
 _MARKS: Final = {

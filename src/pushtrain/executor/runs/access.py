@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.network import allows, settle
+from pushtrain.core.owner.network import allows, settle
+from pushtrain.core.values.isolation import JobNetwork
 from pushtrain.plumbing.isolation.uplink import Uplink, Uplinks
 
 

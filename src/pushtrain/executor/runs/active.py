@@ -7,8 +7,8 @@ who preempts, in either order, and a shorter grace over a longer one.
 
 import threading
 
-from pushtrain.core.run import Attempt, Progress, Run
-from pushtrain.core.states import Reason
+from pushtrain.core.values.run import Attempt, Progress, Run
+from pushtrain.core.values.states import Reason
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.variables import attempt_mark

@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.rules import GIB, Limits
+from pushtrain.core.owner.rules import GIB, Limits
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.isolation import JobNetwork
 from pushtrain.plumbing.attempts.records import Limited
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk.state import StateFolder

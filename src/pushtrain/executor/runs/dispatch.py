@@ -19,8 +19,8 @@ from typing import Final, ParamSpec, TypeVar
 from pushtrain.core.errors import Cancelled, Conflict, PushtrainError, StorageError
 from pushtrain.core.lifecycle import Cancelled as CancelledEvent
 from pushtrain.core.lifecycle import Event, Prepared, PrepareFailed, Requeued
-from pushtrain.core.run import Attempt, Progress, Run
-from pushtrain.core.states import Reason, Stage
+from pushtrain.core.values.run import Attempt, Progress, Run
+from pushtrain.core.values.states import Reason, Stage
 from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.owner.lending import ALL, Holder, Terms
 from pushtrain.executor.runs import launch

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pushtrain.core.errors import Cancelled, Conflict, StorageError
-from pushtrain.core.gpus import Trouble, diagnosis
 from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, Requeued, unless_cancelled
-from pushtrain.core.room import part
-from pushtrain.core.run import Attempt, Run
-from pushtrain.core.states import Reason, State
+from pushtrain.core.runs.gpuhealth import Trouble, diagnosis
+from pushtrain.core.runs.room import part
+from pushtrain.core.values.run import Attempt, Run
+from pushtrain.core.values.states import Reason, State
 from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.results import segments
 from pushtrain.executor.results.metrics import steps_in

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from pushtrain.core.errors import BuildError, NeedsCode
-from pushtrain.core.forms import script_of
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.jobspec import EnvironmentKind, EnvironmentSpec, JobSpec
+from pushtrain.core.text.forms import script_of
+from pushtrain.core.values.isolation import JobNetwork
+from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec, JobSpec
 from pushtrain.executor.runs.access import Line
 from pushtrain.executor.runs.cages import compiling_cage
 from pushtrain.executor.runs.workshop import Workshop

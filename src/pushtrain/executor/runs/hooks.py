@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pushtrain.core import rules
 from pushtrain.core.errors import ConfigError
-from pushtrain.core.forms import clean
 from pushtrain.core.lifecycle import Event, outcome_of
-from pushtrain.core.ruling import BEFORE, Refusal, Sender
-from pushtrain.core.run import Attempt, Run
+from pushtrain.core.owner import rules
+from pushtrain.core.owner.ruling import BEFORE, Refusal, Sender
+from pushtrain.core.text.forms import clean
+from pushtrain.core.values.run import Attempt, Run
 from pushtrain.plumbing.keys.ownership import demand_own
 from pushtrain.plumbing.programs import process
 from pushtrain.ports import Stop

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core import queries
 from pushtrain.core.errors import Cancelled, DataError, Forbidden, GitError, PushtrainError, fit
-from pushtrain.core.isolation import JobNetwork
-from pushtrain.core.jobspec import DataSource, JobSpec, PreemptSignal
-from pushtrain.core.rules import Limits
-from pushtrain.core.run import Attempt, Fetched, Progress, Run, StageTime
-from pushtrain.core.states import Reason, Stage
+from pushtrain.core.owner.rules import Limits
+from pushtrain.core.text import queries
+from pushtrain.core.values.isolation import JobNetwork
+from pushtrain.core.values.jobspec import DataSource, JobSpec, PreemptSignal
+from pushtrain.core.values.run import Attempt, Fetched, Progress, Run, StageTime
+from pushtrain.core.values.states import Reason, Stage
 from pushtrain.executor.moving import luggage
 from pushtrain.executor.rulebook import Against
 from pushtrain.executor.runs import library

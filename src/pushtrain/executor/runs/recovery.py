@@ -9,8 +9,8 @@ import asyncio
 from typing import Final
 
 from pushtrain.core.lifecycle import Cancelled, Event, Prepared, Requeued
-from pushtrain.core.run import Progress, Run
-from pushtrain.core.states import Reason, Stage, State
+from pushtrain.core.values.run import Progress, Run
+from pushtrain.core.values.states import Reason, Stage, State
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.active import Active
 from pushtrain.plumbing.attempts.records import StopOrder

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core import queries
 from pushtrain.core.errors import NotFound
-from pushtrain.core.redact import NOTHING, Mask
-from pushtrain.core.run import LogChunk, Progress, Run, RunView
-from pushtrain.core.states import State
+from pushtrain.core.text import queries
+from pushtrain.core.text.redact import NOTHING, Mask
+from pushtrain.core.values.run import LogChunk, Progress, Run, RunView
+from pushtrain.core.values.states import State
 from pushtrain.executor.runs.vault import Vault
 from pushtrain.plumbing.attempts.cleanlog import read_clean
 from pushtrain.plumbing.attempts.log import log_size

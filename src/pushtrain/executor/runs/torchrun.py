@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final
 
-from pushtrain.core.jobspec import JobSpec, Launcher
+from pushtrain.core.values.jobspec import JobSpec, Launcher
 
 LOOPBACK: Final = "127.0.0.1"
 

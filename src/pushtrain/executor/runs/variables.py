@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.run import Run
+from pushtrain.core.values.run import Run
 from pushtrain.executor.runs.torchrun import free_port, meeting_point
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.programs.proc import ATTEMPT_MARK

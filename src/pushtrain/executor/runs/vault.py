@@ -17,11 +17,12 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import SecretError, StorageError
-from pushtrain.core.patterns import selects
-from pushtrain.core.redact import Mask
-from pushtrain.core.secrets import (
+from pushtrain.core.settings import OwnerSecret
+from pushtrain.core.text.patterns import selects
+from pushtrain.core.text.redact import Mask
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.wire.secrets import (
     Sealed,
     Wanted,
     best,
@@ -33,7 +34,6 @@ from pushtrain.core.secrets import (
     unsound,
     value_problem,
 )
-from pushtrain.core.settings import OwnerSecret
 from pushtrain.plumbing.attempts import given
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk.files import replace

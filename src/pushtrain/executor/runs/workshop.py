@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.isolation import Isolation, JobNetwork
-from pushtrain.core.rules import Rules
+from pushtrain.core.owner.rules import Rules
+from pushtrain.core.runs.turns import Bounds
 from pushtrain.core.settings import ExecutorSettings
-from pushtrain.core.turns import Bounds
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.executor.owner.meter import Meter
 from pushtrain.executor.rulebook import Rulebook
 from pushtrain.executor.runs.access import Access

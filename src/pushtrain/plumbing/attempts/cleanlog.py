@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.redact import STAR, Mask
-from pushtrain.core.run import LogChunk
+from pushtrain.core.text.redact import STAR, Mask
+from pushtrain.core.values.run import LogChunk
 from pushtrain.plumbing.attempts.log import hole, read_log
 from pushtrain.plumbing.disk.files import sync_folder
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pushtrain.core.redact import NOTHING, Mask
+from pushtrain.core.text.redact import NOTHING, Mask
 from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.keys.sealing import NotOurs, seal, unseal

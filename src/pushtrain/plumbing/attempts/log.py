@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pushtrain.core.run import LogChunk
+from pushtrain.core.values.run import LogChunk
 
 
 def read_log(path: Path, attempt: int, offset: int, limit: int, *, ended: bool) -> LogChunk:

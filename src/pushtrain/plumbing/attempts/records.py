@@ -12,9 +12,9 @@ from typing import Final, TypeVar
 from pydantic import Field, ValidationError
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.run import StageTime
-from pushtrain.core.states import Reason
-from pushtrain.core.value import Value
+from pushtrain.core.values.run import StageTime
+from pushtrain.core.values.states import Reason
+from pushtrain.core.values.value import Value
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.ports import Enclosure
 

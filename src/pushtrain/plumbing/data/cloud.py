@@ -2,7 +2,7 @@
 
 Needs the `cloud` extra. Credentials, and the server that they go to, are those of the executor's own
 environment (`AWS_…`, `GOOGLE_…`, `AZURE_…`), never a job's; a job gives a bucket's name and a path, and
-comes here only where the owner lends the credentials (`core.lent`).
+comes here only where the owner lends the credentials (`core.owner.lent`).
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Cloud:
 
         Args:
             scheme: `s3`, `gs` or `az`.
-            bucket: A name and nothing else, as `core.lent.bucket` reads it.
+            bucket: A name and nothing else, as `core.owner.lent.bucket` reads it.
             path: The object's, not quoted.
 
         Raises:

@@ -17,9 +17,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.response import HTTPResponse
 
-from pushtrain.core.addresses import Address
 from pushtrain.core.errors import DataError
-from pushtrain.core.outward import Outward
+from pushtrain.core.owner.outward import Outward
+from pushtrain.core.text.addresses import Address
 from pushtrain.plumbing.data import neighbours
 from pushtrain.plumbing.http.pace import Pace
 

@@ -13,8 +13,8 @@ from urllib.parse import quote, unquote
 import urllib3
 
 from pushtrain.core.errors import DataError
-from pushtrain.core.lent import bucket
-from pushtrain.core.weburl import shown
+from pushtrain.core.owner.lent import bucket
+from pushtrain.core.text.weburl import shown
 from pushtrain.plumbing.data.cloud import SCHEMES, Cloud
 from pushtrain.plumbing.data.download import Opener
 from pushtrain.plumbing.data.terms import Terms

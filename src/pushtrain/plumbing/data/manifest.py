@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from urllib.parse import quote
 
 from pushtrain.core.errors import Cancelled, DataError
-from pushtrain.core.weburl import shown
+from pushtrain.core.text.weburl import shown
 from pushtrain.plumbing.data.download import Got
 from pushtrain.plumbing.data.unpack import member_path
 from pushtrain.plumbing.programs.proc import boot_id

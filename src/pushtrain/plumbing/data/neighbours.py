@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.addresses import Address, Network
+from pushtrain.core.text.addresses import Address, Network
 
 _ROUTES: Final = Path("/proc/net/route")
 _ROUTES6: Final = Path("/proc/net/ipv6_route")

@@ -26,8 +26,8 @@ from typing import Final, Self, cast
 from urllib.parse import urlsplit
 
 from pushtrain.core.errors import DataError
-from pushtrain.core.outward import Outward
-from pushtrain.core.weburl import WebAddress, read
+from pushtrain.core.owner.outward import Outward
+from pushtrain.core.text.weburl import WebAddress, read
 from pushtrain.plumbing.data import dial
 
 NAMES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")

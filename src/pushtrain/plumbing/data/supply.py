@@ -25,10 +25,10 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pushtrain.core.errors import DataError, StorageError
-from pushtrain.core.jobspec import DataSource
-from pushtrain.core.queries import without_query
-from pushtrain.core.run import Fetched
-from pushtrain.core.weburl import shown
+from pushtrain.core.text.queries import without_query
+from pushtrain.core.text.weburl import shown
+from pushtrain.core.values.jobspec import DataSource
+from pushtrain.core.values.run import Fetched
 from pushtrain.plumbing.data.doors import Doors
 from pushtrain.plumbing.data.download import Bounds, Got, Opener, Version, download
 from pushtrain.plumbing.data.manifest import FolderFetch, below, parse

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pushtrain.core.errors import DataError
-from pushtrain.core.lent import covers
-from pushtrain.core.outward import Outward
-from pushtrain.core.rules import Rules
+from pushtrain.core.owner.lent import covers
+from pushtrain.core.owner.outward import Outward
+from pushtrain.core.owner.rules import Rules
 from pushtrain.plumbing.data.unpack import Limits
 
 
@@ -46,7 +46,7 @@ class Terms:
     outward: Outward | None = None
     """Whom it may ask; None: anybody, as a person may on a machine of their own."""
     credentials: tuple[str, ...] | None = None
-    """Where this machine's own credentials may go, as `core.lent` reads it; None: everywhere."""
+    """Where this machine's own credentials may go, as `core.owner.lent` reads it; None: everywhere."""
     limits: Limits = field(default_factory=Limits)
     """What one file or archive may come to."""
     arriving: Callable[[int], None] = lambda _: None

@@ -1,7 +1,7 @@
 """Files by http and https: an `Opener` for `plumbing.data.download`.
 
 Redirects are followed by us, five at most, never from https to http, and a token goes to the host that it
-is meant for and to no other. Every URL, a redirect's too, is read by `core.weburl` and judged before
+is meant for and to no other. Every URL, a redirect's too, is read by `core.text.weburl` and judged before
 anything is asked of it; every connection comes from `Web._connections`, whose sockets `plumbing.data.dial`
 judges by their addresses and `plumbing.http.pace` watches. Nothing that a server sends is decompressed, kept
 beyond its use, or read without a bound.
@@ -27,8 +27,8 @@ from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 
 from pushtrain import __version__
 from pushtrain.core.errors import DataError
-from pushtrain.core.outward import Outward
-from pushtrain.core.weburl import WebAddress, read, shown
+from pushtrain.core.owner.outward import Outward
+from pushtrain.core.text.weburl import WebAddress, read, shown
 from pushtrain.plumbing.data import dial
 from pushtrain.plumbing.data.download import Ask, Interrupted, Opener, Restart, Stream, Version
 from pushtrain.plumbing.http.pace import Pace

@@ -17,7 +17,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from pushtrain.core.errors import Cloned, StorageError
-from pushtrain.core.value import Value
+from pushtrain.core.values.value import Value
 from pushtrain.plumbing.disk.files import replace
 
 MACHINE_IDS: Final = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import GitError, StorageError
-from pushtrain.core.outward import Outward
+from pushtrain.core.owner.outward import Outward
 from pushtrain.plumbing.git import lfs as lfs_store
 from pushtrain.plumbing.git.command import GUARDED, LONGEST, Git
 from pushtrain.plumbing.git.complaint import UnsafeContent

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import ConfigError, NotFound
-from pushtrain.core.push import NO_COMMIT
+from pushtrain.core.values.push import NO_COMMIT
 from pushtrain.plumbing.git.command import Git
 from pushtrain.plumbing.git.complaint import PrintedTooMuch
 from pushtrain.plumbing.git.remotes import check_commit

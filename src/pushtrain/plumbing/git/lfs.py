@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import GitError, UsageError
-from pushtrain.core.lfsapi import endpoint
-from pushtrain.core.outward import Outward
+from pushtrain.core.owner.outward import Outward
+from pushtrain.core.wire.lfsapi import endpoint
 from pushtrain.plumbing.git.command import LONGEST, Git
 from pushtrain.plumbing.git.complaint import UnsafeContent
 from pushtrain.plumbing.git.remotes import key_of, validate_remote

@@ -17,11 +17,11 @@ from pathlib import Path
 from threading import Event
 from typing import Final
 
-from pushtrain.core import lfsapi
 from pushtrain.core.errors import Cancelled, DataError, GitError
-from pushtrain.core.lfsapi import Source
-from pushtrain.core.outward import Outward
-from pushtrain.core.weburl import shown
+from pushtrain.core.owner.outward import Outward
+from pushtrain.core.text.weburl import shown
+from pushtrain.core.wire import lfsapi
+from pushtrain.core.wire.lfsapi import Source
 from pushtrain.plumbing.data.download import Bounds, download
 from pushtrain.plumbing.data.web import Web
 from pushtrain.plumbing.git.command import LONGEST

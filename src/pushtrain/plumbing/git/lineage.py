@@ -3,7 +3,7 @@
 import contextlib
 
 from pushtrain.core.errors import NotFound
-from pushtrain.core.precedence import Order
+from pushtrain.core.runs.precedence import Order
 from pushtrain.plumbing.git.mirror import Mirror
 
 

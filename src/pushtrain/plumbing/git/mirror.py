@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import GitError, NotFound, PushtrainError
-from pushtrain.core.outward import Outward
+from pushtrain.core.owner.outward import Outward
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.checkout import Checkout, PristineTree
 from pushtrain.plumbing.git.command import FETCH, GUARDED, LONGEST, Git

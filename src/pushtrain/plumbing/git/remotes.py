@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from pushtrain.core.errors import UsageError
-from pushtrain.core.value import RepositoryKey
+from pushtrain.core.values.value import RepositoryKey
 
 _USER: Final = r"[A-Za-z0-9_][A-Za-z0-9._+-]*"
 _SCP: Final = re.compile(rf"(?P<user>{_USER}@)?(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?P<path>[^:-][^:]*)")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pushtrain.core.errors import NotFound, PushRejected
-from pushtrain.core.place import Place
+from pushtrain.core.wire.place import Place
 from pushtrain.plumbing.git.branch import Branch, NewCommit
 from pushtrain.plumbing.git.commits import parse_heads
 from pushtrain.plumbing.git.mirror import Mirror

@@ -11,8 +11,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pushtrain.core.errors import DataError, GitError, PushtrainError
-from pushtrain.core.outward import Outward
-from pushtrain.core.weburl import read
+from pushtrain.core.owner.outward import Outward
+from pushtrain.core.text.weburl import read
 from pushtrain.plumbing.data.dial import judge
 from pushtrain.plumbing.git.remotes import is_local, key_of
 

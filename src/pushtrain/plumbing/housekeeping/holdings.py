@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pushtrain.core.lean import Kind, Piece
-from pushtrain.core.states import State
+from pushtrain.core.runs.lean import Kind, Piece
+from pushtrain.core.values.states import State
 from pushtrain.plumbing.attempts.rundir import RunDir, held
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.plumbing.disk.ownfolders import own_name

@@ -1,8 +1,8 @@
 """Keep a state folder lean: what served its purpose goes, and under a budget what was used least.
 
-`collect` looks at the disk and takes away what `core.lean` chooses; `tend` is for once a day; `apart` does
-both in a process of its own, behind everybody else: to look at a million files takes seconds, in which nobody
-should wait. All may be cut short at any line and called again, by several processes at once. What was
+`collect` looks at the disk and takes away what `core.runs.lean` chooses; `tend` is for once a day; `apart`
+does both in a process of its own, behind everybody else: to look at a million files takes seconds, in which
+nobody should wait. All may be cut short at any line and called again, by several processes at once. What was
 promised, what a run needs and what nobody else has is never taken.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import GitError, PushtrainError, StorageError
-from pushtrain.core.lean import Disk, Piece, beyond_help, budget_of, choose
+from pushtrain.core.runs.lean import Disk, Piece, beyond_help, budget_of, choose
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.plumbing.data.supply import forget_notes
 from pushtrain.plumbing.disk import shortcut

@@ -5,7 +5,8 @@ the class that it was raised in there. `Unreachable` means that nothing believab
 whether the request may have arrived all the same.
 
 Nothing but a challenge leaves for an address at which the executor has not proven within the last seconds
-that it is at home there (`core.address`). A challenge tells who asks and whom, and nothing of what is wanted.
+that it is at home there (`core.wire.address`). A challenge tells who asks and whom, and nothing of what is
+wanted.
 """
 
 import secrets
@@ -19,9 +20,6 @@ from urllib.parse import quote, urlencode
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import ValidationError
 
-from pushtrain.core.address import elsewhere
-from pushtrain.core.card import Challenge, ExecutorCard
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import (
     Busy,
     NotFound,
@@ -29,7 +27,16 @@ from pushtrain.core.errors import (
     Unauthorized,
     Unreachable,
 )
-from pushtrain.core.frames import (
+from pushtrain.core.runs.gpustate import MachineGpus
+from pushtrain.core.runs.usage import Usage
+from pushtrain.core.values.card import Challenge, ExecutorCard
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import Artifact, LogChunk, Run, RunView
+from pushtrain.core.values.states import Outcome
+from pushtrain.core.values.value import Value
+from pushtrain.core.wire.address import elsewhere
+from pushtrain.core.wire.bodies import BEAT, MAX_BODY, MAX_LINE, MAX_PIECE, RunList
+from pushtrain.core.wire.frames import (
     BeatFrame,
     CapacityFrame,
     EndFrame,
@@ -39,13 +46,7 @@ from pushtrain.core.frames import (
     ViewFrame,
     unseal,
 )
-from pushtrain.core.gpustate import MachineGpus
-from pushtrain.core.run import Artifact, LogChunk, Run, RunView
-from pushtrain.core.signing import fingerprint
-from pushtrain.core.states import Outcome
-from pushtrain.core.usage import Usage
-from pushtrain.core.value import Value
-from pushtrain.core.wire import BEAT, MAX_BODY, MAX_LINE, MAX_PIECE, RunList
+from pushtrain.core.wire.signing import fingerprint
 from pushtrain.plumbing.http.connection import Connection, Request
 from pushtrain.plumbing.http.patience import Retry
 from pushtrain.plumbing.http.pieces import fetch
@@ -67,7 +68,7 @@ class ExecutorClient:
         url: Where it is: `https://lab.example`, `http://127.0.0.1:8421`.
         public_key: The key that it must prove with every answer.
         identity: Ours; signs what we ask.
-        succession: What our former keys said of it, as a header (`core.succession`).
+        succession: What our former keys said of it, as a header (`core.wire.succession`).
         met: Told the executor's card whenever it has proven who it is.
         timeout: Seconds for an answer to begin.
         patience: Seconds for which `follow` and `artifact` try to come back after a cut.

@@ -31,7 +31,8 @@ from urllib3.exceptions import (
 
 from pushtrain import __version__
 from pushtrain.core.errors import PushtrainError, Unauthorized, Unreachable, UsageError
-from pushtrain.core.signing import (
+from pushtrain.core.wire.bodies import ErrorBody
+from pushtrain.core.wire.signing import (
     UNKNOWN_KEY,
     Message,
     fields,
@@ -40,8 +41,7 @@ from pushtrain.core.signing import (
     sign_request,
     verify_response,
 )
-from pushtrain.core.succession import HEADER as SUCCESSION
-from pushtrain.core.wire import ErrorBody
+from pushtrain.core.wire.succession import HEADER as SUCCESSION
 from pushtrain.plumbing.http.onepiece import in_one_piece
 
 _MOST: Final = 64 * 1024 * 1024

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pushtrain.core.errors import Busy, DataError, StorageError, Unreachable
-from pushtrain.core.run import Artifact
+from pushtrain.core.values.run import Artifact
 from pushtrain.plumbing.disk.files import sync_folder
 from pushtrain.plumbing.http.patience import Retry
 from pushtrain.ports import Report

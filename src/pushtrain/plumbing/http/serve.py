@@ -6,12 +6,12 @@ request.
 
 Callers are nobody until the application says that one has proven who it is (`proven`):
 
-- A request has to be whole within seconds of its first byte, and a stranger has to take its answer as soon.
-- A connection is always taken. When there are too many, the oldest that has proven nothing is hung up on:
-  behind a tunnel all callers have one address, so only what they have shown can tell them apart. Whoever
-  floods the server pushes out his own connections; a signed request is through in milliseconds.
-- A head that two readers could read in two ways is refused (`core.heads`), and nothing may follow a request
-  before its answer: neither is needed by anybody who means well.
+- A request has to be whole within seconds of its first byte, and a stranger has to take its answer as soon. -
+A connection is always taken. When there are too many, the oldest that has proven nothing is hung up on:
+behind a tunnel all callers have one address, so only what they have shown can tell them apart. Whoever floods
+the server pushes out his own connections; a signed request is through in milliseconds. - A head that two
+readers could read in two ways is refused (`core.text.heads`), and nothing may follow a request before its
+answer: neither is needed by anybody who means well.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from pushtrain.core import heads
 from pushtrain.core.errors import Conflict, PushtrainError, UsageError
+from pushtrain.core.text import heads
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from pushtrain.core.addresses import why_not_public
 from pushtrain.core.errors import BuildError, PushtrainError
-from pushtrain.core.forms import Wrong
-from pushtrain.core.isolation import Isolation, JobNetwork
-from pushtrain.core.outward import Outward, listed
-from pushtrain.core.rules import Limits
-from pushtrain.core.weburl import PORTS
+from pushtrain.core.owner.outward import Outward, listed
+from pushtrain.core.owner.rules import Limits
+from pushtrain.core.text.addresses import why_not_public
+from pushtrain.core.text.forms import Wrong
+from pushtrain.core.text.weburl import PORTS
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.plumbing.data import outproxy
 from pushtrain.plumbing.data.outproxy import JudgedProxy
 from pushtrain.plumbing.isolation.inside import command

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.canaries import Act
+from pushtrain.core.owner.canaries import Act
 from pushtrain.plumbing.isolation import canary
 
 _MOST_FILES: Final = 10

@@ -22,9 +22,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pushtrain.core.canaries import Act, Findings, Result
 from pushtrain.core.errors import PushtrainError
-from pushtrain.core.isolation import Isolation, JobNetwork
+from pushtrain.core.owner.canaries import Act, Findings, Result
+from pushtrain.core.values.isolation import Isolation, JobNetwork
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.isolation import canary, jobuser, nearby
 from pushtrain.plumbing.isolation.inside import command

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import ConfigError, StorageError
-from pushtrain.core.network import PRIVATE
+from pushtrain.core.owner.network import PRIVATE
 from pushtrain.plumbing.isolation import keeper as keeper_module
 from pushtrain.plumbing.isolation import namespaces
 from pushtrain.plumbing.programs import proc

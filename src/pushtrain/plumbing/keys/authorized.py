@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pushtrain.core.errors import UsageError
-from pushtrain.core.grants import (
+from pushtrain.core.wire.grants import (
     OWNER,
     Grant,
     Scope,
@@ -20,8 +20,8 @@ from pushtrain.core.grants import (
     moment,
     word,
 )
-from pushtrain.core.signing import parse_public, public_text
-from pushtrain.core.succession import LONGEST_OVERLAP, chain, known_from, read
+from pushtrain.core.wire.signing import parse_public, public_text
+from pushtrain.core.wire.succession import LONGEST_OVERLAP, chain, known_from, read
 from pushtrain.plumbing.keys.identity import Identity, load_or_create
 from pushtrain.plumbing.keys.keyfile import KeyFile
 from pushtrain.plumbing.keys.keyline import chosen, date_of, listed, only, when, with_kin
@@ -68,7 +68,7 @@ class Authorized:
 
         Args:
             key_id: The unknown key's fingerprint.
-            texts: The statements that it shows (`core.succession`).
+            texts: The statements that it shows (`core.wire.succession`).
         """
         return self._heir(self._file.entries(), key_id, texts)[0]
 

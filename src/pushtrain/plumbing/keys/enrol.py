@@ -17,10 +17,11 @@ from pydantic import ValidationError
 from urllib3.exceptions import HTTPError
 
 from pushtrain import __version__
-from pushtrain.core.card import ExecutorCard
 from pushtrain.core.errors import PushtrainError, Unauthorized, Unreachable
-from pushtrain.core.grants import Terms
-from pushtrain.core.invitation import (
+from pushtrain.core.values.card import ExecutorCard
+from pushtrain.core.wire.bodies import ErrorBody
+from pushtrain.core.wire.grants import Terms
+from pushtrain.core.wire.invitation import (
     NAME,
     PATH,
     PROOF,
@@ -31,8 +32,14 @@ from pushtrain.core.invitation import (
     asking_proof,
     proves,
 )
-from pushtrain.core.signing import Message, fields, parse_public, public_text, sign_request, verify_response
-from pushtrain.core.wire import ErrorBody
+from pushtrain.core.wire.signing import (
+    Message,
+    fields,
+    parse_public,
+    public_text,
+    sign_request,
+    verify_response,
+)
 from pushtrain.plumbing.http.connection import last_words, pool
 
 _MOST: Final = 256 * 1024

@@ -1,9 +1,9 @@
 """This machine's identity: its private key, the keys whose place this one took, and what these said of it.
 
 All of it is one file that only its user can read, `identity.key`: the current key first, as PEM; then the
-statements (`core.succession`), a line each; then the former keys that still count. A rotation is one rename:
-whoever is killed leaves the old identity or the new one, and never half of either. A file without statements
-is what any other program would write.
+statements (`core.wire.succession`), a line each; then the former keys that still count. A rotation is one
+rename: whoever is killed leaves the old identity or the new one, and never half of either. A file without
+statements is what any other program would write.
 
 On a machine that keeps nothing (CI), `PUSHTRAIN_KEY` holds the same text.
 """
@@ -21,8 +21,8 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.core.errors import ConfigError, PushtrainError
-from pushtrain.core.signing import fingerprint, public_text
-from pushtrain.core.succession import MOST, Succession, chain, read, succession
+from pushtrain.core.wire.signing import fingerprint, public_text
+from pushtrain.core.wire.succession import MOST, Succession, chain, read, succession
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.keys.keyfile import alone, told
 from pushtrain.plumbing.keys.privatekey import create, parse, pem, text_of

@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from pushtrain.core.errors import NotFound
-from pushtrain.core.invitation import (
+from pushtrain.core.wire.invitation import (
     Invitation,
     Standing,
     after_joining,
@@ -114,7 +114,7 @@ class Invitations:
 
         Raises:
             NotFound: It was withdrawn meanwhile.
-            Conflict, Unauthorized: As `core.invitation.after_joining`.
+            Conflict, Unauthorized: As `core.wire.invitation.after_joining`.
             StorageError: It cannot be written; nobody was told of anything.
         """
         with told(self._folder, "The folder of invitations"), alone(self._folder):

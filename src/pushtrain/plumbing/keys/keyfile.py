@@ -20,7 +20,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pushtrain.core.errors import PushtrainError, StorageError, UsageError
-from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.plumbing.disk.files import replace
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from pushtrain.core.errors import NotFound, UsageError
-from pushtrain.core.grants import Grant, Trust, date, kin, written
-from pushtrain.core.signing import fingerprint, parse_public
+from pushtrain.core.wire.grants import Grant, Trust, date, kin, written
+from pushtrain.core.wire.signing import fingerprint, parse_public
 
 _ENOUGH: Final = len("SHA256:") + 6
 """Characters of a fingerprint that may stand for the whole."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import SecretError
-from pushtrain.core.secrets import MAX_VALUE, value_problem
 from pushtrain.core.settings import OwnerSecret
+from pushtrain.core.wire.secrets import MAX_VALUE, value_problem
 
 _OTHERS: Final = 0o077
 

@@ -2,7 +2,7 @@
 
 HPKE (RFC 9180) in base mode: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305, one message each:
 the 32 bytes of the encapsulated key, then the ciphertext. What a seal is bound to is HPKE's `info`; with
-another one it does not open. HPKE says nothing of who sealed: signatures do (`core/secrets.py`).
+another one it does not open. HPKE says nothing of who sealed: signatures do (`core/wire/secrets.py`).
 
 A value is padded to a multiple of 64 bytes (0x80, then zeros), so that its length tells little.
 
@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from pushtrain.core.errors import UsageError
-from pushtrain.core.secrets import Sealed, sign
-from pushtrain.core.signing import public_text
+from pushtrain.core.wire.secrets import Sealed, sign
+from pushtrain.core.wire.signing import public_text
 from pushtrain.plumbing.keys import privatekey
 
 PREFIX: Final = "x25519:"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from pushtrain.core.grants import Trust
-from pushtrain.core.signing import public_text
-from pushtrain.core.succession import Succession
+from pushtrain.core.wire.grants import Trust
+from pushtrain.core.wire.signing import public_text
+from pushtrain.core.wire.succession import Succession
 from pushtrain.plumbing.keys.keyfile import KeyFile
 from pushtrain.plumbing.keys.keyline import date_of, listed, only, when, with_kin
 

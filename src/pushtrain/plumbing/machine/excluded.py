@@ -13,9 +13,9 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.gpus import Trouble
-from pushtrain.core.value import Value
+from pushtrain.core.runs.gpuhealth import Trouble
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.value import Value
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.programs.proc import boot_id
 

@@ -20,8 +20,8 @@ from typing import Any, Final, TypeVar
 
 import pynvml
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.gpus import GpuProcess, GpuSample
+from pushtrain.core.runs.gpuhealth import GpuProcess, GpuSample
+from pushtrain.core.values.card import Gpu
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.card import Gpu
 from pushtrain.core.errors import ConfigError
+from pushtrain.core.values.card import Gpu
 from pushtrain.plumbing.machine.gpu import Slice, slice_of
 
 _COMMON: Final = ("nvidiactl", "nvidia-uvm")

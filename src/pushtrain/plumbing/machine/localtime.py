@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 
-from pushtrain.core.hours import closes_in
+from pushtrain.core.text.hours import closes_in
 
 
 def minute_of_week(at: float) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.value import Value
+from pushtrain.core.values.value import Value
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.programs.proc import boot_id
 

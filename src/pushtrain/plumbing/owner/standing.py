@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pushtrain.core.value import Value
+from pushtrain.core.values.value import Value
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.disk.lock import holder
 

@@ -9,8 +9,8 @@ from typing import Final
 
 import apsw
 
-from pushtrain.core.run import Attempt, Run
-from pushtrain.core.usage import DAY, Entry, Stood, Used
+from pushtrain.core.runs.usage import DAY, Entry, Stood, Used
+from pushtrain.core.values.run import Attempt, Run
 from pushtrain.plumbing.sqlite.database import Database
 
 _SUMS: Final = ("attempts", "seconds", "gpu_seconds", "cpu_seconds", "joules", "estimated", "waited")

@@ -19,9 +19,9 @@ from typing import Final
 
 import apsw
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import NotFound
-from pushtrain.core.push import Push
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.push import Push
 from pushtrain.plumbing.sqlite.database import Database
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import apsw
 
-from pushtrain.core.states import State
+from pushtrain.core.values.states import State
 from pushtrain.plumbing.sqlite.database import Database
 
 _AT_ONCE: Final = 100

@@ -13,11 +13,11 @@ from typing import Final
 import apsw
 
 from pushtrain.core.errors import Conflict, NotFound, Unauthorized
-from pushtrain.core.fairness import Line, weights
-from pushtrain.core.room import Needs, needs_of
-from pushtrain.core.run import Attempt, Run
-from pushtrain.core.states import State
-from pushtrain.core.turns import Active, Queue, Waiting
+from pushtrain.core.runs.fairness import Line, weights
+from pushtrain.core.runs.room import Needs, needs_of
+from pushtrain.core.runs.turns import Active, Queue, Waiting
+from pushtrain.core.values.run import Attempt, Run
+from pushtrain.core.values.states import State
 
 _GROUPS: Final = 32
 """Groups that the query passes over; of more, the runs are read and passed over one by one."""
@@ -236,7 +236,7 @@ def active(db: apsw.Connection) -> list[Active]:
 
 
 def used_lately(db: apsw.Connection, now: float) -> list[Line]:
-    """What people have used of GPUs lately, by the ledger, each day as `core.fairness` weighs it."""
+    """What people have used of GPUs lately, by the ledger, each day as `core.runs.fairness` weighs it."""
     days = weights(now)
     values = ", ".join(["(?, ?)"] * len(days))
     query = (

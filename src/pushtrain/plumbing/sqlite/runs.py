@@ -10,13 +10,13 @@ from typing import Final
 
 import apsw
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.fairness import DAY, used_up
-from pushtrain.core.jobspec import Concurrency
-from pushtrain.core.room import Place
-from pushtrain.core.run import Artifact, Attempt, Run, RunEvent
-from pushtrain.core.states import State
-from pushtrain.core.turns import UNBOUNDED, Bounds, Room, lately, left
+from pushtrain.core.runs.fairness import DAY, used_up
+from pushtrain.core.runs.room import Place
+from pushtrain.core.runs.turns import UNBOUNDED, Bounds, Room, lately, left
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.jobspec import Concurrency
+from pushtrain.core.values.run import Artifact, Attempt, Run, RunEvent
+from pushtrain.core.values.states import State
 from pushtrain.plumbing.sqlite import rows
 from pushtrain.plumbing.sqlite.database import Database
 
@@ -174,7 +174,7 @@ class Runs:
     def room(
         self, *, slots: int, gpus: Sequence[Gpu], bounds: Bounds = UNBOUNDED
     ) -> tuple[int, tuple[Place, ...]]:
-        """The slots and GPUs that a run which came now would find (`core.turns.left`); as `claim`'s."""
+        """The slots and GPUs that a run which came now would find (`core.runs.turns.left`); as `claim`'s."""
         now = self._clock()
 
         def work(db: apsw.Connection) -> tuple[int, tuple[Place, ...]]:

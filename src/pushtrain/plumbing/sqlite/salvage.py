@@ -18,10 +18,10 @@ from typing import Any, Final
 import apsw
 from pydantic import ValidationError
 
-from pushtrain.core.command import TrainCommand
 from pushtrain.core.errors import StorageError
-from pushtrain.core.run import Artifact, Attempt, Run
-from pushtrain.core.states import State
+from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.run import Artifact, Attempt, Run
+from pushtrain.core.values.states import State
 from pushtrain.plumbing.disk.files import sync_folder
 from pushtrain.plumbing.sqlite import rows
 from pushtrain.plumbing.sqlite.database import Database, copy_of, mark_of

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import apsw
 
-from pushtrain.core.command import run_id
-from pushtrain.core.run import Run
+from pushtrain.core.values.command import run_id
+from pushtrain.core.values.run import Run
 from pushtrain.plumbing.sqlite.database import Database
 
 _LOOK_BACK = 2000

@@ -15,11 +15,7 @@ from pathlib import Path
 
 import apsw
 
-from pushtrain.core.card import Gpu
-from pushtrain.core.command import Checkpoint, TrainCommand
 from pushtrain.core.errors import Busy, Conflict, Forbidden
-from pushtrain.core.fairness import rank
-from pushtrain.core.jobspec import MOST_PRIORITY
 from pushtrain.core.lifecycle import (
     GOES_FIRST,
     NEVER,
@@ -32,9 +28,13 @@ from pushtrain.core.lifecycle import (
     comes_back,
     is_another,
 )
-from pushtrain.core.run import Artifact, Attempt, Run
-from pushtrain.core.states import Outcome, State
-from pushtrain.core.turns import UNBOUNDED, Bounds, Room, pick
+from pushtrain.core.runs.fairness import rank
+from pushtrain.core.runs.turns import UNBOUNDED, Bounds, Room, pick
+from pushtrain.core.values.card import Gpu
+from pushtrain.core.values.command import Checkpoint, TrainCommand
+from pushtrain.core.values.jobspec import MOST_PRIORITY
+from pushtrain.core.values.run import Artifact, Attempt, Run
+from pushtrain.core.values.states import Outcome, State
 from pushtrain.plumbing.sqlite import rows
 from pushtrain.plumbing.sqlite.accounts import Accounts, charge
 from pushtrain.plumbing.sqlite.cards import Cards
@@ -175,7 +175,7 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
         may_start: Callable[[str], bool] = lambda _: True,
         bounds: Bounds = UNBOUNDED,
     ) -> tuple[Run, Attempt] | None:
-        """Start the next attempt of the run whose turn it is (`core.turns`), or return None.
+        """Start the next attempt of the run whose turn it is (`core.runs.turns`), or return None.
 
         Args:
             slots: How many runs that ask for no GPU may be active at once.

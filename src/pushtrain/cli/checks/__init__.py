@@ -1,0 +1,1 @@
+"""What `pushtrain doctor` looks at, one module for each thing that a run needs."""

@@ -1,0 +1,1 @@
+"""`pushtrain.toml`: the jobs of a commit, and which cells they have."""

@@ -1,0 +1,1 @@
+"""Which run goes where and when: turns, GPUs, retries, use."""

@@ -1,0 +1,100 @@
+"""Whether a run is started again after an attempt that did not succeed, and when. Pure.
+
+- What an owner takes back, and what has saved where it is, goes on for nothing: no budget is asked.
+- Lost machines and GPUs, failed commands and chosen exit codes have a budget each, counted over the run's
+  attempts.
+- Whatever would fail the same way again (no memory, no environment, no such commit) is not tried again unless
+  the job asks for it. What a rule of the owner's refused, what was cancelled and what timed out never is.
+- Each try waits twice as long as the one before. A command that asks to be started again and again, without
+  training for a minute, waits longer and longer, too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pushtrain.core.lifecycle import TAKEN_BACK
+from pushtrain.core.values.jobspec import Retry
+from pushtrain.core.values.run import Attempt
+from pushtrain.core.values.states import CHECKPOINTED, RETRIED, Reason
+
+MOST_ATTEMPTS: Final = 1000
+"""Starts of one run, whatever the reasons."""
+LONGEST_PAUSE: Final = 600.0
+"""Seconds between two tries, at most."""
+SHORT: Final = 60.0
+"""Seconds of training below which a checkpoint counts as haste."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The run is started again."""
+
+    pause: float
+    """Seconds until then."""
+    note: str = ""
+    """For people: `retry 1 of 2`; empty where nothing is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    name: str
+    most: int
+
+
+def after(ended: Attempt, earlier: Sequence[Attempt], retry: Retry) -> Again | None:
+    """What follows an attempt that has ended and did not succeed; None: nothing, the run is over.
+
+    Args:
+        ended: The attempt, its reason and exit code known.
+        earlier: The run's attempts before it.
+        retry: What the job asks for.
+    """
+    if len(earlier) + 1 >= MOST_ATTEMPTS:
+        return None
+    if goes_on(ended):
+        return Again(_patience([*earlier, ended]))
+    budget = _budget(ended, retry)
+    if budget is None:
+        return None
+    used = sum(_budget(one, retry) == budget for one in earlier)
+    if used >= budget.most:
+        return None
+    return Again(_pause(retry.backoff, used), f"retry {used + 1} of {budget.most}")
+
+
+def goes_on(ended: Attempt) -> bool:
+    """Whether an attempt ended without having failed."""
+    return ended.reason in TAKEN_BACK or ended.reason is Reason.CHECKPOINTED
+
+
+def _budget(ended: Attempt, retry: Retry) -> _Budget | None:
+    """What an attempt that ended like this is counted against."""
+    reason, code = ended.reason, ended.exit_code
+    if reason in {Reason.LOST, Reason.GPU}:
+        return _Budget("lost", retry.lost)
+    if reason is Reason.EXITED and code is not None and code in retry.exit_codes:
+        return _Budget(f"exit code {code}", retry.exit_codes[code])
+    if reason is Reason.SIGNALLED or (reason is Reason.EXITED and code not in {0, CHECKPOINTED, None}):
+        return _Budget("failed", retry.failed)
+    return _Budget("failed", retry.failed) if reason in RETRIED and reason in retry.also else None
+
+
+def _patience(attempts: Sequence[Attempt]) -> float:
+    """How long to wait after attempts that saved and were over in no time; nothing after the first."""
+    hasty = 0
+    for one in reversed(attempts):
+        if one.reason is not Reason.CHECKPOINTED or _trained(one) >= SHORT:
+            break
+        hasty += 1
+    return _pause(1.0, hasty - 2) if hasty > 1 else 0.0
+
+
+def _trained(attempt: Attempt) -> float:
+    if attempt.started_at is None or attempt.ended_at is None:
+        return 0.0
+    return attempt.ended_at - attempt.started_at
+
+
+def _pause(first: float, before: int) -> float:
+    return min(first * 2.0 ** min(before, 30), max(first, LONGEST_PAUSE))

@@ -1,0 +1,1 @@
+"""The values that flow through the house, and the words for them; all frozen, all strict."""

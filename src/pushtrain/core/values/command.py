@@ -1,0 +1,84 @@
+"""What a sender tells an executor: run this job of this commit, and go on from this checkpoint."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import rfc8785
+from pydantic import Field
+
+from pushtrain.core.values import names
+from pushtrain.core.values.jobspec import JobSpec
+from pushtrain.core.values.states import Reason
+from pushtrain.core.values.value import (
+    MOST,
+    CommitId,
+    RefName,
+    RepositoryKey,
+    RunId,
+    Scalar,
+    Sha256,
+    Value,
+    judged,
+)
+
+
+class Segment(Value):
+    """One attempt of a run as it travels with its checkpoint."""
+
+    attempt: int
+    executor: str
+    began_at: float
+    seconds: float = 0
+    """Of training."""
+    steps: int = 0
+    """That it logged."""
+    gpu_seconds: float = 0
+    joules: float | None = None
+    """None: nobody measured."""
+    reason: Reason = Reason.NONE
+    exit_code: int | None = None
+    detail: str = ""
+
+
+class Checkpoint(Value):
+    """A run's checkpoint where another executor can have it (docs/checkpoints.md#another-executor)."""
+
+    attempt: int
+    """The last attempt that it is of."""
+    where: Literal["lfs", "url"]
+    url: Annotated[str, judged(names.store_problem)] = ""
+    sha256: Sha256
+    size: int = Field(ge=0, le=MOST)
+    segments: tuple[Segment, ...] = Field(default=(), max_length=1000)
+    """What was done so far, and where."""
+
+
+class TrainCommand(Value):
+    """What a sender signs and an executor runs. Times and nonce live in the signature, not here."""
+
+    version: Literal[1] = 1
+    run_id: RunId
+    repository: RepositoryKey
+    ref: RefName
+    commit: CommitId
+    job: JobSpec
+    request: str = Field(default="", max_length=64)
+    """Empty for pushes, so that a redelivery is the same run; fresh for a deliberate re-run."""
+    attempt: int = Field(default=0, ge=0, le=1_000_000)
+    """Attempts that count before this executor's first; grows each time the run is placed anew."""
+    repository_id: str = Field(default="", pattern=r"^[0-9]{0,19}$")
+    """The host's own number for the repository, where a webhook told it: checked, never hashed."""
+    checkpoint: Checkpoint | None = None
+    """What an earlier executor has brought away of it."""
+    possible_duplicate: bool = False
+    """An executor that may have taken the run on has not answered since; it may run there, too."""
+
+
+def run_id(*, repository: str, commit: str, job: str, cell: Mapping[str, Scalar], request: str = "") -> str:
+    """The deterministic id of a run: 32 hex digits of SHA-256 over RFC 8785 bytes.
+
+    The ref is not hashed: one commit on two branches is one run.
+    """
+    identity: list[Any] = [repository, commit, job, dict(cell), request]
+    return hashlib.sha256(b"pushtrain-run-1\n" + rfc8785.dumps(identity)).hexdigest()[:32]

@@ -1,0 +1,133 @@
+"""Whether a run is started again: every budget is counted alone, and every run ends."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushtrain.core.lifecycle import TAKEN_BACK
+from pushtrain.core.runs import retry
+from pushtrain.core.runs.retry import LONGEST_PAUSE, MOST_ATTEMPTS, after, goes_on
+from pushtrain.core.values.jobspec import Retry
+from pushtrain.core.values.run import Attempt
+from pushtrain.core.values.states import RETRIED, Reason
+
+
+def ended(reason: Reason, code: int | None = None, trained: float = 3600) -> Attempt:
+    return Attempt(
+        run_id="0" * 32,
+        number=1,
+        executor="lab",
+        claimed_at=0,
+        started_at=10,
+        ended_at=10 + trained,
+        exit_code=code,
+        reason=reason,
+    )
+
+
+LOST = ended(Reason.LOST)
+FAILED = ended(Reason.EXITED, 1)
+CRASHED = ended(Reason.SIGNALLED)
+ENDS = st.one_of(
+    st.builds(ended, st.sampled_from(Reason), st.none()),
+    st.builds(ended, st.just(Reason.EXITED), st.integers(0, 255), st.sampled_from([0.0, 5.0, 100.0])),
+    st.builds(ended, st.just(Reason.CHECKPOINTED), st.just(85), st.sampled_from([0.0, 5.0, 100.0])),
+)
+POLICIES = st.builds(
+    Retry,
+    lost=st.integers(0, 4),
+    failed=st.integers(0, 4),
+    exit_codes=st.dictionaries(st.integers(1, 84) | st.integers(86, 255), st.integers(0, 4), max_size=3),
+    also=st.lists(st.sampled_from(sorted(RETRIED)), unique=True).map(tuple),
+    backoff=st.floats(0.01, 3600),
+)
+
+
+def starts(end: Attempt, policy: Retry, *, most: int = 20) -> int:
+    """How many attempts a run has whose every attempt ends like this."""
+    earlier: list[Attempt] = []
+    while len(earlier) < most and after(end, earlier, policy) is not None:
+        earlier.append(end)
+    return len(earlier) + 1
+
+
+def test_lost_machines_are_retried_twice_and_failed_commands_never_unless_asked() -> None:
+    assert starts(LOST, Retry()) == 3
+    assert starts(FAILED, Retry()) == 1
+    assert starts(CRASHED, Retry()) == 1
+    assert starts(LOST, Retry(lost=0)) == 1
+    assert starts(FAILED, Retry(failed=2)) == 3
+    assert starts(CRASHED, Retry(failed=2)) == 3
+
+
+def test_each_budget_is_counted_alone() -> None:
+    policy = Retry(lost=1, failed=1, exit_codes={75: 2})
+    special = ended(Reason.EXITED, 75)
+    assert after(FAILED, [LOST], policy) is not None
+    assert after(LOST, [FAILED, special, special], policy) is not None
+    assert after(special, [LOST, FAILED, special], policy) is not None
+    assert after(special, [special, LOST, special], policy) is None
+    assert after(FAILED, [FAILED, special], policy) is None
+
+
+def test_a_chosen_exit_code_has_its_own_budget_even_when_it_is_nothing() -> None:
+    assert starts(ended(Reason.EXITED, 2), Retry(failed=3, exit_codes={2: 0})) == 1
+
+
+def test_what_would_fail_again_is_tried_only_when_asked() -> None:
+    for reason in (Reason.OOM, Reason.ENVIRONMENT, Reason.CHECKOUT, Reason.DATA, Reason.SETUP):
+        assert starts(ended(reason), Retry(failed=2)) == 1
+        assert starts(ended(reason), Retry(failed=2, also=(reason,))) == 3
+
+
+@given(POLICIES)
+def test_what_somebody_decided_is_never_tried_again(policy: Retry) -> None:
+    for reason in (Reason.CANCELLED, Reason.REFUSED, Reason.TIMEOUT, Reason.ISOLATION, Reason.RELEASED):
+        assert after(ended(reason), [], policy) is None
+    assert after(ended(Reason.EXITED, 0), [], policy) is None
+
+
+@given(POLICIES, st.lists(ENDS, max_size=30))
+def test_what_an_owner_takes_back_costs_no_budget(policy: Retry, earlier: list[Attempt]) -> None:
+    for reason in TAKEN_BACK:
+        again = after(ended(reason), earlier, policy)
+        assert again == retry.Again(0.0)
+        for other in (LOST, FAILED):
+            told = after(other, earlier, policy)
+            assert told == after(other, [*earlier, ended(reason)], policy)
+
+
+@given(POLICIES, st.lists(ENDS, max_size=40))
+def test_every_run_ends_within_its_budgets(policy: Retry, ends: list[Attempt]) -> None:
+    earlier: list[Attempt] = []
+    for end in ends:
+        again = after(end, earlier, policy)
+        if again is None:
+            break
+        assert 0 <= again.pause <= max(LONGEST_PAUSE, policy.backoff)
+        assert not (end.reason is Reason.EXITED and end.exit_code == 0)
+        earlier.append(end)
+    counted = sum(not goes_on(one) for one in earlier)
+    assert counted <= policy.lost + policy.failed + sum(policy.exit_codes.values())
+
+
+def test_a_run_that_is_always_taken_back_ends_some_day() -> None:
+    back = ended(Reason.PREEMPTED)
+    assert after(back, [back] * (MOST_ATTEMPTS - 2), Retry()) is not None
+    assert after(back, [back] * (MOST_ATTEMPTS - 1), Retry()) is None
+
+
+def test_each_further_try_waits_twice_as_long() -> None:
+    policy = Retry(failed=20, backoff=10)
+    pauses = [told.pause for number in range(9) if (told := after(FAILED, [FAILED] * number, policy))]
+    assert pauses == [10, 20, 40, 80, 160, 320, 600, 600, 600]
+    told = after(FAILED, [FAILED], policy)
+    assert told is not None
+    assert told.note == "retry 2 of 20"
+
+
+def test_who_saves_without_training_waits_longer_and_longer() -> None:
+    hasty, busy = ended(Reason.CHECKPOINTED, 85, 1), ended(Reason.CHECKPOINTED, 85, 3600)
+    pauses = [told.pause for number in range(6) if (told := after(hasty, [hasty] * number, Retry()))]
+    assert pauses == [0, 1, 2, 4, 8, 16]
+    assert after(busy, [hasty] * 9, Retry()) == retry.Again(0.0)
+    assert after(hasty, [hasty] * 9 + [busy], Retry()) == retry.Again(0.0)
