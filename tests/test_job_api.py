@@ -113,7 +113,7 @@ def test_outside_pushtrain_the_same_script_runs_too(shown: RunDir, tmp_path: Pat
 LISTENS = (
     "import os, signal, sys, pushtrain\n"
     "{before}\n"
-    "assert not pushtrain.should_stop(); print('ready', flush=True)\n"
+    "assert not pushtrain.should_stop(); os.write(1, b'ready\\n')\n"
     "while not pushtrain.should_stop(): pass\n"
     "print('asked', flush=True); pushtrain.checkpointed()\n"
 )

@@ -368,7 +368,7 @@ def test_a_key_is_named_by_name_fingerprint_or_key(executor: Served, capsys: Out
 @pytest.mark.parametrize(
     ("who", "code", "told"),
     [
-        ("nobody", 5, "No key here is called 'nobody'"),
+        ("nobody", 5, "No key here is called `nobody`"),
         ("SHA256:abc", 5, "No key here"),
         ("", 5, "No key here"),
         ("twin", 2, "Several keys are meant by 'twin'"),
