@@ -12,7 +12,7 @@ from pushtrain.core.errors import Conflict, StorageError
 from pushtrain.core.lifecycle import Event, Exited
 from pushtrain.core.values.run import Attempt, Run
 from pushtrain.core.values.states import Outcome, Reason, Stage, State
-from pushtrain.executor.runs import dispatch, launch
+from pushtrain.executor.runs import dispatch, launch, verdicts
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.rundir import RunDir, held
 from pushtrain.plumbing.disk import reserve
@@ -468,6 +468,32 @@ async def test_a_job_that_filled_the_disk_ends_because_what_only_it_needed_is_gi
     told = [record for record in caplog.records if "disk is full" in record.getMessage()]
     assert len(told) == 1
     assert told[0].exc_info is None
+
+
+@story
+@pytest.mark.parametrize("at", ["event_of", "tried_again"])
+async def test_a_run_whose_end_cannot_be_written_down_for_another_reason_than_the_disk_fails_and_lets_go(
+    house: House, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """A defect that only this run meets, met every time: nobody else's slot is gone for it."""
+    monkeypatch.setattr(dispatch, "_FIRST_PAUSE", 0.01)
+    real = getattr(verdicts, at)
+
+    def defective(first: Any, run: Any, *rest: Any, **more: Any) -> Any:
+        job = (run if at == "event_of" else first).command.job
+        if "poison" in str(job.command):
+            raise ValueError("this run is too much")
+        return real(first, run, *rest, **more)
+
+    monkeypatch.setattr(verdicts, at, defective)
+    async with house.running() as service:
+        poisoned = house.send(service, "echo poison")
+        healthy = house.send(service, "echo fine")
+        run = await done(service, poisoned)
+        assert (run.outcome, run.reason) == (Outcome.FAILED, Reason.INTERNAL)
+        assert "this run is too much" in run.detail
+        assert house.result(run, "log.txt") == "poison"
+        assert (await done(service, healthy)).outcome is Outcome.SUCCEEDED
 
 
 @story

@@ -17,6 +17,7 @@ from moto.server import ThreadedMotoServer
 
 from pushtrain.core.errors import Busy, Conflict, DataError, Refused
 from pushtrain.core.lifecycle import Requeued
+from pushtrain.core.runs import retry
 from pushtrain.core.values.command import Checkpoint, Segment, TrainCommand
 from pushtrain.core.values.jobspec import PreemptSignal, Retry
 from pushtrain.core.values.run import Run
@@ -404,3 +405,17 @@ def test_a_run_that_comes_back_has_each_of_its_attempts_once() -> None:
     run = a_run(a_command().model_copy(update={"attempt": 2, "checkpoint": came}))
     attempts = [an_attempt(run, number=number, executor="lab-1") for number in (1, 3)]
     assert [segment.attempt for segment in segments.of(run, attempts)] == [1, 2, 3]
+
+
+def test_whatever_a_command_tells_of_other_attempts_the_policy_reads_it() -> None:
+    """Built without the door, as a store of before has it: an attempt that ends must end."""
+    mad = Segment.model_construct(
+        attempt=1, executor="x", began_at=1.7e308, seconds=1.7e308, reason=Reason.CHECKPOINTED, exit_code=85
+    )
+    came = Checkpoint.model_construct(attempt=1, where="lfs", sha256="0" * 64, size=10, segments=(mad,))
+    run = a_run(a_command().model_copy(update={"attempt": 1, "checkpoint": came}), attempt=2)
+    last = an_attempt(run, number=2, reason=Reason.LOST)
+    earlier = segments.earlier(run, [last])
+    assert earlier == [mad]
+    assert retry.after(last, earlier, Retry(lost=1)) is not None
+    assert retry.after(last.model_copy(update={"reason": Reason.CHECKPOINTED}), earlier, Retry()) is not None

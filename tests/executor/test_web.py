@@ -206,6 +206,27 @@ def test_a_body_that_is_no_command_is_refused_and_says_where(
 
 
 @pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *((name, 1.7e308) for name in ("began_at", "seconds", "gpu_seconds", "joules")),
+        *((name, 10**400) for name in ("attempt", "steps", "exit_code")),
+        *((name, -1) for name in ("attempt", "began_at", "steps", "gpu_seconds")),
+    ],
+)
+def test_a_number_that_no_attempt_ever_had_is_refused_at_the_door(
+    executor: Served, name: str, number: float
+) -> None:
+    """What is told of attempts elsewhere is added up and shown here, when the run already holds cards."""
+    told = {"attempt": 1, "executor": "lab", "began_at": 1, name: number}
+    poison = {"attempt": 1, "where": "lfs", "sha256": "0" * 64, "size": 1, "segments": [told]}
+    document = a_command().model_dump(mode="json") | {"attempt": 1, "checkpoint": poison}
+    body = json.dumps(document).encode()
+    answer = ask(executor, "POST", "/v1/runs", body=body, idempotency=a_command().run_id)
+    assert (answer.status, answer.error) == (400, "usage")
+    assert executor.store.runs() == []
+
+
+@pytest.mark.parametrize(
     "body",
     [b"{", b'{"version":1,"version":1}', b'{"a":NaN}', b"[" * 5000, b'"\\ud800"', b"\xff\xfe", b"null", b"1"],
 )

@@ -14,9 +14,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from pushtrain.core.lifecycle import TAKEN_BACK
+from pushtrain.core.values.command import Segment
 from pushtrain.core.values.jobspec import Retry
 from pushtrain.core.values.run import Attempt
 from pushtrain.core.values.states import CHECKPOINTED, RETRIED, Reason
+
+Tried = Attempt | Segment
+"""An attempt, here or as another executor tells of it."""
 
 MOST_ATTEMPTS: Final = 1000
 """Starts of one run, whatever the reasons."""
@@ -42,7 +46,7 @@ class _Budget:
     most: int
 
 
-def after(ended: Attempt, earlier: Sequence[Attempt], retry: Retry) -> Again | None:
+def after(ended: Attempt, earlier: Sequence[Tried], retry: Retry) -> Again | None:
     """What follows an attempt that has ended and did not succeed; None: nothing, the run is over.
 
     Args:
@@ -68,7 +72,7 @@ def goes_on(ended: Attempt) -> bool:
     return ended.reason in TAKEN_BACK or ended.reason is Reason.CHECKPOINTED
 
 
-def _budget(ended: Attempt, retry: Retry) -> _Budget | None:
+def _budget(ended: Tried, retry: Retry) -> _Budget | None:
     """What an attempt that ended like this is counted against."""
     reason, code = ended.reason, ended.exit_code
     if reason in {Reason.LOST, Reason.GPU}:
@@ -80,7 +84,7 @@ def _budget(ended: Attempt, retry: Retry) -> _Budget | None:
     return _Budget("failed", retry.failed) if reason in RETRIED and reason in retry.also else None
 
 
-def _patience(attempts: Sequence[Attempt]) -> float:
+def _patience(attempts: Sequence[Tried]) -> float:
     """How long to wait after attempts that saved and were over in no time; nothing after the first."""
     hasty = 0
     for one in reversed(attempts):
@@ -90,7 +94,9 @@ def _patience(attempts: Sequence[Attempt]) -> float:
     return _pause(1.0, hasty - 2) if hasty > 1 else 0.0
 
 
-def _trained(attempt: Attempt) -> float:
+def _trained(attempt: Tried) -> float:
+    if isinstance(attempt, Segment):
+        return attempt.seconds
     if attempt.started_at is None or attempt.ended_at is None:
         return 0.0
     return attempt.ended_at - attempt.started_at

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import rfc8785
 from pydantic import Field
@@ -22,29 +22,32 @@ from pushtrain.core.values.value import (
     judged,
 )
 
+LATEST: Final = 1e11
+"""Seconds: no time since the epoch, and no length of time, is more. So they may be added up, and shown."""
+
 
 class Segment(Value):
-    """One attempt of a run as it travels with its checkpoint."""
+    """One attempt of a run as it travels with its checkpoint: what a stranger says, within bounds."""
 
-    attempt: int
+    attempt: int = Field(ge=0, le=MOST)
     executor: str
-    began_at: float
-    seconds: float = 0
-    """Of training."""
-    steps: int = 0
+    began_at: float = Field(ge=0, le=LATEST)
+    seconds: float = Field(default=0, ge=-LATEST, le=LATEST)
+    """Of training; less than nothing where a clock was set back meanwhile."""
+    steps: int = Field(default=0, ge=0, le=MOST)
     """That it logged."""
-    gpu_seconds: float = 0
-    joules: float | None = None
+    gpu_seconds: float = Field(default=0, ge=0, le=MOST)
+    joules: float | None = Field(default=None, ge=-MOST, le=MOST)
     """None: nobody measured."""
     reason: Reason = Reason.NONE
-    exit_code: int | None = None
+    exit_code: int | None = Field(default=None, ge=-MOST, le=MOST)
     detail: str = ""
 
 
 class Checkpoint(Value):
     """A run's checkpoint where another executor can have it (docs/checkpoints.md#another-executor)."""
 
-    attempt: int
+    attempt: int = Field(ge=0, le=MOST)
     """The last attempt that it is of."""
     where: Literal["lfs", "url"]
     url: Annotated[str, judged(names.store_problem)] = ""

@@ -133,7 +133,9 @@ class Retry(Value):
     """Times, when the machine or the shim was lost."""
     failed: int = Field(default=0, ge=0, le=100)
     """Times, when the command failed."""
-    exit_codes: dict[int, Annotated[int, Field(ge=0, le=100)]] = Field(default_factory=dict)
+    exit_codes: dict[Annotated[int, Field(ge=-MOST, le=MOST)], Annotated[int, Field(ge=0, le=100)]] = Field(
+        default_factory=dict
+    )
     """Times, by exit code; such an end does not count as failed."""
     also: tuple[Reason, ...] = ()
     """Reasons, of `RETRIED`, that count as failed and are tried again."""

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from pushtrain.core.values.value import Value
+from pushtrain.core.values.value import MOST, Value
 from pushtrain.ports import MetricsFormat, Series
 
 MOST_SERIES: Final = 200
@@ -117,7 +117,7 @@ def steps_in(path: Path, trusted: Path) -> int:
             content.seek(max(0, content.seek(0, os.SEEK_END) - _LONGEST_LINE))
             last = content.read().splitlines()[-1:] or [b""]
         begin, end = (json.loads(line)["step"] for line in (first, last[0]))
-        return max(0, int(end - begin) + 1)
+        return min(MOST, max(0, int(end - begin) + 1))
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0
 

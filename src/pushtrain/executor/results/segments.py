@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from pushtrain.core.values.command import Segment
 from pushtrain.core.values.run import Attempt, Run
+from pushtrain.core.values.value import MOST
 from pushtrain.executor.results import markdown as md
 from pushtrain.executor.results.wording import duration, moment
 
@@ -18,25 +19,15 @@ def of(run: Run, attempts: Sequence[Attempt]) -> tuple[Segment, ...]:
     return (*before, *(segment(one) for one in attempts if one.number not in known))
 
 
-def attempts_of(run: Run, attempts: Sequence[Attempt]) -> list[Attempt]:
-    """The attempts of a run so far, those elsewhere as far as they are known."""
-    here = {one.number: one for one in attempts}
-    return [here.get(one.attempt) or _attempt(run, one) for one in of(run, attempts)]
+def earlier(run: Run, attempts: Sequence[Attempt]) -> list[Attempt | Segment]:
+    """What was tried of a run before its current attempt; elsewhere as far as that is told.
 
-
-def _attempt(run: Run, told: Segment) -> Attempt:
-    return Attempt(
-        run_id=run.id,
-        number=told.attempt,
-        executor=told.executor,
-        claimed_at=told.began_at,
-        started_at=told.began_at,
-        ended_at=told.began_at + told.seconds,
-        exit_code=told.exit_code,
-        reason=told.reason,
-        detail=told.detail,
-        steps=told.steps,
-    )
+    What is told is read as it came. Nothing is computed from it: whatever a sender wrote, this succeeds.
+    """
+    told = run.command.checkpoint.segments if run.command.checkpoint else ()
+    known: dict[int, Attempt | Segment] = {one.attempt: one for one in told}
+    known |= {one.number: one for one in attempts}
+    return [known[number] for number in sorted(known) if number < run.attempt]
 
 
 def segment(attempt: Attempt) -> Segment:
@@ -47,7 +38,7 @@ def segment(attempt: Attempt) -> Segment:
         executor=attempt.executor,
         began_at=attempt.claimed_at,
         seconds=ended - began if began is not None and ended is not None else 0,
-        steps=attempt.steps,
+        steps=min(attempt.steps, MOST),
         gpu_seconds=attempt.gpu.seconds if attempt.gpu else 0,
         joules=attempt.gpu.joules if attempt.gpu else None,
         reason=attempt.reason,

@@ -33,6 +33,8 @@ class Active:
         self.told_at = 0.0
         self.hooked = False
         """Whether the owner's programs have run after it."""
+        self.defects = 0
+        """How often writing down its end failed, other than for want of a disk."""
         self._lock = threading.Lock()
         self._order: StopOrder | None = None
         self._shim: launch.Process | None = None

@@ -47,6 +47,8 @@ _LONGEST_BURST: Final = 1.0
 """Seconds that a burst may hold up the next start."""
 _FIRST_PAUSE: Final = 0.5
 _LATEST: Final = 60.0
+_DEFECTS: Final = 3
+"""Tries after which a run is given up whose end cannot be written down, where it is not the disk."""
 _MOST_PROGRESS: Final = 0.2
 """Seconds between two words of progress within one stage."""
 
@@ -371,11 +373,27 @@ class Dispatch:
             self._changed(active.run.id)
 
     def _finish(self, active: Active) -> None:
-        self._endings.finish(active)
-        self._let_go(active)
+        self._end(active, lambda: self._endings.finish(active))
 
     def _write(self, active: Active, event: Event) -> None:
-        self._endings.write(active, event)
+        self._end(active, lambda: self._endings.write(active, event))
+
+    def _end(self, active: Active, write: Callable[[], None]) -> None:
+        """Write down how an attempt ended; by a defect that stays, that it failed for a reason of ours.
+
+        A disk may have room again. What this run itself makes impossible stays so, and its slot and its cards
+        would be gone for good.
+        """
+        try:
+            write()
+        except (OSError, StorageError, Cancelled, MemoryError):
+            raise
+        except Exception as error:
+            active.defects += 1
+            if active.defects < _DEFECTS:
+                raise
+            _log.exception("run %s is given up: how it ended cannot be written down", active.run.short)
+            self._endings.give_up(active, f"{type(error).__name__}: {error}")
         self._let_go(active)
 
     def _let_go(self, active: Active) -> None:

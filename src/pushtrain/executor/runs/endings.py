@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pushtrain.core.errors import Cancelled, Conflict, StorageError
-from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, Requeued, unless_cancelled
+from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, PrepareFailed, Requeued, unless_cancelled
 from pushtrain.core.runs.gpuhealth import Trouble, diagnosis
 from pushtrain.core.runs.room import part
 from pushtrain.core.values.run import Attempt, Run
@@ -127,6 +127,31 @@ class Endings:
         if isinstance(ended, Requeued):
             self._clear(active.folder)
 
+    def give_up(self, active: Active, why: str) -> None:
+        """End the run as failed without asking what it was: how its attempt ended cannot be written down.
+
+        Raises:
+            StorageError: This cannot be written down, either; try again.
+        """
+        launch.clear_up(active.folder, attempt_mark(active.run))
+        try:
+            self._clean(active.folder)
+        except StorageError:
+            raise
+        except Exception:  # noqa: BLE001  what is not clean is not shown
+            _log.exception("run %s: its log cannot be cleaned of secrets, and is removed", active.run.short)
+            active.folder.log.unlink(missing_ok=True)
+        run = self._store.run(active.run.id)
+        told = f"How the attempt ended could not be written down: {why[:300]}"
+        event: Event = PrepareFailed(Reason.INTERNAL, told)
+        if run.state is State.RUNNING:
+            event = Exited(Reason.INTERNAL, None, told, self._clock())
+        attempt = verdicts.ended(active.attempt, event, now=self._clock(), size=0)
+        try:
+            self._store.advance(run.id, event, token=active.run.token, attempt=attempt)
+        except Conflict as error:
+            _log.warning("run %s went on without this attempt: %s", run.short, error)
+
     def _ended(self, active: Active, event: Event) -> Attempt:
         size = log_size(active.folder.log)
         attempt = verdicts.ended(active.attempt, event, now=self._clock(), size=size)
@@ -135,8 +160,7 @@ class Endings:
 
     def _again(self, run: Run, active: Active, event: Event) -> Event:
         """What becomes of the run where the policy starts it again."""
-        before = segments.attempts_of(run, self._store.attempts(run.id))
-        earlier = [one for one in before if one.number < run.attempt]
+        earlier = segments.earlier(run, self._store.attempts(run.id))
         return verdicts.tried_again(run, event, self._ended(active, event), earlier, now=self._clock())
 
     def _advance(self, active: Active, event: Event, attempt: Attempt) -> None:

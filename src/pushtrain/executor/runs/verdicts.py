@@ -51,7 +51,9 @@ def event_of(
     return Exited(reason, verdict.code, told, verdict.ended_at)
 
 
-def tried_again(run: Run, event: Event, ended: Attempt, earlier: Sequence[Attempt], *, now: float) -> Event:
+def tried_again(
+    run: Run, event: Event, ended: Attempt, earlier: Sequence[retry.Tried], *, now: float
+) -> Event:
     """The event that starts a run again in place of one that would end it, where the job's policy says so.
 
     Args:
