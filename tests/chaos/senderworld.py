@@ -221,7 +221,9 @@ class World:
 
     def left(self) -> list[str]:
         """What the sender's folder still holds that somebody has to see to."""
-        found = [f"{path.name} is still kept" for path in self.state.outbox.glob("*") if path.name[0] != "."]
+        found = [
+            f"{path.name} is still kept" for path in self.state.outbox.glob("*.*") if path.name[0] != "."
+        ]
         with closing(Store(self.state.store, read_only=True)) as store:
             pending = store.pending_pushes()
         return found + [f"the push of {heard.push.after[:7]} is not settled" for heard in pending]

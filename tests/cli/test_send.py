@@ -5,7 +5,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain.cli.app import run as pushtrain
 from pushtrain.cli.send import _Before, deliver_all
+from pushtrain.core.errors import Unreachable
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.sender.kept import KeptCommands
@@ -21,6 +22,7 @@ from pushtrain.testing import WorkRepository, a_command, wait_until
 from pushtrain.wiring.parts import executor_clients
 from pushtrain.wiring.rooms import serve_both, serve_executor
 from pushtrain.wiring.settings import load_settings
+from served import Served
 from served import served as serving
 
 JOBS = """
@@ -300,50 +302,59 @@ def test_a_repository_that_the_executor_does_not_serve_is_refused_for_good(
     assert house.kept() == []
 
 
-def test_a_run_that_an_executor_has_is_sent_to_no_other_one(tmp_path: Path) -> None:
-    """A sender had given it to the second one, and the first one has nothing to do."""
+@contextmanager
+def two_executors(folder: Path) -> Iterator[tuple[list[Served], list[ExecutorClient]]]:
+    """Two executors that know one key, and its clients of them."""
     key = Ed25519PrivateKey.generate()
     with (
-        serving(tmp_path / "first", name="first") as first,
-        serving(tmp_path / "second", name="second") as second,
+        serving(folder / "first", name="first") as first,
+        serving(folder / "second", name="second") as second,
     ):
-        clients = []
         for one in (first, second):
             one.authorized.add(key.public_key())
-            clients.append(ExecutorClient(one.url, one.key.public_key(), key, clock=one.clock))
+        both = [first, second]
+        clients = [ExecutorClient(one.url, one.key.public_key(), key, clock=one.clock) for one in both]
+        yield both, clients
+        for client in clients:
+            client.close()
+
+
+def test_a_run_that_an_executor_has_is_sent_to_no_other_one(tmp_path: Path) -> None:
+    """A sender had given it to the second one, and the first one has nothing to do."""
+    with two_executors(tmp_path) as (executors, clients):
         clients[1].send(a_command())
         (sent,) = deliver_all([a_command()], clients, KeptCommands(tmp_path / "outbox"))
         assert (sent.known, sent.client) == (True, clients[1])
-        assert first.store.runs(limit=9) == []
-        for client in clients:
-            client.close()
+        assert executors[0].store.runs(limit=9) == []
 
 
-def test_a_run_that_the_sender_is_handing_over_is_sent_where_the_sender_sends_it(tmp_path: Path) -> None:
-    """The sender has written down where, and no executor has the run yet."""
-    key = Ed25519PrivateKey.generate()
+@pytest.mark.parametrize("theirs", [0, 1])
+def test_a_run_that_the_sender_is_handing_over_is_sent_where_the_sender_sends_it(
+    tmp_path: Path, theirs: int
+) -> None:
+    """The sender has written down where, was perhaps killed then, and no executor has the run yet."""
     kept = KeptCommands(tmp_path / "outbox")
-    with (
-        serving(tmp_path / "first", name="first") as first,
-        serving(tmp_path / "second", name="second") as second,
-    ):
-        clients = []
-        for one in (first, second):
-            one.authorized.add(key.public_key())
-            clients.append(ExecutorClient(one.url, one.key.public_key(), key, clock=one.clock))
-        asked = []
+    with two_executors(tmp_path) as (executors, clients):
+        placed = clients[theirs].id
+        (sent,) = deliver_all([a_command()], clients, kept, placed=lambda _: placed)
+        assert sent.client is clients[theirs]
+        assert kept.executor_of(a_command().run_id) == placed
+        assert [len(one.store.runs(limit=9)) for one in executors] == [1 - theirs, theirs]
 
-        def placed(run_id: str) -> str:
-            asked.append((run_id, kept.executor_of(run_id)))
-            return next(client.id for client in clients if client.id != asked[-1][1])
 
-        (sent,) = deliver_all([a_command()], clients, kept, placed=placed)
-        ((run_id, ours),) = asked
-        assert (run_id, ours) == (a_command().run_id, next(c.id for c in clients if c is not sent.client))
-        assert kept.executor_of(run_id) == sent.client.id
-        assert sorted(len(one.store.runs(limit=9)) for one in (first, second)) == [0, 1]
-        for client in clients:
-            client.close()
+def test_a_run_that_an_executor_took_which_is_silent_now_is_sent_to_no_other_one(tmp_path: Path) -> None:
+    """It trains there behind a broken tunnel; what `send` itself knows must be enough."""
+    kept = KeptCommands(tmp_path / "outbox")
+    with two_executors(tmp_path) as (executors, clients):
+        (sent,) = deliver_all([a_command()], clients[:1], kept)
+        assert sent.client is clients[0]
+        key = Ed25519PrivateKey.generate()
+        away = ExecutorClient("http://127.0.0.1:9", executors[0].key.public_key(), key)
+        assert away.id == clients[0].id
+        with pytest.raises(Unreachable):
+            deliver_all([a_command()], [away, clients[1]], kept)
+        away.close()
+        assert executors[1].store.runs(limit=9) == []
 
 
 def test_a_run_that_one_executor_gave_back_may_go_to_another_one(tmp_path: Path) -> None:

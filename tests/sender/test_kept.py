@@ -171,13 +171,36 @@ def test_what_was_accepted_is_sent_anew_by_its_own_wish(tmp_path: Path) -> None:
         assert again.executor == ""
 
 
-def test_what_no_sender_asks_for_is_forgotten_after_a_week(tmp_path: Path) -> None:
+def test_what_no_sender_asks_for_and_locks_of_killed_ones_are_forgotten_after_a_week(tmp_path: Path) -> None:
     kept = KeptCommands(tmp_path / "outbox")
     with kept.keep(a_command()) as entry:  # type: ignore[union-attr]
         entry.place("one")
         entry.delivered()
     now = (tmp_path / "outbox" / f"{a_command().run_id}.sent").stat().st_mtime
+    lock = tmp_path / "outbox" / "locks" / "of a killed one"
+    with kept.alone(a_command().run_id, wait=False) as alone:
+        assert alone
+        lock.touch()
     kept.forget(now + 6 * 86400)
     assert len(list(kept.sent())) == 1
     kept.forget(now + 8 * 86400)
     assert list(kept.sent()) == []
+    assert list(lock.parent.iterdir()) == []
+
+
+def test_a_run_is_held_by_one_alone_and_let_go_of_by_whoever_dies(tmp_path: Path) -> None:
+    kept = KeptCommands(tmp_path / "outbox")
+    script = (
+        "import sys; from pathlib import Path; from pushtrain.sender.kept import KeptCommands\n"
+        "with KeptCommands(Path(sys.argv[1])).alone('run', wait=True) as alone:\n"
+        "    print(alone, flush=True); sys.stdin.read()"
+    )
+    argv = (sys.executable, "-c", script, str(tmp_path / "outbox"))
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "True\n"
+        with kept.alone("run", wait=False) as alone, kept.alone("other", wait=False) as other:
+            assert (alone, other) == (False, True)
+        holder.send_signal(signal.SIGKILL)
+        with kept.alone("run", wait=True) as alone:
+            assert alone

@@ -289,7 +289,7 @@ def test_a_push_of_a_run_that_send_has_delivered_starts_it_nowhere_else(world: W
 
 
 def test_while_send_hands_a_run_over_the_sender_gives_it_to_nobody_else(world: World) -> None:
-    """Both want to at the same moment: each writes down where before it looks what the other wrote."""
+    """`send` has written down where, and has not let go of its file."""
     first, second = world.executors[0], ScriptedExecutor("lab-2")
     world.executors.append(second)
     second.capacity = a_capacity(free_slots=0, running=1)
@@ -297,20 +297,56 @@ def test_while_send_hands_a_run_over_the_sender_gives_it_to_nobody_else(world: W
     world.store.settle_push(None, [command], "a push")
     entry = world.kept.keep(command)
     assert entry is not None
+    entry.place(second.id)
 
     async def story() -> None:
-        entry.place(second.id)
         async with world.running():
-            await eventually(lambda: "hands it over" in world.store.outgoing(command.run_id).detail)
-            assert world.store.outgoing(command.run_id).executor == ""
-            second.send(command)
-            entry.delivered()
-            entry.close()
             await eventually(world.delivered)
 
     asyncio.run(story())
-    assert first.received == []
-    assert set(second.received) == {command.run_id}
+    entry.close()
+    assert (first.received, set(second.received)) == ([], {command.run_id})
+
+
+def test_while_send_decides_where_a_run_goes_the_sender_waits(world: World) -> None:
+    command = a_command(repository=world.repository.key)
+    world.store.settle_push(None, [command], "a push")
+
+    async def story() -> None:
+        with world.kept.alone(command.run_id, wait=True):
+            async with world.running():
+                await eventually(lambda: "hands it over" in world.store.outgoing(command.run_id).detail)
+        assert (world.executor.received, world.store.outgoing(command.run_id).executor) == ([], "")
+        async with world.running():
+            await eventually(world.delivered)
+
+    asyncio.run(story())
+    assert world.executor.received == [command.run_id]
+
+
+def test_a_command_that_is_dropped_before_it_is_placed_is_not_sent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer push takes its place between the decision where it goes and the first byte."""
+    older = a_command(repository=world.repository.key)
+    newer = a_command(repository=world.repository.key, commit="b" * 40)
+    world.store.settle_push(None, [older], "a push")
+    place = world.store.outbox_place
+
+    def and_before(run_id: str, executor: str) -> bool:
+        if run_id == older.run_id:
+            world.store.settle_push(None, [newer], "a push", dropped={older.run_id: "a newer push"})
+        return place(run_id, executor)
+
+    async def story() -> None:
+        async with world.running() as service:
+            await eventually(lambda: world.store.outgoing(older.run_id).state == "cancelled")
+            service.kept_more()
+            await eventually(lambda: newer.run_id in world.executor.received)
+
+    monkeypatch.setattr(world.store, "outbox_place", and_before)
+    asyncio.run(story())
+    assert world.executor.received == [newer.run_id]
 
 
 def test_a_matrix_is_delivered_whole_while_the_executor_accepts(world: World) -> None:

@@ -181,7 +181,7 @@ def _placed(folder: StateFolder, run_id: str) -> str:
 
 
 class _Elsewhere(Exception):
-    """The folder's sender is handing the run to an executor."""
+    """The folder's sender gives the run to another executor, and so do we: it is written down."""
 
 
 def deliver_all(
@@ -209,7 +209,7 @@ def deliver_all(
         before.has(command)  # asked now: later they have what is sent here
     for entry in kept.left():
         with entry:
-            old = _deliver(entry, executors, before, placed)
+            old = _deliver(entry, executors, before, kept, placed)
         if not isinstance(old, Undelivered):
             title = f"{entry.command.job.title} at {entry.command.commit[:7]}, kept from an earlier `send`"
             log.warning("%s: %s", title, old.error if isinstance(old, Refused) else "delivered")
@@ -222,7 +222,7 @@ def deliver_all(
             waiting.append("another `pushtrain send` is delivering the same command")
             continue
         with held:
-            result = _deliver(held, executors, before, placed)
+            result = _deliver(held, executors, before, kept, placed)
         if isinstance(result, Delivered):
             client = next(client for client in clients if client is result.executor)
             sent.append(Sent(result.run, client, known=bool(before.has(command))))
@@ -244,24 +244,29 @@ def deliver_all(
 
 
 def _deliver(
-    entry: Entry, executors: Executors, before: "_Before", placed: Callable[[str], str]
+    entry: Entry,
+    executors: Executors,
+    before: "_Before",
+    kept: KeptCommands,
+    placed: Callable[[str], str],
 ) -> Delivered | Refused | Undelivered:
     run_id = entry.command.run_id
 
     def place(executor: str) -> None:
-        entry.place(executor)
-        theirs = placed(run_id)  # looked up after ours is written: see `kept`
+        with kept.alone(run_id, wait=True):
+            theirs = placed(run_id)
+            entry.place(theirs or executor)
         if theirs not in {"", executor}:
-            entry.place(theirs)
             raise _Elsewhere
 
-    if not entry.executor:
-        entry.place(before.has(entry.command))
-    bound = bool(entry.executor)
-    try:
-        result = executors.deliver(entry.command, entry.executor, entry.place if bound else place)
-    except _Elsewhere:
-        result = executors.deliver(entry.command, entry.executor, entry.place)
+    if not entry.executor and (there := before.has(entry.command, kept.executor_of(run_id))):
+        entry.place(there)
+    while True:
+        try:
+            result = executors.deliver(entry.command, entry.executor, place)
+            break
+        except _Elsewhere:  # where the sender has gone meanwhile; from now on it goes where we are
+            continue
     if isinstance(result, Undelivered):
         if not result.stays:
             entry.place("")
@@ -278,21 +283,30 @@ class _Before:
     def __init__(self, clients: Sequence[ExecutorClient]) -> None:
         self._clients = clients
         self._found: dict[str, dict[str, str]] = {}
+        self._answered: dict[str, set[str]] = {}
 
-    def has(self, command: TrainCommand) -> str:
-        """The executor that has a run, and has not given it back; empty: none that answers."""
+    def has(self, command: TrainCommand, noted: str = "") -> str:
+        """The executor that has a run, and has not given it back; empty: none that we know.
+
+        Args:
+            command: The run's.
+            noted: The executor that took it from an earlier `send`; believed as long as it does not answer.
+        """
         if command.request:
             return ""
         if command.commit not in self._found:
             self._found[command.commit] = self._ask(command.commit)
-        return self._found[command.commit].get(command.run_id, "")
+        found = self._found[command.commit].get(command.run_id, "")
+        return found or ("" if noted in self._answered[command.commit] else noted)
 
     def _ask(self, commit: str) -> dict[str, str]:
         found: dict[str, str] = {}
+        answered = self._answered.setdefault(commit, set())
         for client in self._clients:
             with suppress(PushtrainError):
                 runs = client.runs(find=commit, limit=_MANY)
                 found |= {run.id: client.id for run in runs if run.outcome is not Outcome.MOVED}
+                answered.add(client.id)
         return found
 
 

@@ -16,6 +16,7 @@ from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.sender.board import Board
 from pushtrain.sender.delivery import for_good
+from pushtrain.sender.kept import KeptCommands
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Errands:
     Args:
         store: Where commands are kept.
         board: What is known of executors; told what they answer.
-        by_hand: Fingerprint of the executor to which `pushtrain send` hands a run over; empty: to none.
+        kept: What `pushtrain send` has written down, where somebody may send by hand.
         clock: Seconds since the epoch.
         jitter: A number from 0 to 1; spreads retries.
     """
@@ -39,13 +40,13 @@ class Errands:
         store: Store,
         board: Board,
         *,
-        by_hand: Callable[[str], str],
+        kept: KeptCommands | None,
         clock: Callable[[], float],
         jitter: Callable[[], float],
     ) -> None:
         self._store = store
         self._board = board
-        self._by_hand = by_hand
+        self._kept = kept
         self._clock = clock
         self._jitter = jitter
         self._refused: dict[str, dict[str, PushtrainError]] = {}
@@ -63,12 +64,8 @@ class Errands:
         executor = self._board.executor(name)
         if executor is None:
             return
-        if out.executor != name:
-            self._store.outbox_place(out.run_id, name)
-            if self._by_hand(out.run_id) not in {"", name}:  # looked up after ours is written: see `kept`
-                again = self._clock() + FIRST_PAUSE
-                self._store.outbox_retry(out.run_id, "a `pushtrain send` hands it over", again, executor="")
-                return
+        if out.executor != name and not self._place(out, name):
+            return
         self._board.sent(name, out.command)
         try:
             run = executor.send(out.command)
@@ -81,6 +78,18 @@ class Errands:
             self._store.outbox_started(out.run_id)
         self._refused.pop(out.run_id, None)
         log.info("run %s (%s) is with %s", out.run_id[:8], out.command.job.title, executor.url)
+
+    def _place(self, out: Outgoing, name: str) -> bool:
+        """Write down who gets a command; not if it was dropped, or a `send` gives it to another one."""
+        if self._kept is None:
+            return self._store.outbox_place(out.run_id, name)
+        with self._kept.alone(out.run_id, wait=False) as alone:
+            theirs = self._kept.executor_of(out.run_id) if alone else ""
+            if alone and theirs in {"", name}:
+                return self._store.outbox_place(out.run_id, name)
+            again = self._clock() + (0.0 if alone else FIRST_PAUSE)
+            self._store.outbox_retry(out.run_id, "a `pushtrain send` hands it over", again, executor=theirs)
+        return False
 
     def _undelivered(self, out: Outgoing, name: str, error: PushtrainError) -> None:
         never_sent = isinstance(error, Unreachable) and not error.sent and not out.executor

@@ -6,9 +6,8 @@ sender, this one or the next, which starts the run nowhere else. What is left (n
 killed) the next `pushtrain send` or the folder's sender delivers. A file's lock says that somebody is at it;
 a killed holder's lock is gone with it.
 
-Sender and `send` may want to hand over the same run at the same moment. Each writes down where before it
-looks what the other wrote, so that one of them sees it: `send` goes where the sender goes, and the sender
-lets `send` do it.
+Sender and `send` may want to hand over the same run at the same moment. Each decides where it goes while it
+alone holds the run (`alone`): it looks what the other wrote, follows that, and else writes its own.
 
 `pushtrain cancel` leaves its wish here in the same way, an empty file named after the run: the folder's
 sender holds the store, and looks here before it decides anything.
@@ -17,6 +16,7 @@ sender holds the store, and looks here before it decides anything.
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain
@@ -34,6 +34,8 @@ from pushtrain.plumbing.disk.files import replace, sync_folder
 _SUFFIX: Final = ".json"
 _SENT: Final = ".sent"
 _WISH: Final = ".cancel"
+_LOCKS: Final = "locks"
+_PAUSE: Final = 0.01
 _REMEMBERED: Final = 7 * 86400.0
 """Seconds after which what an executor has accepted is not told any more, where no sender ever asked."""
 
@@ -124,6 +126,31 @@ class KeptCommands:
             return Entry(path, _write(path, kept), kept)
         finally:
             os.close(before)
+
+    @contextlib.contextmanager
+    def alone(self, run_id: str, *, wait: bool) -> Iterator[bool]:
+        """Hold a run while it is decided where it goes; whether that worked. Whoever dies lets go.
+
+        Args:
+            run_id: Which one.
+            wait: Whether to wait for whoever holds it.
+
+        Raises:
+            StorageError: The lock could not be made.
+        """
+        path = self._folder / _LOCKS / run_id
+        with _explained(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = _locked(path, create=True)
+        while handle is None and wait:
+            time.sleep(_PAUSE)
+            handle = _locked(path, create=True)
+        try:
+            yield handle is not None
+        finally:
+            if handle is not None:
+                path.unlink(missing_ok=True)
+                os.close(handle)
 
     def executor_of(self, run_id: str) -> str:
         """The executor (its fingerprint) to which a `send` hands a run over, or has; empty: none.
@@ -247,9 +274,12 @@ class KeptCommands:
         return self._entries(_SENT, _opened)
 
     def forget(self, now: float) -> None:
-        """Let go of what was accepted long ago, where no sender serves the folder; a failure is nobody's."""
+        """Let go of what was accepted long ago where no sender serves the folder, and of dead ones' locks.
+
+        A failure is nobody's: the next one tries again.
+        """
         with contextlib.suppress(OSError):
-            for path in self._folder.glob(f"*{_SENT}"):
+            for path in (*self._folder.glob(f"*{_SENT}"), *self._folder.glob(f"{_LOCKS}/*")):
                 if path.stat().st_mtime < now - _REMEMBERED:
                     path.unlink(missing_ok=True)
 

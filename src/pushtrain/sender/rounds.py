@@ -82,8 +82,7 @@ class Rounds:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.board = Board(clock=ticks)
-        by_hand = kept.executor_of if kept is not None else lambda _: ""
-        self.errands = Errands(store, self.board, by_hand=by_hand, clock=clock, jitter=jitter)
+        self.errands = Errands(store, self.board, kept=kept, clock=clock, jitter=jitter)
         self._store = store
         self._known = known
         self._kept = kept
@@ -128,6 +127,7 @@ class Rounds:
         try:
             async with asyncio.TaskGroup() as self._group:
                 if self._kept is not None:
+                    self._kept.forget(self._clock())
                     seen = self._kept.stamp()  # before the first look
                     self._group.create_task(self._notice(self._kept, seen), name="notice")
                 while True:

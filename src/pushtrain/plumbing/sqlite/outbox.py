@@ -214,9 +214,9 @@ class Outbox:
             )
         return _outgoing(*row)
 
-    def outbox_place(self, run_id: str, executor: str) -> None:
-        """Write down who gets this command, before its first byte goes there."""
-        self._mark(
+    def outbox_place(self, run_id: str, executor: str) -> bool:
+        """Write down who gets this command, before its first byte goes there; not if it waits no more."""
+        return self._mark(
             run_id,
             "placed_at = iif(executor = ?1, placed_at, ?2), executor = ?1",
             (executor, self._clock()),
@@ -363,13 +363,13 @@ class Outbox:
         values: Sequence[str | float],
         *,
         states: Sequence[str] = ("waiting",),
-    ) -> None:
-        """Change a command that is in one of these states; `change` numbers its values from ?1."""
+    ) -> bool:
+        """Change a command if it is in one of these states; `change` numbers its values from ?1."""
         now = self._clock()
         known = ", ".join(f"'{state}'" for state in states)
         end = f"updated_at = ?{len(values) + 1} WHERE run_id = ?{len(values) + 2} AND state IN ({known})"
-        query = f"UPDATE outbox SET {change}, {end}"
-        self._database.write(lambda db: db.execute(query, (*values, now, run_id)).fetchall())
+        query = f"UPDATE outbox SET {change}, {end} RETURNING seq"
+        return bool(self._database.write(lambda db: db.execute(query, (*values, now, run_id)).fetchall()))
 
     def tips(self, repository: str) -> dict[str, str]:
         """Each ref's commit as the reconciler last saw it."""
