@@ -294,6 +294,26 @@ def test_a_line_that_breaks_may_have_carried_the_request(answer: bytes) -> None:
     assert _nonce(asked[0]) != _nonce(asked[1]), "signed anew"
 
 
+def test_a_request_that_an_executor_got_before_it_died_may_have_been_accepted() -> None:
+    """It is asked once more, and nobody listens there any more: that says nothing of the first time."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    got: list[bytes] = []
+
+    def dies() -> None:
+        line, _ = listening.accept()
+        with line:
+            got.append(line.recv(65536))
+            listening.close()
+
+    executor = threading.Thread(target=dies)
+    executor.start()
+    with pytest.raises(Unreachable) as caught:
+        to(f"http://127.0.0.1:{listening.getsockname()[1]}").send(a_command())
+    executor.join()
+    assert got[0].startswith(b"POST /v1/runs ")
+    assert caught.value.sent is True
+
+
 def _nonce(request: bytes) -> bytes:
     return request.partition(b'nonce="')[2].partition(b'"')[0]
 

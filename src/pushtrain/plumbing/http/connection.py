@@ -121,7 +121,13 @@ class Connection:
         except Unreachable as error:
             if not isinstance(error.__cause__, ProtocolError):
                 raise
-        return self._ask(request)
+        try:
+            return self._ask(request)
+        except Unreachable as error:
+            if error.sent:
+                raise
+            # That nobody listens any more says nothing of the first time.
+            raise Unreachable(error.message, mend=error.mend, sent=True) from error
 
     def _ask(self, request: Request) -> bytes:
         with self._open(request, self._timeout) as (response, signature):
