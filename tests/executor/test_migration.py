@@ -14,6 +14,7 @@ import urllib3
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from executor_house import House, done, logged, reached, story
 from moto.server import ThreadedMotoServer
+from pydantic import ValidationError
 
 from pushtrain.core.errors import Busy, Conflict, DataError, Refused
 from pushtrain.core.lifecycle import Requeued
@@ -348,22 +349,76 @@ def test_what_an_attempt_that_saved_nothing_was_and_has_measured_travels_too(
     assert shelf == [["checkpoint", "metrics-000001.jsonl"]]
 
 
-def test_an_attempt_that_was_cut_short_before_it_had_a_folder_is_no_hindrance(
-    tmp_path: Path, shelf: list[list[str]]
-) -> None:
-    assert Waiting(tmp_path, a_command(job=a_spec(checkpoint_to="lfs"))).brought().attempt == 1
-    assert shelf == [["checkpoint"]]
+@pytest.fixture
+def no_shelf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place for checkpoints is out of order."""
+
+    def bring(*_: object) -> tuple[str, str]:
+        raise UploadError("The bucket's credentials are wrong.")
+
+    monkeypatch.setattr(luggage, "bring", bring)
 
 
-def test_a_checkpoint_without_files_is_received_like_any_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("no_shelf")
+@pytest.mark.parametrize("has_a_folder", [True, False])
+def test_a_run_that_has_nothing_to_carry_leaves_at_once_though_checkpoints_have_no_place(
+    tmp_path: Path, has_a_folder: bool
 ) -> None:
-    packed = luggage.pack(RunDir.of(tmp_path / "old", "run", 1))
-    came = Checkpoint(attempt=1, where="lfs", sha256=packed.sha256, size=packed.size)
-    monkeypatch.setattr(luggage, "_from_lfs", lambda *_: packed.path)
+    """Also one that was preempted while it was prepared, before it had so much as a folder."""
+    waiting = Waiting(tmp_path, a_command(job=a_spec(checkpoint_to="lfs")))
+    if has_a_folder:
+        waiting.folder.create()
+    waiting.migration.may_leave(waiting.run)
+    left = waiting.store.run(waiting.run.id).checkpoint
+    waiting.store.close()
+    assert left is not None
+    assert (left.where, [one.reason for one in left.segments]) == ("none", [Reason.INTERRUPTED])
+
+
+@pytest.mark.usefixtures("no_shelf")
+def test_metrics_alone_hold_no_run_back_when_they_cannot_be_brought_away(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path, a_command(job=a_spec(checkpoint_to="lfs")))
+    before = waiting.folder.create().before
+    before.mkdir()
+    (before / "metrics-000001.jsonl").write_text("{}\n")
+    assert waiting.brought().where == "none"
+
+
+@pytest.mark.usefixtures("no_shelf")
+def test_a_checkpoint_that_cannot_be_brought_away_keeps_its_run(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path, a_command(job=a_spec(checkpoint_to="lfs")))
+    (waiting.folder.create().checkpoint / "step").write_text("7")
+    with pytest.raises(UploadError):
+        waiting.migration._bring(waiting.run)
+    with pytest.raises(Busy):
+        waiting.migration.may_leave(waiting.store.run(waiting.run.id))
+    waiting.store.close()
+
+
+def test_a_checkpoint_without_a_file_is_received_with_nothing_to_fetch(tmp_path: Path) -> None:
+    """What an earlier stay has left here is not what the run goes on from."""
+    came = Checkpoint(attempt=1, where="none")
     new, mirror = RunDir.of(tmp_path / "new", "run", 2).create(), cast("Any", None)
-    assert luggage.fetch(came, new, mirror, limit=1 << 30, stop=lambda: None)
+    (new.checkpoint / "old").write_text("7")
+    assert not luggage.fetch(came, new, mirror, limit=1, stop=lambda: None)
     assert not new.checkpointed(), "there is nothing to go on from"
+    (new.checkpoint / "own").write_text("8")
+    assert not luggage.fetch(came, new, mirror, limit=1, stop=lambda: None)
+    assert new.checkpointed(), "it went on from there"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"where": "none", "sha256": "0" * 64},
+        {"where": "lfs"},
+        {"where": "none", "size": 1},
+        {"where": "none", "url": "s3://models/lab"},
+    ],
+)
+def test_a_checkpoint_has_a_file_with_its_digest_or_none(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="or none of these"):
+        Checkpoint(attempt=1, **wrong)
 
 
 def test_a_checkpoint_that_was_received_by_half_goes_on_as_it_came(
@@ -375,7 +430,10 @@ def test_a_checkpoint_that_was_received_by_half_goes_on_as_it_came(
     command = a_command(job=a_spec(checkpoint_to="lfs")).model_copy(update={"attempt": 1, "checkpoint": came})
     waiting = Waiting(tmp_path, command)
     (waiting.folder.create().checkpoint / "step").write_text("7")
-    brought = waiting.brought()
+    waiting.migration.may_leave(waiting.run)
+    brought = waiting.store.run(waiting.run.id).checkpoint
+    waiting.store.close()
+    assert brought is not None
     assert (brought.attempt, brought.sha256, shelf) == (2, came.sha256, [])
     assert [(segment.attempt, segment.executor) for segment in brought.segments] == [
         (1, "lab-1"),

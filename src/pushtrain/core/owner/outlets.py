@@ -33,7 +33,7 @@ def closed(rules: Rules, checkpoint: Checkpoint) -> Shut | None:
     It is read with the owner's credentials, and whoever sends the command says where it lies.
     """
     url = checkpoint.url
-    if checkpoint.where == "lfs" or any(below_store(url, allowed) for allowed in rules.artifact_urls):
+    if checkpoint.where != "url" or any(below_store(url, allowed) for allowed in rules.artifact_urls):
         return None
     return Shut(
         URLS,

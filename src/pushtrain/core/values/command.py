@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 import rfc8785
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pushtrain.core.values import names
 from pushtrain.core.values.jobspec import JobSpec
@@ -49,12 +49,25 @@ class Checkpoint(Value):
 
     attempt: int = Field(ge=0, le=MOST)
     """The last attempt that it is of."""
-    where: Literal["lfs", "url"]
+    where: Literal["lfs", "url", "none"]
+    """`none`: nothing was saved, and there is no file; what was done travels all the same."""
     url: Annotated[str, judged(names.store_problem)] = ""
-    sha256: Sha256
-    size: int = Field(ge=0, le=MOST)
+    sha256: Sha256 | Literal[""] = ""
+    size: int = Field(default=0, ge=0, le=MOST)
     segments: tuple[Segment, ...] = Field(default=(), max_length=1000)
     """What was done so far, and where."""
+
+    @model_validator(mode="after")
+    def _has_one_file_or_none(self) -> Self:
+        named = bool(self.sha256)
+        if named != self.has_file or not (named or (self.size, self.url) == (0, "")):
+            raise ValueError("a checkpoint has a file with its SHA-256, or none of these")
+        return self
+
+    @property
+    def has_file(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.where != "none"
 
 
 class TrainCommand(Value):

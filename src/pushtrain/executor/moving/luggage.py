@@ -72,6 +72,11 @@ def _files(root: Path) -> Iterator[tuple[Path, str]]:
             yield path, f"{_CHECKPOINT}/{path.relative_to(root)}"
 
 
+def measured(folder: RunDir) -> bool:
+    """Whether an attempt has left metrics that belong to the run's curve."""
+    return next(_metrics(folder), None) is not None
+
+
 def _metrics(folder: RunDir) -> Iterator[tuple[Path, str]]:
     for path in sorted(folder.before.glob("metrics-*.jsonl")):
         yield path, path.name
@@ -123,7 +128,9 @@ def received(checkpoint: Checkpoint, folder: RunDir) -> bool:
 
 
 def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int, stop: Stop) -> bool:
-    """Have a checkpoint that came with the command in the run's folder; False: it was there already.
+    """Have a checkpoint that came with the command in the run's folder; False: nothing had to be fetched.
+
+    One without a file leaves the folder as empty as it is.
 
     Args:
         checkpoint: What the command names.
@@ -139,6 +146,12 @@ def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int,
     root = folder.root.parent
     packed, fresh = root / NAME, root / "received.new"
     if received(checkpoint, folder):
+        return False
+    if not checkpoint.has_file:
+        for old in (folder.checkpoint, folder.before):
+            remove_tree(old)
+        folder.checkpoint.mkdir()
+        write_bytes(folder.received, b"")
         return False
     if limit and checkpoint.size > limit:
         raise DataError(

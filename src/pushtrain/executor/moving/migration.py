@@ -3,6 +3,8 @@
 As soon as an attempt has ended that another one follows, and only where the job names a place. The sender
 takes a run back (`release`) once its checkpoint is there, when an executor is free that could go on. What is
 packed while the run waits is whole; if the run begins again meanwhile, it is dropped.
+
+A run that has saved nothing waits for no upload: what was done of it leaves with it, in the answer itself.
 """
 
 import logging
@@ -10,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pushtrain.core.errors import Busy, Conflict
+from pushtrain.core.errors import Busy, Conflict, PushtrainError
 from pushtrain.core.values.command import Checkpoint
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import State
@@ -69,22 +71,44 @@ class Migration:
                 f"Run {run.short} goes on here, where its checkpoint is.",
                 mend="`checkpoint_to` in pushtrain.toml lets it go on elsewhere.",
             )
-        if travels and (run.checkpoint is None or run.checkpoint.attempt < run.attempt):
+        if not travels or _away(run):
+            return
+        if (at_once := self._at_once(run)) is None:
             raise Busy(f"The checkpoint of run {run.short} is on its way.", mend="Try again soon.")
+        self._save(run, at_once)
 
     async def run(self) -> None:
         """Bring checkpoints away until cancelled."""
         await self._backlog.run(self._store.may_travel)
 
     def _bring(self, run: Run) -> None:
-        done = run.checkpoint is not None and run.checkpoint.attempt >= run.attempt
-        if done or run.state is not State.QUEUED or not _began(run):
+        if _away(run) or run.state is not State.QUEUED or not _began(run):
             return
+        if (at_once := self._at_once(run)) is not None:
+            self._save(run, at_once)
+            return
+        try:
+            self._upload(run)
+        except PushtrainError as error:
+            if not self._saved_nothing(run):
+                raise
+            _log.warning("run %s saved nothing; what it measured stays here: %s", run.short, error)
+            self._save(run, _bare(run))
+
+    def _at_once(self, run: Run) -> Checkpoint | None:
+        """What a run leaves with that has nothing to be brought away; None: there is something."""
         came, folder = run.command.checkpoint, self._folder(run)
         if came is not None and not luggage.received(came, folder):
-            self._save(run, came)  # whatever is here of it is not whole, and nothing was added
-            return
-        packed = luggage.pack(folder)
+            return came  # whatever is here of it is not whole, and nothing was added
+        return _bare(run) if self._saved_nothing(run) and not luggage.measured(folder) else None
+
+    def _saved_nothing(self, run: Run) -> bool:
+        """Whether nothing was saved here, and nothing came with the run."""
+        came = run.command.checkpoint
+        return not (came and came.has_file) and not self._folder(run).checkpointed()
+
+    def _upload(self, run: Run) -> None:
+        packed = luggage.pack(self._folder(run))
         try:
             if self._store.run(run.id).token or self._store.run(run.id).attempt != run.attempt:
                 return  # it has begun again meanwhile
@@ -109,6 +133,15 @@ class Migration:
 
     def _folder(self, run: Run) -> RunDir:
         return RunDir.of(self._runs, run.id, run.attempt)
+
+
+def _bare(run: Run) -> Checkpoint:
+    return Checkpoint(attempt=run.attempt, where="none")
+
+
+def _away(run: Run) -> bool:
+    """Whether what the last attempt has left can be had elsewhere."""
+    return run.checkpoint is not None and run.checkpoint.attempt >= run.attempt
 
 
 def _began(run: Run) -> bool:
