@@ -247,6 +247,31 @@ def test_a_mirror_that_another_thread_makes_anew_meanwhile_is_neither_given_up_n
     assert not again or mirror.birth() == elsewhere.born
 
 
+@pytest.mark.parametrize(("before", "asides"), [(True, 1), (False, 0)])
+def test_a_mirror_that_was_made_in_this_very_call_is_not_set_aside_again(
+    work: WorkRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, before: bool, asides: int
+) -> None:
+    """Whatever looks like damage there came from the host: once more would be of no use to anybody."""
+    commit = pushed(work, {"a": "1"})
+    if before:
+        mirror.ensure()
+    really, gone = mirror._set_aside, []
+
+    def set_aside() -> None:
+        gone.append(mirror.birth())
+        really()
+
+    monkeypatch.setattr(mirror, "_set_aside", set_aside)
+
+    def fetch_into(*_: object, **__: object) -> None:
+        raise BrokenRepository("git could not fetch: fatal: bad object.")
+
+    monkeypatch.setattr(mirror, "fetch_into", fetch_into)
+    with pytest.raises(BrokenRepository):
+        mirror.fetch("refs/heads/main", commit)
+    assert len(gone) == asides
+
+
 def test_what_is_wrong_with_a_mirror_that_stays_is_told(
     work: WorkRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,9 @@ def test_only_full_commit_ids_are_commits(commit: str) -> None:
         (" ! [remote rejected] a -> b (protected branch hook declined)", PushDeclined),
         ("remote: error: GH001: Large files detected.\n ! [remote rejected] a -> b (x)", PushDeclined),
         ("error: object file objects/ab/cd is empty\nfatal: loose object is corrupt", BrokenRepository),
+        ("error: refs/fetched/a does not point to a valid object!\nfatal: bad object 1234", BrokenRepository),
+        ("remote: fatal: bad object 1234\nfatal: protocol error: bad pack header", GitError),
+        ("remote: error: missing blob 1234\nfatal: the remote end aborted", GitError),
         ("fatal: something new", GitError),
     ],
 )

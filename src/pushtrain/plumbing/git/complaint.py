@@ -54,10 +54,13 @@ _MOVED: Final = re.compile(
     r"|cannot lock ref|incorrect old value|reference already exists|remote ref updated since"
 )
 _BROKEN: Final = re.compile(
+    r"^(?!remote:)[^\n]*("
     r"object file \S+ is empty|loose object \S+ .*corrupt|packfile \S+ (is|cannot|does)|inflate:|bad object"
     r"|index file (corrupt|smaller)|unable to read (tree|sha1)|missing (blob|tree|commit)"
-    r"|not a git repository"
+    r"|not a git repository)",
+    re.MULTILINE,
 )
+"""Of our own copy: what the host says of its own is no reason to throw ours away."""
 
 
 _UNSAFE: Final = re.compile(

@@ -166,23 +166,25 @@ class Mirror:
     def _whole(self, fetch: Callable[[], bool], stop: Stop | None) -> bool:
         """Fetch; once more, into a new mirror, where this one turns out to be damaged.
 
-        Whoever uses it while another thread makes it anew fails, too, and begins again with the new one.
+        Whoever uses it while another thread makes it anew fails, too, and begins again with the new one. A
+        mirror that was made since is not set aside: what is wrong with it came from the host.
         """
         with self.using():
+            first = self.birth()
             for _ in range(_RENEWALS):
                 born = self.birth()
                 try:
                     return fetch()
                 except GitError as error:
-                    if not self._renewed(born, error, stop):
+                    if not self._renewed(born, error, stop, old=born == first):
                         raise
             return fetch()
 
-    def _renewed(self, born: str, error: GitError, stop: Stop | None) -> bool:
+    def _renewed(self, born: str, error: GitError, stop: Stop | None, *, old: bool) -> bool:
         """Whether another mirror is in the place of the one in which something failed, or may come there."""
         if born and self.birth() != born:
             return True
-        if not isinstance(error, BrokenRepository):
+        if not (born and old and isinstance(error, BrokenRepository)):
             return False
         with self._locked(stop):
             if self.birth() == born:
