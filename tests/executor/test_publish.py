@@ -438,6 +438,127 @@ def test_whatever_is_planted_a_runs_results_find_a_place_and_land_once(line: Lin
     assert len(line.log()) == 3
 
 
+def put(line: Line, files: dict[str, str]) -> None:
+    """Have somebody who can push put these on the results branch."""
+    tip = line.tip()
+    line.work.git("checkout", "--quiet", *([tip] if tip else ["--orphan", "planted"]))
+    line.work.commit(files)
+    line.work.git("push", "--quiet", "origin", f"HEAD:refs/heads/{RESULTS}")
+
+
+@pytest.mark.parametrize("record", ["[" * 100_000, pytest.param(" " * (65 << 20), marks=pytest.mark.slow)])
+def test_a_planted_record_that_cannot_be_read_holds_up_no_run(line: Line, record: str) -> None:
+    items = [line.item({"a": b"1"}), line.item({"b": b"2"})]
+    put(line, {f"{folder(items[0].run)}/run.json": record})
+    outcomes = line.publisher().publish(items)
+    first, second = (published(outcomes[item.run.id]) for item in items)
+    assert first.path == f"{folder(items[0].run)}{items[0].run.id[8:]}"
+    assert second.path == folder(items[1].run)
+
+
+def test_planted_pages_that_are_too_large_or_no_files_are_left_alone(line: Line) -> None:
+    item = line.item()
+    month = folder(item.run).rpartition("/")[0]
+    large = index.MARK + "x" * (2 << 20)
+    put(line, {"README.md": large, f"{month}/README.md/odd": "x"})
+    done = one(line.publisher(), item)
+    assert line.show(done, "/README.md") == large
+    assert done.path == folder(item.run)
+    assert line.show(done, f"/{month}/README.md/odd") == "x"
+
+
+def test_a_run_without_an_attempt_takes_nothing_from_a_planted_folder(line: Line) -> None:
+    run = over(a_run(a_command(commit=line.commit)), Outcome.CANCELLED).model_copy(update={"attempt": 0})
+    told = run.model_dump(mode="json")
+    file = {
+        "path": "evil",
+        "size": 1,
+        "sha256": "0" * 64,
+        "where": "url",
+        "url": "https://x.y/z",
+        "until": None,
+    }
+    record = {"version": 1, "executor": {"name": "lab-3", "key": line.key}, "run": told, "files": [file]}
+    put(line, {f"{folder(run)}/run.json": json.dumps(record)})
+    done = one(line.publisher(), Publishable(run))
+    assert (done.artifacts, done.path) == ((), f"{folder(run)}{run.id[8:]}")
+    assert one(line.publisher(), Publishable(run)) == done, "as after a death before it was written down"
+
+
+def test_a_folder_is_free_only_if_nothing_is_in_it(line: Line) -> None:
+    item = line.item({"a": b"1"})
+    put(line, {f"{folder(item.run)}/files/planted": "x"})
+    done = one(line.publisher(), item)
+    assert done.path == f"{folder(item.run)}{item.run.id[8:]}"
+    assert not any(path.startswith(f"{done.path}/files/planted") for path in line.work.files(line.tip()))
+
+
+def test_two_runs_of_one_push_whose_short_ids_are_the_same_have_a_folder_each(line: Line) -> None:
+    first = line.item()
+    twin_id = first.run.short + "f" * 24
+    command = first.run.command.model_copy(update={"run_id": twin_id})
+    twin = Publishable(first.run.model_copy(update={"id": twin_id, "command": command}))
+    outcomes = line.publisher().publish([first, twin])
+    assert len({published(outcome).path for outcome in outcomes.values()}) == 2
+
+
+def test_what_was_pushed_without_a_note_of_it_is_known_by_its_content(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by an executor of an earlier version that died between push and bookkeeping."""
+    monkeypatch.setattr(publishing, "_let_go", lambda _, done: done)
+    item = line.item({"a": b"1"})
+    assert item.folder is not None
+    done = one(line.publisher(), item)
+    (item.folder.root / "offered.json").unlink()
+    assert one(line.publisher(), item) == done
+    assert line.log() == [done.commit]
+
+
+def test_a_folder_with_other_content_is_not_taken_for_a_run_of_which_nothing_is_noted(line: Line) -> None:
+    item = line.item({"a": b"1"})
+    done = one(line.publisher(), item)
+    assert item.folder is not None
+    for name in ("offered.json", "published.json"):
+        (item.folder.root / name).unlink()
+    other = line.item({"a": b"2"})
+    assert other.folder is not None
+    again = Publishable(item.run, item.attempts, other.folder, (), item.command, item.headers)
+    assert one(line.publisher(), again).path != done.path
+
+
+@pytest.mark.parametrize("trouble", [GitError("odd"), RecursionError()])
+def test_whatever_goes_wrong_with_one_run_the_others_of_its_push_are_published(
+    line: Line, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    items = [line.item({"a": b"1"}) for _ in range(3)]
+    grow = Branch.grow
+
+    def odd(self: Branch, tip: str, commits: list[Any], **more: Any) -> list[str]:
+        if any(items[1].run.id in commit.message for commit in commits):
+            raise trouble
+        return grow(self, tip, commits, **more)
+
+    monkeypatch.setattr(Branch, "grow", odd)
+    outcomes = line.publisher().publish(items)
+    assert [isinstance(outcomes[item.run.id], Published) for item in items] == [True, False, True]
+
+
+def test_a_remote_that_does_not_answer_is_not_asked_once_for_each_run(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def silent(self: Branch, **_: object) -> str:
+        asked.append(self.ref)
+        raise GitError("whatever")
+
+    monkeypatch.setattr(Branch, "fetch", silent)
+    outcomes = line.publisher().publish([line.item() for _ in range(3)])
+    assert len(asked) == 1
+    assert all(isinstance(outcome, GitError) for outcome in outcomes.values())
+
+
 # --- where to ---
 
 

@@ -69,7 +69,7 @@ def root_page(old: bytes | None, rows: Sequence[str], months: Sequence[str]) -> 
     if text is None:
         return None
     kept = _merged(rows, text, LAST)
-    known = {found[1] for found in _MONTH.finditer(text)} | set(months)
+    known = {found[1] for line in text.split("\n") if (found := _MONTH.fullmatch(line))} | set(months)
     listed = sorted(known, key=lambda path: (path[-7:], path), reverse=True)[:_MOST_MONTHS]
     lines = [f"- {md.link(md.text(path.removeprefix('runs/')), f'{path}/')}" for path in listed]
     page = (

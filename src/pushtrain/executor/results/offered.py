@@ -4,19 +4,24 @@ Whoever knows a commit and its job can tell the run's id in advance, and whoever
 branch can put a folder with that id there before its run has begun. It must not be taken for the run's.
 """
 
-import json
+import re
 from collections.abc import Mapping
 from typing import Final
 
 from pydantic import Field, ValidationError
 
-from pushtrain.core.values.run import Run
+from pushtrain.core.errors import PushtrainError
+from pushtrain.core.text import strictjson
 from pushtrain.core.values.value import Value
+from pushtrain.executor.results.parcel import Parcel
 from pushtrain.plumbing.attempts.records import write_record
 from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.git.commits import blob_id
 
 _NOTE: Final = "offered.json"
 _KEPT: Final = 100
+_TELLING: Final = ("id", "outcome", "attempt", "accepted_at")
+_RETOLD: Final = re.compile(r"run\.json$|README\.md$|plots/")
 
 
 class _Offers(Value):
@@ -42,16 +47,30 @@ def offer(attempt: RunDir | None, commit: str, folder: str) -> None:
     write_record(attempt.root / _NOTE, _Offers(folders=known))
 
 
-def is_ours(run: Run, attempt: RunDir | None, commit: str, record: bytes) -> bool:
-    """Whether a folder with a run's id was put there by this executor.
+def is_same(one: Parcel, record: bytes, blobs: Mapping[str, str]) -> bool:
+    """Whether a folder holds what this run would bring, so that nothing is lost by taking it for the run's.
+
+    That is how results are known that were pushed without a note: of a run that never had an attempt, or by
+    an executor that made none yet. The report and its charts do not count: they tell when they were made.
 
     Args:
-        run: The run.
-        attempt: Its last attempt; None: it never had one, nothing is noted of it, and nothing can be lost.
-        commit: The commit that brought the folder's record, or changed it last.
-        record: The record, whose id is the run's.
+        one: The run.
+        record: The folder's `run.json`.
+        blobs: The id of each file in the folder, by its path there.
     """
-    if attempt is not None:
-        return commit in offers(attempt)
-    told = json.loads(record)["run"]
-    return (told.get("outcome"), told.get("attempt")) == (run.outcome, run.attempt)
+    try:
+        told = strictjson.loads(record, any_text=True)
+        run = {name: told["run"].get(name) for name in _TELLING}
+        files = sorted((file["path"], file["sha256"], file["size"]) for file in told["files"])
+    except (PushtrainError, KeyError, TypeError, AttributeError):
+        return False
+    wanted = one.run.model_dump(mode="json", include=set(_TELLING))
+    placed = sorted((file.path, file.sha256, file.size) for file in one.placed)
+    left = {path: blob for path, blob in blobs.items() if not _RETOLD.match(path)}
+    brought = {path: content for path, content in one.files.items() if not _RETOLD.match(path)}
+    return (
+        run == wanted
+        and files == placed
+        and left.keys() == brought.keys()
+        and all(blob_id(content, like=left[path]) == left[path] for path, content in brought.items())
+    )

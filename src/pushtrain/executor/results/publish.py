@@ -3,20 +3,19 @@
 Rules:
 
 - A run is published exactly once. Before anything is committed its folder is looked for on the branch by the
-  run's full id; death between push and bookkeeping therefore costs one look, not a second commit. It counts
-  only if a commit of ours put it there (`offered`): the id can be told in advance, and planted.
+  run's full id; death between push and bookkeeping therefore costs one look, not a second commit. What counts
+  as the run's, `pages` says: the id can be told in advance, and planted.
 - Commits are made in the private mirror (`plumbing.git.branch`); a job's folder is never a work tree.
 - The push never overwrites. When the branch has moved, it is fetched and looked at again, and the commits are
   made anew on top of it.
+- One run's trouble holds up no other: what may be due to a run of a batch is tried run by run.
 - What fails here fails for its own reasons (network, rights, full disk), and is tried again for days: errors
   are returned run by run, and whoever calls decides when to try again.
 """
 
-import json
 import logging
 import random
 import re
-import secrets
 import shutil
 import threading
 import time
@@ -26,22 +25,22 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from pushtrain.core.errors import Cancelled, PushRejected, PushtrainError
+from pushtrain.core.errors import Cancelled, CredentialError, NotFound, PushRejected, PushtrainError
 from pushtrain.core.policy import SHARED_FOLDER
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.core.text.redact import Mask
 from pushtrain.core.values.card import Gpu
 from pushtrain.core.values.run import Artifact, Run
 from pushtrain.core.values.value import RESULTS_BRANCH
-from pushtrain.executor.results import index
-from pushtrain.executor.results.offered import is_ours, offer, offers
+from pushtrain.executor.results.offered import offer
+from pushtrain.executor.results.pages import Pages
 from pushtrain.executor.results.parcel import Packer, Parcel, Publishable
-from pushtrain.executor.results.wording import folder, headline
+from pushtrain.executor.results.wording import headline
 from pushtrain.plumbing.attempts.given import hide_all
 from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git.branch import Branch, NewCommit
-from pushtrain.plumbing.git.complaint import PushDeclined
+from pushtrain.plumbing.git.complaint import RateLimited, Unanswered
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.ports import MetricsFormat, Stop
 
@@ -52,6 +51,8 @@ _log = logging.getLogger(__name__)
 _NOTE: Final = "published.json"
 _TRIES: Final = 40
 _PUSH_BYTES: Final = 40 * 1024 * 1024
+_THE_REMOTES: Final = (Unanswered, RateLimited, CredentialError, NotFound, PushRejected)
+"""Failures of the remote, whatever is pushed to it; any other may be due to a run of the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +123,32 @@ class Publisher:
                 outcomes[item.run.id] = noted
         for (key, ref, base), items in groups.items():
             for some in self._portions(key, items, outcomes, stop):
-                found = self._together(key, ref, base, some, stop)
-                declined = any(isinstance(one, PushDeclined) for one in found.values())
-                for one in some if declined and len(some) > 1 else ():  # its content holds up no other run
-                    found |= self._together(key, ref, base, [one], stop)
+                found, differ = self._together(key, ref, base, some, stop)
                 outcomes |= found
+                for number, one in enumerate(some if differ and len(some) > 1 else ()):
+                    found, differ = self._together(key, ref, base, [one], stop)
+                    outcomes |= found
+                    if not differ and not isinstance(found[one.run.id], Published):
+                        outcomes |= {each.run.id: found[one.run.id] for each in some[number:]}
+                        break
         return outcomes
 
     def _together(
         self, key: str, ref: str, base: str, some: Sequence[Parcel], stop: Stop | None
-    ) -> dict[str, Published | PushtrainError]:
-        """These runs by one push; what came of each."""
+    ) -> tuple[dict[str, Published | PushtrainError], bool]:
+        """These runs by one push; what came of each, and whether it may be due to one of them."""
+        trouble: PushtrainError
         try:
-            return self._group(key, ref, base, some, stop)
+            return self._group(key, ref, base, some, stop), False
         except Cancelled:
             raise
+        except _NoTipError as error:
+            trouble, differ = error.why, False
         except PushtrainError as error:
-            return {one.run.id: error for one in some}
+            trouble, differ = error, not isinstance(error, _THE_REMOTES)
+        except Exception as error:  # noqa: BLE001  a defect that one run shows must not end the others' results
+            trouble, differ = _defect(error), True
+        return {one.run.id: trouble for one in some}, differ
 
     def _portions(
         self,
@@ -156,6 +166,8 @@ class Publisher:
                 raise
             except PushtrainError as error:
                 outcomes[item.run.id] = error
+            except Exception as error:  # noqa: BLE001  as above
+                outcomes[item.run.id] = _defect(error)
             if sum(one.size for one in some) > _PUSH_BYTES:
                 yield some
                 some = []
@@ -175,7 +187,7 @@ class Publisher:
             for number in range(_TRIES):
                 tip, known_to = self._tips.get(place_, ("", ""))
                 if not known_to or known_to != branch.mirror.birth():
-                    tip = branch.fetch(stop=stop)
+                    tip = _tip_of(branch, stop)
                 try:
                     done, top = self._push(branch, tip, base, ready, stop)
                 except PushRejected:
@@ -190,22 +202,20 @@ class Publisher:
                 self._tips[place_] = (top, branch.mirror.birth())
                 break
         branch.mirror.tidy(stop=stop)
-        for one in ready:
-            _let_go(one, done[one.run.id])
-        return dict(done)
+        return {one.run.id: _let_go(one, done[one.run.id]) for one in ready}
 
     def _push(
         self, branch: Branch, tip: str, base: str, ready: Sequence[Parcel], stop: Stop | None
     ) -> tuple[dict[str, Published], str]:
         """Commit on a tip those runs that are not there yet, and push; what became of each, and the tip."""
-        pages = _Pages(branch, tip, base, ready)
+        pages = Pages(branch, tip, base, ready)
         done: dict[str, Published] = {}
         commits: list[NewCommit] = []
         fresh: list[tuple[Parcel, str]] = []
         for one in ready:
             there = pages.ours(one)
             if there is not None:
-                done[one.run.id] = there
+                done[one.run.id] = Published(*there)
                 continue
             path = pages.place_for(one.run)
             files = {f"{path}/{name}": content for name, content in one.files.items()}
@@ -233,81 +243,32 @@ class Publisher:
         )
 
 
+class _NoTipError(Exception):
+    """The remote branch could not be read."""
+
+    def __init__(self, why: PushtrainError) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+def _tip_of(branch: Branch, stop: Stop | None) -> str:
+    try:
+        return branch.fetch(stop=stop)
+    except Cancelled:
+        raise
+    except PushtrainError as error:
+        raise _NoTipError(error) from error
+
+
+def _defect(error: Exception) -> PushtrainError:
+    _log.error("publishing failed", exc_info=error)
+    return PushtrainError(f"{type(error).__name__}: {error}"[:500])
+
+
 def _inert(title: str) -> str:
     """A job's title for a commit's message: in it hosts would close issues, call people, skip workflows."""
     plain = "".join(filter(str.isprintable, title.replace("\n", " ")))
     return " ".join(re.sub(r"[#@]|(?<=:)//|[\[\]]", "_", plain).split())
-
-
-class _Pages:
-    """What is on a branch at one tip, as far as a batch needs it; read by one git process."""
-
-    def __init__(self, branch: Branch, tip: str, base: str, ready: Sequence[Parcel]) -> None:
-        self._base = base
-        self._branch = branch
-        self._tip = tip
-        folders = [self._candidates(one) for one in ready]
-        records = [f"{path}/run.json" for both in folders for path in both]
-        months = [f"{self._month(one.run)}/README.md" for one in ready]
-        wanted = list(dict.fromkeys([f"{base}README.md", *months, *records]))
-        found = (
-            branch.mirror.commits.objects([f"{tip}:{path}" for path in wanted])
-            if tip
-            else [None] * len(wanted)
-        )
-        self._there = {path: one[1] if one else None for path, one in zip(wanted, found, strict=True)}
-
-    def ours(self, one: Parcel) -> Published | None:
-        """The run's results, if this executor has brought them already."""
-        for path in self._candidates(one):
-            record = self._there[f"{path}/run.json"]
-            if record is None or _id_in(record) != one.run.id:
-                continue
-            commit = self._branch.added_by(self._tip, f"{path}/run.json")
-            if is_ours(one.run, one.of.folder, commit, record):
-                return Published(commit, path, _files_of(record))
-            _log.warning("run %s: the folder %s has its id, and is none of ours", one.run.short, path)
-        return None
-
-    def place_for(self, run: Run) -> str:
-        """A folder that is free. A short id that is taken grows, and beyond itself if need be."""
-        for path in self._paths(run):
-            if self._there[f"{path}/run.json"] is None:
-                return path
-        return f"{path}{secrets.token_hex(4)}"
-
-    def with_row(self, one: Parcel, path: str) -> dict[str, bytes]:
-        """The pages with this run's row on top; remembered for the next one of the batch."""
-        run, month = one.run, self._month(one.run)
-        last = one.of.attempts[-1] if one.of.attempts else None
-        trained = None
-        if last and last.started_at is not None and last.ended_at is not None:
-            trained = last.ended_at - last.started_at
-        told = (run, one.metrics, one.subject, trained)
-        relative = month.removeprefix(self._base)
-
-        def row(base: str) -> str:
-            return one.mask.text(index.row(*told, path=path.removeprefix(self._base), base=base))
-
-        root, page = f"{self._base}README.md", f"{month}/README.md"
-        changed = {
-            root: index.root_page(self._there[root], [row("")], [relative]),
-            page: index.month_page(self._there[page], [row(relative)], run.command.job.name, month[-7:]),
-        }
-        kept = {path: content for path, content in changed.items() if content is not None}
-        self._there |= kept
-        return kept
-
-    def _candidates(self, one: Parcel) -> tuple[str, ...]:
-        """Folders that may hold the run: where it would go, and where it was offered."""
-        return tuple(dict.fromkeys((*self._paths(one.run), *offers(one.of.folder).values())))
-
-    def _paths(self, run: Run) -> tuple[str, str]:
-        path = f"{self._base}{folder(run)}"
-        return path, f"{path}{run.id[len(run.short) :]}"
-
-    def _month(self, run: Run) -> str:
-        return f"{self._base}{folder(run)}".rpartition("/")[0]
 
 
 def target(run: Run) -> tuple[str, str, str]:
@@ -322,20 +283,6 @@ def target(run: Run) -> tuple[str, str, str]:
     return wanted.repository or command.repository, ref, f"{path}/" if path not in {"", "."} else ""
 
 
-def _id_in(record: bytes) -> str:
-    try:
-        return str(json.loads(record)["run"]["id"])
-    except (ValueError, KeyError, TypeError):
-        return ""
-
-
-def _files_of(record: bytes) -> tuple[Artifact, ...]:
-    try:
-        return tuple(Artifact.model_validate(file) for file in json.loads(record)["files"])
-    except (ValueError, KeyError, TypeError):
-        return ()
-
-
 def _noted(attempt: RunDir | None) -> Published | None:
     """What an earlier call wrote down of this run before it let files go; None: nothing."""
     if attempt is None:
@@ -346,14 +293,18 @@ def _noted(attempt: RunDir | None) -> Published | None:
         return None
 
 
-def _let_go(one: Parcel, done: Published) -> None:
+def _let_go(one: Parcel, done: Published) -> Published | PushtrainError:
     """Remove what is safe elsewhere, once that is noted; what the executor keeps stays."""
     attempt = one.of.folder
     away = [file for file in one.placed if file.where in {"git", "lfs", "url"}]
     if attempt is None or not away:
-        return
-    write_bytes(attempt.root / _NOTE, _NOTES.dump_json(done))
+        return done
+    try:
+        write_bytes(attempt.root / _NOTE, _NOTES.dump_json(done))
+    except PushtrainError as error:
+        return error
     for file in away:
         (attempt.artifacts / file.path).unlink(missing_ok=True)
     if not any(file.where == "executor" for file in one.placed):
         shutil.rmtree(attempt.artifacts, ignore_errors=True)
+    return done

@@ -27,7 +27,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pushtrain.core.errors import GitError, StorageError
-from pushtrain.plumbing.git.complaint import TRACE, PrintedTooMuch, explain
+from pushtrain.plumbing.git.complaint import TRACE, PrintedTooMuch, Unanswered, explain
 from pushtrain.plumbing.git.remotes import is_local
 from pushtrain.plumbing.programs import process
 from pushtrain.ports import Stop
@@ -179,7 +179,7 @@ class Git:
                 lowly=lowly,
             )
         except TimeoutError as error:
-            raise GitError(
+            raise Unanswered(
                 f"git could not {doing or args[0]}: it took longer than {timeout:g} s.",
                 mend="Check the network; it is tried again.",
             ) from error

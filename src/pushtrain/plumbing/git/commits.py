@@ -4,6 +4,7 @@ Nothing is fetched and nothing is written. Every commit that is read was named i
 is not there holds none.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,15 @@ class CommitInfo:
     def subject(self) -> str:
         """The message's first line."""
         return self.message.strip().partition("\n")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What an object is, without its content."""
+
+    id: str
+    kind: str
+    size: int
 
 
 class Commits:
@@ -92,6 +102,31 @@ class Commits:
         out = self._git.run("cat-file", "--batch", input=asked, limit=limit).out
         return list(parse_batch(out, len(names)))
 
+    def heads(self, names: Sequence[str]) -> list[Head | None]:
+        """What several objects are, None for what is missing, by one git process that reads no content."""
+        if not self._folder.is_dir():
+            return [None] * len(names)
+        asked = "".join(f"{name}\n" for name in names).encode()
+        out = self._git.run("cat-file", "--batch-check", input=asked).out
+        words = [line.rsplit(" ", 2) for line in os.fsdecode(out).splitlines()]
+        return [
+            Head(each[0], each[1], int(each[2])) if len(each) == 3 and each[2].isdigit() else None  # noqa: PLR2004
+            for each in words
+        ]
+
+    def blobs(self, commit: str, below: str) -> dict[str, str]:
+        """The ids of all regular files below a folder, by their paths there; empty: too many to tell."""
+        args = ("ls-tree", "-r", "-z", "--full-tree", check_commit(commit), "--", f"{below}/")
+        try:
+            out = self._git.run(*args, limit=_LARGEST_READ).out
+        except PrintedTooMuch:
+            return {}
+        found = {}
+        for entry in filter(None, os.fsdecode(out).split("\0")):
+            head, _, path = entry.partition("\t")
+            found[path.removeprefix(f"{below}/")] = head.split(" ")[2] if head.startswith("100644 ") else ""
+        return found
+
     def show(self, commit: str, path: str) -> bytes | None:
         """One file at one commit; None: there is none."""
         return self.read(commit, [path])[1][path]
@@ -131,6 +166,18 @@ class Commits:
         args = ("ls-tree", "-r", "-z", "--name-only", "--full-tree", check_commit(commit), "--", below)
         out = self._git.run(*(args if below else args[:-2])).out
         return [os.fsdecode(path) for path in out.split(b"\0") if path]
+
+
+def blob_id(content: bytes, *, like: str) -> str:
+    """The id that git gives a file, in a repository whose ids are like this one."""
+    made = (
+        hashlib.sha256()
+        if len(like) == hashlib.sha256().digest_size * 2
+        else hashlib.sha1(usedforsecurity=False)
+    )
+    made.update(b"blob %d\0" % len(content))
+    made.update(content)
+    return made.hexdigest()
 
 
 def parse_batch(out: bytes, count: int) -> Iterator[tuple[str, bytes] | None]:

@@ -47,7 +47,7 @@ _RETRY_AFTER: Final = re.compile(r"<= Recv header: retry-after: *([^\n]+)", re.I
 _NO_SPACE: Final = re.compile(r"no space left|disk quota exceeded|input/output error|read-only file system")
 _DECLINED: Final = re.compile(
     r"\[remote rejected\][^\n]*(hook declined|protected branch|declined|denied|prohibited|refusing)"
-    r"|gh00\d|hook declined"
+    r"|gh00\d|hook declined|returned error: 413|http 413"
 )
 _MOVED: Final = re.compile(
     r"\[rejected\]|fetch first|non-fast-forward|\[remote rejected\]|failed to update ref"
@@ -88,6 +88,10 @@ class PushDeclined(GitError):
     """The host's own rules are against what was pushed; pushing the same again is of no use."""
 
     code = "push-declined"
+
+
+class Unanswered(GitError):
+    """The host cannot be reached, or what answers is none; it does not depend on what was asked."""
 
 
 class RateLimited(GitError):
@@ -171,7 +175,7 @@ _ORDINARY: Final[tuple[tuple[re.Pattern[str], type[PushtrainError], str], ...]] 
     (_MOVED, PushRejected, "Fetch and try again."),
     (
         _NO_HOST,
-        GitError,
+        Unanswered,
         "What answers there is no Git host: a sign-in page of the network, a proxy? It is tried again.",
     ),
     (
@@ -179,7 +183,7 @@ _ORDINARY: Final[tuple[tuple[re.Pattern[str], type[PushtrainError], str], ...]] 
         NotFound,
         "Check the remote in settings.toml; hosts also say so when the credentials lack access.",
     ),
-    (_NO_NETWORK, GitError, "Check the network; it is tried again."),
+    (_NO_NETWORK, Unanswered, "Check the network; it is tried again."),
     (
         _BROKEN,
         BrokenRepository,
