@@ -16,7 +16,7 @@ from pushtrain.core.errors import (
     UsageError,
 )
 from pushtrain.plumbing.git.command import Git
-from pushtrain.plumbing.git.complaint import BrokenRepository, PushDeclined, explain
+from pushtrain.plumbing.git.complaint import BrokenRepository, PushDeclined, Unanswered, explain
 from pushtrain.plumbing.git.remotes import check_commit, check_ref, key_of, masked, validate_remote
 from pushtrain.plumbing.programs.process import Completed
 
@@ -147,13 +147,14 @@ def test_only_full_commit_ids_are_commits(commit: str) -> None:
         ("Host key verification failed.", CredentialError),
         ("remote: Repository not found.\nfatal: repository 'https://x/' not found", NotFound),
         ("fatal: '/srv/nowhere' does not appear to be a git repository", NotFound),
-        ("fatal: unable to access 'https://x/': Could not resolve host: x", GitError),
+        ("fatal: unable to access 'https://x/': Could not resolve host: x", Unanswered),
         ("error: file write error: No space left on device", StorageError),
         (" ! [rejected]        a -> b (fetch first)\nerror: failed to push some refs", PushRejected),
         (" ! [remote rejected] a -> b (cannot lock ref 'b': is at 1 but expected 2)", PushRejected),
         (" ! [remote rejected] a -> b (failed to update ref)", PushRejected),
         (" ! [remote rejected] a -> b (pre-receive hook declined)", PushDeclined),
         (" ! [remote rejected] a -> b (protected branch hook declined)", PushDeclined),
+        ("error: RPC failed; HTTP 413 curl 22 The requested URL returned error: 413", PushDeclined),
         ("remote: error: GH001: Large files detected.\n ! [remote rejected] a -> b (x)", PushDeclined),
         ("error: object file objects/ab/cd is empty\nfatal: loose object is corrupt", BrokenRepository),
         ("error: refs/fetched/a does not point to a valid object!\nfatal: bad object 1234", BrokenRepository),
