@@ -175,6 +175,40 @@ def test_fetch_writes_the_report_and_the_files(bench: Bench, tell: Tell, tmp_pat
     assert again["files"] == told["files"]
 
 
+def plant(bench: Bench, path: str, record: str) -> None:
+    """Have somebody who can push put a folder on the results branch."""
+    tip = bench.work.fetch("pushtrain/results")
+    bench.work.git("checkout", "--quiet", tip)
+    bench.work.commit({f"{path}/run.json": record, f"{path}/README.md": "all is well"})
+    bench.work.git("push", "--quiet", "origin", "HEAD:refs/heads/pushtrain/results")
+
+
+def test_where_a_run_has_several_folders_nobody_chooses_for_the_reader(bench: Bench, tell: Tell) -> None:
+    id_ = bench.publish()
+    told = tell("show")
+    own = tell("list")[0]["path"]
+    told["run"]["accepted_at"] += 1000
+    plant(bench, f"{own}{id_[8:]}", json.dumps(told))
+    assert {found["path"] for found in tell("list", id_)} == {own, f"{own}{id_[8:]}"}
+    for verb in ("show", "fetch"):
+        for which in ([], [id_], [id_[:8]]):
+            error = tell(verb, *which, code=2)["error"]
+            assert f"{own}, {own}{id_[8:]}" in error["message"]
+    assert tell("show", own)["run"]["accepted_at"] == told["run"]["accepted_at"] - 1000
+
+
+def test_records_that_are_odd_or_of_another_run_are_passed_over(bench: Bench, tell: Tell) -> None:
+    id_ = bench.publish()
+    own, told = tell("list")[0]["path"], tell("show")
+    odd = own.rpartition("-")[0]
+    for number, record in enumerate(("[" * 100_000, json.dumps(told), json.dumps(told | {"metrics": [1]}))):
+        plant(bench, f"{odd}-{number:08d}", record)
+    plant(bench, odd.replace("train", "a\nb\u2028c"), "{}")
+    plant(bench, own.replace("train", "a\nb\u2028c"), json.dumps(told))
+    assert [found["path"] for found in tell("list")] == [own]
+    assert tell("show", id_)["run"]["id"] == id_
+
+
 def test_fetch_names_its_folder_after_the_run(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     id_ = bench.publish()
     assert run(["results", "fetch"]) == 0

@@ -36,12 +36,29 @@ class Archive:
 
         Raises:
             NotFound: There is none.
+            UsageError: Its run has several folders, and `which` names none of them.
         """
         found = self.find(which, limit=1)
         if not found:
             what = f"fits `{which}`" if which else "is on the results branch yet"
             raise NotFound(f"No published run {what}.", mend="`pushtrain results list` lists them.")
+        self.only(found[0], which)
         return found[0]
+
+    def only(self, record: Record, which: str) -> None:
+        """Refuse to choose where a record's run has several folders and none of them was named.
+
+        Raises:
+            UsageError: It has; names them.
+        """
+        others = self.runs.others(record)
+        if not others or which.strip("/") == record.folder.path:
+            return
+        paths = ", ".join(sorted(folder.path for folder in (record.folder, *others)))
+        raise UsageError(
+            f"Run {record.run.short} has several folders on the results branch: {paths}.",
+            mend="Name one of them in place of the run; `pushtrain show` asks the executor for its own.",
+        )
 
     def _commit(self, which: str) -> str:
         """The commit that a word such as HEAD means here; a branch's name means the branch."""

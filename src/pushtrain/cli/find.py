@@ -231,6 +231,7 @@ def find_anywhere(text: str, state: Path | None) -> Found | Stored | Unsent | Pu
             raise
         if not isinstance(error, NotFound):
             from_the_branch(error)
+        archive.only(records[0], text)
         return Published(archive, records[0])
 
 

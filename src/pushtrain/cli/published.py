@@ -1,4 +1,9 @@
-"""The results branch as a clone knows it: which runs it holds, and their files. Works without a network."""
+"""The results branch as a clone knows it: which runs it holds, and their files. Works without a network.
+
+Nothing on the branch is signed by an executor: whoever may push to it may have written any of it. So a record
+counts only in a folder of its own run, what is too large or too deep is passed over, and where a run has more
+than one folder nobody here decides which of them is the executor's.
+"""
 
 import json
 import os
@@ -19,6 +24,7 @@ from pushtrain.plumbing.git.commits import parse_batch
 
 _FOLDER: Final = re.compile(r"(?:.*/)?runs/([^/]+)/(\d{4}-\d{2})/(\d{2})-([0-9a-f]{7})-([0-9a-f]{8,40})")
 _LARGEST: Final = 1 << 31
+_LARGEST_RECORD: Final = 32 * 1024 * 1024
 _MOST_READ: Final = 2000
 """Records read at most to find a run by its branch or its time."""
 
@@ -103,16 +109,16 @@ class PublishedRuns:
         found = []
         for path in os.fsdecode(out).split("\0"):
             match = _FOLDER.fullmatch(path)
-            if match:
+            if match and path.isprintable():  # git is asked for paths by line
                 job, month, day, commit, run = match.groups()
                 found.append(Folder(path, job, f"{month}-{day}", commit, run))
         return sorted(found, key=lambda folder: (folder.day, folder.path), reverse=True)
 
     def records(self, folders: Sequence[Folder]) -> list[Record]:
         """What stands in these folders, newest first; a folder without a readable record is passed over."""
-        some = folders[:_MOST_READ]
+        some = self._readable(folders[:_MOST_READ])
         names = "".join(f"{self.tip}:{folder.path}/run.json\n" for folder in some)
-        out = self.git.run("cat-file", "--batch", input=names.encode()).out
+        out = self.git.run("cat-file", "--batch", input=names.encode(), limit=_LARGEST).out
         found = []
         for folder, answer in zip(some, parse_batch(out, len(some)), strict=True):
             record = _record(folder, answer[1]) if answer else None
@@ -120,17 +126,42 @@ class PublishedRuns:
                 found.append(record)
         return sorted(found, key=lambda record: record.run.accepted_at, reverse=True)
 
+    def _readable(self, folders: Sequence[Folder]) -> list[Folder]:
+        """Those whose record is not larger than any that pushtrain writes."""
+        names = "".join(f"{self.tip}:{folder.path}/run.json\n" for folder in folders)
+        out = self.git.run("cat-file", "--batch-check=%(objecttype) %(objectsize)", input=names.encode()).out
+        heads = [line.split(" ") for line in os.fsdecode(out).splitlines()]
+        return [
+            folder
+            for folder, head in zip(folders, heads, strict=True)
+            if head[0] == "blob" and int(head[-1]) <= _LARGEST_RECORD
+        ]
+
+    def others(self, record: Record) -> list[Folder]:
+        """The other folders that are named after a record's run, readable or not."""
+        id_, own = record.run.id, record.folder.path
+        return [
+            one
+            for one in self.folders()
+            if one.path != own
+            and _same_start(one.run, id_)
+            and (one.job, one.commit) == (record.folder.job, record.folder.commit)
+        ]
+
     def find(self, which: str, *, commit: str = "", limit: int = 20) -> list[Record]:
         """Runs by id, commit, job or branch, newest first; the newest ones where `which` is empty.
 
         Args:
-            which: What a person wrote.
+            which: What a person wrote; also a folder of the branch.
             commit: The full commit that it means in this clone, if any.
             limit: How many at most.
         """
         folders = self.folders()
         if not which:
             return self.records(_newest(folders, limit))[:limit]
+        placed = [folder for folder in folders if folder.path == which.strip("/")]
+        if placed:
+            return self.records(placed)
         text = which.lower()
         named = [folder for folder in folders if _same_start(folder.run, text)]
         found = [one for one in self.records(named) if one.run.id.startswith(text)]
@@ -174,19 +205,25 @@ def _newest(folders: Sequence[Folder], limit: int) -> Sequence[Folder]:
     return [folder for folder in folders if folder.day >= last_day]
 
 
+def _are_series(metrics: object) -> bool:
+    return isinstance(metrics, dict) and all(isinstance(each, dict) for each in metrics.values())
+
+
 def _record(folder: Folder, text: bytes) -> Record | None:
     try:
         raw = json.loads(text)
-        if raw["version"] != 1:
+        run = Run.model_validate(raw["run"])
+        named = _same_start(folder.run, run.id) and run.command.commit.startswith(folder.commit)
+        if raw["version"] != 1 or not named or not _are_series(raw["metrics"]):
             return None
         return Record(
             folder=folder,
-            run=Run.model_validate(raw["run"]),
+            run=run,
             executor=str(raw["executor"]["name"]),
             executor_key=str(raw["executor"]["key"]),
             files=tuple(Artifact.model_validate(file) for file in raw["files"]),
             metrics=raw["metrics"],
             raw=raw,
         )
-    except (ValueError, KeyError, TypeError, ValidationError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
         return None

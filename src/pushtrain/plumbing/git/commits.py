@@ -108,7 +108,7 @@ class Commits:
             return [None] * len(names)
         asked = "".join(f"{name}\n" for name in names).encode()
         out = self._git.run("cat-file", "--batch-check", input=asked).out
-        words = [line.rsplit(" ", 2) for line in os.fsdecode(out).splitlines()]
+        words = [line.rsplit(" ", 2) for line in os.fsdecode(out).split("\n")[:-1]]
         return [
             Head(each[0], each[1], int(each[2])) if len(each) == 3 and each[2].isdigit() else None  # noqa: PLR2004
             for each in words
