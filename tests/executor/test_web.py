@@ -14,7 +14,7 @@ from pushtrain.core.lifecycle import Exited, Prepared, Published
 from pushtrain.core.values.command import Checkpoint
 from pushtrain.core.values.jobspec import JobSpec, ResultsTarget
 from pushtrain.core.values.run import Artifact, Run, RunView
-from pushtrain.core.values.states import Reason
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.core.wire.bodies import MAX_BODY
 from pushtrain.core.wire.signing import (
     content_digest,
@@ -141,6 +141,101 @@ def test_where_the_branch_matters_a_run_that_somebody_else_sent_for_another_one_
     twice = a_spec(name="of-one-sender", secrets=("TOKEN",))
     for branch in ("one", "other"):
         assert send(executor, a_command(ref=f"refs/heads/{branch}", job=twice)).status == 202
+
+
+def test_a_run_that_another_key_has_let_go_of_is_queued_anew_for_whoever_asks(executor: Served) -> None:
+    """Eve sends the commit of main's next push, unchanged, and takes her run back before that push comes."""
+    executor.authorized.add(STRANGER.public_key(), name="eve", branches=["exp/**"])
+    assert send(executor, a_command(ref="refs/heads/exp/x"), key=STRANGER).status == 202
+    released = f"/v1/runs/{a_command().run_id}/release"
+    assert ask(executor, "POST", released, key=STRANGER).status == 200
+    run = Run.model_validate_json(send(executor).body)
+    assert (run.state, run.outcome, run.sender) == (State.QUEUED, None, fingerprint(SENDER.public_key()))
+    assert run.command == a_command()
+    assert executor.store.command_as_received(run.id)[0] == a_command().model_dump_json().encode()
+    assert ask(executor, "POST", released, key=STRANGER).status == 403, "it is not hers any more"
+    claimed, _ = executor.claim()
+    assert claimed.id == run.id
+
+
+def test_a_run_that_another_branchs_key_had_cancelled_is_not_the_answer(executor: Served) -> None:
+    executor.authorized.add(STRANGER.public_key(), name="eve", branches=["exp/**"])
+    evil = a_command(ref="refs/heads/exp/x")
+    assert send(executor, evil, key=STRANGER).status == 202
+    assert ask(executor, "POST", f"/v1/runs/{evil.run_id}/cancel", key=STRANGER).status == 200
+    answer = send(executor)
+    assert (answer.status, answer.error, answer.bound) == (409, "conflict", True)
+    # Who may send for main, and has its run cancelled, has it cancelled for every key of main.
+    mine = a_command(commit="c" * 40)
+    assert send(executor, mine).status == 202
+    assert ask(executor, "POST", f"/v1/runs/{mine.run_id}/cancel").status == 200
+    executor.authorized.add(STRANGER.public_key(), name="ci")
+    assert Run.model_validate_json(send(executor, mine, key=STRANGER).body).outcome is Outcome.CANCELLED
+    # But not what was cancelled because its key does not count any more.
+    last = a_command(commit="d" * 40)
+    assert send(executor, last, key=STRANGER).status == 202
+    executor.authorized.revoke("ci")
+    executor.service._warden.look()
+    assert executor.store.run(last.run_id).outcome is Outcome.CANCELLED
+    assert send(executor, last).status == 409
+
+
+def test_a_run_that_two_keys_have_asked_for_is_taken_by_neither_from_the_other(executor: Served) -> None:
+    executor.authorized.add(STRANGER.public_key(), name="eve", branches=["exp/**"])
+    evil, right = a_command(ref="refs/heads/exp/x"), a_command()
+    assert send(executor, evil, key=STRANGER).status == 202
+    assert send(executor, right).status == 202
+    path = f"/v1/runs/{right.run_id}"
+    assert ask(executor, "POST", f"{path}/release", key=STRANGER).status == 409
+    answer = ask(executor, "POST", f"{path}/cancel", key=STRANGER)
+    assert (answer.status, answer.error) == (409, "conflict")
+    assert "for refs/heads/main" in answer.told
+    run = executor.store.run(right.run_id)
+    assert (run.state, run.sender, run.command) == (State.QUEUED, fingerprint(SENDER.public_key()), right)
+    assert executor.store.command_as_received(run.id)[0] == right.model_dump_json().encode()
+    assert executor.store.events(run.id)[-1].kind == "handed-over"
+    claimed, _ = executor.claim()
+    assert claimed.sender == run.sender
+    assert ask(executor, "POST", f"{path}/cancel").status == 200, "there is nobody else any more"
+
+
+def test_the_run_of_a_revoked_key_goes_on_for_whoever_else_has_asked_for_it(executor: Served) -> None:
+    executor.authorized.add(STRANGER.public_key(), name="eve", branches=["exp/**"])
+    alone = a_command(ref="refs/heads/exp/x", commit="c" * 40)
+    for command in (alone, a_command(ref="refs/heads/exp/x")):
+        assert send(executor, command, key=STRANGER).status == 202
+    assert send(executor).status == 202
+    executor.authorized.revoke("eve")
+    executor.service._warden.look()
+    assert executor.store.run(alone.run_id).outcome is Outcome.CANCELLED
+    run = executor.store.run(a_command().run_id)
+    assert (run.state, run.sender) == (State.QUEUED, fingerprint(SENDER.public_key()))
+    executor.authorized.revoke("ada")
+    executor.service._warden.look()
+    assert executor.store.run(run.id).outcome is Outcome.CANCELLED
+
+
+def test_a_run_that_has_begun_from_a_trusted_checkpoint_is_the_answer_to_every_key_of_its_branch(
+    executor: Served,
+) -> None:
+    """It has moved here; a CI step's `send` with a key of its own must not train it once more elsewhere."""
+    came = Checkpoint(attempt=1, where="lfs", sha256="d" * 64, size=1)
+    moved = a_command().model_copy(update={"checkpoint": came, "attempt": 1})
+    executor.authorized.add(STRANGER.public_key(), name="ci")
+    assert send(executor, moved).status == 202
+    assert send(executor, key=STRANGER).status == 409, "it has not begun"
+    executor.claim()
+    answer = send(executor, key=STRANGER)
+    assert answer.status == 202
+    assert Run.model_validate_json(answer.body).command == moved
+    # Whose key may not send for this branch has no say in what its runs begin from.
+    other = a_command(commit="c" * 40)
+    executor.authorized.add(STRANGER.public_key(), name="ci", branches=["exp/**"])
+    evil = a_command(commit="c" * 40, ref="refs/heads/exp/x")
+    evil = evil.model_copy(update={"checkpoint": came, "attempt": 1})
+    assert send(executor, evil, key=STRANGER).status == 202
+    executor.claim()
+    assert send(executor, other).status == 409
 
 
 def test_a_replayed_request_is_refused(executor: Served) -> None:

@@ -4,7 +4,7 @@ Every pair of state and event that is not in `TABLE` is illegal: it raises and t
 done stays so, except a run that was released to another executor and comes back.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -118,6 +118,8 @@ class Returned:
     """Its `attempt` is beyond the one with which the run was here before."""
     sender: str
     detail: str = ""
+    anew: bool = False
+    """Whether another key asks for it than the one that released it: then any `attempt` will do."""
 
 
 Event = (
@@ -206,7 +208,7 @@ def advance(run: Run, event: Event, *, now: float) -> Run:  # noqa: C901, PLR091
             change |= {"detail": detail or run.detail, "done_at": now}
         case Released(detail):
             change |= {"outcome": Outcome.MOVED, "reason": Reason.RELEASED, "detail": detail, "done_at": now}
-        case Returned(command, sender, detail):
+        case Returned(command, sender, detail, _):
             change |= {"command": command, "sender": sender, "attempt": max(run.attempt, command.attempt)}
             change |= {"outcome": None, "reason": Reason.NONE, "detail": detail, "done_at": None}
             change |= {"gives_way_to": "", "not_before": 0.0, "checkpoint": None}
@@ -242,17 +244,21 @@ def comes_back(run: Run, command: TrainCommand) -> bool:
     return run.outcome is Outcome.MOVED and command.attempt > run.command.attempt
 
 
-def is_another(run: Run, command: TrainCommand, senders: Collection[str]) -> bool:
+def is_another(
+    run: Run, command: TrainCommand, senders: Collection[str], speaks: Callable[[str], bool] = lambda _: False
+) -> bool:
     """Whether the run that has a command's id is something else than what this command asks for.
 
     An id says neither what the job does nor where it begins, and whoever may send for one branch can use the
     id of a push to another one first. From the same sender only the job counts: runs are placed anew with
-    their checkpoints, and one commit on two branches is one run.
+    their checkpoints, and one commit on two branches is one run. What another key had cancelled is another
+    run, unless that key might have sent this very command: then it is a person's wish for it.
 
     Args:
         run: The one that is there.
         command: What came.
         senders: Under which keys whoever sent it sends, or has sent.
+        speaks: Whether a key may send this command, too.
     """
     there = run.command
     if there.job != command.job:
@@ -260,7 +266,20 @@ def is_another(run: Run, command: TrainCommand, senders: Collection[str]) -> boo
     if run.sender in senders:
         return False
     by_branch = bool(command.job.secrets) or command.job.results_to.branch == "same"
-    return there.checkpoint != command.checkpoint or (by_branch and there.ref != command.ref)
+    if by_branch and there.ref != command.ref:
+        return True
+    if run.cancel_requested or run.outcome is Outcome.CANCELLED:
+        return there.ref != command.ref or not speaks(run.sender)
+    if there.checkpoint == command.checkpoint:
+        return False
+    if run.outcome is Outcome.MOVED:
+        return command.checkpoint is not None
+    return run.state is State.QUEUED or not speaks(run.sender)
+
+
+def serves(run: Run) -> bool:
+    """Whether whoever asks for a run as well can have it: it waits or is active, and is not cancelled."""
+    return run.state in {State.QUEUED, State.PREPARING, State.RUNNING} and not run.cancel_requested
 
 
 def next_attempt(run: Run) -> int:
@@ -272,7 +291,9 @@ def _forbidden(run: Run, event: Event) -> bool:
     """Whether the table allows what this run's past does not."""
     if isinstance(event, Requeued):
         return run.cancel_requested
-    return isinstance(event, Returned) and not comes_back(run, event.command)
+    if not isinstance(event, Returned):
+        return False
+    return run.outcome is not Outcome.MOVED if event.anew else not comes_back(run, event.command)
 
 
 def _verdict(reason: Reason, exit_code: int | None) -> Outcome:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pushtrain import __version__
-from pushtrain.core.errors import ConfigError, Forbidden, NotFound
+from pushtrain.core.errors import ConfigError, Conflict, Forbidden, NotFound
 from pushtrain.core.lifecycle import comes_back
 from pushtrain.core.policy import fits, paces
 from pushtrain.core.runs.gpustate import MachineGpus
@@ -28,7 +28,7 @@ from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.isolation import Isolation
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Reason, State
-from pushtrain.core.wire.grants import Word
+from pushtrain.core.wire.grants import Scope, Word
 from pushtrain.core.wire.signing import public_text
 from pushtrain.executor.admission import Admission
 from pushtrain.executor.clockwatch import ClockWatch
@@ -132,6 +132,7 @@ class ExecutorService:
         self.gpus = tuple(gpus)
         self._state = state
         self._identity = identity
+        self._may_start = lambda sender: authorized.word(sender) is Word.MAY
         self.admission = Admission(authorized, Invitations(state.invitations), store, clock=clock)
         """Who may come in."""
         self._clock = clock
@@ -225,7 +226,7 @@ class ExecutorService:
             slots=self._slots,
             changed=self._changed,
             ended=self._ended,
-            may_start=lambda sender: authorized.word(sender) is Word.MAY,
+            may_start=self._may_start,
             again=self._migration.soon,
             terms=lambda: Terms(starts=False) if self.drain.on else self._landlord.terms(),
             cards=self._landlord.cards_now,
@@ -241,7 +242,7 @@ class ExecutorService:
         self._warden = Warden(
             store,
             authorized,
-            lambda run_id, by: self._dispatch.cancel(run_id, by=by),
+            self._key_ended,
             changed=self._dispatch.wake,
             clock=clock,
         )
@@ -341,12 +342,18 @@ class ExecutorService:
             queue_limit=self.settings.executor.queue_limit,
             most_priority=self._shop.rules.limits.priority,
             formerly=grant.was if (grant := self.admission.grant(sender)) else (),
+            speaks=lambda key: self._speaks(key, command),
         )
         if fresh:
             self._changed(run.id)
             self._giveway.soon(run)
             self._dispatch.accepted()
         return run, fresh
+
+    def _speaks(self, key: str, command: TrainCommand) -> bool:
+        """Whether a key may send this command, too."""
+        grant = self.rulebook.grant_of(key)
+        return grant is not None and grant.allows(Scope.SEND, command.repository) and grant.sends(command.ref)
 
     def _known(self, command: TrainCommand) -> bool:
         """Whether a command is a repetition of one that was taken on."""
@@ -355,15 +362,48 @@ class ExecutorService:
         except NotFound:
             return False
 
-    def cancel(self, run_id: str, *, by: str, nonce: str = "", nonce_expires: float = 0) -> Run:
+    def cancel(
+        self,
+        run_id: str,
+        *,
+        by: str,
+        senders: Collection[str] = (),
+        nonce: str = "",
+        nonce_expires: float = 0,
+    ) -> Run:
         """Use up the nonce, if there is one, then ask the run to end.
+
+        Args:
+            run_id: Which run.
+            by: Who asks.
+            senders: Under which keys whoever asks sends. His own run only becomes that of another key that
+                has asked for it, too.
+            nonce: What the request came with.
+            nonce_expires: When that may be forgotten.
 
         Raises:
             NotFound, Conflict, Unauthorized: As the store's methods.
         """
         if nonce:
             self.store.use_nonce(nonce, nonce_expires)
+        if self.store.run(run_id).sender in senders and (ref := self._handed_over(run_id, f"{by} cancels")):
+            raise Conflict(
+                f"Another key has asked for run {run_id[:8]}, too, for {ref}: it goes on for that one alone.",
+                mend="Whoever may cancel it all the same cancels it once more.",
+            )
         return self._dispatch.cancel(run_id, by=by)
+
+    def _key_ended(self, run_id: str, by: str) -> None:
+        """A key has lost its rights: its run is cancelled, or is that of another key that asked for it."""
+        if not self._handed_over(run_id, f"cancelled by {by}"):
+            self._dispatch.cancel(run_id, by=by)
+
+    def _handed_over(self, run_id: str, why: str) -> str:
+        ref = self.store.hand_over(run_id, why=why, may=self._may_start)
+        if ref:
+            self._changed(run_id)
+            self._dispatch.wake()
+        return ref
 
     def preempt(self, run_id: str, *, reason: Reason, detail: str, grace: float) -> None:
         """Take a run's machine back; see `Dispatch.preempt`."""

@@ -81,7 +81,7 @@ class Warden:
         self._looked_at = -_ANYWAY
         self._ends_at = 0.0
         self._missing: dict[str, float] = {}
-        self._ended: set[str] = set()
+        self._ended: set[tuple[str, str]] = set()
 
     async def run(self) -> None:
         """Watch until cancelled; no failure ends this."""
@@ -126,12 +126,12 @@ class Warden:
                     continue
             running = word is Word.REVOKED and self._authorized.ends_running(sender)
             ended = [run_id for run_id, state in runs if state in _NOT_STARTED or running]
-            fresh = [run_id for run_id in ended if run_id not in self._ended]
+            fresh = [run_id for run_id in ended if (sender, run_id) not in self._ended]
             for run_id in fresh:
                 with contextlib.suppress(Conflict, NotFound):  # it has ended meanwhile
                     self._cancel(run_id, _WHY[word])
-            self._ended.update(fresh)
+            self._ended.update((sender, run_id) for run_id in fresh)
             if fresh:
                 _log.warning("%d runs of %s are cancelled by %s", len(fresh), sender, _WHY[word])
         self._missing = missing
-        self._ended &= {run_id for runs in found.values() for run_id, _ in runs}
+        self._ended &= {(sender, run_id) for sender, runs in found.items() for run_id, _ in runs}

@@ -73,7 +73,9 @@ class Service(Protocol):
             Busy, Unauthorized, StorageError: As the store's `accept`.
         """
 
-    def cancel(self, run_id: str, *, by: str, nonce: str, nonce_expires: float) -> Run:
+    def cancel(
+        self, run_id: str, *, by: str, senders: Collection[str], nonce: str, nonce_expires: float
+    ) -> Run:
         """Use up the nonce, then ask the run to end. Raises NotFound, Conflict, Unauthorized."""
 
     def release(
@@ -262,7 +264,14 @@ def cancel(call: Call) -> Reply:
     run = call.run(Scope.CANCEL).run
     call.query()
     by = call.grant.name or call.signed.key_id
-    done = call.service.cancel(run.id, by=by, nonce=call.nonce, nonce_expires=call.nonce_expires)
+    owner = call.signed.key_id in {call.service.identity.id, *call.service.identity.was}
+    done = call.service.cancel(
+        run.id,
+        by=by,
+        senders=() if owner else call.senders,
+        nonce=call.nonce,
+        nonce_expires=call.nonce_expires,
+    )
     return _json(_shown(done))
 
 

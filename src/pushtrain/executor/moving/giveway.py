@@ -91,6 +91,10 @@ class GiveWay:
         _log.info("run %s gives way to a newer push, %s (%s)", older.short, sha, one.how)
         try:
             if one.how is Concurrency.CANCEL:
+                why = f"a newer push, {sha}, replaces it on {older.command.ref}"
+                if self._store.hand_over(older.id, why=why, other_than=older.command.ref):
+                    self._changed(older.id)
+                    return
                 self._dispatch.cancel(older.id, by=f"a newer push, {sha}")
                 return
             self._store.give_way(older.id, to=one.newer.id)

@@ -77,6 +77,14 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     DROP INDEX runs_queued;
     CREATE INDEX runs_queued ON runs (sender, repository, gpus > 0, rank, seq, not_before)
         WHERE state = 'queued'""",
+    """CREATE TABLE asked (
+        run_id  TEXT NOT NULL REFERENCES runs (id),
+        sender  TEXT NOT NULL,
+        command TEXT NOT NULL,
+        raw     BLOB NOT NULL,
+        headers TEXT NOT NULL,
+        PRIMARY KEY (run_id, sender)
+    ) STRICT, WITHOUT ROWID""",
 )
 """SQL scripts; the n-th (from 1) leads from version n to n + 1. `schema.sql` is always the newest version."""
 

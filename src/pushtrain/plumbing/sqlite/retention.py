@@ -95,7 +95,7 @@ def _forget_runs(db: apsw.Connection, before: float, now: float) -> int:
         "json_extract(kept.value, '$.until') > ?2) LIMIT ?3"
     )
     old = [(row[0],) for row in db.execute(query, (before, now, _AT_ONCE))]
-    for table in ("artifacts", "statuses", "events", "attempts", "received"):
+    for table in ("artifacts", "statuses", "events", "attempts", "asked", "received"):
         db.executemany(f"DELETE FROM {table} WHERE run_id = ?", old)  # noqa: S608  our own table names
     return len(old)
 

@@ -16,6 +16,7 @@ from pushtrain.core.errors import Conflict, NotFound, Unauthorized
 from pushtrain.core.runs.fairness import Line, weights
 from pushtrain.core.runs.room import Needs, needs_of
 from pushtrain.core.runs.turns import Active, Queue, Waiting
+from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.run import Attempt, Run
 from pushtrain.core.values.states import State
 
@@ -104,19 +105,37 @@ def insert(db: apsw.Connection, run: Run, command: str, value: str, *, rank: flo
     )
 
 
-def take_back(db: apsw.Connection, run: Run, command: str, raw: bytes, headers: str, *, rank: float) -> None:
-    """Write a run that was released from here and is queued anew, with the command it comes back with."""
-    put(db, run, before=State.DONE)
+def recommand(db: apsw.Connection, run: Run, raw: bytes, headers: str, *, rank: float, before: State) -> None:
+    """Write a run that has another command from now on, and another sender perhaps."""
+    put(db, run, before=before)
     db.execute(
         f"UPDATE runs SET command = ?, ref = ?, {', '.join(f'{name} = ?' for name in _ASKED)} WHERE id = ?",
-        (command, run.command.ref, *_asked(run, rank), run.id),
+        (run.command.model_dump_json(), run.command.ref, *_asked(run, rank), run.id),
     )
     db.execute(
         "INSERT INTO received VALUES (?, ?, ?) "
         "ON CONFLICT DO UPDATE SET raw = excluded.raw, headers = excluded.headers",
         (run.id, raw, headers),
     )
-    tell(db, run, "returned", f"as attempt {run.command.attempt + 1} or later", run.updated_at)
+    db.execute("DELETE FROM asked WHERE run_id = ? AND sender = ?", (run.id, run.sender))
+
+
+def ask(db: apsw.Connection, sender: str, command: TrainCommand, raw: bytes, headers: str) -> None:
+    """Keep that another key asks for a run, too."""
+    db.execute(
+        "INSERT INTO asked VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+        "command = excluded.command, raw = excluded.raw, headers = excluded.headers",
+        (command.run_id, sender, command.model_dump_json(), raw, headers),
+    )
+
+
+def asked(db: apsw.Connection, run_id: str) -> list[tuple[str, TrainCommand, bytes, str]]:
+    """The other keys that ask for a run: key, command, and that as it was received."""
+    query = "SELECT sender, command, raw, headers FROM asked WHERE run_id = ? ORDER BY sender"
+    return [
+        (sender, TrainCommand.model_validate_json(command), bytes(raw), headers)
+        for sender, command, raw, headers in db.execute(query, (run_id,))
+    ]
 
 
 _ASKED: Final = ("gpus", "gpu_memory", "gpu_capability", "gpu_share", "max_parallel", "sender", "rank")

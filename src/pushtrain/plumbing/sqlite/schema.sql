@@ -56,6 +56,16 @@ CREATE TABLE received (
     headers TEXT NOT NULL
 ) STRICT;
 
+-- Commands of other keys for a run that waits or is active: whose it becomes when its own key lets go of it.
+CREATE TABLE asked (
+    run_id  TEXT NOT NULL REFERENCES runs (id),
+    sender  TEXT NOT NULL,
+    command TEXT NOT NULL,
+    raw     BLOB NOT NULL,
+    headers TEXT NOT NULL,
+    PRIMARY KEY (run_id, sender)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE attempts (
     run_id TEXT NOT NULL REFERENCES runs (id),
     number INTEGER NOT NULL,

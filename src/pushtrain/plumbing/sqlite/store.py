@@ -27,6 +27,7 @@ from pushtrain.core.lifecycle import (
     advance,
     comes_back,
     is_another,
+    serves,
 )
 from pushtrain.core.runs.fairness import rank
 from pushtrain.core.runs.turns import UNBOUNDED, Bounds, Room, pick
@@ -86,6 +87,7 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
         queue_limit: int,
         most_priority: int = MOST_PRIORITY,
         formerly: Collection[str] = (),
+        speaks: Callable[[str], bool] = lambda _: False,
     ) -> tuple[Run, bool]:
         """Keep a command as a queued run, together with the nonce it came with.
 
@@ -99,10 +101,13 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
             queue_limit: How many runs may wait.
             most_priority: The highest priority that counts.
             formerly: The keys whose place the sender's has taken.
+            speaks: Whether a key may send this command, too.
 
         Returns:
             The run, and whether it is new; a command that is known already is the run that it made. A run
-            that was released from here and comes back as a later attempt is queued anew, in its old place.
+            that was released from here and comes back as a later attempt, or that another key asks for, is
+            queued anew, in its old place. While it is not over it is kept who else asks for it: see
+            `hand_over`.
 
         Raises:
             Unauthorized: The nonce was used before.
@@ -124,9 +129,14 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
         def work(db: apsw.Connection) -> tuple[Run, bool]:
             rows.use_nonce(db, nonce, nonce_expires, now)
             known = rows.get(db, command.run_id)
-            if known is not None and is_another(known, command, {sender, *formerly}):
+            mine = {sender, *formerly}
+            if known is not None and is_another(known, command, mine, speaks):
                 raise _taken(known)
-            if known is not None and not comes_back(known, command):
+            strange = known is not None and known.sender not in mine
+            anew = known is not None and strange and known.outcome is Outcome.MOVED
+            if known is not None and not anew and not comes_back(known, command):
+                if strange and serves(known):
+                    rows.ask(db, sender, command, raw, signed_headers)
                 return known, False
             queued = rows.queued(db)
             if queued >= queue_limit:
@@ -135,9 +145,10 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
                     mend="A sender tries again by itself; the owner may raise `queue_limit`.",
                 )
             if known is not None:
-                back = advance(known, Returned(command, sender), now=now)
+                back = advance(known, Returned(command, sender, anew=anew), now=now)
                 place = rank(back.accepted_at, command.job.priority, most_priority)
-                rows.take_back(db, back, command_json, raw, signed_headers, rank=place)
+                rows.recommand(db, back, raw, signed_headers, rank=place, before=State.DONE)
+                rows.tell(db, back, "returned", f"as attempt {back.attempt + 1}", now)
                 return back, True
             place = rank(now, command.job.priority, most_priority)
             rows.insert(db, run, command_json, value, rank=place)
@@ -291,6 +302,46 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
 
         return self._database.write(work)
 
+    def hand_over(
+        self,
+        run_id: str,
+        *,
+        why: str,
+        may: Callable[[str], bool] = lambda _: True,
+        other_than: str = "",
+    ) -> str:
+        """Let a run that is not over become that of another key that asked for it.
+
+        So nobody takes a run from whoever else has asked for it, by letting go of it or losing a key.
+
+        Args:
+            run_id: Which run.
+            why: Goes into its history.
+            may: Whether runs of this key may start.
+            other_than: Only to a key that asked for another ref than this one; empty: to any.
+
+        Returns:
+            For which ref it runs now; empty: nobody else has asked for it, and all is as it was.
+        """
+        now = self._clock()
+
+        def work(db: apsw.Connection) -> str:
+            before = rows.require(db, run_id)
+            if not serves(before):
+                return ""
+            for sender, command, raw, headers in rows.asked(db, run_id):
+                if sender == before.sender or not may(sender) or command.ref == other_than:
+                    continue
+                kept = command.model_copy(update={"checkpoint": before.command.checkpoint})
+                run = before.model_copy(update={"sender": sender, "command": kept, "updated_at": now})
+                place = float(db.execute("SELECT rank FROM runs WHERE id = ?", (run_id,)).get)
+                rows.recommand(db, run, raw, headers, rank=place, before=before.state)
+                rows.tell(db, run, "handed-over", f"to another key that asked for it: {why}", now)
+                return command.ref
+            return ""
+
+        return self._database.write(work)
+
     def give_way(self, run_id: str, *, to: str) -> None:
         """Have a run wait until another one has ended; one that is active does so from its next attempt on.
 
@@ -427,6 +478,11 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
                 raise Conflict(
                     f"Run {before.short} is {before.state}; only one that waits can be released.",
                     mend="It stays where it is.",
+                )
+            if any(sender not in by for sender, *_ in rows.asked(db, run_id)):
+                raise Conflict(
+                    f"Another key has asked for run {before.short}, too.",
+                    mend="It stays where it is, and runs for both.",
                 )
             run = advance(before, Released("released to another executor"), now=now)
             rows.put(db, run, before=State.QUEUED)
