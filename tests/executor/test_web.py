@@ -11,8 +11,9 @@ import pytest
 from asking import SENDER, STRANGER, ask, exchange, headers_for, send
 from pushtrain.core.errors import NotFound, StorageError
 from pushtrain.core.lifecycle import Exited, Prepared, Published
+from pushtrain.core.runs.precedence import GivesWay
 from pushtrain.core.values.command import Checkpoint
-from pushtrain.core.values.jobspec import JobSpec, ResultsTarget
+from pushtrain.core.values.jobspec import Concurrency, JobSpec, ResultsTarget
 from pushtrain.core.values.run import Artifact, Run, RunView
 from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.core.wire.bodies import MAX_BODY
@@ -213,6 +214,21 @@ def test_the_run_of_a_revoked_key_goes_on_for_whoever_else_has_asked_for_it(exec
     executor.authorized.revoke("ada")
     executor.service._warden.look()
     assert executor.store.run(run.id).outcome is Outcome.CANCELLED
+
+
+def test_a_newer_push_to_one_branch_takes_no_run_that_another_branchs_key_has_asked_for(
+    executor: Served,
+) -> None:
+    executor.authorized.add(STRANGER.public_key(), name="eve", branches=["exp/**"])
+    job = a_spec(concurrency=Concurrency.CANCEL)
+    evil = a_command(ref="refs/heads/exp/x", job=job)
+    newer = a_command(ref="refs/heads/exp/x", job=job, commit="c" * 40)
+    for command, key in ((evil, STRANGER), (a_command(job=job), SENDER), (newer, STRANGER)):
+        assert send(executor, command, key=key).status == 202
+    older, newest = executor.store.run(evil.run_id), executor.store.run(newer.run_id)
+    executor.service._giveway._do(GivesWay(older, newest, Concurrency.CANCEL))
+    run = executor.store.run(evil.run_id)
+    assert (run.state, run.command.ref) == (State.QUEUED, "refs/heads/main")
 
 
 def test_a_run_that_has_begun_from_a_trusted_checkpoint_is_the_answer_to_every_key_of_its_branch(
