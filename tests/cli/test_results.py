@@ -217,6 +217,18 @@ def test_fetch_names_its_folder_after_the_run(bench: Bench, capsys: pytest.Captu
     assert name in capsys.readouterr().out
 
 
+def test_fetch_writes_only_what_the_record_names(bench: Bench, tell: Tell, tmp_path: Path) -> None:
+    id_ = bench.publish({"model.pt": b"weights", "b": b"b"})
+    own = tell("list")[0]["path"]
+    bench.work.git("checkout", "--quiet", bench.work.fetch("pushtrain/results"))
+    bench.work.commit({f"{own}/files/more": "x", f"{own}/run.sh": "x", f"{own}/files/b": "c"})
+    bench.work.git("push", "--quiet", "origin", "HEAD:refs/heads/pushtrain/results")
+    out = tmp_path / "out"
+    assert run(["results", "fetch", id_, "--into", str(out)]) == NotFound.exit_code
+    assert (out / "files" / "model.pt").read_bytes() == b"weights"
+    assert not any((out / name).exists() for name in ("files/more", "run.sh", "files/b"))
+
+
 @dataclass
 class FakeClient:
     """An executor that keeps one file; the real client and server are tested together elsewhere."""

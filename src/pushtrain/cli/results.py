@@ -2,12 +2,13 @@
 
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
@@ -22,6 +23,12 @@ from pushtrain.executor.results import artifacts
 from pushtrain.executor.results.collect import unfit
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone as copy_file
+
+_OURS: Final = re.compile(
+    r"(README\.md|(run|metrics|command|command\.headers)\.json|log(-\d+)?\.txt|plots/[^/]+\.svg)"
+)
+"""What pushtrain itself writes into a run's folder."""
+_OTHER: Final = "its content is not what was published."
 
 app = App(name="results", help="List, show and fetch what runs left, from the clone you stand in.")
 
@@ -133,10 +140,18 @@ def fetch(
     haul.take(archive.runs, record, state)
     if json:
         render.emit_json(
-            {"run": record.run.id, "into": str(haul.into), "files": haul.written, "missing": haul.missing}
+            {
+                "run": record.run.id,
+                "into": str(haul.into),
+                "files": haul.written,
+                "missing": haul.missing,
+                "left_out": haul.left_out,
+            }
         )
     else:
         render.say(f"{len(haul.written)} files of run {record.run.short} are in {haul.into}.")
+        if haul.left_out:
+            render.note(f"pushtrain: {len(haul.left_out)} files that run.json does not name were left out.")
     if haul.missing:
         first, why = next(iter(haul.missing.items()))
         more = f" (and {len(haul.missing) - 1} more)" if len(haul.missing) > 1 else ""
@@ -177,6 +192,8 @@ class _Haul:
     quiet: bool
     written: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    """Files in the run's folder that are neither pushtrain's own nor named by `run.json`."""
 
     def take(self, runs: PublishedRuns, record: Record, state: Path | None) -> None:
         """Write everything of a run that can be had, and note what cannot."""
@@ -185,8 +202,14 @@ class _Haul:
             if path == ".gitattributes":
                 continue
             file = known.get(path)
-            if file is None or file.where == "git":
-                self._write(path, runs.read(record.folder, path))
+            if file is None and not _OURS.fullmatch(path):
+                self.left_out.append(path)
+            elif file is None or file.where == "git":
+                content = runs.read(record.folder, path)
+                if file is None or hashlib.sha256(content).hexdigest() == file.sha256:
+                    self._write(path, content)
+                else:
+                    self.missing[path] = _OTHER
         self._pointers(runs, record)
         self._downloads([file for file in record.files if file.where == "url"], None, record)
         kept = [file for file in record.files if file.where == "executor"]
@@ -256,7 +279,7 @@ class _Haul:
                 self.written.append(path)
             else:
                 target.unlink(missing_ok=True)
-                self.missing[path] = "its content is not what was published."
+                self.missing[path] = _OTHER
 
     def _from_executor(self, file: Artifact, target: Path, state: Path | None, record: Record) -> None:
         from pushtrain.cli.connect import clients
