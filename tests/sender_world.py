@@ -64,7 +64,7 @@ class ScriptedExecutor:
         self.asked += 1
         if self.down:
             raise Unreachable(f"{self.card.name} does not answer.")
-        return Challenge(nonce="n", card=self.card, capacity=self.capacity, version="0")
+        return Challenge(nonce="n", card=self.card, capacity=self.capacity, version="0", protocol=1)
 
     def send(self, command: TrainCommand) -> Run:
         if self.down:

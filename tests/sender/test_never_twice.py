@@ -60,7 +60,7 @@ class Lab:
 
     def challenge(self) -> Challenge:
         self._lose("before")
-        return Challenge(nonce="n", card=self.card, capacity=self.frame().capacity, version="0")
+        return Challenge(nonce="n", card=self.card, capacity=self.frame().capacity, version="0", protocol=1)
 
     def send(self, command: TrainCommand) -> Run:
         self._lose("before")

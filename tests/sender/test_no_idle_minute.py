@@ -47,7 +47,7 @@ class Lab:
         return self.up and self.taken == 0
 
     def challenge(self) -> Challenge:
-        return Challenge(nonce="n", card=self.card, capacity=self.frame().capacity, version="0")
+        return Challenge(nonce="n", card=self.card, capacity=self.frame().capacity, version="0", protocol=1)
 
     def frame(self) -> CapacityFrame:
         return CapacityFrame(

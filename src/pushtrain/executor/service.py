@@ -29,6 +29,7 @@ from pushtrain.core.values.isolation import Isolation
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Reason, State
 from pushtrain.core.wire.grants import Scope, Word
+from pushtrain.core.wire.protocol import PROTOCOL
 from pushtrain.core.wire.signing import public_text
 from pushtrain.executor.admission import Admission
 from pushtrain.executor.clockwatch import ClockWatch
@@ -502,7 +503,9 @@ class ExecutorService:
     def challenge(self, nonce: str) -> Challenge:
         """Who this is and what it has free."""
         self._asked.append(nonce)
-        return Challenge(nonce=nonce, card=self.card(), capacity=self.capacity(), version=__version__)
+        return Challenge(
+            nonce=nonce, card=self.card(), capacity=self.capacity(), version=__version__, protocol=PROTOCOL
+        )
 
     def was_asked(self, nonce: str) -> bool:
         """Whether it was this process that was lately asked with this nonce who it is."""

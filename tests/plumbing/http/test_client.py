@@ -69,6 +69,22 @@ def test_a_command_goes_in_and_shows_up(executor: Served, client: ExecutorClient
     assert client.challenge().card.public_url == executor.url
 
 
+@pytest.mark.parametrize(("theirs", "late"), [(0, "that machine"), (2, "this machine")])
+def test_an_executor_of_another_protocol_is_commanded_nothing(
+    executor: Served, client: ExecutorClient, monkeypatch: pytest.MonkeyPatch, theirs: int, late: str
+) -> None:
+    """What it did could not be read from its answer: a run would be released, and nobody would know."""
+    run = executor.service.store.run(client.send(a_command()).id)
+    other = ExecutorClient(executor.url, executor.key.public_key(), SENDER, clock=executor.clock)
+    monkeypatch.setattr("pushtrain.executor.service.PROTOCOL", theirs)
+    with pytest.raises(Unreachable, match=f"speaks version {theirs} of the protocol") as caught:
+        other.release(run.id, 0)
+    other.close()
+    assert not caught.value.sent
+    assert f"Upgrade pushtrain on {late}" in caught.value.mend
+    assert executor.store.run(run.id) == run
+
+
 def test_connections_are_kept(executor: Served, cut: "Callable[[int], Cuts]") -> None:
     line = cut(10_000_000)
     reader = ExecutorClient(line.url, executor.key.public_key(), SENDER, clock=executor.clock)
@@ -353,7 +369,7 @@ def _signing(
 
 
 def test_a_signed_answer_that_is_not_understood_asks_for_the_versions() -> None:
-    for status, body in ((200, b"{}"), (404, b"{}"), (500, b"")):
+    for status, body in ((200, b'{"protocol": 1}'), (404, b"{}"), (500, b"")):
         with (
             _impostor(_signing(status, body)) as url,
             pytest.raises(Unreachable, match="answered with") as caught,

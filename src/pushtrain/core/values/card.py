@@ -118,3 +118,6 @@ class Challenge(Value):
     card: ExecutorCard
     capacity: Capacity
     version: str
+    """Of pushtrain, for people."""
+    protocol: int
+    """Which one it speaks (`core.wire.protocol`)."""

@@ -46,6 +46,7 @@ from pushtrain.core.wire.frames import (
     ViewFrame,
     unseal,
 )
+from pushtrain.core.wire.protocol import misfit
 from pushtrain.core.wire.signing import fingerprint
 from pushtrain.plumbing.http.connection import Connection, Request
 from pushtrain.plumbing.http.patience import Retry
@@ -139,9 +140,16 @@ class ExecutorClient:
         """Who it is and what it has free, proven by its key; and that it is at home at this address.
 
         Raises:
-            Unreachable: Nobody answers, or somebody else does, or somebody who passes on what it hears.
+            Unreachable: Nobody answers, or somebody else does, or somebody who passes on what it hears; or it
+                speaks another version of the protocol.
         """
-        said = self._parsed(Challenge, self._connection.ask(Request("POST", "/v1/challenge")))
+        body = self._connection.ask(Request("POST", "/v1/challenge"))
+        if other := misfit(body):
+            self._proven_at = None
+            raise Unreachable(
+                f"The executor at {self.url} is not understood: {other[0]}.", mend=other[1], sent=False
+            )
+        said = self._parsed(Challenge, body)
         if why := elsewhere(self.url, said.card, newest=self._newest):
             self._proven_at = None
             raise Unreachable(
