@@ -8,6 +8,7 @@ Errors, constants and names are those of the real module; a question that a card
 real one raises. `attached` and `sessions` tell what a sampler woke and whether it let go.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -76,6 +77,7 @@ class FakeNvml:
         self.cards = list(cards)
         self.driver = driver
         self.sessions = 0
+        self._counting = threading.Lock()  # as the real one, it may be opened and closed by many threads
         self.attached: list[str] = []
         """Bus addresses in the order in which cards were woken."""
         for number, card in enumerate(self.cards):
@@ -96,12 +98,14 @@ class FakeNvml:
     def nvmlInitWithFlags(self, flags: int) -> None:
         if not self.driver:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
-        self.sessions += 1
+        with self._counting:
+            self.sessions += 1
         if not flags & _NO_ATTACH:
             self.attached += [card.bus for card in self.cards]
 
     def nvmlShutdown(self) -> None:
-        self.sessions -= 1
+        with self._counting:
+            self.sessions -= 1
 
     def nvmlSystemGetDriverVersion(self) -> str:
         return self.driver

@@ -70,6 +70,22 @@ def test_every_card_is_told_and_the_library_is_let_go(machine: FakeNvml) -> None
     assert machine.sessions == 0
 
 
+def test_a_driver_that_cannot_tell_once_is_asked_again(
+    machine: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no card would be watched any more, and nobody see that its owner needs it."""
+    sampler = Sampler()
+
+    def fails() -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_UNINITIALIZED)
+
+    with monkeypatch.context() as once:
+        once.setattr(machine, "nvmlDeviceGetCount", fails)
+        assert sampler.sample() == ()
+    assert [sample.uuid for sample in sampler.sample()] == [card.uuid for card in machine.cards]
+    sampler.close()
+
+
 def test_a_lost_card_is_not_offered_and_the_others_are(machine: FakeNvml) -> None:
     machine.cards[0].lost = True
     assert [one.name for one in inventory()] == ["NVIDIA H100"]

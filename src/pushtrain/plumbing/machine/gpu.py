@@ -134,6 +134,8 @@ class Sampler:
         """
         if self._cards is None:
             self._cards = _found(() if self._wake else _on_bus(self._pci))
+        if self._cards is None:  # once: the next look asks again, or a card would never be watched
+            return ()
         awake = [card for card in self._cards if self._power(card, "runtime_status") != "suspended"]
         now = self._clock()
         found = self._look(awake, now, held=held) if awake else {}
@@ -246,7 +248,8 @@ def _gpu(index: int, part: int | None, handle: Any, driver: str) -> Gpu:
     )
 
 
-def _found(bus: _Bus) -> tuple[_Card, ...]:
+def _found(bus: _Bus) -> tuple[_Card, ...] | None:
+    """The cards that are awake; None where the driver could not tell."""
     if bus and all(sleeps for _, (_, sleeps) in bus):
         return ()
     with _library() as there:
@@ -263,7 +266,7 @@ def _found(bus: _Bus) -> tuple[_Card, ...]:
             )
         except pynvml.NVMLError as error:
             _log.warning("The GPUs could not be read: %s.", error)
-            return ()
+            return None
 
 
 def _whole(handle: Any) -> Any:
