@@ -23,9 +23,11 @@ from pushtrain.core.values.states import Reason
 from pushtrain.core.wire.signing import fingerprint
 from pushtrain.demo.host import Host, hosting
 from pushtrain.demo.webhook import Update, payload, signature
+from pushtrain.executor.runs.variables import attempt_mark
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import load_or_create
+from pushtrain.plumbing.programs.proc import sweep
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import WorkRepository, a_command, a_spec
 
@@ -215,6 +217,17 @@ def world() -> Iterator[World]:
             finally:
                 for room in made.rooms:
                     room.end()
+                    _end_jobs(room.state)
+
+
+def _end_jobs(state: Path) -> None:
+    """End what outlives its executor on purpose: the jobs that it had begun."""
+    store = Store(state / "store.db", read_only=True)
+    try:
+        for run in store.active():
+            sweep(attempt_mark(run))
+    finally:
+        store.close()
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
