@@ -143,7 +143,7 @@ class KeptCommands:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = _locked(path, create=True)
         while handle is None and wait:
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE)  # another process holds it, and takes the locked file itself away
             handle = _locked(path, create=True)
         try:
             yield handle is not None

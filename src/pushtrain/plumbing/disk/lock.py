@@ -97,6 +97,6 @@ def _take(file: int, *, patience: float) -> bool:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False
-            time.sleep(_PATIENCE / 10)
+            time.sleep(_PATIENCE / 10)  # a lock cannot be waited for with a limit
         else:
             return True

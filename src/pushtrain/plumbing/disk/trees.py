@@ -108,7 +108,7 @@ def weigh(folder: Path, shared: MutableMapping[tuple[int, int], int]) -> Weight:
         seen += len(entries)
         if seen >= _MANY:
             seen = 0
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE)  # stands back: whatever else uses the disk goes first
         for entry in entries:
             with contextlib.suppress(OSError):
                 found = entry.stat(follow_symlinks=False)

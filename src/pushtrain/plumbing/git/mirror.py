@@ -285,7 +285,7 @@ class Mirror:
         """
         halves = self._halves()
         if halves:
-            time.sleep(_MOMENT)
+            time.sleep(_MOMENT)  # another git may be about to rename it, and tells nobody
             for half in halves & self._halves():
                 half.unlink(missing_ok=True)
 
@@ -411,7 +411,7 @@ def wait_for_lock(descriptor: int, stop: Stop | None) -> bool:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 return waited
             stop()
-            time.sleep(0.05)
+            time.sleep(0.05)  # a lock cannot be waited for with a way to stop
         else:
             return waited
 
