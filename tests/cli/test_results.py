@@ -286,7 +286,7 @@ def test_a_file_that_nobody_here_has_is_named(
 
 def test_lfs_files_are_fetched_or_named(bench: Bench, tell: Tell, tmp_path: Path) -> None:
     if not lfs.installed():
-        return  # the executor cannot have put it there; see test_publish
+        return  # the executor cannot have put it there; see test_large_results
     content = os.urandom(3000)
     bench.publish({"big.bin": content}, results_to=ResultsTarget(artifacts="lfs"))
     tell("fetch", "--into", str(tmp_path / "out"))

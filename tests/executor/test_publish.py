@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
+from publishing_line import KEY, RESULTS, Line, one, over, published
 
-from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.core.errors import (
     Cancelled,
     CredentialError,
@@ -27,99 +25,21 @@ from pushtrain.core.errors import (
 )
 from pushtrain.core.settings import ExecutorSettings, Repository
 from pushtrain.core.values.jobspec import ResultsTarget
-from pushtrain.core.values.run import Run
-from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.core.values.states import Outcome
 from pushtrain.demo.host import Host
-from pushtrain.executor.results import artifacts, index
+from pushtrain.executor.results import index
 from pushtrain.executor.results import publish as publishing
 from pushtrain.executor.results.publish import Publishable, Published, Publisher
-from pushtrain.executor.results.wording import folder
 from pushtrain.plumbing.attempts.rundir import RunDir
-from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.branch import Branch
 from pushtrain.plumbing.git.complaint import PushDeclined
 from pushtrain.plumbing.git.mirror import Mirror
-from pushtrain.testing import NOON, WorkRepository, a_command, a_gpu, a_run, a_spec, an_attempt
-
-KEY = "github.com/octo/hello"
-RESULTS = "pushtrain/results"
-
-
-class Line:
-    """An origin with one commit, and executors that publish to it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.origin = folder / "origin.git"
-        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(self.origin)], check=True)
-        self.work = WorkRepository(folder / "work", f"file://{self.origin}")
-        self.commit = self.work.commit({"train.py": "print(1)\n"}, "Try a larger rate")
-        self.work.push()
-        self._runs = 0
-        self.key = "SHA256:k"
-
-    def mirror(self, name: str = "lab-3", remote: Path | None = None, key: str = KEY) -> Mirror:
-        where = Repository(key=key, remote=f"file://{remote or self.origin}")
-        mirror = Mirror(self.folder / name, where)
-        if remote is None:
-            mirror.fetch("refs/heads/main", self.commit)
-        return mirror
-
-    def publisher(self, name: str = "lab-3", **changes: Any) -> Publisher:
-        mirror = self.mirror(name)
-        settings = ExecutorSettings(name=name, **changes)
-        return Publisher(
-            lambda _: mirror, settings, who=lambda: self.key, formats=[JsonLines()], gpus=[a_gpu()],
-            clock=lambda: NOON,
-        )  # fmt: skip
-
-    def item(self, files: dict[str, bytes] | None = None, **job: Any) -> Publishable:
-        """A run that succeeded, with a log and these result files."""
-        self._runs += 1
-        command = a_command(commit=self.commit, job=a_spec(**job), request=f"r{self._runs}")
-        run = over(a_run(command))
-        folder = RunDir.of(self.folder / "runs", run.id, 1).create()
-        folder.tree.mkdir()
-        folder.log.write_text("hello\n")
-        for name, content in (files or {}).items():
-            (folder.results / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder.results / name).write_bytes(content)
-        attempt = an_attempt(run, started_at=NOON, ended_at=NOON + 5, exit_code=0, gpus=("GPU-00000000",))
-        headers = {"Signature": "sig=:x:", "Host": "10.0.0.7", "Content-Digest": "d"}
-        return Publishable(run, (attempt,), folder, (), b'{"version":1}', headers)
-
-    def show(self, done: Published, name: str, branch: str = RESULTS) -> str:
-        """A file of a run's folder, or with a leading slash of the branch."""
-        self.tip(branch)
-        path = name[1:] if name.startswith("/") else f"{done.path}/{name}"
-        return self.work.show(done.commit, path)
-
-    def tip(self, branch: str = RESULTS) -> str:
-        return self.work.fetch(branch)
-
-    def log(self, branch: str = RESULTS, form: str = "%H") -> list[str]:
-        tip = self.tip(branch)
-        return self.work.git("log", f"--format={form}", tip).splitlines() if tip else []
-
-
-def over(run: Run, outcome: Outcome = Outcome.SUCCEEDED) -> Run:
-    change = {"state": State.PUBLISHING, "outcome": outcome, "reason": Reason.EXITED, "attempt": 1}
-    return run.model_copy(update=change)
+from pushtrain.testing import NOON, WorkRepository, a_command, a_run, an_attempt
 
 
 @pytest.fixture
 def line(tmp_path: Path) -> Line:
     return Line(tmp_path)
-
-
-def published(outcome: Published | PushtrainError) -> Published:
-    assert isinstance(outcome, Published), outcome
-    return outcome
-
-
-def one(publisher: Publisher, item: Publishable) -> Published:
-    (outcome,) = publisher.publish([item]).values()
-    return published(outcome)
 
 
 # --- the commit ---
@@ -206,15 +126,6 @@ def test_a_checkout_that_failed_is_published_without_its_tree(line: Line) -> Non
     folder = RunDir.of(line.folder / "runs", run.id, 1)
     done = one(line.publisher(), Publishable(run, (an_attempt(run),), folder))
     assert "wrote nothing" in line.show(done, "README.md")
-
-
-def test_large_files_stay_here_and_what_went_to_git_is_let_go(line: Line) -> None:
-    item = line.item({"big": b"x" * 2000, "small": b"y"})
-    done = one(line.publisher(git_file_limit=1000, keep_artifacts_days=2), item)
-    assert {file.path: file.where for file in done.artifacts} == {"big": "executor", "small": "git"}
-    assert done.artifacts[0].until == NOON + 2 * 86400
-    assert item.folder is not None
-    assert [path.name for path in item.folder.artifacts.iterdir()] == ["big"]
 
 
 def test_the_published_log_is_bounded(line: Line) -> None:
@@ -404,95 +315,6 @@ def test_a_short_id_that_is_taken_grows(line: Line) -> None:
     assert one(line.publisher(), twin) == other
 
 
-def plant(line: Line, item: Publishable, path: str, *, files: tuple[str, ...] = ()) -> None:
-    """Have somebody who can push put a folder with a run's id on the branch, and a fine record in it."""
-    each = {"size": 1, "sha256": "0" * 64, "where": "git", "url": "", "until": None}
-    placed = [{"path": name, **each} for name in files]
-    told = item.run.model_dump(mode="json") | {"outcome": "succeeded"}
-    record = json.dumps({"version": 1, "executor": {"key": line.key}, "run": told, "files": placed})
-    tip = line.tip()
-    line.work.git("checkout", "--quiet", *([tip] if tip else ["--orphan", "planted"]))
-    line.work.commit({f"{path}/run.json": record, f"{path}/README.md": "all is well"})
-    line.work.git("push", "--quiet", "origin", f"HEAD:refs/heads/{RESULTS}")
-
-
-def test_a_folder_that_somebody_planted_under_a_runs_id_is_not_taken_for_its_results(line: Line) -> None:
-    item = line.item({"a": b"1"})
-    assert item.folder is not None
-    expected = f"{folder(item.run)}{item.run.id[8:]}"
-    plant(line, item, folder(item.run), files=("a",))
-    done = one(line.publisher(), item)
-    assert done.path == expected
-    assert line.show(done, "files/a") == "1"
-    assert f"]({expected}/)" in line.show(done, "/README.md")
-    assert one(line.publisher(), line.item()).path != expected
-
-
-def test_whatever_is_planted_a_runs_results_find_a_place_and_land_once(line: Line) -> None:
-    item = line.item()
-    for path in (folder(item.run), f"{folder(item.run)}{item.run.id[8:]}"):
-        plant(line, item, path)
-    done = one(line.publisher(), item)
-    assert re.fullmatch(rf"{folder(item.run)}{item.run.id[8:]}[0-9a-f]{{8}}", done.path)
-    assert one(line.publisher(), item) == done, "as after a death before it was written down"
-    assert len(line.log()) == 3
-
-
-def put(line: Line, files: dict[str, str]) -> None:
-    """Have somebody who can push put these on the results branch."""
-    tip = line.tip()
-    line.work.git("checkout", "--quiet", *([tip] if tip else ["--orphan", "planted"]))
-    line.work.commit(files)
-    line.work.git("push", "--quiet", "origin", f"HEAD:refs/heads/{RESULTS}")
-
-
-@pytest.mark.parametrize("record", ["[" * 100_000, pytest.param(" " * (65 << 20), marks=pytest.mark.slow)])
-def test_a_planted_record_that_cannot_be_read_holds_up_no_run(line: Line, record: str) -> None:
-    items = [line.item({"a": b"1"}), line.item({"b": b"2"})]
-    put(line, {f"{folder(items[0].run)}/run.json": record})
-    outcomes = line.publisher().publish(items)
-    first, second = (published(outcomes[item.run.id]) for item in items)
-    assert first.path == f"{folder(items[0].run)}{items[0].run.id[8:]}"
-    assert second.path == folder(items[1].run)
-
-
-def test_planted_pages_that_are_too_large_or_no_files_are_left_alone(line: Line) -> None:
-    item = line.item()
-    month = folder(item.run).rpartition("/")[0]
-    large = index.MARK + "x" * (2 << 20)
-    put(line, {"README.md": large, f"{month}/README.md/odd": "x"})
-    done = one(line.publisher(), item)
-    assert line.show(done, "/README.md") == large
-    assert done.path == folder(item.run)
-    assert line.show(done, f"/{month}/README.md/odd") == "x"
-
-
-def test_a_run_without_an_attempt_takes_nothing_from_a_planted_folder(line: Line) -> None:
-    run = over(a_run(a_command(commit=line.commit)), Outcome.CANCELLED).model_copy(update={"attempt": 0})
-    told = run.model_dump(mode="json")
-    file = {
-        "path": "evil",
-        "size": 1,
-        "sha256": "0" * 64,
-        "where": "url",
-        "url": "https://x.y/z",
-        "until": None,
-    }
-    record = {"version": 1, "executor": {"name": "lab-3", "key": line.key}, "run": told, "files": [file]}
-    put(line, {f"{folder(run)}/run.json": json.dumps(record)})
-    done = one(line.publisher(), Publishable(run))
-    assert (done.artifacts, done.path) == ((), f"{folder(run)}{run.id[8:]}")
-    assert one(line.publisher(), Publishable(run)) == done, "as after a death before it was written down"
-
-
-def test_a_folder_is_free_only_if_nothing_is_in_it(line: Line) -> None:
-    item = line.item({"a": b"1"})
-    put(line, {f"{folder(item.run)}/files/planted": "x"})
-    done = one(line.publisher(), item)
-    assert done.path == f"{folder(item.run)}{item.run.id[8:]}"
-    assert not any(path.startswith(f"{done.path}/files/planted") for path in line.work.files(line.tip()))
-
-
 def test_two_runs_of_one_push_whose_short_ids_are_the_same_have_a_folder_each(line: Line) -> None:
     first = line.item()
     twin_id = first.run.short + "f" * 24
@@ -500,63 +322,6 @@ def test_two_runs_of_one_push_whose_short_ids_are_the_same_have_a_folder_each(li
     twin = Publishable(first.run.model_copy(update={"id": twin_id, "command": command}))
     outcomes = line.publisher().publish([first, twin])
     assert len({published(outcome).path for outcome in outcomes.values()}) == 2
-
-
-def test_what_was_pushed_without_a_note_of_it_is_known_by_its_content(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As by an executor of an earlier version that died between push and bookkeeping."""
-    monkeypatch.setattr(publishing, "_let_go", lambda _, done: done)
-    item = line.item({"a": b"1"})
-    assert item.folder is not None
-    done = one(line.publisher(), item)
-    (item.folder.root / "offered.json").unlink()
-    assert one(line.publisher(), item) == done
-    assert line.log() == [done.commit]
-
-
-def test_a_folder_with_other_content_is_not_taken_for_a_run_of_which_nothing_is_noted(line: Line) -> None:
-    item = line.item({"a": b"1"})
-    done = one(line.publisher(), item)
-    assert item.folder is not None
-    for name in ("offered.json", "published.json"):
-        (item.folder.root / name).unlink()
-    other = line.item({"a": b"2"})
-    assert other.folder is not None
-    again = Publishable(item.run, item.attempts, other.folder, (), item.command, item.headers)
-    assert one(line.publisher(), again).path != done.path
-
-
-@pytest.mark.parametrize("trouble", [GitError("odd"), RecursionError()])
-def test_whatever_goes_wrong_with_one_run_the_others_of_its_push_are_published(
-    line: Line, monkeypatch: pytest.MonkeyPatch, trouble: Exception
-) -> None:
-    items = [line.item({"a": b"1"}) for _ in range(3)]
-    grow = Branch.grow
-
-    def odd(self: Branch, tip: str, commits: list[Any], **more: Any) -> list[str]:
-        if any(items[1].run.id in commit.message for commit in commits):
-            raise trouble
-        return grow(self, tip, commits, **more)
-
-    monkeypatch.setattr(Branch, "grow", odd)
-    outcomes = line.publisher().publish(items)
-    assert [isinstance(outcomes[item.run.id], Published) for item in items] == [True, False, True]
-
-
-def test_a_remote_that_does_not_answer_is_not_asked_once_for_each_run(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-
-    def silent(self: Branch, **_: object) -> str:
-        asked.append(self.ref)
-        raise GitError("whatever")
-
-    monkeypatch.setattr(Branch, "fetch", silent)
-    outcomes = line.publisher().publish([line.item() for _ in range(3)])
-    assert len(asked) == 1
-    assert all(isinstance(outcome, GitError) for outcome in outcomes.values())
 
 
 # --- where to ---
@@ -693,6 +458,38 @@ def test_one_run_that_cannot_be_published_does_not_hold_up_the_others(line: Line
     assert isinstance(outcomes[good.run.id], Published)
 
 
+@pytest.mark.parametrize("trouble", [GitError("odd"), RecursionError()])
+def test_whatever_goes_wrong_with_one_run_the_others_of_its_push_are_published(
+    line: Line, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    items = [line.item({"a": b"1"}) for _ in range(3)]
+    grow = Branch.grow
+
+    def odd(self: Branch, tip: str, commits: list[Any], **more: Any) -> list[str]:
+        if any(items[1].run.id in commit.message for commit in commits):
+            raise trouble
+        return grow(self, tip, commits, **more)
+
+    monkeypatch.setattr(Branch, "grow", odd)
+    outcomes = line.publisher().publish(items)
+    assert [isinstance(outcomes[item.run.id], Published) for item in items] == [True, False, True]
+
+
+def test_a_remote_that_does_not_answer_is_not_asked_once_for_each_run(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def silent(self: Branch, **_: object) -> str:
+        asked.append(self.ref)
+        raise GitError("whatever")
+
+    monkeypatch.setattr(Branch, "fetch", silent)
+    outcomes = line.publisher().publish([line.item() for _ in range(3)])
+    assert len(asked) == 1
+    assert all(isinstance(outcome, GitError) for outcome in outcomes.values())
+
+
 def test_publishing_ends_when_somebody_wants_it_to(line: Line) -> None:
     def stop() -> None:
         raise Cancelled("Enough.")
@@ -718,99 +515,7 @@ def test_hostile_results_are_listed_and_the_rest_published(line: Line) -> None:
     assert "root:" not in text
 
 
-# --- LFS and object stores ---
-
-
-def test_large_files_may_go_to_git_lfs(line: Line) -> None:
-    content = os.urandom(3000)
-    item = line.item({"a b.bin": content, "small": b"1"}, results_to=ResultsTarget(artifacts="lfs"))
-    outcome = line.publisher(git_file_limit=1000).publish([item])[item.run.id]
-    if not lfs.installed():
-        assert isinstance(outcome, artifacts.UploadError)
-        assert "apt install git-lfs" in outcome.mend
-        return
-    done = published(outcome)
-    assert {file.path: file.where for file in done.artifacts} == {"a b.bin": "lfs", "small": "git"}
-    pointer = lfs.parse(line.show(done, "files/a b.bin").encode() + b"\n")
-    assert pointer is not None
-    assert pointer.size == 3000
-    stored = line.origin / "lfs" / "objects" / pointer.oid[:2] / pointer.oid[2:4] / pointer.oid
-    assert stored.read_bytes() == content
-    attributes = line.show(done, ".gitattributes")
-    assert attributes == '"files/a b.bin" filter=lfs diff=lfs merge=lfs -text'
-    out = line.mirror("reader").fetch(f"refs/heads/{RESULTS}", done.commit)
-    assert out
-    line.mirror("reader").checkout(done.commit, line.folder / "out")
-    assert (line.folder / "out" / done.path / "files" / "a b.bin").read_bytes() == content
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], bytes]]:
-    from obstore.store import from_url
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    import urllib3
-
-    assert urllib3.request("PUT", f"http://{host}:{port}/models").status == 200
-    store = from_url("s3://models")
-    yield lambda key: bytes(store.get(key).bytes())
-    server.stop()
-
-
-@pytest.mark.slow
-def test_large_files_may_go_to_an_object_store(
-    line: Line, s3: Callable[[str], bytes], tmp_path: Path
-) -> None:
-    content = os.urandom(3000)
-    target = ResultsTarget(artifacts="s3://models/from pushtrain".replace(" ", "-"))
-    item = line.item({"a b#1.bin": content}, results_to=target)
-    done = one(line.publisher(git_file_limit=1000), item)
-    (file,) = done.artifacts
-    assert file.where == "url"
-    assert file.url.startswith(f"s3://models/from-pushtrain/{KEY}/runs/train/")
-    assert s3(f"from-pushtrain/{KEY}/{done.path}/a b#1.bin") == content
-    artifacts.from_url(file, tmp_path / "back")
-    assert (tmp_path / "back").read_bytes() == content
-    with pytest.raises(
-        artifacts.UploadError, match="more than the 2999 bytes"
-    ):  # a results branch may tell lies
-        artifacts.from_url(file.model_copy(update={"size": 2999}), tmp_path / "more")
-    assert [path.name for path in tmp_path.iterdir() if "more" in path.name] == []
-    # Killed before the push, it is brought there again without harm.
-    again = artifacts.to_url(target.artifacts, done.path, [], tmp_path, stop=None)
-    assert again == []
-
-
-def test_a_store_that_refuses_is_tried_again_and_then_does_without(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    elsewhere = ResultsTarget.model_construct(artifacts="ftp://models")
-    item = line.item({"big": b"x" * 2000}, results_to=elsewhere)
-    publisher = line.publisher(git_file_limit=1000)
-    assert isinstance(publisher.publish([item])[item.run.id], UsageError)
-    tired = Publishable(item.run.model_copy(update={"publish_tries": 3}), item.attempts, item.folder)
-    done = one(publisher, tired)
-    assert done.artifacts[0].where == "executor"
-
-
 # --- size ---
-
-
-@pytest.mark.slow
-def test_fifty_files_of_twenty_megabytes_all_go_into_git(line: Line) -> None:
-    publisher = line.publisher()
-    item = line.item({f"f{number}.bin": os.urandom(400_000) for number in range(50)})
-    done = one(publisher, item)
-    assert sum(file.where == "git" for file in done.artifacts) == 50
 
 
 @pytest.mark.slow

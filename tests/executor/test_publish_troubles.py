@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_publish import Line, one, published
+from publishing_line import Line, one, published
 
 from moody_host import (
     A_PAGE,
