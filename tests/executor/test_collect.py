@@ -36,6 +36,13 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    file = tmp_path / "secret"
+    file.write_text("the owner's own words")
+    return file
+
+
+@pytest.fixture
 def take(results: Path, work: Path, tmp_path: Path) -> Callable[..., Collected]:
     def call(*globs: str) -> Collected:
         found = collect(results, work, globs, tmp_path / "ours")
@@ -58,7 +65,9 @@ def test_everything_in_the_results_folder_is_taken_with_its_digest(
     take: Take, results: Path, tmp_path: Path
 ) -> None:
     put(results, "model.pt", "a/b/c.txt", ".hidden", content="hello")
+    inode = (results / "model.pt").stat().st_ino
     taken, refused = take()
+    assert (tmp_path / "ours" / "model.pt").stat().st_ino == inode, "moved, not copied"
     assert sorted(taken) == [".hidden", "a/b/c.txt", "model.pt"]
     assert taken["model.pt"].sha256 == hashlib.sha256(b"hello").hexdigest()
     assert taken["model.pt"].size == 5
@@ -273,30 +282,86 @@ def test_whatever_a_file_is_swapped_for_while_it_is_collected_no_secret_is_taken
     assert secret.read_text() == "the owner's own words"
 
 
-@pytest.mark.parametrize("kind", ["link", "pipe", "other file"])
-def test_a_file_that_is_swapped_in_the_very_moment_of_its_move_is_dropped(
-    take: Take, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+def become(kind: str, at: int, name: str, secret: Path) -> None:
+    """Put something else in a file's place, as a process that survived the job might."""
+    os.unlink(name, dir_fd=at)
+    if kind == "link":
+        os.symlink(secret, name, dir_fd=at)
+    elif kind == "pipe":
+        os.mkfifo(name, dir_fd=at)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(f"/proc/self/fd/{at}/{name}")
+    elif kind == "folder":
+        os.mkdir(name, dir_fd=at)
+        Path(f"/proc/self/fd/{at}/{name}/inside").write_text("x")
+    elif kind == "other file":
+        os.link(secret, name, dst_dir_fd=at)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("link", "it changed while it was collected"),
+        ("folder", "it changed while it was collected"),
+        ("pipe", "it changed while it was collected"),
+        ("socket", "it changed while it was collected"),
+        ("other file", "it is a hard link to a file outside the run's folders"),
+        ("nothing", "it cannot be read"),
+    ],
+)
+def test_a_file_that_is_swapped_between_look_and_open_is_refused_and_the_others_taken(
+    take: Take, results: Path, secret: Path, monkeypatch: pytest.MonkeyPatch, *, kind: str, why: str
 ) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text("the owner's own words")
+    put(results, "a", "b")
+    real = collecting._Sweep._take
+
+    def swapped(sweep: collecting._Sweep, at: int, name: str, path: str) -> None:
+        if name == "a":
+            become(kind, at, name, secret)
+        real(sweep, at, name, path)
+
+    monkeypatch.setattr(collecting._Sweep, "_take", swapped)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    taken, refused = take()
+    assert (list(taken), refused) == (["b"], {"a": why})
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "socket", "folder", "other file", "nothing"])
+@pytest.mark.parametrize("aside", [True, False], ids=["moved aside", "removed"])
+def test_a_file_that_is_swapped_in_the_very_moment_of_its_move_is_taken_as_it_was_looked_at(
+    take: Take, results: Path, secret: Path, monkeypatch: pytest.MonkeyPatch, *, kind: str, aside: bool
+) -> None:
     put(results, "a")
-    real = collecting._renamed
+    real = collecting._linked
 
-    def swapped(at: int, name: str, target: Path) -> bool:
-        os.unlink(name, dir_fd=at)
-        if kind == "link":
-            os.symlink(secret, name, dir_fd=at)
-        elif kind == "pipe":
-            os.mkfifo(name, dir_fd=at)
-        else:
-            os.link(secret, name, dst_dir_fd=at)
-        return real(at, name, target)
+    def swapped(source: int, target: Path) -> bool:
+        with collecting._opened(results) as at:
+            assert at is not None
+            if aside:
+                (secret.parent / "aside").hardlink_to(results / "a")
+            become(kind, at, "a", secret)
+        return real(source, target)
 
-    monkeypatch.setattr(collecting, "_renamed", swapped)
-    assert take() == ({}, {"a": "it changed while it was collected"})
-    assert list((tmp_path / "ours").iterdir()) == []
+    monkeypatch.setattr(collecting, "_linked", swapped)
+    taken, refused = take()
+    assert ([*taken], refused) == (["a"], {})
+    assert (secret.parent / "ours" / "a").read_text() == "x"
     assert secret.read_text() == "the owner's own words"
     assert secret.stat().st_mode & 0o777 != 0o600
+
+
+def test_a_collection_that_died_between_a_files_two_names_takes_it_once(
+    take: Take, results: Path, tmp_path: Path
+) -> None:
+    put(results, "a")
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "a").hardlink_to(results / "a")
+    taken, refused = take()
+    assert ([*taken], refused) == (["a"], {})
+    assert not (results / "a").exists()
+    assert (tmp_path / "ours" / "a").stat().st_nlink == 1
 
 
 def test_no_two_entries_of_the_list_have_one_name(take: Take, results: Path, work: Path) -> None:
@@ -315,10 +380,29 @@ def test_a_file_on_another_disk_is_copied(
     put(results, "a", content="over there")
 
     # Two file systems need rights that a test may not have: the move's refusal is what they amount to.
-    monkeypatch.setattr(collecting, "_renamed", lambda *_: False)
+    monkeypatch.setattr(collecting, "_linked", lambda *_: False)
     taken, _ = take()
     assert taken["a"].size == 10
     assert (tmp_path / "ours" / "a").read_text() == "over there"
+
+
+def test_a_file_that_grows_while_it_is_copied_ends_where_it_did_when_it_was_looked_at(
+    take: Take, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(results, "a", content="0123456789")
+    real = collecting.os.read  # type: ignore[attr-defined]
+
+    def growing(source: int, size: int) -> bytes:
+        if (results / "a").stat().st_size < 50:
+            with (results / "a").open("a") as file:
+                file.write("more")
+        return bytes(real(source, size))
+
+    monkeypatch.setattr(collecting, "_linked", lambda *_: False)
+    monkeypatch.setattr(collecting.os, "read", growing)  # type: ignore[attr-defined]
+    taken, _ = take()
+    assert taken["a"].size == 10
+    assert (tmp_path / "ours" / "a").read_text() == "0123456789"
 
 
 def test_a_collection_that_was_cut_short_goes_on(results: Path, work: Path, tmp_path: Path) -> None:
@@ -336,7 +420,7 @@ def test_a_result_that_looks_half_written_is_a_result_like_any_other(
     take: Take, results: Path, copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if copied:
-        monkeypatch.setattr(collecting, "_renamed", lambda *_: False)
+        monkeypatch.setattr(collecting, "_linked", lambda *_: False)
     put(results, ".x.partial", "d/.y.partial")
     taken, refused = take()
     assert (list(taken), refused) == ([".x.partial", "d/.y.partial"], {})

@@ -7,7 +7,8 @@ Rules:
 - No symlink is followed, ever: folders are opened one component at a time with O_NOFOLLOW. Symlinks, FIFOs,
   sockets, devices, files with a name outside the run's own folders, names that Git, a Git host or a browser
   could trip over, and names that differ only in case are refused and listed with the reason.
-- A file is moved into the run's own folder (copied when it has a second name, or lies on another disk), then
+- A file is opened, looked at, and that very file given a name in the run's own folder (copied when it has a
+  second name, or lies on another disk): what has come under its old name meanwhile is never taken. It is
   hashed there: what was hashed is what is published. Cut short, it goes on where it stopped.
 - Into Git go files up to `git_file_limit`, in the order of their paths, until `git_run_limit` or 1,000 files
   are reached; the rest goes where the job's `artifacts` says, else stays with the executor until a date.
@@ -21,7 +22,7 @@ import shutil
 import stat
 import unicodedata
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -281,6 +282,8 @@ class _Sweep:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
+                if _taken_before(at, name, target):
+                    return
                 self._refuse(path, "another result has the same name")
                 return
         except (FileExistsError, NotADirectoryError):
@@ -308,13 +311,7 @@ class _Sweep:
 
     def _move(self, at: int, name: str, target: Path) -> int:
         """Make a job's file ours: moved when this is its only name, else copied; its size."""
-        try:
-            source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-        except OSError as error:
-            if error.errno == errno.ELOOP:  # a link has come into its place
-                raise _Unwanted(_CHANGED) from None
-            raise
-        with open(source, "rb") as reading:  # noqa: PTH123  a descriptor
+        with _descriptor(at, name) as source:
             found = os.fstat(source)
             if not stat.S_ISREG(found.st_mode):
                 raise _Unwanted(_CHANGED)
@@ -322,22 +319,26 @@ class _Sweep:
                 raise _Unwanted(f"a run may leave {MOST_BYTES} bytes")
             if found.st_nlink > 1 and not self._links.all_ours(found):
                 raise _Unwanted("it is a hard link to a file outside the run's folders")
-            if found.st_nlink == 1 and _renamed(at, name, target):
-                now = target.lstat()
-                if not stat.S_ISREG(now.st_mode) or (now.st_dev, now.st_ino) != (found.st_dev, found.st_ino):
-                    target.unlink()
-                    raise _Unwanted(_CHANGED)
+            if found.st_nlink == 1 and _linked(source, target):
                 if found.st_uid != os.geteuid():  # root's jobs are somebody else
                     os.fchown(source, os.geteuid(), os.getegid())
                 os.fchmod(source, 0o600)
             else:
                 if found.st_size > shutil.disk_usage(self._half.parent).free - _ROOM:
                     raise _Unwanted("there is no room for a copy of it")
-                with self._half.open("wb") as writing:
-                    shutil.copyfileobj(reading, writing, 1 << 20)
+                self._copy(source, found.st_size)
                 self._half.rename(target)
                 target.chmod(0o600)
+        with suppress(OSError):  # whatever has this name by now, it is the job's
+            os.unlink(name, dir_fd=at)
         return found.st_size
+
+    def _copy(self, source: int, size: int) -> None:
+        """Copy a file as long as it was when it was looked at: one that grows meanwhile would never end."""
+        with self._half.open("wb") as writing:
+            while size and (part := os.read(source, min(size, 1 << 20))):
+                writing.write(part)
+                size -= len(part)
 
     def _refuse(self, path: str, why: str) -> None:
         shown = path.encode("utf-8", "replace").decode()[:_LONGEST]
@@ -372,12 +373,44 @@ def _opened(folder: Path | str, at: int | None = None) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def _renamed(at: int, name: str, target: Path) -> bool:
+@contextmanager
+def _descriptor(at: int, name: str) -> Iterator[int]:
+    """A job's file, open; what has come into its place since it was looked at is no error of ours."""
     try:
-        os.rename(name, target, src_dir_fd=at)
+        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    except OSError as error:
+        if error.errno in {
+            errno.ELOOP,
+            errno.ENXIO,
+            errno.ENODEV,
+            errno.ENOTDIR,
+        }:  # a link, a socket, a device
+            raise _Unwanted(_CHANGED) from None
+        raise
+    try:
+        yield source
+    finally:
+        os.close(source)
+
+
+def _linked(source: int, target: Path) -> bool:
+    """Give the very file that was looked at a name of ours, whatever has its old name by now."""
+    try:
+        # Linux: linkat(2) with AT_SYMLINK_FOLLOW. An absolute path makes no use of a folder's descriptor, but
+        # without one Python calls link(2), which does not follow.
+        os.link(f"/proc/self/fd/{source}", target, src_dir_fd=source, follow_symlinks=True)
     except OSError:
         return False
     return True
+
+
+def _taken_before(at: int, name: str, target: Path) -> bool:
+    """Whether a call that was cut short has given this file its new name already; the old one goes."""
+    with suppress(OSError):
+        if os.path.samestat(os.stat(name, dir_fd=at, follow_symlinks=False), target.lstat()):
+            os.unlink(name, dir_fd=at)
+            return True
+    return False
 
 
 def _files_below(folder: Path) -> Iterator[str]:
