@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import apsw
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from stored import accept, cell, claim
@@ -30,9 +31,10 @@ from pushtrain.core.lifecycle import (
     Requeued,
     advance,
 )
-from pushtrain.core.runs.turns import Bounds
+from pushtrain.core.runs.turns import Bounds, Queue
 from pushtrain.core.values.run import GpuUse, Run
 from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.plumbing.sqlite import rows
 from pushtrain.plumbing.sqlite.database import Database
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, Clock, a_command, a_gpu
@@ -203,6 +205,57 @@ def test_ten_thousand_waiting_runs_do_not_make_a_claim_slow(tmp_path: Path) -> N
     assert claimed is not None
     assert claimed[0].id == run.id
     assert read == 21, "one look at each person's queue"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.sampled_from("xyz"),
+            st.integers(0, 2),
+            st.integers(0, 3),
+            st.booleans(),
+        ),
+        max_size=12,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_each_queue_begins_with_the_first_of_its_runs_that_may_start_now(
+    waiting: list[tuple[str, str, int, int, bool]],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Database(Path(folder) / "store.db")
+
+        def heads(db: apsw.Connection) -> list[Queue]:
+            db.executemany(
+                "INSERT INTO runs (id, repository, commit_id, ref, job, request, gpus, gpu_memory, state, "
+                "not_before, command, value, sender, rank) "
+                "VALUES (?, ?, '', '', '', '', ?, 0, 'queued', ?, '', '', ?, ?)",
+                [
+                    (str(number), repository, gpus, NOON + 1 if later else NOON, sender, rank)
+                    for number, (sender, repository, gpus, rank, later) in enumerate(waiting)
+                ],
+            )
+            return rows.queues(db, NOON, lambda _: True)
+
+        found = file.write(heads)
+        file.close()
+    expected: dict[tuple[str, str, bool], tuple[float, int]] = {}
+    for seq, (sender, repository, gpus, rank, later) in enumerate(waiting, start=1):
+        if not later:
+            key = (sender, repository, gpus > 0)
+            expected[key] = min(expected.get(key, (rank, seq)), (rank, seq))
+    assert {(queue.sender, queue.repository, queue.gpus): queue.first for queue in found} == expected
+    assert len(found) == len(expected)
+
+
+def test_no_queue_is_sorted_to_find_its_first_run(tmp_path: Path) -> None:
+    file = Database(tmp_path / "store.db")
+    explained = f"EXPLAIN QUERY PLAN {rows.QUEUES}"
+    plan = file.read(lambda db: [str(step[3]) for step in db.execute(explained, (NOON,))])
+    file.close()
+    assert any("runs_queued (sender=? AND repository=? AND <expr>=?)" in step for step in plan)
+    assert not [step for step in plan if "TEMP B-TREE" in step]
 
 
 def test_no_more_cells_of_a_group_run_at_once_than_it_allows(store: Store) -> None:

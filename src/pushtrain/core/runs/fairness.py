@@ -8,7 +8,7 @@ brings forward by an hour. Both are bounded, so nobody starves: whatever comes a
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 DAY: Final = 86_400
 STEP: Final = 3600.0
@@ -23,9 +23,8 @@ PRESUMED: Final = 600.0
 """Seconds that a run counts for when it starts: who asks for ten at once is not given ten before the next."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What a person used of GPUs in a repository, by the ledger."""
+class Line(NamedTuple):
+    """What a person used of GPUs in a repository, by the ledger (a tuple: each decision reads all)."""
 
     sender: str
     repository: str

@@ -12,7 +12,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from pushtrain.core.runs.fairness import PRESUMED, Holding, Line, Recent, recent, used_up
 from pushtrain.core.runs.room import Needs, Place, could, given, place_of, without
@@ -34,9 +34,8 @@ class Waiting:
     """The order of acceptance, where the rank is the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """The runs of one person in one repository that want room of one kind."""
+class Queue(NamedTuple):
+    """The runs of one person in one repository that want room of one kind (a tuple: they are many)."""
 
     sender: str
     """Fingerprint of the key."""
@@ -130,12 +129,14 @@ class _Turns:
                 else:
                     alone.add(uuid)
         self.slots = room.slots - sum(1 for run in active if not run.gpus)
+        reserve = room.bounds.reserve
+        gpus = sorted(room.gpus, key=lambda gpu: (gpu.memory, gpu.index))
+        self._lent = [place_of(gpu, reserve=reserve) for gpu in gpus]
         self.places = [
-            place_of(gpu, reserve=room.bounds.reserve, shared=shared.get(gpu.uuid))
-            for gpu in sorted(room.gpus, key=lambda gpu: (gpu.memory, gpu.index))
+            place_of(gpu, reserve=reserve, shared=shared[gpu.uuid]) if gpu.uuid in shared else place
+            for gpu, place in zip(gpus, self._lent, strict=True)
             if gpu.uuid not in alone
         ]
-        self._lent = [place_of(gpu, reserve=room.bounds.reserve) for gpu in room.gpus]
         self._gpus = room.gpus
         self._running = Counter(run.group for run in active)
         self._bounds = room.bounds
@@ -145,14 +146,15 @@ class _Turns:
 
     def given_out(self, queues: Iterable[Queue]) -> Iterator[tuple[Waiting, tuple[str, ...]]]:
         """The runs that can start, in order, each with its GPUs."""
-        if not self._free(gpus=True) and not self._free(gpus=False):
+        free = {gpus: self._free(gpus=gpus) for gpus in (True, False)}
+        if not any(free.values()):
             return
         used = lately(self._active, self._gpus, self._ledger, now=self._now)
+        hours = self._bounds.hours_a_day
         lines = [
             _Line(queue)
             for queue in queues
-            if self._free(gpus=queue.gpus)
-            and not (queue.gpus and used_up(used, queue.sender, self._bounds.hours_a_day))
+            if free[queue.gpus] and not (queue.gpus and used_up(used, queue.sender, hours))
         ]
         while True:
             heap = [line.turn(used, at) for at, line in enumerate(lines) if line.place is not None]

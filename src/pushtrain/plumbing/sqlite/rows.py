@@ -177,24 +177,22 @@ def use_nonce(db: apsw.Connection, nonce: str, expires: float, now: float) -> No
 _WAITING: Final = f"id, gpus, gpu_memory, gpu_capability, gpu_share, max_parallel, rank, seq, {GROUP}"
 
 
-_HEAD: Final = (
-    "(SELECT seq FROM runs INDEXED BY runs_queued WHERE state = 'queued' AND sender = keys.sender AND "
-    "repository = keys.repository AND (gpus > 0) = {} AND not_before <= ?1 ORDER BY rank, seq LIMIT 1)"
+_WAITS: Final = "SELECT seq FROM runs INDEXED BY runs_queued WHERE state = 'queued'"
+_FIRST: Final = "ORDER BY sender, repository, gpus > 0, rank, seq LIMIT 1"
+_OF_KIND: Final = f"{_WAITS} AND sender = queue.sender AND repository = queue.repository AND (gpus > 0) ="
+QUEUES: Final = (
+    "WITH RECURSIVE queue (sender, repository, gpus, seq, not_before) AS ("
+    f"SELECT sender, repository, gpus > 0, seq, not_before FROM runs WHERE seq = ({_WAITS} {_FIRST}) "
+    "UNION ALL SELECT next.sender, next.repository, next.gpus > 0, next.seq, next.not_before "
+    "FROM queue JOIN runs AS next ON next.seq = coalesce("
+    f"({_OF_KIND} 1 AND queue.gpus = 0 ORDER BY rank, seq LIMIT 1), "
+    f"({_WAITS} AND sender = queue.sender AND repository > queue.repository {_FIRST}), "
+    f"({_WAITS} AND sender > queue.sender {_FIRST}))) "
+    "SELECT queue.sender, queue.repository, queue.gpus, head.rank, head.seq "
+    "FROM queue JOIN runs AS head ON head.seq = iif(queue.not_before <= ?1, queue.seq, "
+    f"({_OF_KIND} queue.gpus AND not_before <= ?1 ORDER BY rank, seq LIMIT 1))"
 )
-_NEXT: Final = (
-    "SELECT seq FROM runs INDEXED BY runs_queued WHERE state = 'queued' AND {} "
-    "ORDER BY sender, repository LIMIT 1"
-)
-_QUEUES: Final = (
-    "WITH RECURSIVE keys (sender, repository) AS (SELECT * FROM (SELECT sender, repository FROM runs "
-    "INDEXED BY runs_queued WHERE state = 'queued' ORDER BY sender, repository LIMIT 1) UNION ALL "
-    "SELECT next.sender, next.repository FROM keys JOIN runs AS next ON next.seq = coalesce("
-    f"({_NEXT.format('sender = keys.sender AND repository > keys.repository')}), "
-    f"({_NEXT.format('sender > keys.sender')}))) "
-    "SELECT head.sender, head.repository, head.gpus > 0, head.rank, head.seq FROM keys JOIN runs AS head "
-    f"ON head.seq IN ({_HEAD.format(0)}, {_HEAD.format(1)})"
-)
-"""The head of each queue, found by jumping from one to the next in the index."""
+"""The head of each queue, found by jumping in the index from the first run of one to that of the next."""
 
 
 def queues(
@@ -210,7 +208,7 @@ def queues(
         Queue(
             sender, repository, bool(gpus), (rank, seq), _waiting(db, (sender, repository, gpus), now, full)
         )
-        for sender, repository, gpus, rank, seq in db.execute(_QUEUES, (now,))
+        for sender, repository, gpus, rank, seq in db.execute(QUEUES, (now,))
         if may_start(sender)
     ]
 
@@ -260,8 +258,8 @@ def used_lately(db: apsw.Connection, now: float) -> list[Line]:
     values = ", ".join(["(?, ?)"] * len(days))
     query = (
         f"WITH days (day, weight) AS (VALUES {values}) SELECT sender, repository, sum(gpu_seconds * weight), "
-        "sum(CASE WHEN usage.day = ? THEN gpu_seconds ELSE 0 END) FROM days JOIN usage USING (day) "
+        "total(gpu_seconds) FILTER (WHERE usage.day = ?) FROM days JOIN usage USING (day) "
         "WHERE gpu_seconds > 0 GROUP BY sender, repository"
     )
     given = [each for pair in days.items() for each in pair]
-    return [Line(*line) for line in db.execute(query, (*given, max(days)))]
+    return [Line._make(line) for line in db.execute(query, (*given, max(days)))]
