@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pushtrain.adapters.metrics.csv import Csv
 from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.executor.results import metrics
-from pushtrain.executor.results.metrics import MOST_POINTS, Metric, candidates, direction, gather
+from pushtrain.executor.results.metrics import MOST_POINTS, Metric, candidates, direction, gather, steps_in
 from pushtrain.ports import Series
 
 FORMATS = (JsonLines(), Csv())
@@ -155,6 +155,12 @@ def test_a_metrics_file_that_is_a_link_a_pipe_or_lies_behind_a_link_is_not_read(
     files = [job / name for name in ("link.given", "folder/secret.given", "pipe.given")]
     assert gather(files, (reader,), root=job) == ()
     assert len(gather([*files, job / "fine.given"], (reader,), root=job)) == 1
+
+
+def test_no_line_of_metrics_is_too_deep_to_count_its_steps(tmp_path: Path) -> None:
+    """A run with such a line was given up: how it ended could not be written down."""
+    (tmp_path / "metrics.jsonl").write_text("[" * 50_000 + "\n")
+    assert steps_in(tmp_path / "metrics.jsonl", tmp_path) == 0
 
 
 def test_metrics_files_are_read_up_to_a_bound_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from executor_house import House, done, logged, reached, story
 from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
 
-from pushtrain.core.errors import Busy, Conflict, DataError, Refused
+from pushtrain.core.errors import Busy, Conflict, DataError, PushtrainError, Refused
 from pushtrain.core.lifecycle import Requeued
 from pushtrain.core.runs import retry
 from pushtrain.core.values.command import Checkpoint, Segment, TrainCommand
@@ -25,9 +26,11 @@ from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.executor.api.web import create_app
 from pushtrain.executor.moving import luggage
+from pushtrain.executor.moving.backlog import Backlog
 from pushtrain.executor.moving.migration import Migration
 from pushtrain.executor.results import segments
 from pushtrain.executor.results.artifacts import UploadError
+from pushtrain.executor.runs.endings import Endings
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git import lfs
@@ -197,6 +200,69 @@ def test_only_files_travel_and_a_changed_checkpoint_is_not_unpacked(tmp_path: Pa
     with tarfile.open(packed.path) as tar:
         assert tar.getnames() == ["checkpoint", "checkpoint/a", "checkpoint/deep/b"]
     assert hashlib.sha256(packed.path.read_bytes()).hexdigest() == packed.sha256
+
+
+def nested(at: Path, deep: int) -> None:
+    for _ in range(deep):
+        at /= "d"
+        at.mkdir()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_checkpoint_travels_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A name that its next executor refuses lost the run there; what could not be opened stayed behind."""
+    spoilt: dict[str, Callable[[Path], object]] = {
+        "only in case": lambda at: [(at / name).write_text("") for name in ("Model", "model")],
+        "control characters": lambda at: (at / "a\nb").write_text(""),
+        "no UTF-8": lambda at: (at / os.fsdecode(b"\xff")).write_text(""),
+        "cannot be": lambda at: nested(at, 1100),
+        "hard link": lambda at: (at / "key").hardlink_to(tmp_path / "owners"),
+    }
+    (tmp_path / "owners").write_text("secret")
+    for number, (why, spoil) in enumerate(spoilt.items()):
+        folder = RunDir.of(tmp_path, str(number), 1).create()
+        (folder.checkpoint / "step").write_text("7")
+        spoil(folder.checkpoint)
+        held = descriptors()
+        with pytest.raises(PushtrainError, match=why):
+            luggage.pack(folder)
+        assert descriptors() == held
+        assert not (folder.root.parent / luggage.NAME).exists()
+
+
+def test_only_a_file_of_metrics_joins_the_runs_curve(tmp_path: Path) -> None:
+    """A folder in its place could not be packed: the run never left."""
+    folder = RunDir.of(tmp_path, "run", 1).create()
+    folder.metrics.mkdir()
+    Endings._keep_metrics(folder)
+    assert not luggage.measured(folder)
+    folder.metrics.rmdir()
+    folder.metrics.write_text("{}\n")
+    Endings._keep_metrics(folder)
+    assert luggage.measured(folder)
+
+
+@story
+async def test_a_run_that_cannot_be_packed_ends_neither_the_others_nor_the_executor(tmp_path: Path) -> None:
+    waiting = Waiting(tmp_path, a_command(job=a_spec(checkpoint_to="lfs")))
+    seen: list[str] = []
+
+    def do(run: Run) -> None:
+        seen.append(run.id)
+        raise RecursionError("a defect that one run shows")
+
+    backlog = Backlog(waiting.store, do, undone="%s: %s")
+    backlog.add(waiting.run)
+    task = asyncio.create_task(backlog.run(list))
+    await eventually(lambda: seen, 20, what="the run")
+    backlog.wake()
+    await eventually(lambda: len(seen) > 1, 20, what="another try")
+    assert not task.done()
+    task.cancel()
+    waiting.store.close()
 
 
 def travelling(house: House, **changes: Any) -> TrainCommand:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -29,6 +30,7 @@ from pushtrain.core.values.states import Outcome
 from pushtrain.demo.host import Host
 from pushtrain.executor.results import index
 from pushtrain.executor.results import publish as publishing
+from pushtrain.executor.results.metrics import steps_in
 from pushtrain.executor.results.publish import Publishable, Published, Publisher
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git.branch import Branch
@@ -513,6 +515,35 @@ def test_hostile_results_are_listed_and_the_rest_published(line: Line) -> None:
     text = line.show(done, "README.md")
     assert "3 not taken" in text
     assert "root:" not in text
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "socket", "named elsewhere"])
+def test_whatever_a_job_makes_of_its_summary_and_its_metrics_the_rest_is_published(
+    line: Line, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A summary that is a folder was an error at each try, and left a descriptor open each time."""
+    item = line.item({"good": b"1"})
+    assert item.folder is not None
+    secret = tmp_path / "owners"
+    secret.write_text('{"step": 1, "of_the_owner": 1}\n')
+    monkeypatch.chdir(item.folder.job)  # a socket's path is short
+    for path in (item.folder.summary, item.folder.metrics):
+        match kind:
+            case "folder":
+                path.mkdir()
+            case "fifo":
+                os.mkfifo(path)
+            case "socket":
+                with socket.socket(socket.AF_UNIX) as left:
+                    left.bind(path.name)
+            case _:
+                path.hardlink_to(secret)
+    held = len(list(Path("/proc/self/fd").iterdir()))
+    done = one(line.publisher(), item)
+    assert steps_in(item.folder.metrics, item.folder.root) == 0
+    assert len(list(Path("/proc/self/fd").iterdir())) == held
+    assert [file.path for file in done.artifacts] == ["good"]
+    assert "of_the_owner" not in line.show(done, "README.md")
 
 
 # --- size ---

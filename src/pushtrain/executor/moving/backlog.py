@@ -86,8 +86,9 @@ class Backlog:
                 self._do(self._store.run(run_id))
             except NotFound:
                 continue
-            except (PushtrainError, OSError) as error:
-                _log.warning(self._undone, run_id[:8], error)
+            except Exception as error:  # noqa: BLE001  one run's defect must not end the others, and all of us
+                known = isinstance(error, PushtrainError | OSError)
+                _log.warning(self._undone, run_id[:8], error, exc_info=None if known else error)
                 left.add(run_id)
         with self._guard:
             self._new |= left

@@ -1,7 +1,8 @@
 """A run's checkpoint, packed to travel to another executor, and unpacked there.
 
-One tar holds the files of the checkpoint folder and the metrics of the attempts so far. Only files go in;
-what comes out is believed by its SHA-256, which stands in the signed command, and is unpacked like any other
+One tar holds the files of the checkpoint folder and the metrics of the attempts so far. Only files go in, all
+of them or none: what another executor could not unpack, or cannot be read, keeps the run where it is. What
+comes out is believed by its SHA-256, which stands in the signed command, and is unpacked like any other
 archive of a stranger's. It replaces what was there whole or not at all.
 """
 
@@ -10,18 +11,21 @@ import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from pushtrain.core.errors import DataError, StorageError
 from pushtrain.core.values.command import Checkpoint
 from pushtrain.core.values.run import Artifact, Run
 from pushtrain.executor.results import artifacts
+from pushtrain.executor.results.hardlinks import Links
+from pushtrain.executor.results.left import opened, regular
 from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.plumbing.attempts.rundir import RunDir
-from pushtrain.plumbing.data.unpack import Limits, unpack
+from pushtrain.plumbing.data.unpack import Limits, member_path, spelling, unpack
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone
@@ -31,6 +35,7 @@ from pushtrain.ports import Stop
 NAME: Final = "checkpoint.tar"
 _CHECKPOINT: Final = "checkpoint"
 _BLOCK: Final = 1024 * 1024
+_ENTER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +51,94 @@ def pack(folder: RunDir) -> Packed:
     """Pack what the attempt of this folder has left; nothing may be writing there.
 
     Raises:
+        DataError: It has a file that does not travel.
         StorageError: It cannot be read or written.
     """
     target = folder.root.parent / NAME
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
-            tar.addfile(_folder())  # of nothing at all nobody could tell that it is a tar
-            for path, name in (*_files(folder.checkpoint), *_metrics(folder)):
-                _add(tar, path, name)
-        digest = hashlib.sha256()
-        with target.open("rb") as packed:
-            while piece := packed.read(_BLOCK):
-                digest.update(piece)
-        return Packed(target, digest.hexdigest(), target.stat().st_size)
-    except OSError as error:
-        raise StorageError(f"The checkpoint in {folder.checkpoint} cannot be packed: {error}.") from error
+        return _pack(folder, target)
+    except BaseException as error:
+        target.unlink(missing_ok=True)  # half of it would only take room
+        if isinstance(error, OSError):
+            raise StorageError(f"The checkpoint in {folder.checkpoint} cannot be packed: {error}.") from error
+        raise
 
 
-def _files(root: Path) -> Iterator[tuple[Path, str]]:
-    for base, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(base, name)
-            yield path, f"{_CHECKPOINT}/{path.relative_to(root)}"
+def _pack(folder: RunDir, target: Path) -> Packed:
+    links = Links((folder.checkpoint, folder.before, *folder.root.parent.glob("[0-9]*/job")))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(_folder())  # of nothing at all nobody could tell that it is a tar
+        for at, name, path in _files(folder.checkpoint):
+            with regular(name, at, links) as content:
+                _add(tar, content, f"{_CHECKPOINT}/{path}")
+        for measured_ in _metrics(folder):
+            with opened(measured_, folder.before, links) as content:
+                _add(tar, content, measured_.name)
+    digest = hashlib.sha256()
+    with target.open("rb") as packed:
+        while piece := packed.read(_BLOCK):
+            digest.update(piece)
+    return Packed(target, digest.hexdigest(), target.stat().st_size)
+
+
+def _files(root: Path) -> Iterator[tuple[int, str, str]]:
+    """Every file below a folder that a job has written: its open folder, its name there, and its path.
+
+    Links and the like stay behind, and no link is followed. However deep it is nested, nothing recurses.
+
+    Raises:
+        DataError: A name that nobody would unpack.
+    """
+    known: dict[str, str] = {}
+    waiting: list[tuple[str, ...]] = [()] if root.exists() else []
+    while waiting:
+        parts = waiting.pop()
+        with _entered(root, parts) as at:
+            for name, mode in _listed(at):
+                if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                    continue
+                path = "/".join((*parts, name))
+                _check_name(path, known)
+                if stat.S_ISDIR(mode):
+                    waiting.append((*parts, name))
+                else:
+                    yield at, name, path
+
+
+def _listed(at: int) -> Iterator[tuple[str, int]]:
+    for name in sorted(os.listdir(at)):
+        yield name, os.stat(name, dir_fd=at, follow_symlinks=False).st_mode
+
+
+def _check_name(path: str, known: dict[str, str]) -> None:
+    why = ""
+    try:
+        member_path(f"{_CHECKPOINT}/{path}")
+    except ValueError as error:
+        why = str(error)
+    other = known.setdefault(spelling(path), path)
+    if other != path:
+        why = f"differs from {other!r} only in case or accents' form"
+    if why:
+        raise DataError(
+            f"The checkpoint does not travel: {path[:200]!r} in it {why}.",
+            mend="Have the job name it otherwise.",
+        )
+
+
+@contextmanager
+def _entered(root: Path, parts: Sequence[str]) -> Iterator[int]:
+    """A folder below one of ours, open."""
+    at = os.open(root, _ENTER)
+    try:
+        for name in parts:
+            below = os.open(name, _ENTER, dir_fd=at)
+            os.close(at)
+            at = below
+        yield at
+    finally:
+        os.close(at)
 
 
 def measured(folder: RunDir) -> bool:
@@ -77,9 +146,10 @@ def measured(folder: RunDir) -> bool:
     return next(_metrics(folder), None) is not None
 
 
-def _metrics(folder: RunDir) -> Iterator[tuple[Path, str]]:
+def _metrics(folder: RunDir) -> Iterator[Path]:
     for path in sorted(folder.before.glob("metrics-*.jsonl")):
-        yield path, path.name
+        if stat.S_ISREG(path.lstat().st_mode):
+            yield path
 
 
 def _folder() -> tarfile.TarInfo:
@@ -88,18 +158,11 @@ def _folder() -> tarfile.TarInfo:
     return entry
 
 
-def _add(tar: tarfile.TarFile, path: Path, name: str) -> None:
-    """Add a file; links and the like stay behind."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return
-    with os.fdopen(descriptor, "rb") as content:
-        found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mtime, entry.mode = found.st_size, int(found.st_mtime), 0o644
-            tar.addfile(entry, content)
+def _add(tar: tarfile.TarFile, content: IO[bytes], name: str) -> None:
+    found = os.fstat(content.fileno())
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mtime, entry.mode = found.st_size, int(found.st_mtime), 0o644
+    tar.addfile(entry, content)
 
 
 def bring(packed: Packed, to: str, run: Run, mirror: Mirror, *, stop: Stop | None = None) -> tuple[str, str]:

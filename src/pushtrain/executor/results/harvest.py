@@ -14,6 +14,7 @@ from pushtrain.core.values.run import Artifact, Run
 from pushtrain.core.values.value import Value
 from pushtrain.executor.results.censor import Censor, without_secrets
 from pushtrain.executor.results.collect import collect
+from pushtrain.executor.results.left import links_of
 from pushtrain.executor.results.metrics import Metric, candidates, gather, joined
 from pushtrain.plumbing.attempts.records import Limited, write_bytes
 from pushtrain.plumbing.attempts.rundir import RunDir
@@ -69,12 +70,13 @@ def harvest(
     own = (folder.checkpoint, folder.tmp)
     files = collect(folder.results, folder.tree, globs, folder.artifacts, own=own, censor=censor, stop=stop)
     named = [folder.metrics, *candidates(folder.artifacts, formats)]
-    metrics = gather(named, formats, root=folder.artifacts, trusted=folder.root)
+    links = links_of(folder)
+    metrics = gather(named, formats, root=folder.artifacts, trusted=folder.root, links=links)
     for path in sorted(folder.before.glob("metrics-*.jsonl"), reverse=True):  # it has one curve
-        metrics = joined(gather([path], formats, root=folder.before), metrics)
+        metrics = joined(gather([path], formats, root=folder.before, links=links), metrics)
     if not metrics:
         work = list(candidates(folder.tree, formats, since=since))
-        metrics = gather(work, formats, root=folder.tree, trusted=folder.root)
+        metrics = gather(work, formats, root=folder.tree, trusted=folder.root, links=links)
     found = Harvest(files=files, metrics=without_secrets(metrics, mask))
     write_bytes(record, found.model_dump_json().encode())
     return found

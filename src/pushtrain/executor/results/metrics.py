@@ -4,7 +4,6 @@ Pure but for reading the files that the formats are given. A value that is not f
 that became NaN is worth seeing.
 """
 
-import errno
 import json
 import logging
 import math
@@ -12,11 +11,12 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from pushtrain.core.values.value import MOST, Value
+from pushtrain.executor.results.hardlinks import Links
+from pushtrain.executor.results.left import opened
 from pushtrain.ports import MetricsFormat, Series
 
 MOST_SERIES: Final = 200
@@ -72,7 +72,12 @@ def direction(name: str) -> str:
 
 
 def gather(
-    files: Sequence[Path], formats: Sequence[MetricsFormat], *, root: Path, trusted: Path | None = None
+    files: Sequence[Path],
+    formats: Sequence[MetricsFormat],
+    *,
+    root: Path,
+    trusted: Path | None = None,
+    links: Links | None = None,
 ) -> tuple[Metric, ...]:
     """The metrics in these files; of series that share a name, the second is told apart by its folder.
 
@@ -81,7 +86,9 @@ def gather(
         formats: The known formats.
         root: What the files' folders are named relative to.
         trusted: A folder of ours that holds all of them; None: `root`.
+        links: Tells whether all names of a file are the run's; None: they must lie in `root`.
     """
+    links = links or Links((root,))
     found: dict[str, Metric] = {}
     left = MOST_READ
     for path in files[:MOST_FILES]:
@@ -89,7 +96,7 @@ def gather(
         if reader is None:
             continue
         try:
-            with opened(path, trusted or root) as content:
+            with opened(path, trusted or root, links) as content:
                 left -= os.fstat(content.fileno()).st_size
                 if left < 0:
                     _log.warning("metrics files beyond %d bytes were passed over", MOST_READ)
@@ -112,13 +119,13 @@ def gather(
 def steps_in(path: Path, trusted: Path) -> int:
     """How many steps a file of JSON lines tells of, by its first line and its last; 0: it does not tell."""
     try:
-        with opened(path, trusted) as content:
+        with opened(path, trusted, Links((path.parent,))) as content:
             first = content.readline(_LONGEST_LINE)
             content.seek(max(0, content.seek(0, os.SEEK_END) - _LONGEST_LINE))
             last = content.read().splitlines()[-1:] or [b""]
         begin, end = (json.loads(line)["step"] for line in (first, last[0]))
         return min(MOST, max(0, int(end - begin) + 1))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0
 
 
@@ -146,27 +153,6 @@ def _joined(metric: Metric, after: Metric | None) -> Metric:
         values=tuple(values[at] for at in kept),
         points=points,
     )
-
-
-@contextmanager
-def opened(path: Path, trusted: Path) -> Iterator[IO[bytes]]:
-    """A regular file that a job left, open; no link between a folder of ours and it is followed.
-
-    Raises:
-        OSError: It is not there, or is something else.
-    """
-    with ExitStack() as folders:
-        at = os.open(trusted, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        folders.callback(os.close, at)
-        *names, last = path.relative_to(trusted).parts
-        for name in names:
-            at = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-            folders.callback(os.close, at)
-        descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-        with open(descriptor, "rb") as content:  # noqa: PTH123  a descriptor
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "it is no regular file", str(path))
-            yield content
 
 
 def candidates(folder: Path, formats: Sequence[MetricsFormat], *, since: float = 0) -> Iterator[Path]:

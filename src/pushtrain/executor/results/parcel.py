@@ -22,6 +22,7 @@ from pushtrain.core.values.run import Artifact, Attempt, Run, RunEvent
 from pushtrain.executor.results import artifacts, report
 from pushtrain.executor.results.collect import place
 from pushtrain.executor.results.harvest import Harvest, harvest
+from pushtrain.executor.results.left import links_of, opened
 from pushtrain.executor.results.metrics import Metric
 from pushtrain.executor.results.wording import folder
 from pushtrain.plumbing.attempts.given import hide_all
@@ -243,11 +244,10 @@ def _summary_of(item: Publishable) -> str:
     if item.folder is None:
         return ""
     try:
-        descriptor = os.open(item.folder.summary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with opened(item.folder.summary, item.folder.root, links_of(item.folder)) as file:
+            return file.read(_SUMMARY_LIMIT).decode("utf-8", "replace")
     except OSError:
         return ""
-    with open(descriptor, "rb") as file:  # noqa: PTH123  a descriptor
-        return file.read(_SUMMARY_LIMIT).decode("utf-8", "replace")
 
 
 def _is_signed(name: str) -> bool:

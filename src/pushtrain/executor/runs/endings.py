@@ -6,6 +6,7 @@ transaction. Whoever cancels until then is heeded: nothing is started again that
 
 import contextlib
 import logging
+import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +29,7 @@ from pushtrain.plumbing.attempts.cleanlog import clean_log
 from pushtrain.plumbing.attempts.log import log_size, tail_of
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk import reserve, shortcut
-from pushtrain.plumbing.disk.trees import remove_tree
+from pushtrain.plumbing.disk.trees import open_up, remove_tree
 from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)
@@ -201,8 +202,14 @@ class Endings:
 
     @staticmethod
     def _keep_metrics(folder: RunDir) -> None:
-        """What an attempt measured joins the run's curve; its own folder goes when the next one begins."""
-        with contextlib.suppress(FileNotFoundError):
+        """What an attempt measured joins the run's curve; its own folder goes when the next one begins.
+
+        A job may have put anything in the file's place, and taken the right to write from its folder.
+        """
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            open_up(folder.job)
+            if not stat.S_ISREG(folder.metrics.lstat().st_mode):
+                return
             kept = folder.before / f"metrics-{int(folder.root.name):06}.jsonl"
             kept.parent.mkdir(exist_ok=True)
             folder.metrics.rename(kept)

@@ -110,6 +110,11 @@ def member_path(name: str) -> tuple[str, ...]:
     return parts
 
 
+def spelling(path: str) -> str:
+    """What of a path counts on any kind of disk: two that have it in common may be one file there."""
+    return unicodedata.normalize("NFC", path.casefold())
+
+
 class _Unpacking:
     """One archive on its way: counts, checks, writes."""
 
@@ -192,7 +197,7 @@ class _Unpacking:
             raise DataError(f"{self._title} holds more than {self.limits.files} files.")
         if not self._count % _FILES_CHECK:
             self._check_room(path.parent)
-        folded = hash(unicodedata.normalize("NFC", str(path).casefold()))
+        folded = hash(spelling(str(path)))
         if folded in self._names:
             raise Unwanted(name, "is there twice, or differs from another one only in case or accents' form")
         self._names.add(folded)

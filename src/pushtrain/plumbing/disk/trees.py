@@ -174,6 +174,11 @@ def _emptied(at: int, top: int, number: int) -> list[str]:
     return moved
 
 
+def open_up(folder: Path) -> None:
+    """Give ourselves every right on a folder that a job may have written. Raises OSError."""
+    _open_up(str(folder), None)
+
+
 def _open_up(name: str, at: int | None) -> None:
     """Give ourselves every right on a folder; a link in its place is not followed."""
     descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
