@@ -1,10 +1,14 @@
-"""The guard, where there are no control groups: memory that no process calls its own counts, too."""
+"""The guard, where there are no control groups: what no process calls its own, or is hidden, counts, too."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from pushtrain.plumbing.disk.trees import remove_tree
+from pushtrain.plumbing.isolation import guard
 from pushtrain.plumbing.isolation.guard import Guard
 
 MIB = 1 << 20
@@ -25,3 +29,56 @@ def test_memory_that_is_not_a_process_own_counts(hoard: str, allowed: int) -> No
         found = Guard(limits).look(lambda: [job.pid])
         job.communicate("\n")
     assert (found is not None and found[0] == "oom") == (allowed == 48 * MIB)
+
+
+HIDES = """
+import tempfile
+with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+    shut = os.path.join(place, "shut")
+    deeper = os.path.join(shut, "deeper")
+    os.makedirs(deeper)
+    for name in (shut, deeper):
+        with open(f"{name}/large", "wb") as file:
+            file.write(bytes(1 << 20))
+    os.chmod(deeper, 0o400)
+    os.chmod(shut, 0)
+    print(total(files_below([place])) >> 20, oct(os.stat(shut).st_mode & 0o777))
+    os.chmod(shut, 0o700)
+    print(oct(os.stat(deeper).st_mode & 0o777))
+    os.chmod(deeper, 0o700)
+"""
+
+
+def test_what_lies_in_a_folder_that_a_job_has_shut_counts_and_the_folder_stays_shut() -> None:
+    """Of an ordinary user's executor, whose jobs have its uid: root is kept out of nothing."""
+    python, somebody = Path(sys.executable), None
+    if not os.getuid():
+        python, somebody = Path(f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"), 34567
+        if not python.exists():
+            pytest.skip(f"another user cannot run this Python, and there is no {python}")
+    program = Path(guard.__file__).read_text() + HIDES
+    done = subprocess.run(
+        [python, "-I", "-S", "-"],
+        input=program,
+        cwd="/",
+        user=somebody,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["2", "0o0", "0o400"], done.stderr
+
+
+def test_folders_nested_beyond_a_path_count_on_the_disk(tmp_path: Path) -> None:
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=at)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    large = os.open("large", os.O_WRONLY | os.O_CREAT, dir_fd=at)
+    os.write(large, bytes(1 << 20))
+    os.close(large)
+    os.close(at)
+    assert guard.total(guard.files_below([str(tmp_path)])) >= 1 << 20
+    remove_tree(tmp_path)

@@ -19,6 +19,7 @@ EVERY = 1.0
 SHARE = 20  # one part in so many of the time is spent looking
 SHARED = "/dev/shm"  # noqa: S108  shared memory is there
 SETTLED = "cgroup.procs"
+LONGEST = 1000  # characters of a path that is opened at once; the kernel takes 4096 bytes
 
 
 def read(path: str) -> str:
@@ -236,23 +237,100 @@ def total(files: "Iterable[tuple[tuple[int, int], int, int]]") -> int:
 
 
 def files_below(folders: "Iterable[str]") -> "Iterable[tuple[tuple[int, int], int, int]]":
-    """Every file below folders: which it is, its bytes, how many names it has. Links are not followed."""
+    """Every file below folders: which it is, its bytes, how many names it has. Links are not followed.
+
+    A job hides nothing by nesting folders deeper than a path can be long, nor by shutting a folder: it is
+    opened to us, looked into, and shut again.
+    """
+    shut: dict[str, int] = {}
     waiting = list(folders)
-    while waiting:
-        try:
-            entries = os.scandir(waiting.pop())
-        except OSError:
-            continue
-        with entries:
+    try:
+        while waiting:
+            folder = waiting.pop()
+            try:
+                for name, one, below in inside(folder):
+                    if below:
+                        waiting.append(f"{folder}/{name}")
+                    yield (one.st_dev, one.st_ino), one.st_blocks * 512, 1 if below else one.st_nlink
+            except PermissionError:
+                if folder not in shut and opened_up(folder, shut):
+                    waiting.append(folder)
+            except OSError:
+                continue
+    finally:
+        for folder, mode in reversed(shut.items()):
+            set_mode(folder, mode)
+
+
+def inside(folder: str) -> "Iterable[tuple[str, os.stat_result, bool]]":
+    """What stands in a folder: its name, the facts, whether it is a folder."""
+    at = entered(folder, LONGEST)
+    try:
+        with os.scandir(at) as entries:
             for entry in entries:
                 try:
-                    one = entry.stat(follow_symlinks=False)
-                    below = entry.is_dir(follow_symlinks=False)
-                except OSError:
+                    yield entry.name, entry.stat(follow_symlinks=False), entry.is_dir(follow_symlinks=False)
+                except FileNotFoundError:
                     continue
-                if below:
-                    waiting.append(entry.path)
-                yield (one.st_dev, one.st_ino), one.st_blocks * 512, 1 if below else one.st_nlink
+    finally:
+        os.close(at)
+
+
+def entered(path: str, step: int, how: int = os.O_RDONLY) -> int:
+    """A folder, open, however long its path is.
+
+    Args:
+        path: Its absolute path.
+        step: Characters that are opened at once; 0: one name after the other, none of them a link.
+        how: How it is opened.
+    """
+    at = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    names = path.strip("/").split("/")
+    while names:
+        piece = names.pop(0)
+        while names and len(piece) + len(names[0]) < step:
+            piece += f"/{names.pop(0)}"
+        flags = (os.O_PATH if names else how) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            below = os.open(piece, flags, dir_fd=at)
+        finally:
+            os.close(at)
+        at = below
+    return at
+
+
+def opened_up(folder: str, shut: "dict[str, int]") -> bool:
+    """Give ourselves every right on a folder; its mode before is noted. False: that cannot be."""
+    try:
+        at = entered(folder, 0, os.O_PATH)
+    except OSError:
+        return False
+    try:
+        mode = os.fstat(at).st_mode & 0o7777
+        if mode & 0o700 == 0o700:  # noqa: PLR2004  it is somebody else's
+            return False
+        os.chmod(f"/proc/self/fd/{at}", mode | 0o700)
+        shut[folder] = mode
+    except OSError:
+        return False
+    finally:
+        os.close(at)
+    return True
+
+
+def set_mode(folder: str, mode: int) -> None:
+    """Shut a folder again, by one name after the other: no link that has come in between is followed."""
+    try:
+        at = entered(folder, 0, os.O_PATH)
+    except OSError:
+        return
+    try:
+        if os.fstat(at).st_mode & 0o7777 == mode | 0o700:  # nobody has changed it since
+            os.chmod(f"/proc/self/fd/{at}", mode)
+    except OSError:
+        return
+    finally:
+        os.close(at)
 
 
 def held_open(
