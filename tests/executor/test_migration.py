@@ -240,6 +240,11 @@ def test_only_a_file_of_metrics_joins_the_runs_curve(tmp_path: Path) -> None:
     Endings._keep_metrics(folder)
     assert not luggage.measured(folder)
     folder.metrics.rmdir()
+    folder.job.rename(folder.root / "kept")
+    folder.job.symlink_to(folder.job)
+    Endings._keep_metrics(folder)  # an error here was tried again for ever, and the run's cards stayed taken
+    folder.job.unlink()
+    (folder.root / "kept").rename(folder.job)
     folder.metrics.write_text("{}\n")
     Endings._keep_metrics(folder)
     assert luggage.measured(folder)

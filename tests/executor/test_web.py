@@ -244,6 +244,10 @@ def test_a_run_that_has_begun_from_a_trusted_checkpoint_is_the_answer_to_every_k
     answer = send(executor, key=STRANGER)
     assert answer.status == 202
     assert Run.model_validate_json(answer.body).command == moved
+    assert ask(executor, "POST", f"/v1/runs/{moved.run_id}/cancel").status == 409
+    handed = executor.store.run(moved.run_id)
+    assert handed.sender == fingerprint(STRANGER.public_key())
+    assert handed.command == moved, "else a late command would bring it back once it has left"
     # Whose key may not send for this branch has no say in what its runs begin from.
     other = a_command(commit="c" * 40)
     executor.authorized.add(STRANGER.public_key(), name="ci", branches=["exp/**"])

@@ -48,6 +48,15 @@ def test_what_a_removed_folder_links_to_stays_as_it_is(tmp_path: Path) -> None:
     remove_tree(folder)  # once more is no trouble
 
 
+def test_no_name_that_a_job_has_chosen_keeps_a_folder(tmp_path: Path) -> None:
+    """The names under which folders were moved to the top could be foretold, and be taken."""
+    for name in ("d0", "d0/.going-1", "d1", ".going-0", ".going-1", ".going-2/.going-3", ".going-3"):
+        (tmp_path / "job" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "job" / name / "file").touch()
+    remove_tree(tmp_path / "job")
+    assert not (tmp_path / "job").exists()
+
+
 def test_a_link_in_the_place_of_a_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "keep").touch()

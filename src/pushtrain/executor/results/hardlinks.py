@@ -5,6 +5,7 @@ off) a job may lay one to a file that only the executor can read, and we would p
 """
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -43,9 +44,11 @@ class Links:
             with entries:
                 for entry in islice(entries, _MOST_LOOKED_AT):
                     looked_at += 1
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    elif entry.is_file(follow_symlinks=False):
+                    try:
                         found = entry.stat(follow_symlinks=False)
-                        if found.st_nlink > 1:
-                            yield found.st_dev, found.st_ino
+                    except OSError:
+                        continue  # it has gone meanwhile
+                    if stat.S_ISDIR(found.st_mode):
+                        waiting.append(entry.path)
+                    elif stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+                        yield found.st_dev, found.st_ino

@@ -4,12 +4,13 @@ Everything here may be cut short and done again: the shim's verdict stands, and 
 transaction. Whoever cancels until then is heeded: nothing is started again that somebody has cancelled.
 """
 
-import contextlib
+import errno
 import logging
 import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from pushtrain.core.errors import Cancelled, Conflict, StorageError
 from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, PrepareFailed, Requeued, unless_cancelled
@@ -33,6 +34,9 @@ from pushtrain.plumbing.disk.trees import open_up, remove_tree
 from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)
+
+_THE_DISKS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+"""Errors that may pass; whatever else is wrong with what a job has left stays so."""
 
 
 class Endings:
@@ -206,13 +210,19 @@ class Endings:
 
         A job may have put anything in the file's place, and taken the right to write from its folder.
         """
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
             open_up(folder.job)
             if not stat.S_ISREG(folder.metrics.lstat().st_mode):
                 return
             kept = folder.before / f"metrics-{int(folder.root.name):06}.jsonl"
             kept.parent.mkdir(exist_ok=True)
             folder.metrics.rename(kept)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno in _THE_DISKS:
+                raise
+            _log.warning("the metrics in %s do not join the run's curve: %s", folder.root, error)
 
     @staticmethod
     def _clear(folder: RunDir) -> None:

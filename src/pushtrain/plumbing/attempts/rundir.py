@@ -156,11 +156,13 @@ class RunDir:
         return self.root.parent / "received"
 
     def checkpointed(self) -> bool:
-        """Whether an attempt has left something to go on from."""
+        """Whether an attempt has left something to go on from; what cannot be looked into counts."""
         try:
             return any(self.checkpoint.iterdir())
         except FileNotFoundError:
             return False
+        except OSError:
+            return True
 
     def read_orders(self) -> Orders | None:
         """What the shim was told to do, or None before that."""

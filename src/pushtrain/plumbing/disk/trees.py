@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import secrets
 import stat
 import time
 from collections.abc import MutableMapping
@@ -134,20 +135,22 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder that a job may have written; what resists stays for the next sweep.
 
     However deep it is nested, deeper than a path can be long, and whatever its folders' modes are: each
-    folder is moved to the top before its content is looked at, so that nothing recurses.
+    folder is moved to the top before its content is looked at, so that nothing recurses. Nobody can have put
+    something under the names that they get there.
     """
+    ours = f".going-{secrets.token_hex(8)}-"
     with contextlib.suppress(OSError):
-        _open_up(str(folder), None)
+        open_up(folder)
         top = os.open(folder, _FOLDER)
         try:
-            waiting = _emptied(top, top, 0)
+            waiting = _emptied(top, top, ours, 0)
             number = len(waiting)
             while waiting:
                 name = waiting.pop()
                 with contextlib.suppress(OSError):
                     below = os.open(name, _FOLDER, dir_fd=top)
                     try:
-                        found = _emptied(below, top, number)
+                        found = _emptied(below, top, ours, number)
                     finally:
                         os.close(below)
                     number += len(found)
@@ -158,16 +161,18 @@ def remove_tree(folder: Path) -> None:
         folder.rmdir()
 
 
-def _emptied(at: int, top: int, number: int) -> list[str]:
+def _emptied(at: int, top: int, ours: str, number: int) -> list[str]:
     """Remove a folder's files, and move its folders to the top under names of their own; those names."""
     moved: list[str] = []
     with os.scandir(at) as entries:
         for entry in entries:
+            if entry.name.startswith(ours):
+                continue  # some file systems list what was moved once more, and so for ever
             with contextlib.suppress(OSError):
                 if not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry.name, dir_fd=at)
                     continue
-                name = f".going-{number + len(moved)}"
+                name = f"{ours}{number + len(moved)}"
                 _open_up(entry.name, at)
                 os.rename(entry.name, name, src_dir_fd=at, dst_dir_fd=top)
                 moved.append(name)

@@ -332,7 +332,8 @@ class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
             for sender, command, raw, headers in rows.asked(db, run_id):
                 if sender == before.sender or not may(sender) or command.ref == other_than:
                     continue
-                kept = command.model_copy(update={"checkpoint": before.command.checkpoint})
+                came = {"checkpoint": before.command.checkpoint, "attempt": before.command.attempt}
+                kept = command.model_copy(update=came)
                 run = before.model_copy(update={"sender": sender, "command": kept, "updated_at": now})
                 place = float(db.execute("SELECT rank FROM runs WHERE id = ?", (run_id,)).get)
                 rows.recommand(db, run, raw, headers, rank=place, before=before.state)
