@@ -98,6 +98,7 @@ class House:
         self.state = StateFolder(folder / "state")
         self.environments: Mapping[str, Environment] = {"system": Bare()}
         self.gpus: Sequence[Gpu] = ()
+        self.token = ""
         self.clock: Callable[[], float] = time.time
         self.sandbox: Sandbox = Unconfined(Ground(self.state.isolation))
         self.access = Access(JobNetwork.FULL, frozenset({JobNetwork.FULL}))
@@ -128,7 +129,9 @@ class House:
         if not self.state.authorized.exists():
             self.authorize()
         remote = self.settings.repositories[0]
-        mirrors: Callable[[object], Mirror] = lambda _: Mirror(self.state.repositories, remote)  # noqa: E731
+        mirrors: Callable[[object], Mirror] = lambda _: Mirror(  # noqa: E731
+            self.state.repositories, remote, token=self.token
+        )
         return ExecutorService(
             self.settings,
             self.state,

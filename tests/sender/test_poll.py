@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moody_host import A_PAGE, GOOD, NAME, TOKEN, moody
 from pushtrain.core.errors import GitError, PushtrainError
 from pushtrain.core.settings import Repository
 from pushtrain.core.values.push import NO_COMMIT
+from pushtrain.plumbing.git.complaint import Unanswered
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender.poll import Reconciler, moves
 from pushtrain.sender.service import SenderService
@@ -276,6 +278,27 @@ def test_a_look_at_a_remote_that_is_away_raises(world: World) -> None:
     with pytest.raises(PushtrainError) as caught:
         Reconciler(world.service, poll_seconds=60).look(KEY)
     assert caught.value.exit_code in {GitError.exit_code, 5}
+
+
+def test_a_networks_sign_in_page_deletes_no_branch_and_trains_nothing_twice(
+    world: World, tmp_path: Path
+) -> None:
+    """Git takes a page for an empty host: once the network was back, each branch would have been new."""
+    with moody(tmp_path / "host") as host:
+        mirror = Mirror(tmp_path / "mirrors", Repository(key=KEY, remote=host.remote(NAME)), token=TOKEN)
+        service = SenderService([world.repository], world.store, lambda _: mirror, list)
+        reconciler = Reconciler(service, 60)
+        world.commit()
+        world.work.git("push", "--quiet", host.remote(NAME).replace("//", f"//x:{TOKEN}@"), "main")
+        assert reconciler.look(KEY) == 0
+        known = world.store.tips(KEY)
+        host.mood = A_PAGE
+        with pytest.raises(Unanswered, match="sign-in page"):
+            reconciler.look(KEY)
+        assert world.store.tips(KEY) == known
+        host.mood = GOOD
+        assert reconciler.look(KEY) == 0
+        assert world.store.pushes() == []
 
 
 def test_a_remote_that_never_answers_does_not_hold_up_the_end(world: World, tmp_path: Path) -> None:

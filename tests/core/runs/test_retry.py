@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pushtrain.core.lifecycle import TAKEN_BACK
 from pushtrain.core.runs import retry
-from pushtrain.core.runs.retry import LONGEST_PAUSE, MOST_ATTEMPTS, after, goes_on
+from pushtrain.core.runs.retry import LONGEST_PAUSE, MOST_ATTEMPTS, MOST_UNREACHED, after, goes_on
 from pushtrain.core.values.jobspec import Retry
 from pushtrain.core.values.run import Attempt
 from pushtrain.core.values.states import RETRIED, Reason
@@ -99,7 +99,7 @@ def test_what_an_owner_takes_back_costs_no_budget(policy: Retry, earlier: list[A
 @given(POLICIES, st.lists(ENDS, max_size=40))
 def test_every_run_ends_within_its_budgets(policy: Retry, ends: list[Attempt]) -> None:
     earlier: list[Attempt] = []
-    for end in ends:
+    for end in (one for one in ends if one.reason is not Reason.UNREACHABLE):
         again = after(end, earlier, policy)
         if again is None:
             break
@@ -108,6 +108,19 @@ def test_every_run_ends_within_its_budgets(policy: Retry, ends: list[Attempt]) -
         earlier.append(end)
     counted = sum(not goes_on(one) for one in earlier)
     assert counted <= policy.lost + policy.failed + sum(policy.exit_codes.values())
+
+
+def test_a_preparation_that_reaches_nobody_is_tried_again_for_about_a_day_and_costs_no_budget() -> None:
+    nobody = ended(Reason.UNREACHABLE)
+    pauses: list[float] = []
+    while again := after(nobody, [LOST, *[nobody] * len(pauses)], Retry(lost=1)):
+        pauses.append(again.pause)
+        assert again.note == ""
+    assert pauses[:3] == [15, 30, 60]
+    assert max(pauses) <= LONGEST_PAUSE
+    assert 23 * 3600 < sum(pauses) < 25 * 3600
+    assert after(nobody, [nobody] * MOST_UNREACHED + [LOST], Retry()) is not None, "only those in a row count"
+    assert after(LOST, [nobody] * 9, Retry(lost=1)) is not None
 
 
 def test_a_run_that_is_always_taken_back_ends_some_day() -> None:

@@ -16,7 +16,14 @@ from pushtrain.core.errors import (
     UsageError,
 )
 from pushtrain.plumbing.git.command import Git
-from pushtrain.plumbing.git.complaint import BrokenRepository, PushDeclined, Unanswered, explain
+from pushtrain.plumbing.git.complaint import (
+    BrokenRepository,
+    Killed,
+    PushDeclined,
+    Unanswered,
+    UnsafeContent,
+    explain,
+)
 from pushtrain.plumbing.git.remotes import check_commit, check_ref, key_of, masked, validate_remote
 from pushtrain.plumbing.programs.process import Completed
 
@@ -160,6 +167,8 @@ def test_only_full_commit_ids_are_commits(commit: str) -> None:
         ("error: refs/fetched/a does not point to a valid object!\nfatal: bad object 1234", BrokenRepository),
         ("remote: fatal: bad object 1234\nfatal: protocol error: bad pack header", GitError),
         ("remote: error: missing blob 1234\nfatal: the remote end aborted", GitError),
+        ("error: index-pack died of signal 9\nfatal: fetch-pack: invalid index-pack output", Killed),
+        ("error: index-pack died of signal 25\nfatal: fetch-pack: invalid index-pack output", UnsafeContent),
         ("fatal: something new", GitError),
     ],
 )

@@ -1,6 +1,7 @@
 """Whether a run is started again after an attempt that did not succeed, and when. Pure.
 
 - What an owner takes back, and what has saved where it is, goes on for nothing: no budget is asked.
+- A preparation that reached nobody is tried again for about a day.
 - Lost machines and GPUs, failed commands and chosen exit codes have a budget each, counted over the run's
   attempts.
 - Whatever would fail the same way again (no memory, no environment, no such commit) is not tried again unless
@@ -11,6 +12,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from pushtrain.core.lifecycle import TAKEN_BACK
@@ -26,6 +28,9 @@ MOST_ATTEMPTS: Final = 1000
 """Starts of one run, whatever the reasons."""
 LONGEST_PAUSE: Final = 600.0
 """Seconds between two tries, at most."""
+MOST_UNREACHED: Final = 150
+"""Preparations in a row that reached nobody: with their pauses about a day."""
+FIRST_UNREACHED: Final = 15.0
 SHORT: Final = 60.0
 """Seconds of training below which a checkpoint counts as haste."""
 
@@ -58,6 +63,9 @@ def after(ended: Attempt, earlier: Sequence[Tried], retry: Retry) -> Again | Non
         return None
     if goes_on(ended):
         return Again(_patience([*earlier, ended]))
+    if ended.reason is Reason.UNREACHABLE:
+        before = _unreached(earlier)
+        return Again(_pause(FIRST_UNREACHED, before)) if before < MOST_UNREACHED else None
     budget = _budget(ended, retry)
     if budget is None:
         return None
@@ -92,6 +100,11 @@ def _patience(attempts: Sequence[Tried]) -> float:
             break
         hasty += 1
     return _pause(1.0, hasty - 2) if hasty > 1 else 0.0
+
+
+def _unreached(attempts: Sequence[Tried]) -> int:
+    """How many of the last attempts in a row reached nobody."""
+    return sum(1 for _ in takewhile(lambda one: one.reason is Reason.UNREACHABLE, reversed(attempts)))
 
 
 def _trained(attempt: Tried) -> float:

@@ -32,6 +32,8 @@ class Reason(StrEnum):
     IDLE = "idle"
     """It held a GPU and computed nothing on it for longer than the executor's owner allows."""
     LOST = "lost"
+    UNREACHABLE = "unreachable"
+    """Its preparation reached nobody: a host did not answer, or the executor had no network."""
     PREEMPTED = "preempted"
     CHECKPOINTED = "checkpointed"
     INTERRUPTED = "interrupted"

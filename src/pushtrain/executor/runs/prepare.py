@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import Cancelled, DataError, Forbidden, GitError, PushtrainError, fit
+from pushtrain.core.errors import Cancelled, DataError, Forbidden, GitError, PushtrainError, StorageError, fit
 from pushtrain.core.owner.rules import Limits
 from pushtrain.core.text import queries
 from pushtrain.core.values.isolation import JobNetwork
@@ -40,6 +40,7 @@ from pushtrain.plumbing.data.ledger import Exhausted, Quiet
 from pushtrain.plumbing.data.terms import of_rules
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git.checkout import Checkout
+from pushtrain.plumbing.git.complaint import Killed, RateLimited, Unanswered
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.isolation.uplink import Uplink
 from pushtrain.ports import Activation, Enclosure, Report, Stop
@@ -51,6 +52,9 @@ _REASONS: Final = {
     Stage.DATA: Reason.DATA,
     Stage.ENVIRONMENT: Reason.ENVIRONMENT,
 }
+
+
+_NOBODY: Final = "The repository's host does not answer either; it is tried again."
 
 
 class PreparationError(Exception):
@@ -90,6 +94,7 @@ class Preparation:
         self._progress = progress
         self._stop = stop
         self._given_up = threading.Event()
+        self._mirror: Mirror | None = None
         self._stages: dict[Stage, StageTime] = {}
         self._data: list[Fetched] = []
         self._environment = ""
@@ -246,13 +251,24 @@ class Preparation:
             raise PreparationError(reason, refusal.sentence, refusal.again_at) from error
         except PushtrainError as error:
             self._given_up.set()
-            raise PreparationError(_REASONS[stage], str(error)) from error
+            raise self._blame(stage, error) from error
         except OSError as error:
             self._given_up.set()
             raise PreparationError(_REASONS[stage], f"The {stage} failed: {error}.") from error
         finally:
             seconds = time.monotonic() - begin
             self._stages[stage] = StageTime(stage=stage, seconds=seconds, note=", ".join(notes))
+
+    def _blame(self, stage: Stage, error: PushtrainError) -> PreparationError:
+        """Why a stage failed: the run is not to blame where nobody can be reached, or something ended git."""
+        if isinstance(error, Killed):
+            return PreparationError(Reason.LOST, str(error))
+        if isinstance(error, Unanswered | RateLimited):
+            return PreparationError(Reason.UNREACHABLE, str(error))
+        mirror = None if isinstance(error, StorageError) else self._mirror
+        if mirror is not None and not mirror.answers(stop=self._stop):
+            return PreparationError(Reason.UNREACHABLE, f"{error} {_NOBODY}")
+        return PreparationError(_REASONS[stage], str(error))
 
     def _report(self, stage: Stage) -> Report:
         def report(text: str, done: int, total: int) -> None:
@@ -271,7 +287,7 @@ class Preparation:
         rulebook = self._shop.rulebook
         with self._stage(Stage.FETCH) as notes:
             allowed = rulebook.recheck(self._run)
-            mirror = self._shop.mirrors(command.repository)
+            self._mirror = mirror = self._shop.mirrors(command.repository)
             if not mirror.fetch(command.ref, command.commit, stop=self._stop):
                 notes.append("cached")
             rulebook.prove(self._run, allowed, mirror, stop=self._stop)

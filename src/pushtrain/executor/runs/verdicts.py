@@ -19,6 +19,7 @@ _LIMITS: Final = {
 }
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 _SAVED: Final = "It has saved where it is, and asked to be started again."
+_IN_VAIN: Final = "That has been so for a day, and the run is given up."
 _ASKED: Final = "The machine asked it to end, as it does when it shuts down."
 
 
@@ -72,6 +73,8 @@ def tried_again(
     if again is None and isinstance(event, Requeued):
         most = f"The run was started {retry.MOST_ATTEMPTS} times, and is not started again."
         return Exited(reason, event.exit_code, most, event.at) if run.state is State.RUNNING else event
+    if again is None and reason is Reason.UNREACHABLE:
+        return PrepareFailed(reason, f"{event.detail} {_IN_VAIN}")
     if again is None:
         return event
     return Requeued(

@@ -27,7 +27,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pushtrain.core.errors import GitError, StorageError
-from pushtrain.plumbing.git.complaint import TRACE, PrintedTooMuch, Unanswered, explain
+from pushtrain.plumbing.git.complaint import TRACE, PrintedTooMuch, Unanswered, check_host, explain
 from pushtrain.plumbing.git.remotes import is_local
 from pushtrain.plumbing.programs import process
 from pushtrain.ports import Stop
@@ -187,6 +187,8 @@ class Git:
             if self.folder is not None and not self.folder.is_dir():
                 raise StorageError(f"The repository {self.folder} is gone.") from error
             raise GitError("git is not installed.", mend="Install it: `apt install git`.") from error
+        if args[0] in _CALLS:
+            check_host(done, doing or str(args[0]))
         if done.code not in ok:
             raise explain(done, doing or str(args[0]), now=time.time())
         return replace(done, out=bytes(printed))

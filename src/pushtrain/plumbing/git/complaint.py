@@ -44,6 +44,9 @@ _NO_HOST: Final = re.compile(
 )
 _TRACED: Final = re.compile(r"^\d\d:\d\d:\d\d\.\d+ http\.c:\d+ .*\n?", re.MULTILINE)
 _RETRY_AFTER: Final = re.compile(r"<= Recv header: retry-after: *([^\n]+)", re.IGNORECASE)
+_STATUS: Final = re.compile(r"<= Recv header: HTTP/[\d.]+ (\d)")
+_GITS_OWN: Final = "application/x-git-"
+"""With what each answer of a Git host begins its type, its errors apart."""
 _NO_SPACE: Final = re.compile(r"no space left|disk quota exceeded|input/output error|read-only file system")
 _DECLINED: Final = re.compile(
     r"\[remote rejected\][^\n]*(hook declined|protected branch|declined|denied|prohibited|refusing)"
@@ -68,8 +71,9 @@ _UNSAFE: Final = re.compile(
     r"|file ?name too long|exceeded maximum allowed tree depth|malformed mode in tree"
 )
 _TOO_LARGE: Final = re.compile(
-    r"out of memory|died of signal (25|9|11)|file too large|memory exhausted|invalid index-pack output"
+    r"out of memory|died of signal (25|11)|file too large|memory exhausted|invalid index-pack output"
 )
+_KILLED: Final = re.compile(r"died of signal (9|15)")
 
 
 class PrintedTooMuch(GitError):
@@ -110,6 +114,12 @@ class RateLimited(GitError):
         self.after = after
 
 
+class Killed(GitError):
+    """Git was ended from outside: by the kernel for want of memory, by whoever shut the machine down."""
+
+    code = "git-killed"
+
+
 class BrokenRepository(GitError):
     """Our own copy is damaged, by a power failure perhaps; it can be made anew."""
 
@@ -118,6 +128,24 @@ class BrokenRepository(GitError):
 
 TRACE: Final = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1", "GIT_TRACE_REDACT": "1"}
 """Variables by which git tells the headers of a host's answers, among them when to come back."""
+
+
+def check_host(done: Completed, doing: str) -> None:
+    """Refuse what was heard of something that is no Git host.
+
+    Git takes any page for a host of the old kind, which serves files, and one without branches: a hotel's
+    sign-in page would have deleted them all.
+
+    Args:
+        done: A call to a remote, with the headers that `TRACE` adds; by SSH there are none.
+        doing: What it was to do.
+
+    Raises:
+        Unanswered: A page answered, for example of a network that wants somebody to sign in.
+    """
+    statuses = _STATUS.findall(done.complaint)
+    if statuses and statuses[-1] == "2" and _GITS_OWN not in done.complaint.lower():
+        raise Unanswered(f"git could not {doing}: a page answered, in another protocol.", mend=_NO_HOST_MEND)
 
 
 def explain(done: Completed, doing: str, *, now: float = 0) -> PushtrainError:
@@ -136,6 +164,11 @@ def explain(done: Completed, doing: str, *, now: float = 0) -> PushtrainError:
         failed += "."
     if _NO_SPACE.search(lower):
         return StorageError(failed, mend="Free some space, or look at the disk.")
+    if _KILLED.search(lower) or done.code in {-signal.SIGKILL, -signal.SIGTERM}:
+        return Killed(
+            f"git could not {doing}: it was ended from outside ({words}).",
+            mend="Look whether the machine runs out of memory; it is tried again.",
+        )
     if _TOO_LARGE.search(lower) or done.code == -signal.SIGXFSZ:
         return UnsafeContent(
             f"git could not {doing}: it is larger than it may be here ({words}).",
@@ -165,6 +198,9 @@ def _pause(said: Sequence[str], now: float) -> float:
         return 0.0
 
 
+_NO_HOST_MEND: Final = (
+    "What answers there is no Git host: a sign-in page of the network, a proxy? It is tried again."
+)
 _ORDINARY: Final[tuple[tuple[re.Pattern[str], type[PushtrainError], str], ...]] = (
     (
         _NO_ACCESS,
@@ -173,11 +209,7 @@ _ORDINARY: Final[tuple[tuple[re.Pattern[str], type[PushtrainError], str], ...]] 
     ),
     (_DECLINED, PushDeclined, "The host's rules refused the push: protected branch, hook, or file size."),
     (_MOVED, PushRejected, "Fetch and try again."),
-    (
-        _NO_HOST,
-        Unanswered,
-        "What answers there is no Git host: a sign-in page of the network, a proxy? It is tried again.",
-    ),
+    (_NO_HOST, Unanswered, _NO_HOST_MEND),
     (
         _ABSENT,
         NotFound,

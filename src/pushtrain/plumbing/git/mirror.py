@@ -18,13 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import GitError, NotFound, PushtrainError
+from pushtrain.core.errors import Cancelled, GitError, NotFound, PushtrainError
 from pushtrain.core.owner.outward import Outward
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.checkout import Checkout, PristineTree
 from pushtrain.plumbing.git.command import FETCH, GUARDED, LONGEST, Git
 from pushtrain.plumbing.git.commits import Commits
-from pushtrain.plumbing.git.complaint import BrokenRepository
+from pushtrain.plumbing.git.complaint import BrokenRepository, Unanswered
 from pushtrain.plumbing.git.remotes import check_commit, check_ref, validate_remote
 from pushtrain.plumbing.git.seen import Seen
 from pushtrain.plumbing.git.survey import Bounds
@@ -41,6 +41,8 @@ _MOMENT: Final = 0.5
 """Seconds in which git puts a finished pack in its place."""
 _RENEWALS: Final = 3
 """Times that a fetch begins again because the mirror is another one."""
+_PROBE: Final = 30.0
+"""Seconds within which a host that can be reached answers."""
 _BOUNDS: Final = Bounds()
 _OUTWARD: Final = Outward()
 
@@ -109,6 +111,19 @@ class Mirror:
             elif ref.startswith("refs/"):
                 refs[ref.removesuffix("^{}")] = first
         return refs
+
+    def answers(self, *, stop: Stop | None = None) -> bool:
+        """Whether the remote's host can be reached at the moment; a refusal is an answer, too."""
+        git = Git(None, self.remote.remote, self.token)
+        try:
+            git.run("ls-remote", "--", self.remote.remote, "HEAD", stop=stop, timeout=_PROBE, doing="ask")
+        except Unanswered:
+            return False
+        except Cancelled:
+            raise
+        except PushtrainError:
+            return True
+        return True
 
     def ref_with(self, commit: str, *, stop: Stop | None = None) -> str:
         """A branch or tag of the remote that holds a commit, the default branch first; empty: none does.
