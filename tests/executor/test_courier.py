@@ -5,12 +5,14 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import pytest
 from executor_house import story
 
 from pushtrain.core.errors import GitError, PushtrainError
 from pushtrain.core.lifecycle import Exited, Prepared
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Reason, State
+from pushtrain.executor.results import courier
 from pushtrain.executor.results.courier import Courier
 from pushtrain.executor.results.publish import Publishable, Published
 from pushtrain.plumbing.git.complaint import RateLimited
@@ -139,3 +141,24 @@ async def test_a_host_that_asks_to_be_left_alone_is_by_all_runs_of_that_reposito
         await eventually(lambda: desk.store.run(second.id).state is State.DONE, what="the second")
         await eventually(lambda: desk.store.run(first.id).state is State.DONE, what="the first")
     assert desk.remote.tries[-1] == [first.id, second.id] or desk.remote.tries[-1] == [second.id, first.id]
+
+
+@story
+async def test_any_number_of_results_that_have_to_wait_hold_up_no_other_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first 200 were looked at: a sweep at a host that asks to be left alone stood before all."""
+    monkeypatch.setattr(courier, "_MOST_AT_ONCE", 2)
+    desk = Desk(tmp_path)
+    desk.remote.trouble = RateLimited("Less.", after=90)
+    first = desk.ended()
+    async with desk.working():
+        await desk.tried(first, 1)
+        desk.remote.trouble = None
+        waiting = [desk.ended() for _ in range(5)]
+        others = [desk.ended(f"git.example.org/octo/{name}") for name in "abbbc"]
+        desk.courier.wake()
+        await eventually(
+            lambda: all(desk.store.run(run.id).state is State.DONE for run in others), what="the others"
+        )
+        assert {desk.store.run(run.id).publish_tries for run in waiting} == {0}

@@ -70,19 +70,21 @@ def test_every_card_is_told_and_the_library_is_let_go(machine: FakeNvml) -> None
     assert machine.sessions == 0
 
 
-def test_a_driver_that_cannot_tell_once_is_asked_again(
-    machine: FakeNvml, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["nvmlDeviceGetCount", "nvmlInitWithFlags"])
+def test_a_driver_that_cannot_tell_is_asked_again(
+    machine: FakeNvml, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """Else no card would be watched any more, and nobody see that its owner needs it."""
+    """Else no card would be watched any more, and nobody see that its owner needs it. It is told once."""
     sampler = Sampler()
 
-    def fails() -> int:
+    def fails(*_: object) -> int:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_UNINITIALIZED)
 
     with monkeypatch.context() as once:
-        once.setattr(machine, "nvmlDeviceGetCount", fails)
-        assert sampler.sample() == ()
+        once.setattr(machine, what, fails)
+        assert [sampler.sample() for _ in range(3)] == [(), (), ()]
     assert [sample.uuid for sample in sampler.sample()] == [card.uuid for card in machine.cards]
+    assert len(caplog.records) == (what == "nvmlDeviceGetCount")
     sampler.close()
 
 

@@ -42,6 +42,8 @@ _AT_ONCE: Final = 4
 _SLOW: Final = 60.0
 """Seconds after which another one may begin beside a repository whose remote has not answered yet."""
 _THREADS: Final = 64
+_MOST_AT_ONCE = 200
+"""Runs that are read at once."""
 _SOON: Final = 0.05
 _UNWRITTEN_PAUSE: Final = 10.0
 """Seconds until the next try where what became of a run could not be written down: the disk is full."""
@@ -132,17 +134,26 @@ class Courier:
     def _due(self) -> tuple[dict[str, list[Run]], float | None]:
         """Runs to publish now, by repository, without those whose repository is busy; and the next time."""
         now = self._clock()
-        batches: dict[str, list[Run]] = {}
         if (quiet := self._quiet()) is not None:
             return {}, quiet
+        batches: dict[str, list[Run]] = {}
         dues = [self._store.next_due(now)]
-        for run in self._store.publishable(now, limit=200):
-            target = _target(run)
-            until = self._left_alone.get(target, now)
-            if now < until <= now + _LONGEST_WISH:
-                dues.append(until)
-            elif target not in self._busy:
-                batches.setdefault(target, []).append(run)
+        most = _MOST_AT_ONCE
+        while True:
+            found = self._store.publishable(now, limit=most)
+            for run in found:
+                target = _target(run)
+                until = self._left_alone.get(target, now)
+                if now < until <= now + _LONGEST_WISH:
+                    dues.append(until)
+                elif target not in self._busy:
+                    batches.setdefault(target, []).append(run)
+            if len(found) < most:
+                break
+            if batches:
+                dues.append(now)  # soon again, when these are busy
+                break
+            most *= 4  # whom nobody serves now holds up no other repository
         return batches, min((due for due in dues if due is not None), default=None)
 
     @contextlib.asynccontextmanager

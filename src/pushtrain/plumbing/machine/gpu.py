@@ -125,6 +125,7 @@ class Sampler:
         self._clock = clock
         self._cards: tuple[_Card, ...] | None = None
         self._kept: contextlib.ExitStack | None = None
+        self._why = ""
 
     def sample(self, *, held: Collection[str] = ()) -> tuple[GpuSample, ...]:
         """Every GPU as it is now, in the inventory's order; empty without a driver.
@@ -133,8 +134,8 @@ class Sampler:
             held: UUIDs of those that runs of ours have: they are awake anyway, so the library may stay open.
         """
         if self._cards is None:
-            self._cards = _found(() if self._wake else _on_bus(self._pci))
-        if self._cards is None:  # once: the next look asks again, or a card would never be watched
+            self._cards = self._found()
+        if self._cards is None:  # the next look asks again, or a card would never be watched
             return ()
         awake = [card for card in self._cards if self._power(card, "runtime_status") != "suspended"]
         now = self._clock()
@@ -142,6 +143,17 @@ class Sampler:
         return tuple(
             found.get(card.uuid) or GpuSample(uuid=card.uuid, at=now, asleep=True) for card in self._cards
         )
+
+    def _found(self) -> tuple[_Card, ...] | None:
+        """The cards; None where there is no driver now, or it could not tell, which is told once."""
+        try:
+            found, why = _found(() if self._wake else _on_bus(self._pci)), ""
+        except pynvml.NVMLError as error:
+            found, why = None, str(error)
+        if why and why != self._why:
+            _log.warning("The GPUs could not be read: %s.", why)
+        self._why = why
+        return found
 
     def close(self) -> None:
         """Let the library go."""
@@ -249,24 +261,20 @@ def _gpu(index: int, part: int | None, handle: Any, driver: str) -> Gpu:
 
 
 def _found(bus: _Bus) -> tuple[_Card, ...] | None:
-    """The cards that are awake; None where the driver could not tell."""
+    """The cards that are awake; None where there is no driver. Raises NVMLError where it cannot tell."""
     if bus and all(sleeps for _, (_, sleeps) in bus):
         return ()
     with _library() as there:
         if not there:
-            return ()
-        try:
-            return tuple(
-                _Card(
-                    bus=str(pynvml.nvmlDeviceGetPciInfo(_whole(handle)).busId),
-                    slice=number,
-                    uuid=pynvml.nvmlDeviceGetUUID(handle),
-                )
-                for _, number, handle in _devices(bus)
-            )
-        except pynvml.NVMLError as error:
-            _log.warning("The GPUs could not be read: %s.", error)
             return None
+        return tuple(
+            _Card(
+                bus=str(pynvml.nvmlDeviceGetPciInfo(_whole(handle)).busId),
+                slice=number,
+                uuid=pynvml.nvmlDeviceGetUUID(handle),
+            )
+            for _, number, handle in _devices(bus)
+        )
 
 
 def _whole(handle: Any) -> Any:
