@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -28,11 +29,12 @@ from pushtrain.executor.api.web import create_app
 from pushtrain.executor.moving import luggage
 from pushtrain.executor.moving.backlog import Backlog
 from pushtrain.executor.moving.migration import Migration
-from pushtrain.executor.results import segments
+from pushtrain.executor.results import artifacts, segments
 from pushtrain.executor.results.artifacts import UploadError
 from pushtrain.executor.runs.endings import Endings
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.http.serve import serving
@@ -231,6 +233,7 @@ def test_a_checkpoint_travels_whole_or_not_at_all(tmp_path: Path) -> None:
             luggage.pack(folder)
         assert descriptors() == held
         assert not (folder.root.parent / luggage.NAME).exists()
+        remove_tree(folder.root.parent)  # pytest could not remove it, nor what any later run leaves
 
 
 def test_only_a_file_of_metrics_joins_the_runs_curve(tmp_path: Path) -> None:
@@ -296,6 +299,76 @@ async def test_a_checkpoint_is_fetched_only_from_where_the_owner_allows(tmp_path
         await outcome_of(house, travelling(house, where="url", url="s3://the-owners/private"))
 
 
+def a_packed(folder: Path) -> luggage.Packed:
+    """A checkpoint that an executor has brought away."""
+    old = RunDir.of(folder, "run", 1).create()
+    (old.checkpoint / "step").write_text("7")
+    return luggage.pack(old)
+
+
+@story
+async def test_a_checkpoint_that_is_not_to_be_had_for_now_loses_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, or its store does not answer: nothing is wrong with the run."""
+    packed, tries = a_packed(tmp_path / "old"), []
+
+    def from_lfs(*_: object) -> Path:
+        tries.append("")
+        if len(tries) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return packed.path
+
+    monkeypatch.setattr(luggage, "_from_lfs", from_lfs)
+    monkeypatch.setattr(retry, "FIRST_UNREACHED", 0.05)
+    house = House(tmp_path)
+    command = travelling(house, sha256=packed.sha256, size=packed.size)
+    job = command.job.model_copy(update={"command": 'test "$(cat $PUSHTRAIN_CHECKPOINT_DIR/step)" = 7'})
+    run = await outcome_of(house, command.model_copy(update={"job": job}))
+    assert (run.outcome, run.attempt, len(tries)) == (Outcome.SUCCEEDED, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("cause", "error"),
+    [
+        (FileNotFoundError(), UploadError),
+        (ValueError("more than was published"), UploadError),
+        (OSError("no route to host"), luggage.Withheld),
+        (ImportError("obstore"), luggage.Withheld),
+    ],
+)
+def test_a_checkpoint_is_waited_for_unless_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception, error: type[PushtrainError]
+) -> None:
+    def from_url(*_: object) -> None:
+        raise UploadError("It could not be downloaded.") from cause
+
+    monkeypatch.setattr(artifacts, "from_url", from_url)
+    came = Checkpoint(attempt=1, where="url", url="s3://models/x", sha256="0" * 64, size=1)
+    mirror: Any = None
+    with pytest.raises(error):
+        luggage.fetch(came, RunDir.of(tmp_path, "run", 2).create(), mirror, limit=0, stop=lambda: None)
+
+
+def test_a_checkpoint_is_received_again_by_whoever_was_killed_while_it_was_received(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = a_packed(tmp_path / "old")
+    new = RunDir.of(tmp_path / "new", "run", 2).create()
+    (new.root.parent / luggage.NAME).write_text("half")
+    monkeypatch.setattr(luggage, "_from_lfs", lambda *_: packed.path)
+    came = Checkpoint(attempt=1, where="lfs", sha256=packed.sha256, size=packed.size)
+    mirror: Any = None
+    assert luggage.fetch(came, new, mirror, limit=0, stop=lambda: None)
+    assert (new.checkpoint / "step").read_text() == "7"
+    assert sorted(path.name for path in new.root.parent.iterdir()) == [
+        "2",
+        "before",
+        "checkpoint",
+        "received",
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("s3")
 def test_a_checkpoint_by_an_object_store_is_believed_by_its_digest_and_replaces_what_was_there(
@@ -314,6 +387,9 @@ def test_a_checkpoint_by_an_object_store_is_believed_by_its_digest_and_replaces_
         luggage.fetch(lie, new, mirror, limit=0, stop=lambda: None)
     with pytest.raises(DataError, match="are allowed here"):
         luggage.fetch(checkpoint, new, mirror, limit=100, stop=lambda: None)
+    gone = checkpoint.model_copy(update={"url": f"{url}.gone"})
+    with pytest.raises(UploadError, match=r"\.gone could not be downloaded"):
+        luggage.fetch(gone, new, mirror, limit=0, stop=lambda: None)
     assert [path.name for path in new.checkpoint.iterdir()] == ["stale"]
     assert luggage.fetch(checkpoint, new, mirror, limit=0, stop=lambda: None)
     assert (where, {path.name: path.read_text() for path in new.checkpoint.iterdir()}) == (

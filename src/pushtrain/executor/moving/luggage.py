@@ -8,7 +8,6 @@ archive of a stranger's. It replaces what was there whole or not at all.
 
 import hashlib
 import os
-import shutil
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ from pushtrain.executor.results.hardlinks import Links
 from pushtrain.executor.results.left import opened, regular
 from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.plumbing.attempts.rundir import RunDir
-from pushtrain.plumbing.data.unpack import Limits, member_path, spelling, unpack
+from pushtrain.plumbing.data.unpack import Limits, NoRoom, member_path, spelling, unpack
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone
@@ -34,8 +33,13 @@ from pushtrain.ports import Stop
 
 NAME: Final = "checkpoint.tar"
 _CHECKPOINT: Final = "checkpoint"
+_FRESH: Final = "received.new"
 _BLOCK: Final = 1024 * 1024
 _ENTER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Withheld(DataError):
+    """A checkpoint cannot be had at this executor now; nothing is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +207,10 @@ def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int,
         stop: Called now and then.
 
     Raises:
-        DataError: It is not what the command names, or too large.
+        Withheld: It cannot be had here now, or there is no room for it.
+        DataError: It is not what the command names.
         PushtrainError: It is not to be had.
     """
-    root = folder.root.parent
-    packed, fresh = root / NAME, root / "received.new"
     if received(checkpoint, folder):
         return False
     if not checkpoint.has_file:
@@ -217,10 +220,31 @@ def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int,
         write_bytes(folder.received, b"")
         return False
     if limit and checkpoint.size > limit:
-        raise DataError(
+        raise Withheld(
             f"The run's checkpoint has {checkpoint.size:,} bytes; {limit:,} are allowed here.",
             mend="Ask the executor's owner for a higher `rules.limits.disk`.",
         )
+    try:
+        _fetch(checkpoint, folder, mirror, limit=limit, stop=stop)
+    except artifacts.UploadError as error:
+        if isinstance(error.__cause__, FileNotFoundError | ValueError):
+            raise  # it is gone, or is not what was brought there
+        raise Withheld(error.message, mend=error.mend) from error
+    except NoRoom as error:
+        raise Withheld(error.message, mend=error.mend) from error
+    except OSError as error:
+        why = f"The run's checkpoint cannot be written: {error.strerror}."
+        raise Withheld(why, mend="Free some space.") from error
+    finally:
+        (folder.root.parent / NAME).unlink(missing_ok=True)
+        remove_tree(folder.root.parent / _FRESH)
+    return True
+
+
+def _fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int, stop: Stop) -> None:
+    root = folder.root.parent
+    packed, fresh = root / NAME, root / _FRESH
+    packed.unlink(missing_ok=True)  # whoever was killed has left it
     if checkpoint.where == "lfs":
         clone(_from_lfs(mirror, checkpoint, stop), packed, 0o600)
     else:
@@ -244,9 +268,6 @@ def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int,
     (tree / _CHECKPOINT).rename(folder.checkpoint)
     tree.rename(folder.before)
     write_bytes(folder.received, checkpoint.sha256.encode())
-    shutil.rmtree(fresh, ignore_errors=True)
-    packed.unlink()
-    return True
 
 
 def _silent(*_: object) -> None:

@@ -263,7 +263,7 @@ class Preparation:
         """Why a stage failed: the run is not to blame where nobody can be reached, or something ended git."""
         if isinstance(error, Killed):
             return PreparationError(Reason.LOST, str(error))
-        if isinstance(error, Unanswered | RateLimited):
+        if isinstance(error, Unanswered | RateLimited | luggage.Withheld):
             return PreparationError(Reason.UNREACHABLE, str(error))
         mirror = None if isinstance(error, StorageError) else self._mirror
         if mirror is not None and not mirror.answers(stop=self._stop):

@@ -8,6 +8,7 @@ each ends the whole thing. Of a member's mode only "executable" is kept; owners 
 """
 
 import contextlib
+import errno
 import lzma
 import os
 import re
@@ -29,6 +30,7 @@ from pushtrain.ports import Report, Stop
 _BLOCK: Final = 1024 * 1024
 _ZIP: Final = {b"PK\x03\x04", b"PK\x05\x06"}
 _DEPTH: Final = 64
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ROOM_CHECK: Final = 64 * _BLOCK
 _FILES_CHECK: Final = 10_000
 _UNDOUBTED: Final = 1 << 30
@@ -110,6 +112,10 @@ def member_path(name: str) -> tuple[str, ...]:
     return parts
 
 
+class NoRoom(DataError):
+    """Nothing is wrong with the archive: what is in it does not fit on this machine's disk."""
+
+
 def spelling(path: str) -> str:
     """What of a path counts on any kind of disk: two that have it in common may be one file there."""
     return unicodedata.normalize("NFC", path.casefold())
@@ -157,7 +163,8 @@ class _Unpacking:
             ValueError,
         ) as error:
             why = getattr(error, "strerror", None) or error  # without a path of ours
-            raise DataError(
+            kind = NoRoom if getattr(error, "errno", None) in _FULL else DataError
+            raise kind(
                 f"{self._title} cannot be unpacked: {why}.", mend="Check the file that the URL names."
             ) from error
 
@@ -234,7 +241,7 @@ class _Unpacking:
         if shutil.disk_usage(folder).free < self.limits.room or (
             counted and disk.f_favail < self.limits.inodes
         ):
-            raise DataError(
+            raise NoRoom(
                 f"{self._title} does not fit on the executor's disk: after {self._size} bytes in "
                 f"{self._count} files less than {self.limits.room} bytes or {self.limits.inodes} files are "
                 "free.",
