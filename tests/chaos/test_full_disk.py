@@ -14,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
 from executor_house import House, done, logged, story
 
 from pushtrain.core.errors import StorageError
-from pushtrain.core.values.states import Outcome, State
+from pushtrain.core.runs import retry
+from pushtrain.core.values.run import Run
+from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.testing import eventually
 
 MIB = 1024**2
@@ -96,3 +98,27 @@ async def test_a_job_that_fills_the_disk_fails_and_the_next_one_runs(small: Path
         ended = await done(service, greedy, 60)
         assert ended.outcome is Outcome.FAILED
         assert (await done(service, after, 60)).outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.slow
+@story
+async def test_a_run_for_whose_files_there_is_no_room_waits_and_trains_when_there_is(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_UNREADY", 0.05)
+    house = House(small)
+    house.commit({"large.bin": os.urandom(4 * MIB)})
+    async with house.running() as service:
+        ballast = fill(small)
+        os.truncate(ballast, ballast.stat().st_size - 2 * MIB)
+        run = house.send(service, "test -e large.bin")
+
+        def there() -> Run | None:
+            found = service.store.run(run.id)
+            return found if found.state is State.QUEUED and found.reason is Reason.STORAGE else None
+
+        waiting = await eventually(there, 20, what="a try in vain")
+        assert "No space left on device" in waiting.waiting_for
+        assert "Free some space" in waiting.waiting_for
+        ballast.unlink()
+        assert (await done(service, run, 60)).outcome is Outcome.SUCCEEDED

@@ -61,7 +61,7 @@ def host(tmp_path: Path) -> Iterator[MoodyHost]:
 @pytest.fixture
 def house(tmp_path: Path, host: MoodyHost, monkeypatch: pytest.MonkeyPatch) -> House:
     """An executor whose repository is the host's, and which does not wait long before it tries again."""
-    monkeypatch.setattr(retry, "FIRST_UNREACHED", 0.05)
+    monkeypatch.setattr(retry, "FIRST_UNREADY", 0.05)
     house = House(tmp_path)
     remote = host.remote(NAME)
     house.work.git("push", "--quiet", remote.replace("//", f"//x:{TOKEN}@"), "main")
@@ -146,8 +146,8 @@ async def test_what_fails_by_itself_while_the_host_answers_fails_the_run(
 async def test_who_reaches_nobody_for_a_day_is_told_so(
     house: House, host: MoodyHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retry, "MOST_UNREACHED", 2)
-    monkeypatch.setattr(retry, "FIRST_UNREACHED", 0.01)
+    monkeypatch.setattr(retry, "MOST_UNREADY", 2)
+    monkeypatch.setattr(retry, "FIRST_UNREADY", 0.01)
     host.mood = UNICORN
     async with house.running() as service:
         run = house.send(service, "true")

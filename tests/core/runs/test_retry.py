@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pushtrain.core.lifecycle import TAKEN_BACK
 from pushtrain.core.runs import retry
-from pushtrain.core.runs.retry import LONGEST_PAUSE, MOST_ATTEMPTS, MOST_UNREACHED, after, goes_on
+from pushtrain.core.runs.retry import LONGEST_PAUSE, MOST_ATTEMPTS, MOST_UNREADY, UNREADY, after, goes_on
 from pushtrain.core.values.jobspec import Retry
 from pushtrain.core.values.run import Attempt
 from pushtrain.core.values.states import RETRIED, Reason
@@ -99,7 +99,7 @@ def test_what_an_owner_takes_back_costs_no_budget(policy: Retry, earlier: list[A
 @given(POLICIES, st.lists(ENDS, max_size=40))
 def test_every_run_ends_within_its_budgets(policy: Retry, ends: list[Attempt]) -> None:
     earlier: list[Attempt] = []
-    for end in (one for one in ends if one.reason is not Reason.UNREACHABLE):
+    for end in (one for one in ends if one.reason not in UNREADY):
         again = after(end, earlier, policy)
         if again is None:
             break
@@ -111,7 +111,7 @@ def test_every_run_ends_within_its_budgets(policy: Retry, ends: list[Attempt]) -
 
 
 def test_a_preparation_that_reaches_nobody_is_tried_again_for_about_a_day_and_costs_no_budget() -> None:
-    nobody = ended(Reason.UNREACHABLE)
+    nobody, no_room = ended(Reason.UNREACHABLE), ended(Reason.STORAGE)
     pauses: list[float] = []
     while again := after(nobody, [LOST, *[nobody] * len(pauses)], Retry(lost=1)):
         pauses.append(again.pause)
@@ -119,7 +119,10 @@ def test_a_preparation_that_reaches_nobody_is_tried_again_for_about_a_day_and_co
     assert pauses[:3] == [15, 30, 60]
     assert max(pauses) <= LONGEST_PAUSE
     assert 23 * 3600 < sum(pauses) < 25 * 3600
-    assert after(nobody, [nobody] * MOST_UNREACHED + [LOST], Retry()) is not None, "only those in a row count"
+    assert after(nobody, [nobody] * MOST_UNREADY + [LOST], Retry()) is not None, "only those in a row count"
+    assert after(no_room, [nobody, no_room] * (MOST_UNREADY // 2), Retry()) is None, (
+        "whichever of them it was"
+    )
     assert after(LOST, [nobody] * 9, Retry(lost=1)) is not None
 
 

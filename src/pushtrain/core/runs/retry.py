@@ -1,7 +1,7 @@
 """Whether a run is started again after an attempt that did not succeed, and when. Pure.
 
 - What an owner takes back, and what has saved where it is, goes on for nothing: no budget is asked.
-- A preparation that reached nobody is tried again for about a day.
+- A preparation that reached nobody, or found the executor's disk full, is tried again for about a day.
 - Lost machines and GPUs, failed commands and chosen exit codes have a budget each, counted over the run's
   attempts.
 - Whatever would fail the same way again (no memory, no environment, no such commit) is not tried again unless
@@ -28,9 +28,11 @@ MOST_ATTEMPTS: Final = 1000
 """Starts of one run, whatever the reasons."""
 LONGEST_PAUSE: Final = 600.0
 """Seconds between two tries, at most."""
-MOST_UNREACHED: Final = 150
-"""Preparations in a row that reached nobody: with their pauses about a day."""
-FIRST_UNREACHED: Final = 15.0
+UNREADY: Final = frozenset({Reason.UNREACHABLE, Reason.STORAGE})
+"""Why a preparation failed that the run is not to blame for, and that may be over at any moment."""
+MOST_UNREADY: Final = 150
+"""Such preparations in a row: with their pauses about a day."""
+FIRST_UNREADY: Final = 15.0
 SHORT: Final = 60.0
 """Seconds of training below which a checkpoint counts as haste."""
 
@@ -63,9 +65,9 @@ def after(ended: Attempt, earlier: Sequence[Tried], retry: Retry) -> Again | Non
         return None
     if goes_on(ended):
         return Again(_patience([*earlier, ended]))
-    if ended.reason is Reason.UNREACHABLE:
-        before = _unreached(earlier)
-        return Again(_pause(FIRST_UNREACHED, before)) if before < MOST_UNREACHED else None
+    if ended.reason in UNREADY:
+        before = _unready(earlier)
+        return Again(_pause(FIRST_UNREADY, before)) if before < MOST_UNREADY else None
     budget = _budget(ended, retry)
     if budget is None:
         return None
@@ -102,9 +104,9 @@ def _patience(attempts: Sequence[Tried]) -> float:
     return _pause(1.0, hasty - 2) if hasty > 1 else 0.0
 
 
-def _unreached(attempts: Sequence[Tried]) -> int:
-    """How many of the last attempts in a row reached nobody."""
-    return sum(1 for _ in takewhile(lambda one: one.reason is Reason.UNREACHABLE, reversed(attempts)))
+def _unready(attempts: Sequence[Tried]) -> int:
+    """At how many of the last attempts in a row the machine was not ready."""
+    return sum(1 for _ in takewhile(lambda one: one.reason in UNREADY, reversed(attempts)))
 
 
 def _trained(attempt: Tried) -> float:

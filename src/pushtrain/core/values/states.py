@@ -34,6 +34,8 @@ class Reason(StrEnum):
     LOST = "lost"
     UNREACHABLE = "unreachable"
     """Its preparation reached nobody: a host did not answer, or the executor had no network."""
+    STORAGE = "storage"
+    """The executor could not keep what it prepared: its disk is full, or fails."""
     PREEMPTED = "preempted"
     CHECKPOINTED = "checkpointed"
     INTERRUPTED = "interrupted"

@@ -340,6 +340,8 @@ class Dispatch:
             if error.again_at is None:
                 return PrepareFailed(error.reason, error.detail)
             return Requeued(error.reason, error.detail, error.again_at)
+        except StorageError as error:
+            return PrepareFailed(Reason.STORAGE, str(error))
         except PushtrainError as error:
             return PrepareFailed(Reason.INTERNAL, str(error))
         except Exception as error:  # noqa: BLE001  one run's defect must not end the others

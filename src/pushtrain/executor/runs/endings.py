@@ -4,13 +4,11 @@ Everything here may be cut short and done again: the shim's verdict stands, and 
 transaction. Whoever cancels until then is heeded: nothing is started again that somebody has cancelled.
 """
 
-import errno
 import logging
 import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
 
 from pushtrain.core.errors import Cancelled, Conflict, StorageError
 from pushtrain.core.lifecycle import Event, Exited, Lost, Prepared, PrepareFailed, Requeued, unless_cancelled
@@ -30,13 +28,11 @@ from pushtrain.plumbing.attempts.cleanlog import clean_log
 from pushtrain.plumbing.attempts.log import log_size, tail_of
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk import reserve, shortcut
+from pushtrain.plumbing.disk.files import THE_DISKS
 from pushtrain.plumbing.disk.trees import open_up, remove_tree
 from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)
-
-_THE_DISKS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
-"""Errors that may pass; whatever else is wrong with what a job has left stays so."""
 
 
 class Endings:
@@ -220,7 +216,7 @@ class Endings:
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno in _THE_DISKS:
+            if error.errno in THE_DISKS:  # whatever else is wrong with what a job has left stays so
                 raise
             _log.warning("the metrics in %s do not join the run's curve: %s", folder.root, error)
 

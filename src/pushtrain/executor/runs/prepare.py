@@ -38,6 +38,7 @@ from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data import supply as data
 from pushtrain.plumbing.data.ledger import Exhausted, Quiet
 from pushtrain.plumbing.data.terms import of_rules
+from pushtrain.plumbing.disk.files import THE_DISKS
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git.checkout import Checkout
 from pushtrain.plumbing.git.complaint import Killed, RateLimited, Unanswered
@@ -254,7 +255,8 @@ class Preparation:
             raise self._blame(stage, error) from error
         except OSError as error:
             self._given_up.set()
-            raise PreparationError(_REASONS[stage], f"The {stage} failed: {error}.") from error
+            reason = Reason.STORAGE if error.errno in THE_DISKS else _REASONS[stage]
+            raise PreparationError(reason, f"The {stage} failed: {error}.") from error
         finally:
             seconds = time.monotonic() - begin
             self._stages[stage] = StageTime(stage=stage, seconds=seconds, note=", ".join(notes))
@@ -265,8 +267,9 @@ class Preparation:
             return PreparationError(Reason.LOST, str(error))
         if isinstance(error, Unanswered | RateLimited | luggage.Withheld):
             return PreparationError(Reason.UNREACHABLE, str(error))
-        mirror = None if isinstance(error, StorageError) else self._mirror
-        if mirror is not None and not mirror.answers(stop=self._stop):
+        if isinstance(error, StorageError):
+            return PreparationError(Reason.STORAGE, str(error))
+        if self._mirror is not None and not self._mirror.answers(stop=self._stop):
             return PreparationError(Reason.UNREACHABLE, f"{error} {_NOBODY}")
         return PreparationError(_REASONS[stage], str(error))
 

@@ -73,7 +73,7 @@ def tried_again(
     if again is None and isinstance(event, Requeued):
         most = f"The run was started {retry.MOST_ATTEMPTS} times, and is not started again."
         return Exited(reason, event.exit_code, most, event.at) if run.state is State.RUNNING else event
-    if again is None and reason is Reason.UNREACHABLE:
+    if again is None and reason in retry.UNREADY:
         return PrepareFailed(reason, f"{event.detail} {_IN_VAIN}")
     if again is None:
         return event

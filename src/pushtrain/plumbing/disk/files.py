@@ -1,8 +1,13 @@
 """Files that are whole or absent: written beside their place, synced, moved in, and the folder synced."""
 
+import errno
 import os
 import secrets
 from pathlib import Path
+from typing import Final
+
+THE_DISKS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+"""Errors that are nobody's fault who writes a file, and that may pass."""
 
 
 def replace(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
