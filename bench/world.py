@@ -29,6 +29,7 @@ from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import load_or_create
 from pushtrain.plumbing.programs.proc import sweep
 from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 from pushtrain.testing import WorkRepository, a_command, a_spec
 
 SECRET = b"bench-secret"
@@ -222,7 +223,7 @@ def world() -> Iterator[World]:
 
 def _end_jobs(state: Path) -> None:
     """End what outlives its executor on purpose: the jobs that it had begun."""
-    store = Store(state / "store.db", read_only=True)
+    store = View(state / "store.db")
     try:
         for run in store.active():
             sweep(attempt_mark(run))

@@ -36,7 +36,7 @@ from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome, State
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.machine.gpu import Sampler, inventory
-from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 
 NO_GPU: Final = 77
 GRACE: Final = 20.0
@@ -244,7 +244,7 @@ class Story:
                 if room.process.stdout is not None:
                     room.process.stdout.close()
 
-    def _room(self, made: World) -> tuple[Room, Store]:
+    def _room(self, made: World) -> tuple[Room, View]:
         state = made.folder / "state"
         state.mkdir(mode=0o700)
         settings = (
@@ -258,9 +258,9 @@ class Story:
         self._work = made.repository("check", {"README.md": "A check.\n"})
         self._files = {"train.py": TRAIN, "pushtrain.toml": job}
         room = made.room("up", "--repo", made.host.remote("bench/check"), "--poll-seconds", "3600")
-        return room, Store(StateFolder(state).store, read_only=True)
+        return room, View(StateFolder(state).store)
 
-    def _tell(self, made: World, room: Room, store: Store) -> Iterator[Figure]:
+    def _tell(self, made: World, room: Room, store: View) -> Iterator[Figure]:
         before, after = self._work.head(), self._work.commit(self._files, "Train")
         self._work.push()
         pushed = time.time()
@@ -322,7 +322,7 @@ class Story:
             return time.time() if sample is not None and sample.memory_used < _HELD + (1 << 30) else None
         return time.time() if len([one for one in sample.processes if not one.graphics]) <= 1 else None
 
-    def _energy(self, store: Store, run: Run) -> Iterator[Figure]:
+    def _energy(self, store: View, run: Run) -> Iterator[Figure]:
         used = [one.gpu for one in store.attempts(run.id) if one.gpu is not None]
         joules = sum(one.joules or 0 for one in used)
         how = "power times time" if any(one.estimated for one in used) else "the card's own counter"
@@ -400,16 +400,16 @@ def _goes_on(room: Room, run_id: str) -> dict[str, Any] | None:
     return told if told and told["first"] and told["step"] > told["first"] else None
 
 
-def _event(store: Store, run_id: str, kind: str) -> float | None:
+def _event(store: View, run_id: str, kind: str) -> float | None:
     return next((one.time for one in store.events(run_id) if one.kind == kind), None)
 
 
-def _done(store: Store, run_id: str) -> Run | None:
+def _done(store: View, run_id: str) -> Run | None:
     run = store.run(run_id)
     return run if run.state is State.DONE else None
 
 
-def _last(store: Store, run: Run) -> int:
+def _last(store: View, run: Run) -> int:
     return len(store.attempts(run.id))
 
 

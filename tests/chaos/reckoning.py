@@ -18,7 +18,7 @@ from pushtrain.core.values.states import Outcome, State
 from pushtrain.core.values.value import RESULTS_BRANCH
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk.state import StateFolder
-from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 
 Key = tuple[str, int]
 """A run's id and an attempt's number."""
@@ -38,7 +38,7 @@ class Book:
         """What is written down at this moment."""
         if not state.store.exists():
             return cls(name, state, {}, {})
-        store = Store(state.store, read_only=True)
+        store = View(state.store)
         try:
             runs = {run.id: run for run in store.runs(limit=10_000)}
             tried = {run: {one.number: one for one in store.attempts(run)} for run in runs if attempts}

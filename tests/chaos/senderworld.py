@@ -24,6 +24,7 @@ from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.identity import load_or_create
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 from pushtrain.sender.kept import KeptCommands
 from pushtrain.testing import SENDER, Clock, WorkRepository, a_command, a_gpu, wait_until
 from served import Served, served
@@ -177,13 +178,13 @@ class World:
 
     def rows(self) -> dict[str, Outgoing]:
         """What stands in the outbox; nothing while there is no store."""
-        with suppress(StorageError), closing(Store(self.state.store, read_only=True)) as store:
+        with suppress(StorageError), closing(View(self.state.store)) as store:
             return {out.run_id: out for out in store.outbox(limit=100)}
         return {}
 
     def seen(self) -> bool:
         """Whether the sender has noted where the repository's branches are."""
-        with suppress(StorageError), closing(Store(self.state.store, read_only=True)) as store:
+        with suppress(StorageError), closing(View(self.state.store)) as store:
             return bool(store.tips(self.repository))
         return False
 
@@ -224,7 +225,7 @@ class World:
         found = [
             f"{path.name} is still kept" for path in self.state.outbox.glob("*.*") if path.name[0] != "."
         ]
-        with closing(Store(self.state.store, read_only=True)) as store:
+        with closing(View(self.state.store)) as store:
             pending = store.pending_pushes()
         return found + [f"the push of {heard.push.after[:7]} is not settled" for heard in pending]
 

@@ -30,6 +30,7 @@ from pushtrain.core.values.push import NO_COMMIT, Push
 from pushtrain.plumbing.git.commits import CommitInfo
 from pushtrain.plumbing.git.complaint import RateLimited
 from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 from pushtrain.ports import Stop
 from pushtrain.sender.poll import Reconciler
 from pushtrain.sender.service import SenderService
@@ -359,7 +360,7 @@ class Reconciled(RuleBasedStateMachine):
         """Whether the reconciler has had its first look."""
         if self.store is not None:
             return "" in self.store.tips(KEY)
-        with contextlib.closing(Store(Path(self.folder.name) / "store.db", read_only=True)) as store:
+        with contextlib.closing(View(Path(self.folder.name) / "store.db")) as store:
             return "" in store.tips(KEY)
 
     def _deliver(self, push: Push) -> None:

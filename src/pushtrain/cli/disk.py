@@ -16,7 +16,7 @@ from pushtrain.core.settings import Settings
 from pushtrain.core.text.forms import Wrong, size
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.housekeeping.upkeep import Survey, Upkeep
-from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 from pushtrain.wiring.lean import upkeep
 from pushtrain.wiring.settings import load_settings, open_state
 
@@ -70,7 +70,7 @@ def _collected(tidier: Upkeep, wanted: int | None) -> list[Piece]:
 @contextmanager
 def opened(folder: StateFolder, settings: Settings) -> Iterator[Upkeep]:
     """The upkeep of a state folder, beside whoever serves it; its store is read only."""
-    with closing(Store(folder.store, read_only=True)) as store:
+    with closing(View(folder.store)) as store:
         yield upkeep(folder, settings, store)
 
 

@@ -13,7 +13,7 @@ from pushtrain.core.text.forms import Wrong, duration
 from pushtrain.plumbing.disk.lock import holder
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.owner.drainfile import done, order, ordered
-from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 from pushtrain.wiring.parts import running_card
 from pushtrain.wiring.settings import open_state
 
@@ -78,7 +78,7 @@ def _seconds(text: str) -> float:
 def _wait(folder: StateFolder, *, as_json: bool) -> int:
     """Wait until nobody serves the folder; how many runs were on then."""
     told = -1
-    with contextlib.closing(Store(folder.store, read_only=True)) as store:
+    with contextlib.closing(View(folder.store)) as store:
         while holder(folder.lock) is not None:
             running, _ = store.unfinished()
             if running != told and not as_json:

@@ -9,28 +9,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pushtrain.core.errors import NotFound, StorageError
-from pushtrain.core.runs.usage import DAY, Usage
 from pushtrain.core.text.queries import shown_run
-from pushtrain.core.text.redact import NOTHING
 from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.run import LogChunk, Run, RunView
 from pushtrain.core.values.states import Outcome, State
-from pushtrain.plumbing.attempts.cleanlog import read_clean
-from pushtrain.plumbing.attempts.given import mask_of
-from pushtrain.plumbing.attempts.log import log_size
-from pushtrain.plumbing.attempts.records import Verdict
-from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.disk.lock import holder
 from pushtrain.plumbing.disk.state import StateFolder
-from pushtrain.plumbing.keys.authorized import Authorized
-from pushtrain.plumbing.keys.sealing import sealing_key
-from pushtrain.plumbing.programs.proc import alive, boot_id
 from pushtrain.plumbing.sqlite.outbox import HeardPush, Outgoing
-from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 from pushtrain.sender.kept import KeptCommands
+
+if TYPE_CHECKING:
+    from pushtrain.core.runs.usage import Usage
+    from pushtrain.plumbing.attempts.records import Verdict
 
 _FEW: Final = 50
 _AT_MOST: Final = 1000
@@ -103,7 +97,7 @@ class History:
     def __init__(self, state: StateFolder) -> None:
         self._state = state
         self._kept = KeptCommands(state.outbox)
-        self._store = Store(state.store, read_only=True) if state.store.is_file() else None
+        self._store = View(state.store) if state.store.is_file() else None
 
     @cached_property
     def server(self) -> int | None:
@@ -132,8 +126,11 @@ class History:
         """Runs of the folder's executor that wait or are active, by the key that sent them."""
         return self._store.unended() if self._store is not None else {}
 
-    def usage(self, days: int, *, executor: str) -> Usage | None:
+    def usage(self, days: int, *, executor: str) -> "Usage | None":
         """What the ledger tells of the last days; None where there is no store."""
+        from pushtrain.core.runs.usage import DAY, Usage  # lazy: only `pushtrain usage` asks
+        from pushtrain.plumbing.keys.authorized import Authorized
+
         if self._store is None:
             return None
         since = int(time.time()) // DAY - days + 1
@@ -150,31 +147,29 @@ class History:
 
     def view(self, run_id: str) -> RunView:
         """A run as its executor would show it. Raises NotFound."""
+        from pushtrain.wiring import remains  # lazy, likewise
+
         store = self._opened()
         run = store.run(run_id)
         return RunView(
             run=run,
             attempts=tuple(store.attempts(run_id)),
             events=tuple(store.events(run_id)),
-            log_size=log_size(self._folder(run, run.attempt).log) if run.attempt else 0,
+            log_size=remains.size_of_log(self._state, run),
             artifacts=tuple(store.artifacts(run_id)),
         )
 
     def log_chunk(self, run: Run, attempt: int, offset: int, limit: int) -> LogChunk:
         """At most `limit` bytes of an attempt's log, from its folder; a living attempt still adds to it."""
-        folder = self._folder(run, attempt)
-        ended = run.state in {State.PUBLISHING, State.DONE} or attempt < run.attempt or not _lives(folder)
-        mask = NOTHING
-        if folder.given.exists():  # not published yet; after that the file is clean
-            mask = mask_of(folder, sealing_key(self._state.sealing_key))
-        return read_clean(folder.log, attempt, offset, limit, ended=ended, mask=mask)
+        from pushtrain.wiring import remains  # lazy: whoever lists runs looks into no folder
 
-    def verdict(self, run: Run) -> Verdict | None:
+        return remains.log_chunk(self._state, run, attempt, offset, limit)
+
+    def verdict(self, run: Run) -> "Verdict | None":
         """How its last attempt ended, though nobody has noted it yet; None: it has not, or is lost."""
-        return self._folder(run, run.attempt).read_verdict()
+        from pushtrain.wiring import remains  # lazy, likewise
 
-    def _folder(self, run: Run, number: int) -> RunDir:
-        return RunDir.of(self._state.runs, run.id, number)
+        return remains.verdict(self._state, run)
 
     # --- the sender's half --------------------------------------------------------------------------------
 
@@ -256,7 +251,7 @@ class History:
         heard = self._store.pushes(limit=_AT_MOST if text else limit)
         return [one for one in heard if not text or _pushed(one, text, commit)][:limit]
 
-    def _opened(self) -> Store:
+    def _opened(self) -> View:
         if self._store is None:
             raise NotFound("There is no store in this state folder.", mend="`pushtrain ps` lists the runs.")
         return self._store
@@ -297,11 +292,3 @@ def _pushed(heard: HeardPush, text: str, commit: str) -> bool:
     push = heard.push
     names = (push.ref, push.ref.removeprefix("refs/heads/").removeprefix("refs/tags/"))
     return text in names or push.after == commit or push.after.startswith(text.lower())
-
-
-def _lives(folder: RunDir) -> bool:
-    """Whether the attempt's shim still runs; its lock is left alone, since an executor may be starting."""
-    started = folder.read_started()
-    if started is None or folder.read_verdict() is not None:
-        return False
-    return started.boot == boot_id() and alive(started.pid, started.start)

@@ -16,6 +16,7 @@ from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.housekeeping.holdings import Holdings
 from pushtrain.plumbing.housekeeping.upkeep import DAY, Upkeep, apart, upkeep_of
 from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ _SETTLE: Final = 30.0
 _HOURLY: Final = 3600.0
 
 
-def upkeep(state: StateFolder, settings: Settings, store: Store) -> Upkeep:
+def upkeep(state: StateFolder, settings: Settings, store: View) -> Upkeep:
     """The upkeep of a folder whose store is open."""
     site = Site(state.tools, built=state.environments, offered=settings.executor.environments)
     holdings = Holdings(

@@ -19,6 +19,7 @@ from pushtrain.plumbing.sqlite.database import MIGRATIONS, Database, copy_of, ma
 from pushtrain.plumbing.sqlite.salvage import recover
 from pushtrain.plumbing.sqlite.soundness import damage, looked_through
 from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 from pushtrain.testing import a_command, wait_until
 
 PAGE = 4096
@@ -204,7 +205,7 @@ def test_a_copy_is_whole_private_and_made_while_others_write(tmp_path: Path) -> 
     place = store.copy()
     fill(store, 1, start=3)
     assert place.stat().st_mode & 0o777 == 0o600
-    copy = Store(place, read_only=True)
+    copy = View(place)
     assert len(copy.runs()) == 3
     copy.close()
     assert damage(place) == ""

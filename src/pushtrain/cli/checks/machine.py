@@ -22,7 +22,7 @@ from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.machine.excluded import Excluded
 from pushtrain.plumbing.machine.systemd import UNIT, Manager
 from pushtrain.plumbing.sqlite.soundness import damage
-from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 
 _GIT: Final = (2, 30)
 _READ: Final = 0o077
@@ -56,7 +56,7 @@ def store(folder: StateFolder) -> Iterator[Finding]:
         if damaged:
             yield Finding("store", "wrong", damaged, "Stop pushtrain and run `pushtrain store recover`.")
             return
-        with contextlib.closing(Store(folder.store, read_only=True)) as opened:
+        with contextlib.closing(View(folder.store)) as opened:
             pending = [run for run in opened.runs(states=(State.PUBLISHING,), limit=_MANY) if run.pending]
     except PushtrainError as error:
         yield Finding("store", "wrong", error.message, error.mend)

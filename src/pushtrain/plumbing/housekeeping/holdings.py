@@ -27,7 +27,7 @@ from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.disk.trees import remove_tree, weigh
 from pushtrain.plumbing.git.mirror import mirror_name
 from pushtrain.plumbing.housekeeping.asides import asides
-from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.plumbing.sqlite.view import View
 
 if TYPE_CHECKING:
     from pushtrain.plumbing.sqlite.retention import Unended
@@ -68,7 +68,7 @@ class Holdings:
     """One state folder's."""
 
     state: StateFolder
-    store: Store
+    store: View
     data: Cache
     built: Cache
     shed: Callable[[], None]

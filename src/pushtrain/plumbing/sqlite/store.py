@@ -3,7 +3,7 @@
 What a method wrote is on the disk when it returns. A run moves only through `core.lifecycle.advance`, its
 event in the same transaction; a late write with an old claim's token is refused. One process at a time opens
 a store (`plumbing.disk.lock`); within it every method may be called from any thread. Others may read it
-beside that one (`read_only`).
+beside that one (`view`).
 """
 
 import json
@@ -37,41 +37,27 @@ from pushtrain.core.values.jobspec import MOST_PRIORITY
 from pushtrain.core.values.run import Artifact, Attempt, Run
 from pushtrain.core.values.states import Outcome, State
 from pushtrain.plumbing.sqlite import rows
-from pushtrain.plumbing.sqlite.accounts import Accounts, charge
+from pushtrain.plumbing.sqlite.accounts import charge
 from pushtrain.plumbing.sqlite.cards import Cards
 from pushtrain.plumbing.sqlite.database import Database
-from pushtrain.plumbing.sqlite.outbox import Outbox
-from pushtrain.plumbing.sqlite.retention import Retention
-from pushtrain.plumbing.sqlite.runs import Runs
 from pushtrain.plumbing.sqlite.statuses import Statuses
+from pushtrain.plumbing.sqlite.view import View
 
 
-class Store(Runs, Outbox, Statuses, Cards, Accounts, Retention):
-    """One state folder's store, open.
+class Store(View, Statuses, Cards):
+    """One state folder's store, open for writing, too.
 
     Args:
         path: The file; made when it is not there.
         clock: Seconds since the epoch.
-        read_only: Whether to only read, which may be done beside the process that serves the folder.
 
     Raises:
-        StorageError: The file cannot be used: damaged, of a newer pushtrain, not writable; to be read only
-            and not there, or of an older pushtrain.
+        StorageError: The file cannot be used: damaged, of a newer pushtrain, not writable.
     """
 
-    def __init__(
-        self, path: Path, *, clock: Callable[[], float] = time.time, read_only: bool = False
-    ) -> None:
-        self._database = Database(path, read_only=read_only)
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._database = Database(path)
         self._clock = clock
-
-    def close(self) -> None:
-        """Close the file; calls after this raise StorageError."""
-        self._database.close()
-
-    def copy(self) -> Path:
-        """Keep a copy beside the store, in place of the one before; where it is. Raises StorageError."""
-        return self._database.copy()
 
     # --- what came in ---------------------------------------------------------------------------------
 
