@@ -7,8 +7,6 @@ from pydantic.fields import FieldInfo
 from pushtrain.core.owner.ruling import amount, spoken
 from pushtrain.core.text.units import Duration, Size
 
-BEYOND: Final = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
-"""What pydantic calls such a value."""
 _READERS: Final = {
     get_args(Duration)[1]: (spoken, " s"),
     get_args(Size)[1]: (lambda count: amount(int(count)), " B"),
@@ -22,7 +20,7 @@ def told(name: str, info: FieldInfo, kind: str, value: object) -> tuple[str, str
     Args:
         name: The setting's own, where it stands in the file; empty: a variable or a flag has it.
         info: What it takes.
-        kind: Which of `BEYOND` it is.
+        kind: What pydantic calls it: `greater_than`, `less_than` or one with `_equal`.
         value: As it was read.
     """
     said, unit = next((_READERS[mark] for mark in info.metadata if mark in _READERS), (None, ""))

@@ -6,7 +6,7 @@ For verbs that a person calls, with or without a server on the same folder: noth
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
 from pushtrain.core.text.forms import clean
@@ -14,11 +14,12 @@ from pushtrain.core.wire.roster import Standing
 from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient
-from pushtrain.sender.known import Found
 from pushtrain.wiring.parts import client_maker, executor_addresses, mirror, running_card
-from pushtrain.wiring.rosters import look
 from pushtrain.wiring.trust import names as named
 from pushtrain.wiring.trust import trusted_here
+
+if TYPE_CHECKING:
+    from pushtrain.sender.known import Found
 
 _FRESH: Final = 60.0
 _NOW: Final = -1.0
@@ -30,7 +31,7 @@ class Directory:
 
     clients: tuple[ExecutorClient, ...]
     """Each address of each executor that may be asked, the likeliest first."""
-    listed: tuple[Found, ...] = ()
+    listed: "tuple[Found, ...]" = ()
     """Every card on the rosters, and what it is worth here."""
     trouble: Mapping[str, str] = field(default_factory=dict)
     """Rosters that could not be read, by their places, and why."""
@@ -73,6 +74,8 @@ def look_up(
     make = client_maker(state, settings)
     if direct and len(trusted_here(state, settings)) == 1:
         return Directory(tuple(make(address) for address in direct), names=names)
+    from pushtrain.wiring.rosters import look  # lazy: most machines are done by now
+
     meant = settings.repositories
     if here is not None:
         meant = tuple(each for each in meant if each.key == here.key) or (here,)

@@ -5,7 +5,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
@@ -19,12 +19,13 @@ from pushtrain.core.values.card import ExecutorCard
 from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.core.wire.succession import header
 from pushtrain.plumbing.disk.state import StateFolder
-from pushtrain.plumbing.git.mirror import Mirror
-from pushtrain.plumbing.git.survey import Bounds
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 from pushtrain.plumbing.keys.identity import Ring, forget_former
 from pushtrain.wiring.trust import distrusted, follow, heirs
+
+if TYPE_CHECKING:
+    from pushtrain.plumbing.git.mirror import Mirror
 
 
 def mirror(
@@ -33,8 +34,11 @@ def mirror(
     environ: Mapping[str, str] = os.environ,
     *,
     rules: Rules | None = None,
-) -> Mirror:
+) -> "Mirror":
     """The repository's mirror in this state folder; `PUSHTRAIN_GIT_TOKEN` is its token where it is set."""
+    from pushtrain.plumbing.git.mirror import Mirror  # lazy: most verbs look into no repository
+    from pushtrain.plumbing.git.survey import Bounds
+
     rules = rules or Rules()
     return Mirror(
         state.repositories,
@@ -50,7 +54,7 @@ def mirror(
     )
 
 
-def mirrors(state: StateFolder, settings: Settings) -> Callable[[str], Mirror]:
+def mirrors(state: StateFolder, settings: Settings) -> "Callable[[str], Mirror]":
     """Each served repository's one mirror, by key.
 
     Raises:
@@ -59,7 +63,7 @@ def mirrors(state: StateFolder, settings: Settings) -> Callable[[str], Mirror]:
     served = {repository.key: repository for repository in settings.repositories}
 
     @cache
-    def find(key: str) -> Mirror:
+    def find(key: str) -> "Mirror":
         if key not in served:
             mend = "Add it to `repositories` in settings.toml, or start with `--repo`."
             raise Forbidden(f"The repository {key} is not served here.", mend=mend)

@@ -21,7 +21,6 @@ from pushtrain.core.values.value import Value
 from pushtrain.plumbing.disk.state import StateFolder, default_state
 from pushtrain.plumbing.git.remotes import key_of, validate_remote
 from pushtrain.plumbing.keys.ownership import demand_own
-from pushtrain.wiring import bounds
 
 FILE: Final = "settings.toml"
 _SECTIONS: Final[dict[str, type[Value]]] = {
@@ -243,7 +242,9 @@ def _explain(error: ValidationError, path: Path, origins: Mapping[Key, str]) -> 
         hidden = private or isinstance(first["input"], dict)
         value = "" if hidden else f" is {show(first['input'])}, which"
         return ConfigError(f"{shown}{value} {wrong.problem}.", mend=wrong.mend)
-    if first["type"] in bounds.BEYOND and (info := _model(loc[:-1]).model_fields.get(str(loc[-1]))):
+    if first["type"] in _BEYOND and (info := _model(loc[:-1]).model_fields.get(str(loc[-1]))):
+        from pushtrain.wiring import bounds  # lazy: only where something is wrong
+
         value, must, mend = bounds.told("" if origin else f"{loc[-1]}", info, first["type"], first["input"])
         return ConfigError(f"{shown} is {value}: it must be {must}.", mend=mend)
     if first["type"] == "tuple_type" and not origin:
@@ -254,6 +255,8 @@ def _explain(error: ValidationError, path: Path, origins: Mapping[Key, str]) -> 
     return ConfigError(f"{shown} {value}: {why}.", mend=mend)
 
 
+_BEYOND: Final = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
+"""What pydantic calls a value beyond the least or the most that there is."""
 _PLAINLY: Final = {
     "tuple_type": "it must be a list",
     "float_parsing": "it must be a number",

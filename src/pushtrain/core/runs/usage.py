@@ -7,13 +7,15 @@ estimated, and a gap is left out. Utilisation and memory are what the looks saw,
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
-from pushtrain.core.runs.gpuhealth import GpuSample
 from pushtrain.core.values.run import GpuUse
 from pushtrain.core.values.value import Value
+
+if TYPE_CHECKING:
+    from pushtrain.core.runs.gpuhealth import GpuSample
 
 IDLE_AT: Final = 2
 """Percent of utilisation up to which a card that a run holds counts as idle."""
@@ -62,7 +64,7 @@ class Metered(Value):
         return 0.0 if self.idle_since is None else self.at - self.idle_since
 
 
-def metered(before: Metered | None, sample: GpuSample, *, at: float, memory: int | None) -> Metered:
+def metered(before: Metered | None, sample: "GpuSample", *, at: float, memory: int | None) -> Metered:
     """The state after one more look at a card.
 
     Args:
@@ -105,7 +107,7 @@ def metered(before: Metered | None, sample: GpuSample, *, at: float, memory: int
     return before.model_copy(update=change)
 
 
-def _energy(before: Metered, sample: GpuSample, known: float) -> dict[str, object]:
+def _energy(before: Metered, sample: "GpuSample", known: float) -> dict[str, object]:
     if sample.energy is not None:
         if before.counter is None or sample.energy < before.counter:  # the driver was loaded anew
             return {"counter": sample.energy}
@@ -116,7 +118,7 @@ def _energy(before: Metered, sample: GpuSample, known: float) -> dict[str, objec
     return {}
 
 
-def _idle(sample: GpuSample) -> bool:
+def _idle(sample: "GpuSample") -> bool:
     return sample.utilization is not None and sample.utilization <= IDLE_AT
 
 

@@ -23,14 +23,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from pushtrain.core.errors import GitError, StorageError
 from pushtrain.plumbing.git.complaint import TRACE, PrintedTooMuch, Unanswered, check_host, explain
 from pushtrain.plumbing.git.remotes import is_local
 from pushtrain.plumbing.programs import process
-from pushtrain.ports import Stop
+
+if TYPE_CHECKING:
+    from pushtrain.ports import Stop
 
 SAFE: Final = (
     "core.hooksPath=/dev/null",
@@ -122,7 +124,7 @@ class Git:
         self,
         *args: str | Path,
         input: bytes | None = None,  # noqa: A002  the word that subprocess uses
-        stop: Stop | None = None,
+        stop: "Stop | None" = None,
         env: Mapping[str, str] | None = None,
         config: Sequence[str] = (),
         doing: str = "",

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -27,8 +27,6 @@ from pushtrain.core.errors import (
     Unauthorized,
     Unreachable,
 )
-from pushtrain.core.runs.gpustate import MachineGpus
-from pushtrain.core.runs.usage import Usage
 from pushtrain.core.values.card import Challenge, ExecutorCard
 from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.run import Artifact, LogChunk, Run, RunView
@@ -51,7 +49,11 @@ from pushtrain.core.wire.signing import fingerprint
 from pushtrain.plumbing.http.connection import Connection, Request
 from pushtrain.plumbing.http.patience import Retry
 from pushtrain.plumbing.http.pieces import fetch
-from pushtrain.ports import Report
+
+if TYPE_CHECKING:
+    from pushtrain.core.runs.gpustate import MachineGpus
+    from pushtrain.core.runs.usage import Usage
+    from pushtrain.ports import Report
 
 __all__ = ["CapacityFrame", "EndFrame", "ExecutorClient", "LogFrame", "RunFrame", "ViewFrame"]
 
@@ -200,12 +202,16 @@ class ExecutorClient:
         query = urlencode({"find": find, "repository": repository, "limit": limit}, quote_via=quote)
         return list(self._value(RunList, Request("GET", "/v1/runs", query)).runs)
 
-    def usage(self, days: int) -> Usage:
+    def usage(self, days: int) -> "Usage":
         """What the executor's ledger tells of the last days."""
+        from pushtrain.core.runs.usage import Usage  # lazy: few callers ask for it
+
         return self._value(Usage, Request("GET", "/v1/usage", urlencode({"days": days})))
 
-    def gpus(self) -> MachineGpus:
+    def gpus(self) -> "MachineGpus":
         """What the executor's GPUs do at this moment."""
+        from pushtrain.core.runs.gpustate import MachineGpus  # lazy: few callers ask for it
+
         return self._value(MachineGpus, Request("GET", "/v1/gpus"))
 
     def view(self, run_id: str) -> RunView:
@@ -315,7 +321,7 @@ class ExecutorClient:
 
     # --- files --------------------------------------------------------------------------------------------
 
-    def artifact(self, run_id: str, path: str, into: Path, report: Report | None = None) -> Artifact:
+    def artifact(self, run_id: str, path: str, into: Path, report: "Report | None" = None) -> Artifact:
         """Fetch a file that the executor keeps: resumed where an earlier call stopped, verified, then there.
 
         Args:

@@ -4,12 +4,15 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pushtrain.core.errors import Busy, DataError, StorageError, Unreachable
 from pushtrain.core.values.run import Artifact
 from pushtrain.plumbing.disk.files import sync_folder
 from pushtrain.plumbing.http.patience import Retry
-from pushtrain.ports import Report
+
+if TYPE_CHECKING:
+    from pushtrain.ports import Report
 
 
 def fetch(
@@ -18,7 +21,7 @@ def fetch(
     *,
     piece: Callable[[int], bytes],
     retry: Retry,
-    report: Report,
+    report: "Report",
     run: str,
 ) -> None:
     """Have a file; what is there before it is whole and right lies beside, under a hidden name.
@@ -51,7 +54,7 @@ def fetch(
 
 
 def _download(
-    file: Artifact, part: Path, *, piece: Callable[[int], bytes], retry: Retry, report: Report, run: str
+    file: Artifact, part: Path, *, piece: Callable[[int], bytes], retry: Retry, report: "Report", run: str
 ) -> None:
     with part.open("ab") as out:
         if out.tell() > file.size:

@@ -18,12 +18,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from pushtrain.plumbing.programs import priority
 from pushtrain.plumbing.programs.courtesy import session_stands_back
 from pushtrain.plumbing.programs.proc import descendants, ended_within, kill_tree, send, start_time, stat
-from pushtrain.ports import Stop
+
+if TYPE_CHECKING:
+    from pushtrain.ports import Stop
 
 _OURS_ALONE: Final = frozenset({"PUSHTRAIN_KEY", "PUSHTRAIN_WEBHOOK_SECRET"})
 """Variables that no program which we start sees."""
@@ -68,7 +70,7 @@ def run(
     *,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
-    stop: Stop | None = None,
+    stop: "Stop | None" = None,
     timeout: float | None = None,
     input: bytes | None = None,  # noqa: A002  the word that subprocess uses
     limit: int = 64 * 1024 * 1024,
@@ -180,7 +182,7 @@ class _Talk:
         self._rest: dict[int, bytes] = {}
         self._open = 0
 
-    def until_end(self, stop: Stop | None, timeout: float | None) -> None:
+    def until_end(self, stop: "Stop | None", timeout: float | None) -> None:
         """Feed and read until the child has ended and its output is closed, or has lingered too long."""
         poll = select.poll()
         steps = self._register(poll)
