@@ -43,11 +43,12 @@ format: .venv/ready
 	@.venv/bin/ruff check --fix
 	@.venv/bin/ruff format
 
-chaos: .venv/ready  ## every crash point, then a thousand random kills; about twenty minutes
+chaos: .venv/ready  ## every crash point, a thousand random kills, ten thousand odd requests; about 25 minutes
 	@scripts/bootstrap.sh test
 	@$(PY) tests/chaos/crashpoints.py
 	@$(PY) tests/chaos/senderpoints.py
 	@$(PY) tests/chaos/storm.py $(ARGS)
+	@PUSHTRAIN_TEST_DEEP=1 $(PY) -m pytest -n 2 -q -m deep
 
 bench: .venv/ready  ## the table of docs/benchmarks.md, floor measured in the same run
 	@scripts/bootstrap.sh test

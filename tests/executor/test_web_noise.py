@@ -10,9 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asking import SENDER, headers_for
+from depth import tries
 from pushtrain.core.values.command import TrainCommand
 from pushtrain.testing import REPOSITORY, a_command
 from served import Served, served
+
+pytestmark = [pytest.mark.slow, pytest.mark.deep, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 NOISE = settings(
-    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=tries(400, 1500), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -71,8 +74,6 @@ def caller(lasting: Served) -> Iterator[Caller]:
 
 @NOISE
 @given(data=st.data())
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_bytes_changed_on_the_way_never_get_in_and_never_break_the_server(
     lasting: Served, caller: Caller, data: st.DataObject
 ) -> None:
@@ -112,10 +113,8 @@ JSONS = st.recursive(
 )
 
 
-@settings(NOISE, max_examples=5000)
+@settings(NOISE, max_examples=tries(1300, 5000))
 @given(data=st.data())
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_whatever_an_authorised_sender_signs_is_accepted_or_refused_but_never_breaks_the_server(
     lasting: Served, caller: Caller, data: st.DataObject
 ) -> None:
@@ -159,7 +158,7 @@ def _renamed(document: dict[str, object]) -> dict[str, object]:
     return document | {"run_id": true.run_id}
 
 
-@settings(NOISE, max_examples=3500)
+@settings(NOISE, max_examples=tries(800, 3500))
 @given(
     method=st.sampled_from(["GET", "POST", "HEAD", "PUT", "OPTIONS"]),
     path=st.lists(
@@ -191,8 +190,6 @@ def _renamed(document: dict[str, object]) -> dict[str, object]:
         max_size=3,
     ),
 )
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_whatever_is_asked_with_a_right_signature_is_answered(
     lasting: Served, caller: Caller, method: str, path: list[str], query: list[tuple[str, str]]
 ) -> None:
