@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -162,3 +163,24 @@ async def test_any_number_of_results_that_have_to_wait_hold_up_no_other_reposito
             lambda: all(desk.store.run(run.id).state is State.DONE for run in others), what="the others"
         )
         assert {desk.store.run(run.id).publish_tries for run in waiting} == {0}
+
+
+@story
+async def test_a_run_whose_folder_cannot_be_cleared_ends_no_other_repositorys_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk's error there ended the executor."""
+    really, odd = courier.clear, Desk(tmp_path)
+    run = odd.ended()
+
+    def clear(folder: Path) -> None:
+        if folder.name == run.id:
+            raise OSError(errno.EIO, "Input/output error")
+        really(folder)
+
+    monkeypatch.setattr(courier, "clear", clear)
+    async with odd.working():
+        await eventually(lambda: odd.store.run(run.id).state is State.DONE, what="the odd one")
+        other = odd.ended("git.example.org/octo/other")
+        odd.courier.wake()
+        await eventually(lambda: odd.store.run(other.id).state is State.DONE, what="the other")

@@ -90,10 +90,15 @@ class Warden:
             try:
                 await asyncio.to_thread(self.look)
                 trouble = ""
-            except PushtrainError as error:
+            except Exception as error:  # noqa: BLE001  who guards the door does not leave
                 if trouble != str(error):
                     trouble = str(error)
-                    _log.warning("whether waiting runs may still start could not be looked at: %s", error)
+                    trace = None if isinstance(error, PushtrainError) else error
+                    _log.warning(
+                        "whether waiting runs may still start could not be looked at: %s",
+                        error,
+                        exc_info=trace,
+                    )
             await asyncio.sleep(_LOOK)
 
     def look(self) -> None:

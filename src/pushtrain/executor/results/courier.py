@@ -181,8 +181,11 @@ class Courier:
                 await asyncio.get_running_loop().run_in_executor(self._pool, self._publish, batch)
         except Cancelled:
             return
-        except PushtrainError as error:
-            _log.warning("publishing to %s goes on in %g s: %s", target, _UNWRITTEN_PAUSE, error)
+        except Exception as error:  # noqa: BLE001  one repository's trouble must not end the others', and all of us
+            trace = None if isinstance(error, PushtrainError) else error
+            _log.warning(
+                "publishing to %s goes on in %g s: %s", target, _UNWRITTEN_PAUSE, error, exc_info=trace
+            )
             await asyncio.sleep(_UNWRITTEN_PAUSE)
         finally:
             self._busy.discard(target)
