@@ -14,13 +14,14 @@ import pytest
 
 from pushtrain.cli.app import run
 from pushtrain.core.wire.invitation import TRIES
+from pushtrain.core.wire.roster import sign_card, with_card
 from pushtrain.core.wire.signing import fingerprint
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.disk.lock import FolderLock
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import Authorized, Scope, Trusted, load_or_create
 from pushtrain.plumbing.keys.invitations import Invitations
-from pushtrain.testing import REPOSITORY, Clock
+from pushtrain.testing import REPOSITORY, Clock, WorkRepository
 from served import Served, served
 
 Out = pytest.CaptureFixture[str]
@@ -79,6 +80,25 @@ def test_one_command_on_each_side_is_enough(executor: Served, borrower: StateFol
     assert grant.public_key.startswith("ed25519:")
     assert (grant.name, grant.scopes, grant.branches) == ("ada", (Scope.SEND,), ("exp/**",))
     assert 89.9 * 86400 < (grant.expires or 0) - time.time() < 90.1 * 86400
+
+
+def test_where_the_roster_tells_no_address_the_one_of_the_code_is_kept(
+    executor: Served, borrower: StateFolder, capsys: Out, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, clone = tmp_path / "host.git", tmp_path / "clone"
+    work = WorkRepository(tmp_path / "work")
+    card = sign_card(executor.service.card().model_copy(update={"public_url": ""}), executor.key)
+    work.commit({"config.json": with_card("", card)})
+    work.git("clone", "--quiet", "--bare", ".", str(host))
+    work.git("--git-dir", str(host), "branch", "pushtrain/config")
+    work.git("clone", "--quiet", str(host), str(clone))
+    code = invited(executor, capsys)
+    monkeypatch.chdir(clone)
+    assert joined(borrower, code) == 0
+    (entry,) = Trusted(borrower.trusted).entries()
+    assert entry.url == executor.url
+    assert run(["executor", "status", "--state", str(borrower.root)]) == 0
+    assert executor.url in capsys.readouterr().out
 
 
 def test_the_words_alone_are_no_address_and_say_where_to_stand(

@@ -65,7 +65,7 @@ def join(code: str = "", /, *, name: Name = "", json: Json = False, state: State
     render.say(
         "[dim]Its address comes from the roster of this repository.[/]"
         if on_roster
-        else f"[dim]It is asked at {render.literal(joined.url)}; no roster here lists it.[/]"
+        else f"[dim]It is asked at {render.literal(joined.url)}; no roster here tells its address.[/]"
     )
 
 
@@ -109,6 +109,10 @@ def _joined(urls: Sequence[str], keys: Keys, identity: "Ed25519PrivateKey") -> J
 
 
 def _on_roster(folder: "StateFolder", key_id: str) -> bool:
-    """Whether a roster of this folder, or of the clone we stand in, tells of the executor."""
+    """Whether a roster of this folder, or of the clone we stand in, tells where the executor is.
+
+    One without a tunnel is listed without an address: then the one at which it was joined is all there is.
+    """
     known = look_up(folder, load_settings(folder), here(), fresh=True)
-    return any(each.verdict.fingerprint == key_id for each in known.listed)
+    cards = [each.verdict.card for each in known.listed if each.verdict.fingerprint == key_id]
+    return any(card is not None and card.public_url for card in cards)
