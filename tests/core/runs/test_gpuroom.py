@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.runs.room import Needs, could, heard, part, place_of, told, version, without
+from pushtrain.core.owner.verdict import CardSeen, OwnerRules, Seen, judge
+from pushtrain.core.runs.room import Needs, could, heard, kept_from, part, place_of, told, version, without
 from pushtrain.core.runs.room import given as gives
 from pushtrain.core.values.card import Capacity
 from pushtrain.core.values.jobspec import Resources
@@ -22,6 +23,22 @@ def test_a_shared_card_is_charged_by_its_part() -> None:
     assert part(shares, ("GPU-00000000",), gpus) == 0.25
     assert part(Resources(gpus=1, gpu_memory=6 * GB), ("GPU-00000000",), gpus) == 1.0
     assert part(shares, (), gpus) == 1.0
+
+
+def test_who_waits_for_a_card_that_its_owner_uses_is_told_so_whatever_other_cards_are_lent() -> None:
+    old, new = a_gpu(0, memory=24 * GB, capability="6.1"), a_gpu(1, memory=24 * GB, capability="8.9")
+    using = CardSeen(new.uuid, 1, foreign_memory=9 * 10**9)
+    verdict = judge(OwnerRules(), Seen(at=0, minute=0, cards=(CardSeen(old.uuid, 0), using)))
+
+    def why(**asked: object) -> list[str]:
+        found = kept_from(verdict, (old, new), Resources.model_validate(asked), reserve=GB)
+        return [each.words for each in found]
+
+    assert why(gpus=1) == [], "the other one does"
+    assert why(gpus=1, gpu_capability="8.0") == ["the owner is using GPU 1 (9 GB)"]
+    assert why(gpus=2) == ["the owner is using GPU 1 (9 GB)"]
+    assert why(gpus=1, gpu_memory=24 * GB, gpu_share=True) == [], "neither has as much to share: it is too small"
+    assert why() == [], "it needs none"
 
 
 @given(

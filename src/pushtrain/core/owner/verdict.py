@@ -17,8 +17,6 @@ from pydantic import AfterValidator, Field
 from pushtrain.core.text.forms import Wrong, listed
 from pushtrain.core.text.hours import Window, opens_in
 from pushtrain.core.text.units import Duration, Size
-from pushtrain.core.values.card import Gpu
-from pushtrain.core.values.jobspec import Resources
 from pushtrain.core.values.value import Value
 
 MIB: Final = 1024**2
@@ -307,23 +305,6 @@ def _card(rules: OwnerRules, card: CardSeen) -> list[Finding]:
 def told(executor: str, findings: Sequence[Finding]) -> str:
     """What a borrower reads while a run waits: `lab-3 waits: the owner is using GPU 0 (9 GB)`; else empty."""
     return f"{executor} waits: {findings[0].words}" if findings else ""
-
-
-def waits(verdict: Verdict, gpus: Sequence[Gpu], needs: Resources) -> tuple[Finding, ...]:
-    """Why a run that waits cannot start as far as its owner is concerned; empty: the owner is not in its way.
-
-    Args:
-        verdict: How things stand.
-        gpus: The machine's.
-        needs: What the run asks for.
-    """
-    if not verdict.lent:
-        return verdict.of()
-    large = [gpu for gpu in gpus if gpu.memory >= needs.gpu_memory]
-    kept = [gpu for gpu in large if verdict.stance(gpu.uuid) is not Stance.LENT]
-    if not kept or len(large) - len(kept) >= needs.gpus:
-        return ()
-    return max((verdict.of(gpu.uuid) for gpu in kept), key=lambda found: found[0].stance)
 
 
 def same(one: Verdict, other: Verdict) -> bool:

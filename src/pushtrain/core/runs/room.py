@@ -8,6 +8,7 @@ reserve.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from pushtrain.core.owner.verdict import Finding, Stance, Verdict
 from pushtrain.core.values.card import Capacity, FreeGpu, Gpu
 from pushtrain.core.values.jobspec import Resources
 
@@ -82,6 +83,27 @@ def can(place: Place, needs: Needs) -> bool:
     if not could(place, needs):
         return False
     return place.room >= needs.memory if needs.share else place.whole
+
+
+def kept_from(
+    verdict: Verdict, gpus: Sequence[Gpu], asked: Resources, *, reserve: int
+) -> tuple[Finding, ...]:
+    """Why a run that waits cannot start as far as its owner is concerned; empty: the owner is not in its way.
+
+    Args:
+        verdict: How things stand.
+        gpus: The machine's.
+        asked: What the run asks for.
+        reserve: Bytes that the owner keeps of a shared card.
+    """
+    if not verdict.lent:
+        return verdict.of()
+    needs = needs_of(asked)
+    able = [gpu for gpu in gpus if could(place_of(gpu, reserve=reserve), needs)]
+    kept = [gpu for gpu in able if verdict.stance(gpu.uuid) is not Stance.LENT]
+    if not kept or len(able) - len(kept) >= needs.gpus:
+        return ()
+    return max((verdict.of(gpu.uuid) for gpu in kept), key=lambda found: found[0].stance)
 
 
 def given(places: Iterable[Place], needs: Needs) -> tuple[Place, ...] | None:

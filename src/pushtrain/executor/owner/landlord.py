@@ -26,8 +26,8 @@ from pushtrain.core.owner.verdict import (
     judge,
     same,
     told,
-    waits,
 )
+from pushtrain.core.runs.room import kept_from
 from pushtrain.core.settings import Settings
 from pushtrain.core.values.card import Gpu
 from pushtrain.core.values.jobspec import Resources
@@ -261,7 +261,8 @@ class Landlord:
 
     def why(self, needs: Resources) -> str:
         """Why a run that waits does so as far as the owner is concerned; empty: it waits for other runs."""
-        return told(self._executor, waits(self._verdict, self._gpus, needs))
+        found = kept_from(self._verdict, self._gpus, needs, reserve=self._rules.reserve)
+        return told(self._executor, found)
 
     def stands(self) -> str:
         """What is not lent at the moment, in words for borrowers; empty: all is."""
