@@ -171,6 +171,23 @@ def test_a_machine_without_gpus_is_one_card(store: Store, clock: Clock) -> None:
     assert {one.what: one.seconds for one in store.stood(since=0)} == {"lent": 5, "paused": 5}
 
 
+def test_whoever_asks_is_told_of_what_is_not_written_down_yet(store: Store, clock: Clock) -> None:
+    books = Books(store, (), waiting=lambda: 1, clock=clock)
+    books.look(NOTHING_SEEN, Cards(), ())
+    clock.advance(5)
+    books.look(NOTHING_SEEN, Cards(), ())
+    books.settle()
+    clock.advance(50)
+    books.look(kept(MACHINE, Why.PAUSED), Cards(), ())
+    clock.advance(5)
+    books.look(NOTHING_SEEN, Cards(), ())
+    assert [one.what for one in store.stood(since=0)] == ["free"], "a pause of a minute ago is not there yet"
+    told = (Stood(what="paused", seconds=50, wanted=50), Stood(what="free", seconds=10, wanted=10))
+    assert books.stood(since=0) == told
+    books.settle()
+    assert books.stood(since=0) == tuple(store.stood(since=0)) == told
+
+
 def test_hours_in_which_the_machine_slept_belong_to_nobody(store: Store, clock: Clock) -> None:
     books = Books(store, (), waiting=lambda: 0, clock=clock)
     books.look(NOTHING_SEEN, Cards(), ())

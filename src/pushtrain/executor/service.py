@@ -492,7 +492,7 @@ class ExecutorService:
             executor=self.settings.executor.name,
             days=days,
             entries=entries,
-            stood=tuple(self.store.stood(since=since)),
+            stood=self._books.stood(since=since),
             names={key: name for key, name in named.items() if name},
         )
 
