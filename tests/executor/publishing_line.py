@@ -9,6 +9,7 @@ from pushtrain.core.errors import PushtrainError
 from pushtrain.core.settings import ExecutorSettings, Repository
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.executor.results.artifacts import Spend, at_once
 from pushtrain.executor.results.publish import Publishable, Published, Publisher
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git.mirror import Mirror
@@ -38,12 +39,12 @@ class Line:
             mirror.fetch("refs/heads/main", self.commit)
         return mirror
 
-    def publisher(self, name: str = "lab-3", **changes: Any) -> Publisher:
+    def publisher(self, name: str = "lab-3", *, pace: Spend = at_once, **changes: Any) -> Publisher:
         mirror = self.mirror(name)
         settings = ExecutorSettings(name=name, **changes)
         return Publisher(
             lambda _: mirror, settings, who=lambda: self.key, formats=[JsonLines()], gpus=[a_gpu()],
-            clock=lambda: NOON,
+            pace=pace, clock=lambda: NOON,
         )  # fmt: skip
 
     def item(self, files: dict[str, bytes] | None = None, **job: Any) -> Publishable:

@@ -88,7 +88,9 @@ def test_large_files_may_go_to_an_object_store(
     content = os.urandom(3000)
     target = ResultsTarget(artifacts="s3://models/from pushtrain".replace(" ", "-"))
     item = line.item({"a b#1.bin": content}, results_to=target)
-    done = one(line.publisher(git_file_limit=1000), item)
+    pieces: list[int] = []
+    done = one(line.publisher(git_file_limit=1000, pace=pieces.append), item)
+    assert sum(pieces) == 3000, "it goes at the owner's pace"
     (file,) = done.artifacts
     assert file.where == "url"
     assert file.url.startswith(f"s3://models/from-pushtrain/{KEY}/runs/train/")

@@ -34,6 +34,7 @@ from pushtrain.executor.results.artifacts import UploadError
 from pushtrain.executor.runs.endings import Endings
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.data.ledger import Exhausted, Ledger, Quiet
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.http.client import ExecutorClient
@@ -340,7 +341,7 @@ async def test_a_checkpoint_that_is_not_to_be_had_for_now_loses_no_run(
 def test_a_checkpoint_is_waited_for_unless_it_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception, error: type[PushtrainError]
 ) -> None:
-    def from_url(*_: object) -> None:
+    def from_url(*_: object, **__: object) -> None:
         raise UploadError("It could not be downloaded.") from cause
 
     monkeypatch.setattr(artifacts, "from_url", from_url)
@@ -378,7 +379,9 @@ def test_a_checkpoint_by_an_object_store_is_believed_by_its_digest_and_replaces_
     (old.checkpoint / "step").write_text("7")
     packed = luggage.pack(old)
     mirror: Any = None  # an object store needs none
-    where, url = luggage.bring(packed, "s3://models/lab", a_run(attempt=1), mirror)
+    pieces: list[int] = []
+    where, url = luggage.bring(packed, "s3://models/lab", a_run(attempt=1), mirror, pace=pieces.append)
+    assert sum(pieces) == packed.size, "it goes at the owner's pace"
     checkpoint = Checkpoint(attempt=1, where="url", url=url, sha256=packed.sha256, size=packed.size)
     new = RunDir.of(tmp_path / "new", "run", 2).create()
     (new.checkpoint / "stale").write_text("from before")
@@ -390,8 +393,16 @@ def test_a_checkpoint_by_an_object_store_is_believed_by_its_digest_and_replaces_
     gone = checkpoint.model_copy(update={"url": f"{url}.gone"})
     with pytest.raises(UploadError, match=r"\.gone could not be downloaded"):
         luggage.fetch(gone, new, mirror, limit=0, stop=lambda: None)
+    hour: list[float | None] = [2e9]
+    toll = Ledger(tmp_path / "downloads.json", packed.size + 1, quiet=lambda: hour[0])
+    with pytest.raises(Quiet):
+        luggage.fetch(checkpoint, new, mirror, limit=0, stop=lambda: None, toll=toll)
     assert [path.name for path in new.checkpoint.iterdir()] == ["stale"]
-    assert luggage.fetch(checkpoint, new, mirror, limit=0, stop=lambda: None)
+    hour[0] = None
+    assert luggage.fetch(checkpoint, new, mirror, limit=0, stop=lambda: None, toll=toll)
+    assert toll.today() == packed.size
+    with pytest.raises(Exhausted):
+        luggage.fetch(lie, new, mirror, limit=0, stop=lambda: None, toll=toll)
     assert (where, {path.name: path.read_text() for path in new.checkpoint.iterdir()}) == (
         "url",
         {"step": "7"},
@@ -438,7 +449,9 @@ async def test_a_checkpoint_that_was_not_away_when_the_executor_died_is_brought_
 class Waiting:
     """A run of which an attempt was made here, and that waits again; and who brings away what it has left."""
 
-    def __init__(self, folder: Path, command: TrainCommand) -> None:
+    def __init__(
+        self, folder: Path, command: TrainCommand, allowed: Callable[[], None] = lambda: None
+    ) -> None:
         self.runs = folder / "runs"
         self.store = Store(folder / "store.db")
         given = {"sender": SENDER, "raw": b"{}", "headers": {}, "nonce": "n", "nonce_expires": 2e9}
@@ -454,7 +467,7 @@ class Waiting:
         )
         self.folder = RunDir.of(self.runs, run.id, run.attempt)
         mirrors: Any = lambda _: None  # noqa: E731
-        self.migration = Migration(self.store, self.runs, mirrors, changed=lambda _: None)
+        self.migration = Migration(self.store, self.runs, mirrors, changed=lambda _: None, allowed=allowed)
 
     def brought(self) -> Checkpoint:
         """What is brought away of it, once it is: before that it goes nowhere."""
@@ -473,7 +486,7 @@ def shelf(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Names of the files in each checkpoint that was brought away."""
     found: list[list[str]] = []
 
-    def bring(packed: luggage.Packed, *_: object) -> tuple[str, str]:
+    def bring(packed: luggage.Packed, *_: object, **__: object) -> tuple[str, str]:
         with tarfile.open(packed.path) as tar:
             found.append(tar.getnames())
         return "lfs", ""
@@ -500,7 +513,7 @@ def test_what_an_attempt_that_saved_nothing_was_and_has_measured_travels_too(
 def no_shelf(monkeypatch: pytest.MonkeyPatch) -> None:
     """The place for checkpoints is out of order."""
 
-    def bring(*_: object) -> tuple[str, str]:
+    def bring(*_: object, **__: object) -> tuple[str, str]:
         raise UploadError("The bucket's credentials are wrong.")
 
     monkeypatch.setattr(luggage, "bring", bring)
@@ -540,6 +553,34 @@ def test_a_checkpoint_that_cannot_be_brought_away_keeps_its_run(tmp_path: Path) 
     with pytest.raises(Busy):
         waiting.migration.may_leave(waiting.store.run(waiting.run.id))
     waiting.store.close()
+
+
+@story
+async def test_a_checkpoint_leaves_at_no_quiet_hour_and_nobody_is_bothered_until_then(
+    tmp_path: Path,
+    shelf: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("pushtrain.executor.moving.backlog._PAUSE", 0.01)
+    asked: list[int] = []
+
+    def allowed() -> None:
+        asked.append(1)
+        if len(asked) < 4:
+            raise Quiet(2e9)
+
+    waiting = Waiting(tmp_path, a_command(job=a_spec(checkpoint_to="lfs")), allowed)
+    (waiting.folder.create().checkpoint / "step").write_text("7")
+    task = asyncio.create_task(waiting.migration.run())
+    try:
+        await eventually(lambda: waiting.store.run(waiting.run.id).checkpoint)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    waiting.store.close()
+    assert (len(asked), shelf) == (4, [["checkpoint", "checkpoint/step"]])
+    assert [each.message for each in caplog.records if each.levelname == "WARNING"] == []
 
 
 def test_a_checkpoint_without_a_file_is_received_with_nothing_to_fetch(tmp_path: Path) -> None:

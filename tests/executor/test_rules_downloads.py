@@ -46,7 +46,8 @@ def test_a_run_that_would_exceed_the_days_downloads_waits_for_midnight_also_afte
         assert view.run.not_before % 86_400 == 0
         assert lab.done(wants(lab, small)).run.outcome is Outcome.SUCCEEDED
         lab.client().cancel(run.id)
-    assert json.loads(lab.state.downloads.read_bytes())["bytes"] == 900_000
+    count = json.loads(lab.state.downloads.read_bytes())["bytes"]
+    assert 900_000 < count < 910_000, "with the commits, which are small"
 
 
 def test_a_server_that_hides_how_much_it_sends_is_stopped_at_the_limit(

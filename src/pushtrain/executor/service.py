@@ -43,6 +43,7 @@ from pushtrain.executor.owner.idle import Idle
 from pushtrain.executor.owner.landlord import BRISK, Landlord
 from pushtrain.executor.owner.lending import Terms
 from pushtrain.executor.owner.meter import Meter
+from pushtrain.executor.results.artifacts import Spend, at_once
 from pushtrain.executor.results.courier import Courier, Publisher, clear
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
 from pushtrain.executor.runs.access import Access
@@ -100,6 +101,7 @@ class ExecutorService:
         sealed: Where the sealed secrets of a repository are, by its key.
         shed: Empties the cache of packages that environments were made from.
         number_of: Asks a Git host which number a repository has.
+        pace: Told of each piece that goes to a store; waits until the next may.
         url: Where callers reach it; `serve` may set it once the port is known.
         clock: Seconds since the epoch.
     """
@@ -122,6 +124,7 @@ class ExecutorService:
         sealed: Mapping[str, Reader] | None = None,
         shed: Callable[[], None] = lambda: None,
         number_of: NumberOf = unasked,
+        pace: Spend = at_once,
         url: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -163,18 +166,19 @@ class ExecutorService:
             settings.executor,
         )
         self._steward = Steward(upkeep)
+        downloads = Ledger(
+            state.downloads,
+            settings.rules.limits.downloads_per_day,
+            throttle=Throttle(settings.rules.owner.bandwidth),
+            quiet=self._quiet_until,
+            clock=clock,
+        )
         self._shop = Workshop(
             state=state,
             settings=settings.executor,
             rulebook=self.rulebook,
-            downloads=Ledger(
-                state.downloads,
-                settings.rules.limits.downloads_per_day,
-                throttle=Throttle(settings.rules.owner.bandwidth),
-                quiet=self._quiet_until,
-                clock=clock,
-            ),
-            mirrors=mirrors,
+            downloads=downloads,
+            mirrors=lambda key: mirrors(key).tolled(downloads),
             environments=environments,
             data=data,
             built=built,
@@ -220,7 +224,14 @@ class ExecutorService:
             quiet=self._quiet_until,
             clock=clock,
         )
-        self._migration = Migration(store, state.runs, mirrors, changed=self._changed)
+        self._migration = Migration(
+            store,
+            state.runs,
+            mirrors,
+            changed=self._changed,
+            allowed=downloads.demand_noise,
+            pace=pace,
+        )
         self._dispatch = Dispatch(
             store,
             self._shop,

@@ -21,6 +21,7 @@ from pushtrain.executor.results.publish import Publisher
 from pushtrain.executor.rulebook import unasked
 from pushtrain.executor.service import ExecutorService
 from pushtrain.plumbing.attempts.given import mask_of
+from pushtrain.plumbing.data.throttle import Throttle
 from pushtrain.plumbing.disk.files import replace
 from pushtrain.plumbing.disk.home import settle
 from pushtrain.plumbing.disk.lock import FolderLock
@@ -210,6 +211,7 @@ def _executor(
             formats=[adapter(target) for target in FORMATS.values()],
             gpus=gpus,
             masks=partial(mask_of, key=sealing_key(state.sealing_key)),
+            pace=(outgoing := Throttle(settings.rules.owner.bandwidth)).spend,
         )
         asks = any(entry.id for entry in settings.rules.allow)
         numbers = repositories(settings).number_of if asks else unasked
@@ -228,6 +230,7 @@ def _executor(
             gpus=gpus,
             shed=partial(clean, site),
             number_of=numbers,
+            pace=outgoing.spend,
         )
         service.rulebook.check()
         failed.pop_all()

@@ -37,7 +37,9 @@ def test_who_waits_for_a_card_that_its_owner_uses_is_told_so_whatever_other_card
     assert why(gpus=1) == [], "the other one does"
     assert why(gpus=1, gpu_capability="8.0") == ["the owner is using GPU 1 (9 GB)"]
     assert why(gpus=2) == ["the owner is using GPU 1 (9 GB)"]
-    assert why(gpus=1, gpu_memory=24 * GB, gpu_share=True) == [], "neither has as much to share: it is too small"
+    assert why(gpus=1, gpu_memory=24 * GB, gpu_share=True) == [], (
+        "neither has as much to share: it is too small"
+    )
     assert why() == [], "it needs none"
 
 

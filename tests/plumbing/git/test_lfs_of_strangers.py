@@ -19,6 +19,7 @@ from pushtrain.core.owner.outward import Outward
 from pushtrain.core.settings import Repository
 from pushtrain.core.wire import lfsapi
 from pushtrain.plumbing.data import download
+from pushtrain.plumbing.data.ledger import Exhausted, Ledger
 from pushtrain.plumbing.git import lfs, lfsbatch
 from pushtrain.plumbing.git.complaint import UnsafeContent
 from pushtrain.plumbing.git.mirror import Mirror
@@ -199,6 +200,20 @@ def test_the_lfs_server_of_a_strangers_repository_is_asked_where_git_lfs_would(
     found = lfs.fetch(git, commit, {"big.bin": pointer}, stop=None, outward=Outward((server.place,)))
     assert found["big.bin"].read_bytes() == CONTENT
     assert server.asked[0] == "POST /octo/lib.git/info/lfs/objects/batch"
+
+
+def test_what_such_a_server_brings_counts_among_the_days_downloads(server: LfsHost, tmp_path: Path) -> None:
+    server.contents[OID] = CONTENT
+    here = world(tmp_path, server)
+    ledger = Ledger(tmp_path / "downloads.json", len(CONTENT) + 10)
+    here.mirror = here.mirror.tolled(ledger)
+    here.checkout()
+    assert ledger.today() == len(CONTENT)
+    lfs.content_path(here.mirror.git, OID).unlink()
+    asked = len(server.asked)
+    with pytest.raises(Exhausted):
+        here.mirror.checkout(here.commit, tmp_path / "again")
+    assert len(server.asked) == asked, "it is not asked for what may not come"
 
 
 @pytest.mark.skipif(not lfs.installed(), reason="needs git-lfs")

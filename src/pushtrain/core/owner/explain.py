@@ -173,8 +173,8 @@ def _urls(rules: Rules) -> str:
 
 def _downloads(rules: Rules) -> str:
     if not rules.limits.downloads_per_day:
-        return "Data and environments may bring in as much as they want."
-    return "Data and environments of all runs together, midnight to midnight UTC; then runs wait."
+        return "Data, git and environments may bring in as much as they want."
+    return "Data, git and environments of all runs together, midnight to midnight UTC; then runs wait."
 
 
 def _idle(rules: Rules) -> str:

@@ -123,8 +123,8 @@ class Limits(Value):
     """Seconds without a break for which a run may compute nothing on a GPU that it holds; then it is ended
     with the reason `idle`. 0: it is only told."""
     downloads_per_day: Size = Field(default=0, ge=0)
-    """Bytes that data and environments of all runs may bring in from midnight to midnight UTC; 0: no limit.
-    A run that would exceed them waits for the next day."""
+    """Bytes that data, git and environments of all runs may bring in from midnight to midnight UTC; 0: no
+    limit. A run that would exceed them waits for the next day."""
     data: Size = Field(default=0, ge=0)
     """Bytes of data that one run may bring in, and again as many that may come out of its archives; 0: as
     many as `disk`."""

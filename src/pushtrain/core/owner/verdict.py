@@ -77,11 +77,11 @@ class OwnerRules(Value):
     """How far preparing, jobs and publishing stand back for the owner's programs where processor and disk are
     short: their `nice` value."""
     bandwidth: Bandwidth = Field(default=0, ge=0)
-    """Bytes a second, 64 KiB at least, that the data of all runs together may be downloaded with; 0: no
-    limit."""
+    """Bytes a second, 64 KiB at least, that the data of all runs together may be downloaded with, and that
+    results and checkpoints may go to a store with; 0: no limit."""
     quiet: tuple[Window, ...] = ()
-    """Windows of the week in local time in which nothing is downloaded for runs and no results are published;
-    what has its data goes on."""
+    """Windows of the week in local time in which nothing large is downloaded for runs, and neither results
+    nor checkpoints are brought away; what has its data goes on."""
 
 
 class Why(StrEnum):

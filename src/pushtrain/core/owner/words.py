@@ -123,7 +123,7 @@ OWNER: Final[Mapping[str, _Words]] = {
         lambda count: f"{amount(count)}/s" if count else "no limit",
         _chosen(
             "bandwidth",
-            "The data of all runs together comes no faster.",
+            "Data of all runs together comes no faster, and goes to a store no faster.",
             "Data comes as fast as the line lets it.",
         ),
     ),

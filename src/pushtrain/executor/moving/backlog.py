@@ -13,6 +13,7 @@ from typing import Final
 
 from pushtrain.core.errors import NotFound, PushtrainError
 from pushtrain.core.values.run import Run
+from pushtrain.plumbing.data.ledger import Quiet
 from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ class Backlog:
                 self._do(self._store.run(run_id))
             except NotFound:
                 continue
+            except Quiet:  # nothing to tell: it goes on when the hour is over
+                left.add(run_id)
             except Exception as error:  # noqa: BLE001  one run's defect must not end the others, and all of us
                 known = isinstance(error, PushtrainError | OSError)
                 _log.warning(self._undone, run_id[:8], error, exc_info=None if known else error)

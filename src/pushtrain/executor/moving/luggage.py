@@ -24,6 +24,7 @@ from pushtrain.executor.results.hardlinks import Links
 from pushtrain.executor.results.left import opened, regular
 from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.data.ledger import Ledger
 from pushtrain.plumbing.data.unpack import Limits, NoRoom, member_path, spelling, unpack
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git import lfs
@@ -169,8 +170,24 @@ def _add(tar: tarfile.TarFile, content: IO[bytes], name: str) -> None:
     tar.addfile(entry, content)
 
 
-def bring(packed: Packed, to: str, run: Run, mirror: Mirror, *, stop: Stop | None = None) -> tuple[str, str]:
+def bring(
+    packed: Packed,
+    to: str,
+    run: Run,
+    mirror: Mirror,
+    *,
+    stop: Stop | None = None,
+    pace: artifacts.Spend = artifacts.at_once,
+) -> tuple[str, str]:
     """Bring it to where the job wants it; what that is, and its URL where it has one.
+
+    Args:
+        packed: It.
+        to: `lfs`, or the URL of a store.
+        run: Whose it is.
+        mirror: The repository's.
+        stop: Called now and then; what it raises ends the work.
+        pace: Told of each piece that goes to a store; waits until the next may.
 
     Raises:
         UploadError: It is not there yet; try again.
@@ -181,7 +198,7 @@ def bring(packed: Packed, to: str, run: Run, mirror: Mirror, *, stop: Stop | Non
         artifacts.to_lfs(mirror, [file], packed.path.parent, stop=stop)
         return "lfs", ""
     (placed,) = artifacts.to_url(
-        to, f"checkpoints/{run.id}/{run.attempt}", [file], packed.path.parent, stop=stop
+        to, f"checkpoints/{run.id}/{run.attempt}", [file], packed.path.parent, stop=stop, pace=pace
     )
     return "url", placed.url
 
@@ -194,7 +211,15 @@ def received(checkpoint: Checkpoint, folder: RunDir) -> bool:
         return False
 
 
-def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int, stop: Stop) -> bool:
+def fetch(
+    checkpoint: Checkpoint,
+    folder: RunDir,
+    mirror: Mirror,
+    *,
+    limit: int,
+    stop: Stop,
+    toll: Ledger | None = None,
+) -> bool:
     """Have a checkpoint that came with the command in the run's folder; False: nothing had to be fetched.
 
     One without a file leaves the folder as empty as it is.
@@ -205,9 +230,11 @@ def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int,
         mirror: The repository's.
         limit: Bytes that it may come to; 0: no limit.
         stop: Called now and then.
+        toll: Counts what comes, and holds it to its pace.
 
     Raises:
         Withheld: It cannot be had here now, or there is no room for it.
+        Exhausted, Quiet: `toll` lets no more in today, or nothing at this hour.
         DataError: It is not what the command names.
         PushtrainError: It is not to be had.
     """
@@ -225,7 +252,7 @@ def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int,
             mend="Ask the executor's owner for a higher `rules.limits.disk`.",
         )
     try:
-        _fetch(checkpoint, folder, mirror, limit=limit, stop=stop)
+        _fetch(checkpoint, folder, mirror, limit=limit, stop=stop, toll=toll)
     except artifacts.UploadError as error:
         if isinstance(error.__cause__, FileNotFoundError | ValueError):
             raise  # it is gone, or is not what was brought there
@@ -241,17 +268,22 @@ def fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int,
     return True
 
 
-def _fetch(checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int, stop: Stop) -> None:
+def _fetch(
+    checkpoint: Checkpoint, folder: RunDir, mirror: Mirror, *, limit: int, stop: Stop, toll: Ledger | None
+) -> None:
     root = folder.root.parent
     packed, fresh = root / NAME, root / _FRESH
     packed.unlink(missing_ok=True)  # whoever was killed has left it
     if checkpoint.where == "lfs":
-        clone(_from_lfs(mirror, checkpoint, stop), packed, 0o600)
+        clone(_from_lfs(mirror, checkpoint, stop, toll), packed, 0o600)
     else:
         file = Artifact(
             path=NAME, size=checkpoint.size, sha256=checkpoint.sha256, where="url", url=checkpoint.url
         )
-        artifacts.from_url(file, packed)
+        if toll is not None:
+            toll.demand_noise()
+            toll.demand(checkpoint.size)
+        artifacts.from_url(file, packed, pace=toll.came if toll else artifacts.at_once)
     with packed.open("rb") as content:
         if hashlib.file_digest(content, "sha256").hexdigest() != checkpoint.sha256:
             raise DataError(
@@ -274,7 +306,7 @@ def _silent(*_: object) -> None:
     """Nobody watches."""
 
 
-def _from_lfs(mirror: Mirror, checkpoint: Checkpoint, stop: Stop) -> Path:
+def _from_lfs(mirror: Mirror, checkpoint: Checkpoint, stop: Stop, toll: Ledger | None) -> Path:
     """git-lfs brings what a commit points to: we make one, which no branch has, and no remote gets."""
     mirror.ensure(stop=stop)
     git = mirror.git
@@ -282,7 +314,7 @@ def _from_lfs(mirror: Mirror, checkpoint: Checkpoint, stop: Stop) -> Path:
     blob = git.run("hash-object", "-w", "--stdin", input=pointer.text()).text.strip()
     tree = git.run("mktree", input=f"100644 blob {blob}\t{NAME}\n".encode()).text.strip()
     commit = git.run("commit-tree", tree, "-m", "checkpoint", config=_WHO).text.strip()
-    found = lfs.fetch(git, commit, {NAME: pointer}, stop=stop, most=max(checkpoint.size, 1))
+    found = lfs.fetch(git, commit, {NAME: pointer}, stop=stop, most=max(checkpoint.size, 1), toll=toll)
     return found[NAME]
 
 

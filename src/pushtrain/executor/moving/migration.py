@@ -18,8 +18,9 @@ from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import State
 from pushtrain.executor.moving import luggage
 from pushtrain.executor.moving.backlog import Backlog
-from pushtrain.executor.results import segments
+from pushtrain.executor.results import artifacts, segments
 from pushtrain.plumbing.attempts.rundir import RunDir
+from pushtrain.plumbing.data.ledger import Quiet
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.sqlite.store import Store
 
@@ -34,6 +35,8 @@ class Migration:
         runs: The state folder's `runs`.
         mirrors: The mirror of a repository's key.
         changed: Told the id of each run that changed.
+        allowed: Raises `Quiet` at hours in which nothing leaves.
+        pace: Told of each piece that goes to a store; waits until the next may.
     """
 
     def __init__(
@@ -43,11 +46,15 @@ class Migration:
         mirrors: Callable[[str], Mirror],
         *,
         changed: Callable[[str], None],
+        allowed: Callable[[], None] = lambda: None,
+        pace: artifacts.Spend = artifacts.at_once,
     ) -> None:
         self._store = store
         self._runs = runs
         self._mirrors = mirrors
         self._changed = changed
+        self._allowed = allowed
+        self._pace = pace
         undone = "the checkpoint of run %s is not away yet: %s"
         self._backlog = Backlog(store, self._bring, undone=undone)
 
@@ -89,6 +96,8 @@ class Migration:
             return
         try:
             self._upload(run)
+        except Quiet:
+            raise
         except PushtrainError as error:
             if not self._saved_nothing(run):
                 raise
@@ -108,12 +117,17 @@ class Migration:
         return not (came and came.has_file) and not self._folder(run).checkpointed()
 
     def _upload(self, run: Run) -> None:
+        self._allowed()
         packed = luggage.pack(self._folder(run))
         try:
             if self._store.run(run.id).token or self._store.run(run.id).attempt != run.attempt:
                 return  # it has begun again meanwhile
             where, url = luggage.bring(
-                packed, run.command.job.checkpoint_to, run, self._mirrors(run.command.repository)
+                packed,
+                run.command.job.checkpoint_to,
+                run,
+                self._mirrors(run.command.repository),
+                pace=self._pace,
             )
         finally:
             packed.path.unlink(missing_ok=True)

@@ -6,14 +6,17 @@ tools. Which of them a job may name, the rule `artifact_urls` says, before it is
 """
 
 import contextlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import quote
 
 from pushtrain.core.errors import GitError, PushtrainError, StorageError, UsageError
 from pushtrain.core.owner.lent import bucket
 from pushtrain.core.text.weburl import shown
 from pushtrain.core.values.run import Artifact
+from pushtrain.plumbing.data.ledger import Exhausted
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone
 from pushtrain.plumbing.git.mirror import Mirror
@@ -21,6 +24,15 @@ from pushtrain.ports import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_PIECE: Final = 256 * 1024
+Spend = Callable[[int], None]
+"""Told of the bytes of each piece; waits until they have been worth it."""
+
+
+def at_once(_: int) -> None:
+    """Wait for nothing."""
 
 
 class UploadError(PushtrainError):
@@ -78,9 +90,15 @@ def _pattern(path: str) -> str:
 
 
 def to_url(
-    base: str, path: str, files: "Sequence[Artifact]", folder: Path, *, stop: Stop | None
+    base: str,
+    path: str,
+    files: "Sequence[Artifact]",
+    folder: Path,
+    *,
+    stop: Stop | None,
+    pace: Spend = at_once,
 ) -> list[Artifact]:
-    """Upload files below `base/path`; the files with their URLs.
+    """Upload files below `base/path`, each piece of them at the owner's pace; the files with their URLs.
 
     Raises:
         UploadError: The store refused, is not reachable, or is of a kind that we do not speak.
@@ -93,8 +111,10 @@ def to_url(
             stop()
         key = "/".join(part for part in (prefix, path, file.path) if part)
         try:
-            _put(store, key, folder / file.path, file.size)
+            _put(store, key, folder / file.path, file.size, partial(_Paced, pace=pace, stop=stop))
         except Exception as error:
+            if stop is not None:
+                stop()
             words = str(error).strip().splitlines()
             raise UploadError(
                 f"{file.path} could not be uploaded to {base}: {words[0] if words else type(error).__name__}",
@@ -104,7 +124,7 @@ def to_url(
     return placed
 
 
-def from_url(file: Artifact, target: Path) -> None:
+def from_url(file: Artifact, target: Path, *, pace: Spend = at_once) -> None:
     """Download a file that an earlier upload placed; the caller verifies it.
 
     Who can push can write what a results branch tells: no more is taken than it announces.
@@ -123,8 +143,12 @@ def from_url(file: Artifact, target: Path) -> None:
                 left -= len(chunk)
                 if left < 0:
                     raise ValueError(f"it has more than the {file.size} bytes that were published")  # noqa: TRY301
+                pace(len(chunk))
                 writing.write(chunk)
         partial.replace(target)
+    except Exhausted:
+        partial.unlink(missing_ok=True)
+        raise
     except Exception as error:
         partial.unlink(missing_ok=True)
         words = str(error).strip().splitlines()
@@ -154,7 +178,32 @@ def _store(url: str) -> tuple[Any, str]:
     return from_url(f"{scheme}://{name}"), path
 
 
-def _put(store: Any, key: str, path: Path, size: int) -> None:
+class _Paced:
+    """A file that is read at a pace, and no further once somebody wants to stop."""
+
+    def __init__(self, file: BinaryIO, pace: Spend, stop: Stop | None) -> None:
+        self._file = file
+        self._pace = pace
+        self._stop = stop
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        found = bytearray()
+        while size < 0 or len(found) < size:
+            piece = self._file.read(_PIECE if size < 0 else min(_PIECE, size - len(found)))
+            if not piece:
+                break
+            found += piece
+            self._pace(len(piece))
+            if self._stop is not None:
+                self._stop()
+        return bytes(found)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _put(store: Any, key: str, path: Path, size: int, paced: Callable[[BinaryIO], _Paced]) -> None:
     """Upload one file, unless an earlier try has brought it there whole."""
     import obstore
 
@@ -164,6 +213,6 @@ def _put(store: Any, key: str, path: Path, size: int) -> None:
     except FileNotFoundError:
         pass
     with path.open("rb") as file:
-        obstore.put(store, key, file)
+        obstore.put(store, key, paced(file))
     if obstore.head(store, key)["size"] != size:
         raise OSError("the store holds another number of bytes than was sent")

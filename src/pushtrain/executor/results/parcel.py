@@ -89,6 +89,7 @@ class Packer:
         formats: Metrics formats.
         gpus: This machine's.
         masks: What to hide of an attempt.
+        pace: Told of each piece that goes to a store; waits until the next may.
         clock: Seconds since the epoch.
     """
 
@@ -101,9 +102,11 @@ class Packer:
         formats: Sequence[MetricsFormat] = (),
         gpus: Sequence[Gpu] = (),
         masks: Callable[[RunDir], Mask] = hide_all,
+        pace: artifacts.Spend = artifacts.at_once,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._masks = masks
+        self._pace = pace
         self._mirrors = mirrors
         self._settings = settings
         self._who = who
@@ -188,7 +191,7 @@ class Packer:
                 artifacts.to_lfs(target, large, item.folder.artifacts, stop=stop)
                 return placed
             path = f"{item.run.command.repository}/{folder(item.run)}"
-            sent = artifacts.to_url(wanted, path, large, item.folder.artifacts, stop=stop)
+            sent = artifacts.to_url(wanted, path, large, item.folder.artifacts, stop=stop, pace=self._pace)
         except Cancelled:
             raise
         except PushtrainError as error:

@@ -32,6 +32,7 @@ from pushtrain.core.text.redact import Mask
 from pushtrain.core.values.card import Gpu
 from pushtrain.core.values.run import Artifact, Run
 from pushtrain.core.values.value import RESULTS_BRANCH
+from pushtrain.executor.results import artifacts
 from pushtrain.executor.results.offered import offer
 from pushtrain.executor.results.pages import Pages
 from pushtrain.executor.results.parcel import Packer, Parcel, Publishable
@@ -78,6 +79,7 @@ class Publisher:
         formats: Metrics formats.
         gpus: This machine's.
         masks: What to hide of an attempt.
+        pace: Told of each piece that goes to a store; waits until the next may.
         clock: Seconds since the epoch.
     """
 
@@ -90,6 +92,7 @@ class Publisher:
         formats: Sequence[MetricsFormat] = (),
         gpus: Sequence[Gpu] = (),
         masks: Callable[[RunDir], Mask] = hide_all,
+        pace: artifacts.Spend = artifacts.at_once,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._mirrors = mirrors
@@ -98,7 +101,7 @@ class Publisher:
         self._author = f"pushtrain ({settings.name}) <noreply@pushtrain.invalid>"
         self._clock = clock
         self._packer = Packer(
-            mirrors, settings, who=who, formats=formats, gpus=gpus, masks=masks, clock=clock
+            mirrors, settings, who=who, formats=formats, gpus=gpus, masks=masks, pace=pace, clock=clock
         )
         self._tips: dict[tuple[str, str], tuple[str, str]] = {}
         """The tip of each branch, and which mirror has it: another one may have taken its place."""

@@ -340,8 +340,14 @@ class Preparation:
         if checkpoint is None:
             return
         with self._stage(Stage.DATA, "the run's checkpoint") as notes:
-            mirror = shop.mirrors(self._run.command.repository)
-            if luggage.fetch(checkpoint, self._folder, mirror, limit=shop.rules.limits.disk, stop=self._stop):
+            if luggage.fetch(
+                checkpoint,
+                self._folder,
+                shop.mirrors(self._run.command.repository),
+                limit=shop.rules.limits.disk,
+                stop=self._stop,
+                toll=shop.downloads,
+            ):
                 notes.append("checkpoint fetched")
 
     @property

@@ -33,7 +33,7 @@ class Workshop:
     rulebook: Rulebook
     downloads: Ledger
     mirrors: Callable[[str], Mirror]
-    """The mirror of a repository's key."""
+    """The mirror of a repository's key; what it brings counts among `downloads`."""
     environments: Mapping[str, Environment]
     """By `EnvironmentKind`, in the order in which `auto` asks them."""
     data: Cache

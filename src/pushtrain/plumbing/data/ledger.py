@@ -34,7 +34,7 @@ class Exhausted(PushtrainError):
     Args:
         limit: Bytes a day.
         until: When the next day begins.
-        needed: Bytes of one file that alone is larger than the limit; None: it would do on another day.
+        needed: Bytes that must come at once and are more than the limit; None: it would do on another day.
     """
 
     def __init__(self, limit: int, until: float, needed: int | None = None) -> None:
@@ -107,11 +107,21 @@ class Ledger:
                 raise Exhausted(self.limit, self.tomorrow())
             self._note(self._count + count)
 
+    def came(self, count: int) -> None:
+        """Count bytes that have come, and wait until they have been worth it. Raises Exhausted."""
+        self.take(count)
+        self._throttle.spend(count)
+
+    def demand_day(self) -> None:
+        """See whether anything may be brought in today. Raises Exhausted."""
+        if self.limit and self.today() >= self.limit:
+            raise Exhausted(self.limit, self.tomorrow())
+
     def demand(self, size: int, *, there: int = 0) -> None:
-        """See whether a file may begin to come.
+        """See whether a file, or several that are of use together, may begin to come.
 
         Args:
-            size: Its bytes.
+            size: Bytes in all.
             there: Those that have come already.
 
         Raises:
@@ -172,8 +182,7 @@ class Ledger:
             Quiet: Nothing may be brought in at this hour.
         """
         self.demand_noise()
-        if self.limit and self.today() >= self.limit:
-            raise Exhausted(self.limit, self.tomorrow())
+        self.demand_day()
         before = received()
         try:
             yield
@@ -187,8 +196,7 @@ class Ledger:
 
     def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         for chunk in chunks:
-            self.take(len(chunk))
-            self._throttle.spend(len(chunk))
+            self.came(len(chunk))
             yield chunk
 
     def _turn(self) -> None:

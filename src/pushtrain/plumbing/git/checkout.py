@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pushtrain.core.errors import GitError, StorageError
 from pushtrain.core.owner.outward import Outward
@@ -26,6 +26,9 @@ from pushtrain.plumbing.git.command import GUARDED, LONGEST, Git
 from pushtrain.plumbing.git.complaint import UnsafeContent
 from pushtrain.plumbing.git.survey import Bounds, check_room, survey
 from pushtrain.ports import Stop
+
+if TYPE_CHECKING:
+    from pushtrain.plumbing.data.ledger import Ledger
 
 _FICLONE: Final = 0x40049409
 _SMALL: Final = 128 * 1024
@@ -56,13 +59,22 @@ class PristineTree:
         git: The mirror's git.
         bounds: How much is taken of a commit.
         outward: Which addresses an LFS server may lead to that the owner did not name.
+        toll: Counts what LFS brings.
     """
 
-    def __init__(self, folder: Path, git: Git, bounds: Bounds = _BOUNDS, outward: Outward = _PUBLIC) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        git: Git,
+        bounds: Bounds = _BOUNDS,
+        outward: Outward = _PUBLIC,
+        toll: "Ledger | None" = None,
+    ) -> None:
         self.folder = folder
         self._git = git
         self._bounds = bounds
         self._outward = outward
+        self._toll = toll
 
     def copy(self, commit: str, into: Path, *, lfs: bool, stop: Stop | None) -> Checkout:
         """Copy the commit's files into a folder that is empty or does not exist.
@@ -130,6 +142,7 @@ class PristineTree:
                 stop=stop,
                 most=self._bounds.lfs,
                 outward=self._outward,
+                toll=self._toll,
             )
             for path, content in contents.items():
                 target = into / path

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pushtrain.core.errors import GitError, UsageError
 from pushtrain.core.owner.outward import Outward
@@ -24,6 +24,9 @@ from pushtrain.plumbing.git.complaint import UnsafeContent
 from pushtrain.plumbing.git.remotes import key_of, validate_remote
 from pushtrain.plumbing.git.strangers import approach
 from pushtrain.ports import Stop
+
+if TYPE_CHECKING:
+    from pushtrain.plumbing.data.ledger import Ledger
 
 _POINTER: Final = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-[^\n]*\n)*"
@@ -77,6 +80,7 @@ def fetch(
     below: str = "",
     most: int = 1 << 50,
     outward: Outward = _PUBLIC,
+    toll: "Ledger | None" = None,
 ) -> dict[str, Path]:
     """The contents of these pointers, fetched as far as they are missing: path → file to copy from.
 
@@ -88,9 +92,11 @@ def fetch(
         below: Only what lies in this folder of the commit is fetched; empty: everything.
         most: Bytes that all of them may come to.
         outward: Which addresses a server that the owner did not name may lead to.
+        toll: Counts what comes.
 
     Raises:
         GitError: git-lfs is needed and not installed, or content is not to be had; names the first files.
+        Exhausted, Quiet: `toll` lets no more in today, or nothing at this hour.
     """
     if missing := _missing(git, pointers):
         largest, total = 0, 0
@@ -101,12 +107,16 @@ def fetch(
                 f"The Git LFS files of commit {commit[:12]} come to {total:,} bytes; {most:,} are allowed.",
                 mend="Bring data by `data`, set `lfs = false`, or ask the owner for a higher limit.",
             )
+        sizes = {pointers[path].oid: pointers[path].size for path in missing}
+        if toll is not None:
+            toll.demand_noise()
+            toll.demand(sum(sizes.values()))
         url = _lfs_url(git, commit)
         if git.stranger or (url and not _is_own(url, git.remote)):
             from pushtrain.plumbing.git.lfsbatch import LfsServer  # lazy: most repositories have none
 
-            server = LfsServer(_server(url, git.remote, outward), _store(git), outward=outward, stop=stop)
-            server.fetch({pointers[path].oid: pointers[path].size for path in missing})
+            there = _server(url, git.remote, outward)
+            LfsServer(there, _store(git), outward=outward, stop=stop, toll=toll).fetch(sizes)
         else:
             if not installed():
                 raise GitError(
@@ -114,12 +124,17 @@ def fetch(
                     mend="Install it there (`apt install git-lfs`), or set `lfs = false` to do without them.",
                 )
             only = ("-I", f"{below}/**") if below else ()
-            git.run(
-                "lfs", "fetch", *only, "origin", commit,
-                config=[f"remote.origin.url={git.remote}", *([f"lfs.url={url}"] if url else [])],
-                stop=stop, doing="fetch LFS files", timeout=LONGEST,
-                caps={resource.RLIMIT_FSIZE: largest + _SPARE},
-            )  # fmt: skip
+            try:
+                git.run(
+                    "lfs", "fetch", *only, "origin", commit,
+                    config=[f"remote.origin.url={git.remote}", *([f"lfs.url={url}"] if url else [])],
+                    stop=stop, doing="fetch LFS files", timeout=LONGEST,
+                    caps={resource.RLIMIT_FSIZE: largest + _SPARE},
+                )  # fmt: skip
+            finally:
+                if toll is not None:
+                    toll.add(sum(size for oid, size in sizes.items() if content_path(git, oid).exists()))
+                    toll.settle()
     absent = _missing(git, pointers)
     if absent:
         raise GitError(

@@ -10,23 +10,26 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pushtrain.core.errors import Cancelled, DataError, GitError
 from pushtrain.core.owner.outward import Outward
 from pushtrain.core.text.weburl import shown
 from pushtrain.core.wire import lfsapi
 from pushtrain.core.wire.lfsapi import Source
-from pushtrain.plumbing.data.download import Bounds, download
+from pushtrain.plumbing.data.download import Bounds, Opener, download
 from pushtrain.plumbing.data.web import Web
 from pushtrain.plumbing.git.command import LONGEST
 from pushtrain.plumbing.git.complaint import UnsafeContent
 from pushtrain.ports import Stop
+
+if TYPE_CHECKING:
+    from pushtrain.plumbing.data.ledger import Ledger
 
 _WORKERS: Final = 8
 _MOST: Final = 100_000
@@ -42,13 +45,17 @@ class LfsServer:
         store: The mirror's `lfs` folder; contents go below `objects` there, unfinished ones stay beside them.
         outward: Which addresses may be reached.
         stop: Called often, from several threads; what it raises ends the work.
+        toll: Counts what comes, and holds it to its pace.
     """
 
-    def __init__(self, url: str, store: Path, *, outward: Outward, stop: Stop | None) -> None:
+    def __init__(
+        self, url: str, store: Path, *, outward: Outward, stop: Stop | None, toll: "Ledger | None" = None
+    ) -> None:
         self._url = url.rstrip("/")
         self._store = store
         self._unfinished = store / "unfinished"
         self._outward = outward
+        self._metered: Callable[[Opener], Opener] = toll.metered if toll else lambda opener: opener
         self._halted = Event()
         self._ask_to_stop = stop
         self._until = time.monotonic() + LONGEST
@@ -59,6 +66,7 @@ class LfsServer:
         Raises:
             GitError: One is not to be had, or is something else.
             UnsafeContent: There are too many.
+            Exhausted: No more may come today.
         """
         if len(sizes) > _MOST:
             raise UnsafeContent(
@@ -125,7 +133,7 @@ class LfsServer:
     def _bring(self, web: Web, oid: str, size: int, source: Source) -> None:
         part = self._unfinished / oid
         download(
-            web.opener(source.href, headers=source.header),
+            self._metered(web.opener(source.href, headers=source.header)),
             part,
             title=f"{shown(source.href)}",
             sha256=oid,

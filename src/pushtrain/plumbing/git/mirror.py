@@ -15,8 +15,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Self
 
 from pushtrain.core.errors import Cancelled, GitError, NotFound, PushtrainError
 from pushtrain.core.owner.outward import Outward
@@ -30,6 +31,9 @@ from pushtrain.plumbing.git.seen import Seen
 from pushtrain.plumbing.git.survey import Bounds
 from pushtrain.plumbing.programs import proc
 from pushtrain.ports import Stop
+
+if TYPE_CHECKING:
+    from pushtrain.plumbing.data.ledger import Ledger
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +62,7 @@ class Mirror:
         lent: Whether a submodule's repository, by its key, may be asked for with the owner's credentials.
         outward: Which addresses a stranger may reach.
         stranger: Whether the remote is asked without anything of the owner's; git's settings for that.
+        toll: Counts what fetches and Git LFS bring for runs; None: it is not for a run.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Mirror:
         lent: Callable[[str], bool] = lambda _: False,
         outward: Outward = _OUTWARD,
         stranger: tuple[str, ...] | None = None,
+        toll: "Ledger | None" = None,
     ) -> None:
         self.remote = Repository(key=remote.key, remote=validate_remote(remote.remote))
         name = mirror_name(remote.key)
@@ -81,14 +87,22 @@ class Mirror:
         self.folder = folder / f"{name}.git"
         self.lent = lent
         self.outward = outward
+        self.toll = toll
         self.git = Git(self.folder, self.remote.remote, token, stranger is not None, stranger or ())
         self.commits = Commits(self.folder, self.git, remote.key)
         """What is read of it."""
-        self.pristine = PristineTree(folder / f"{name}.tree", self.git, bounds, outward)
+        self.pristine = PristineTree(folder / f"{name}.tree", self.git, bounds, outward, toll)
         self._lock = folder / f"{name}.lock"
         self._use = folder / f"{name}.use"
         self._seen = Seen(folder / f"{name}.seen")
         self._default = ""
+
+    def tolled(self, toll: "Ledger") -> Self:
+        """The same mirror, for runs: what it brings is counted."""
+        twin = copy(self)
+        twin.toll = toll
+        twin.pristine = PristineTree(self.pristine.folder, self.git, self.bounds, self.outward, toll)
+        return twin
 
     # --- the remote's side ---
 
@@ -215,6 +229,8 @@ class Mirror:
             self._ensure(_format(commit))
             if waited and self._holds(short, commit):
                 return False
+            if self.toll is not None:
+                self.toll.demand_day()
             try:
                 self.fetch_into(ref, f"refs/fetched/{short}", stop=stop)
             except NotFound as error:
@@ -258,6 +274,8 @@ class Mirror:
             self._ensure(_format(commit))
             if self.commits.has(commit):
                 return False
+            if self.toll is not None:
+                self.toll.demand_day()
             try:
                 self.fetch_into(commit, "refs/fetched/one", stop=stop)
             except (GitError, NotFound) as error:
@@ -281,6 +299,7 @@ class Mirror:
             UnsafeContent: What came is dangerous, or larger than the bounds; none of it stays.
             GitError: It could not be fetched.
         """
+        before = self._packed()
         try:
             with self.using():
                 self.git.run(
@@ -290,8 +309,27 @@ class Mirror:
                     caps={**GUARDED, resource.RLIMIT_FSIZE: self.bounds.size},
                 )  # fmt: skip
         except PushtrainError:
+            self._count_since(before)
             self._drop_halves()
             raise
+        self._count_since(before)
+
+    def _count_since(self, before: int) -> None:
+        """Count what a fetch has brought, of use or not: it comes as one pack."""
+        if self.toll is not None:
+            self.toll.add(max(0, self._packed() - before))
+            self.toll.settle()
+
+    def _packed(self) -> int:
+        """Bytes of all packs, unfinished ones among them."""
+        if self.toll is None:
+            return 0
+        found = 0
+        with suppress(FileNotFoundError), os.scandir(self.folder / "objects" / "pack") as packs:
+            for pack in packs:
+                with suppress(FileNotFoundError):  # it was repacked meanwhile
+                    found += pack.stat().st_size
+        return found
 
     def _drop_halves(self) -> None:
         """Remove what a failed fetch has left of its pack, unless somebody still writes to it.

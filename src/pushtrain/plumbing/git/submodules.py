@@ -100,7 +100,7 @@ class _Placing:
                 mend="Set `submodules = false`, or ask the owner for higher `rules.limits`.",
             )
         bounds = replace(top.bounds, files=files, size=size)
-        make = partial(type(top), top.home, bounds=bounds, lent=top.lent, outward=top.outward)
+        make = partial(type(top), top.home, bounds=bounds, lent=top.lent, outward=top.outward, toll=top.toll)
         key = key_of(remote)
         if top.lent(key):
             token = top.token if _origin(remote) == _origin(top.remote.remote) else ""
