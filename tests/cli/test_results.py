@@ -217,6 +217,23 @@ def test_fetch_names_its_folder_after_the_run(bench: Bench, capsys: pytest.Captu
     assert name in capsys.readouterr().out
 
 
+def test_what_cannot_be_written_is_named_and_the_rest_is_there(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a traceback."""
+    bench.publish({"a.csv": b"1", "b.csv": b"2"})
+    out = tmp_path / "out"
+    (out / "files" / "a.csv").mkdir(parents=True)
+    assert run(["results", "fetch", "--into", str(out)]) == NotFound.exit_code
+    assert (
+        "files/a.csv could not be fetched: it cannot be written: Is a directory." in capsys.readouterr().err
+    )
+    assert (out / "files" / "b.csv").read_bytes() == b"2"
+    assert sorted(path.name for path in (out / "files").iterdir()) == ["a.csv", "b.csv"]
+    (tmp_path / "file").touch()
+    assert run(["results", "fetch", "--into", str(tmp_path / "file")]) == NotFound.exit_code
+
+
 def test_fetch_writes_only_what_the_record_names(bench: Bench, tell: Tell, tmp_path: Path) -> None:
     id_ = bench.publish({"model.pt": b"weights", "b": b"b"})
     own = tell("list")[0]["path"]

@@ -5,7 +5,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
@@ -228,18 +229,33 @@ class _Haul:
         if why:
             self.missing[path] = f"{why}."
             return None
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
+        with self._told(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        return None if path in self.missing else target
+
+    @contextmanager
+    def _told(self, path: str) -> Iterator[None]:
+        """Note what cannot be written where it belongs: the others may go."""
+        try:
+            yield
+        except OSError as error:
+            self.missing[path] = f"it cannot be written: {error.strerror}."
 
     def _write(self, path: str, content: bytes) -> None:
         target = self._target(path)
         if target is None:
             return
         partial = target.with_name(f".{target.name[:100]}.partial")
-        partial.unlink(missing_ok=True)
-        partial.write_bytes(content)
-        partial.replace(target)
-        self.written.append(path)
+        with self._told(path):
+            try:
+                partial.unlink(missing_ok=True)
+                partial.write_bytes(content)
+                partial.replace(target)
+            except OSError:
+                with suppress(OSError):
+                    partial.unlink()
+                raise
+            self.written.append(path)
 
     def _pointers(self, runs: PublishedRuns, record: Record) -> None:
         files = {f"files/{file.path}": file for file in record.files if file.where == "lfs"}
@@ -254,9 +270,10 @@ class _Haul:
         for path, content in contents.items():
             target = self._target(path)
             if target is not None:
-                target.unlink(missing_ok=True)
-                copy_file(content, target, 0o644)
-                self.written.append(path)
+                with self._told(path):
+                    target.unlink(missing_ok=True)
+                    copy_file(content, target, 0o644)
+                    self.written.append(path)
 
     def _downloads(self, files: Iterable[Artifact], state: Path | None, record: Record) -> None:
         for file in files:
@@ -267,19 +284,20 @@ class _Haul:
             if _is_there(target, file):
                 self.written.append(path)
                 continue
-            try:
-                if file.where == "url":
-                    artifacts.from_url(file, target)
+            with self._told(path):
+                try:
+                    if file.where == "url":
+                        artifacts.from_url(file, target)
+                    else:
+                        self._from_executor(file, target, state, record)
+                except PushtrainError as error:
+                    self.missing[path] = str(error)
+                    continue
+                if _is_there(target, file):
+                    self.written.append(path)
                 else:
-                    self._from_executor(file, target, state, record)
-            except PushtrainError as error:
-                self.missing[path] = str(error)
-                continue
-            if _is_there(target, file):
-                self.written.append(path)
-            else:
-                target.unlink(missing_ok=True)
-                self.missing[path] = _OTHER
+                    target.unlink(missing_ok=True)
+                    self.missing[path] = _OTHER
 
     def _from_executor(self, file: Artifact, target: Path, state: Path | None, record: Record) -> None:
         from pushtrain.cli.connect import clients
