@@ -430,7 +430,14 @@ class ExecutorService:
             NotFound, Forbidden, Conflict, Unauthorized: As `Store.release`.
         """
         self._migration.may_leave(self.store.run(run_id))
-        run = self.store.release(run_id, by=by, attempt=attempt, nonce=nonce, nonce_expires=nonce_expires)
+        run = self.store.release(
+            run_id,
+            by=by,
+            attempt=attempt,
+            nonce=nonce,
+            nonce_expires=nonce_expires,
+            may=self._may_start,
+        )
         clear(self._state.runs / run.id)
         self._changed(run_id)
         self._giveway.ended()

@@ -318,8 +318,7 @@ class Store(View, Statuses, Cards):
             for sender, command, raw, headers in rows.asked(db, run_id):
                 if sender == before.sender or not may(sender) or command.ref == other_than:
                     continue
-                came = {"checkpoint": before.command.checkpoint, "attempt": before.command.attempt}
-                kept = command.model_copy(update=came)
+                kept = command.model_copy(update={"checkpoint": before.command.checkpoint})
                 run = before.model_copy(update={"sender": sender, "command": kept, "updated_at": now})
                 place = float(db.execute("SELECT rank FROM runs WHERE id = ?", (run_id,)).get)
                 rows.recommand(db, run, raw, headers, rank=place, before=before.state)
@@ -427,7 +426,14 @@ class Store(View, Statuses, Cards):
         self._database.write(work)
 
     def release(
-        self, run_id: str, *, by: Collection[str], attempt: int, nonce: str, nonce_expires: float
+        self,
+        run_id: str,
+        *,
+        by: Collection[str],
+        attempt: int,
+        nonce: str,
+        nonce_expires: float,
+        may: Callable[[str], bool] = lambda _: True,
     ) -> Run:
         """Let a queued run go to another executor; it never starts here again unless it is sent again.
 
@@ -440,6 +446,7 @@ class Store(View, Statuses, Cards):
                 take a run that has come back meanwhile.
             nonce: What the request came with; used up in the same transaction.
             nonce_expires: When the nonce may be forgotten.
+            may: Whether runs of a key may start: what another one has asked for does not count.
 
         Raises:
             Forbidden: Somebody else sent it.
@@ -466,7 +473,7 @@ class Store(View, Statuses, Cards):
                     f"Run {before.short} is {before.state}; only one that waits can be released.",
                     mend="It stays where it is.",
                 )
-            if any(sender not in by for sender, *_ in rows.asked(db, run_id)):
+            if any(sender not in by and may(sender) for sender, *_ in rows.asked(db, run_id)):
                 raise Conflict(
                     f"Another key has asked for run {before.short}, too.",
                     mend="It stays where it is, and runs for both.",
