@@ -213,17 +213,17 @@ def test_a_hostile_metrics_file_takes_no_more_memory_than_an_honest_one(tmp_path
         file.truncate(1 << 30)
     assert taken_by(JsonLines(), giant)[1] < 20 << 20
     names = tmp_path / "names.jsonl"
-    names.write_text("".join(json.dumps({f"m{number}": 1}) + "\n" for number in range(200_000)))
+    names.write_text("".join(json.dumps({f"m{number}": 1}) + "\n" for number in range(50_000)))
     found, memory = taken_by(JsonLines(), names)
-    assert (len(found), memory < 20 << 20) == (300, True)
+    assert (len(found), memory < 2 << 20) == (300, True)
     points = tmp_path / "points.jsonl"
-    points.write_text("".join(f'{{"a": {number % 1000}}}\n' for number in range(300_000)))
+    points.write_text("".join(f'{{"a": {number % 1000}}}\n' for number in range(60_000)))
     found, memory = taken_by(JsonLines(), points)
-    assert memory < 20 << 20
-    assert found["a"].points == 300_000
+    assert memory < 2 << 20
+    assert found["a"].points == 60_000
     assert len(found["a"].values) <= 10_000
     assert {min(found["a"].values), max(found["a"].values)} == {0, 999}
-    assert (found["a"].steps[0], found["a"].steps[-1]) == (0, 299_999)
+    assert (found["a"].steps[0], found["a"].steps[-1]) == (0, 59_999)
     table = tmp_path / "metrics.csv"
     table.write_text("\n".join([",".join(f"c{number}" for number in range(50_000)), *["1," * 500_000] * 3]))
     found, memory = taken_by(Csv(), table)
