@@ -38,7 +38,7 @@ from pushtrain.ports import Stop
 _log = logging.getLogger(__name__)
 
 _DAY: Final = 86_400.0
-_LOOK: Final = 30.0
+_LOOK: Final = 5.0
 """Seconds after which the card is compared with what was told, if nobody says that it changed."""
 _FRESH: Final = 60.0
 """A start does not repeat a card of the same content that is younger: an executor that dies again and again
