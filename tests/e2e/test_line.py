@@ -1,5 +1,6 @@
 """From a push to a committed result, over a real smart-HTTP host, with real processes."""
 
+import fcntl
 import json
 from collections.abc import Iterator
 
@@ -68,6 +69,13 @@ def test_a_push_comes_back_as_a_commit_with_report_metrics_log_and_files(house: 
     assert "Executor:" in message
     assert "Ada" not in work.git("log", "-1", "--format=%an %cn", run.result_commit)
     assert [one.status for one in house.host.deliveries if one.update.after == commit] == [202]
+
+
+def test_stores_are_held_all_along_against_programs_that_would_tidy_them_up(house: House) -> None:
+    """Any program that opens a store of SQLite's does so when it closes it, unless somebody else holds it."""
+    for state in (house.executor_state, house.sender_state):
+        with state.store.open("r+b") as file, pytest.raises(BlockingIOError):
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 510, 0x40000002)  # SQLite's SHARED range
 
 
 def test_a_failing_job_publishes_its_log(house: House) -> None:

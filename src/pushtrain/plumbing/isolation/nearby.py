@@ -178,8 +178,19 @@ def _all_matching(patterns: Iterable[str], home: Path) -> list[Path]:
 
 
 def readable(paths: Iterable[Path]) -> list[str]:
-    """Those of these files that we can read."""
-    return [str(path) for path in paths if path.is_file() and canary.readable(str(path))]
+    """Those of these files that we could read, and that hold something. None is opened.
+
+    The executor's own store is among them: closing any descriptor of a file lets go of all the locks that
+    this process has on it, SQLite's too (https://sqlite.org/howtocorrupt.html, 2.2).
+    """
+    return [str(path) for path in paths if _full(path) and os.access(path, os.R_OK, effective_ids=True)]
+
+
+def _full(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return stat.S_ISREG(found.st_mode) and found.st_size > 0
+    return False
 
 
 def files_of(home: Path, state: Path) -> Iterator[Path]:
@@ -191,7 +202,7 @@ def files_of(home: Path, state: Path) -> Iterator[Path]:
                 continue
             with contextlib.suppress(OSError):
                 for path in sorted(folder.iterdir()):
-                    if path.is_file() and canary.readable(str(path)):
+                    if readable([path]):
                         yield path
                         found += 1
                         if found == _MOST_FILES:
