@@ -23,6 +23,22 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.root.iterdir() if path.is_file()) == ["stop.json"]
 
 
+def test_a_link_or_a_file_that_a_job_put_in_the_place_of_its_checkpoints_goes(tmp_path: Path) -> None:
+    """A file kept the run waiting for room on the disk; a sandbox would have shown where a link leads."""
+    folder = RunDir.of(tmp_path, "id", 1).create()
+    (tmp_path / "owner").mkdir()
+    for target in ("", "owner"):
+        folder.checkpoint.rmdir()
+        if target:
+            folder.checkpoint.symlink_to(tmp_path / target)
+        else:
+            folder.checkpoint.touch()
+        RunDir.of(tmp_path, "id", 2).create()
+        assert folder.checkpoint.is_dir()
+        assert not folder.checkpoint.is_symlink()
+    assert (tmp_path / "owner").is_dir()
+
+
 def test_checkpoints_belong_to_the_run_and_all_else_to_the_attempt(tmp_path: Path) -> None:
     first, second = RunDir.of(tmp_path, "id", 1).create(), RunDir.of(tmp_path, "id", 2).create()
     assert first.checkpoint == second.checkpoint

@@ -4,8 +4,10 @@ Executor and shim speak only through this folder (`records`), so either may die 
 what was done. A held lock means: the shim lives.
 """
 
+import contextlib
 import fcntl
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,10 +36,15 @@ class RunDir:
     def create(self) -> "RunDir":
         """Make the folder and what the job finds ready in it.
 
+        An attempt without a sandbox may have put a link or a file in the place of the checkpoints: it goes.
+
         Raises:
             StorageError: It cannot be made.
         """
         try:
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISDIR(self.checkpoint.lstat().st_mode):
+                    self.checkpoint.unlink()
             for folder in (self.results, self.overlay, self.tmp, self.checkpoint, self.shown):
                 folder.mkdir(parents=True, exist_ok=True)
             self.shown.chmod(0o755)
