@@ -10,7 +10,7 @@ from pushtrain.demo.host import Host
 from served import in_a_thread
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 NAME: Final = "octo/hello"
 TOKEN: Final = "a-token"
@@ -26,6 +26,8 @@ class Mood:
     headers: Mapping[str, str] = field(default_factory=dict)
     only: str = ""
     """The end of the paths that it concerns; empty: all."""
+    cut: int = 0
+    """Bytes of a true answer after which the line is dead, in a mood without a status; 0: all come."""
 
 
 GOOD: Final = Mood()
@@ -53,6 +55,8 @@ LIMITED_WHILE_PUSHING: Final = Mood(429, _LESS, headers={"retry-after": "90"}, o
 LIMITED_SILENTLY: Final = Mood(429, _LESS)
 BROKEN_GATEWAY: Final = Mood(502, b"<html><body><h1>502 Bad Gateway</h1></body></html>", kind="text/html")
 UNICORN: Final = Mood(503, b"<!DOCTYPE html><title>Unicorn! &middot; GitHub</title>", kind="text/html")
+CUT: Final = Mood(only="/git-upload-pack", cut=60_000)
+"""The network is lost in the middle of a fetch."""
 A_PAGE: Final = Mood(200, b"<html><body>Sign in to the hotel's network</body></html>", kind="text/html")
 
 
@@ -74,6 +78,8 @@ class MoodyHost(Host):
         if self.moved_to and f"/{NAME}.git" in target:
             place = f"{self.url}{target.replace(NAME, self.moved_to)}"
             mood = Mood(301, headers={"location": place})
+        if mood.cut and target.endswith(mood.only):
+            send = _until(send, mood.cut)
         if not mood.status or not target.endswith(mood.only):
             await super().__call__(scope, receive, send)
             return
@@ -101,6 +107,24 @@ class MoodyHost(Host):
     def unprotect(self) -> None:
         """Let everybody push to every branch again."""
         (self.folder(NAME) / "hooks/update").unlink()
+
+
+def _until(send: "Send", most: int) -> "Send":
+    """What sends an answer of so many bytes, and leaves out the rest of it."""
+    left = most
+
+    async def passed(message: "Message") -> None:
+        nonlocal left
+        if message["type"] == "http.response.start":
+            rest = [pair for pair in message["headers"] if pair[0].lower() != b"content-length"]
+            message = {**message, "headers": rest}
+        elif message["type"] == "http.response.body":
+            piece = message.get("body", b"")[:left]
+            left -= len(piece)
+            message = {**message, "body": piece}
+        await send(message)
+
+    return passed
 
 
 @contextlib.contextmanager

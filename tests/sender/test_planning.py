@@ -1,15 +1,19 @@
 """What a push starts: read at the pushed commit, explained in one line."""
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from moody_host import CUT, GOOD, NAME, TOKEN, moody
 from pushtrain.core.errors import ConfigError, GitError, NotFound
+from pushtrain.core.settings import Repository
 from pushtrain.core.values.push import NO_COMMIT
+from pushtrain.plumbing.git.complaint import Unanswered
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender.planning import plan, plan_by_hand
-from sender_world import World
+from sender_world import KEY, World
 
 
 @pytest.fixture
@@ -112,6 +116,20 @@ def test_a_remote_that_does_not_answer_is_no_reason_to_give_up(world: World, mir
     world.remote.rename(world.root / "away")
     with pytest.raises(GitError):
         plan(world.push(commit), mirror)
+
+
+def test_a_fetch_that_the_network_cuts_in_the_middle_costs_no_push(world: World, tmp_path: Path) -> None:
+    """Git says at the end of it what it also says of a pack that is too large: that would settle the push."""
+    commit = world.commit({"large": secrets.token_hex(100_000)})
+    with moody(tmp_path / "host") as host:
+        world.work.git("push", "--quiet", host.remote(NAME).replace("//", f"//x:{TOKEN}@"), "main")
+        remote = Repository(key=KEY, remote=host.remote(NAME))
+        mirror = Mirror(tmp_path / "mirrors", remote, token=TOKEN)
+        host.mood = CUT
+        with pytest.raises(Unanswered):
+            plan(world.push(commit), mirror)
+        host.mood = GOOD
+        assert len(plan(world.push(commit), mirror).commands) == 1
 
 
 def test_results_on_the_pushed_branch_start_nothing(world: World, mirror: Mirror) -> None:

@@ -169,6 +169,12 @@ def test_only_full_commit_ids_are_commits(commit: str) -> None:
         ("remote: error: missing blob 1234\nfatal: the remote end aborted", GitError),
         ("error: index-pack died of signal 9\nfatal: fetch-pack: invalid index-pack output", Killed),
         ("error: index-pack died of signal 25\nfatal: fetch-pack: invalid index-pack output", UnsafeContent),
+        ("fatal: early EOF\nfatal: fetch-pack: invalid index-pack output", Unanswered),
+        ("error: 60 bytes of body are still expected\nfatal: protocol error: bad pack header", Unanswered),
+        ("error: 3 bytes of length header were received\nfatal: expected flush after ref", Unanswered),
+        ("fetch-pack: unexpected disconnect while reading sideband packet", Unanswered),
+        ("fatal: Out of memory, malloc failed\nfatal: early EOF", UnsafeContent),
+        ("fatal: fetch-pack: invalid index-pack output", UnsafeContent),
         ("fatal: something new", GitError),
     ],
 )

@@ -33,7 +33,7 @@ _ABSENT: Final = re.compile(
 _NO_NETWORK: Final = re.compile(
     r"could not resolve host|connection (refused|timed out|reset)|could not connect|failed to connect"
     r"|network is unreachable|early eof|hung up|operation too slow|timed out|gnutls|ssl|returned error: 5\d\d"
-    r"|rpc failed"
+    r"|rpc failed|unexpected disconnect|bytes of (body|length header)|expected flush after ref listing"
 )
 _LIMITED: Final = re.compile(
     r"returned error: 429|http 429|rate.limited|rate limit exceeded|secondary rate limit|too many requests"
@@ -70,9 +70,9 @@ _UNSAFE: Final = re.compile(
     r"fsck error|invalid path '|object [0-9a-f]+: \w+: |refusing to (work with|create)|bad tree"
     r"|file ?name too long|exceeded maximum allowed tree depth|malformed mode in tree"
 )
-_TOO_LARGE: Final = re.compile(
-    r"out of memory|died of signal (25|11)|file too large|memory exhausted|invalid index-pack output"
-)
+_TOO_LARGE: Final = re.compile(r"out of memory|died of signal (25|11)|file too large|memory exhausted")
+_NO_PACK: Final = "invalid index-pack output"
+"""What git says last of a pack that it could not take in, cut off by the network or not."""
 _KILLED: Final = re.compile(r"died of signal (9|15)")
 
 
@@ -169,7 +169,8 @@ def explain(done: Completed, doing: str, *, now: float = 0) -> PushtrainError:
             f"git could not {doing}: it was ended from outside ({words}).",
             mend="Look whether the machine runs out of memory; it is tried again.",
         )
-    if _TOO_LARGE.search(lower) or done.code == -signal.SIGXFSZ:
+    gave_up = _NO_PACK in lower and not _NO_NETWORK.search(lower)
+    if _TOO_LARGE.search(lower) or gave_up or done.code == -signal.SIGXFSZ:
         return UnsafeContent(
             f"git could not {doing}: it is larger than it may be here ({words}).",
             mend="Keep large files in Git LFS; the owner's limits are in `rules.limits`.",
