@@ -18,7 +18,7 @@ from executor_house import House, done, logged, reached, story
 from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
 
-from pushtrain.core.errors import Busy, Conflict, DataError, PushtrainError, Refused
+from pushtrain.core.errors import Busy, Conflict, DataError, PushtrainError, Refused, StorageError
 from pushtrain.core.lifecycle import Requeued
 from pushtrain.core.runs import retry
 from pushtrain.core.values.command import Checkpoint, Segment, TrainCommand
@@ -317,16 +317,18 @@ async def test_a_checkpoint_that_is_not_to_be_had_for_now_loses_no_run(
     def from_lfs(*_: object) -> Path:
         tries.append("")
         if len(tries) == 1:
+            raise UploadError("The bucket cannot be reached.") from OSError("no route to host")
+        if len(tries) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         return packed.path
 
     monkeypatch.setattr(luggage, "_from_lfs", from_lfs)
-    monkeypatch.setattr(retry, "FIRST_UNREACHED", 0.05)
+    monkeypatch.setattr(retry, "FIRST_UNREADY", 0.05)
     house = House(tmp_path)
     command = travelling(house, sha256=packed.sha256, size=packed.size)
     job = command.job.model_copy(update={"command": 'test "$(cat $PUSHTRAIN_CHECKPOINT_DIR/step)" = 7'})
     run = await outcome_of(house, command.model_copy(update={"job": job}))
-    assert (run.outcome, run.attempt, len(tries)) == (Outcome.SUCCEEDED, 3, 2)
+    assert (run.outcome, run.attempt, len(tries)) == (Outcome.SUCCEEDED, 4, 3)
 
 
 @pytest.mark.parametrize(
@@ -335,6 +337,7 @@ async def test_a_checkpoint_that_is_not_to_be_had_for_now_loses_no_run(
         (FileNotFoundError(), UploadError),
         (ValueError("more than was published"), UploadError),
         (OSError("no route to host"), luggage.Withheld),
+        (OSError(errno.ENOSPC, "No space left on device"), StorageError),
         (ImportError("obstore"), luggage.Withheld),
     ],
 )

@@ -25,7 +25,8 @@ from pushtrain.executor.results.left import opened, regular
 from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data.ledger import Ledger
-from pushtrain.plumbing.data.unpack import Limits, NoRoom, member_path, spelling, unpack
+from pushtrain.plumbing.data.unpack import Limits, member_path, spelling, unpack
+from pushtrain.plumbing.disk.files import THE_DISKS
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone
@@ -233,7 +234,8 @@ def fetch(
         toll: Counts what comes, and holds it to its pace.
 
     Raises:
-        Withheld: It cannot be had here now, or there is no room for it.
+        Withheld: It cannot be had here now.
+        StorageError: There is no room for it.
         Exhausted, Quiet: `toll` lets no more in today, or nothing at this hour.
         DataError: It is not what the command names.
         PushtrainError: It is not to be had.
@@ -254,18 +256,22 @@ def fetch(
     try:
         _fetch(checkpoint, folder, mirror, limit=limit, stop=stop, toll=toll)
     except artifacts.UploadError as error:
-        if isinstance(error.__cause__, FileNotFoundError | ValueError):
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in THE_DISKS:
+            raise _unwritten(cause) from error
+        if isinstance(cause, FileNotFoundError | ValueError):
             raise  # it is gone, or is not what was brought there
         raise Withheld(error.message, mend=error.mend) from error
-    except NoRoom as error:
-        raise Withheld(error.message, mend=error.mend) from error
     except OSError as error:
-        why = f"The run's checkpoint cannot be written: {error.strerror}."
-        raise Withheld(why, mend="Free some space.") from error
+        raise _unwritten(error) from error
     finally:
         (folder.root.parent / NAME).unlink(missing_ok=True)
         remove_tree(folder.root.parent / _FRESH)
     return True
+
+
+def _unwritten(error: OSError) -> StorageError:
+    return StorageError(f"The run's checkpoint cannot be written: {error.strerror}.", mend="Free some space.")
 
 
 def _fetch(

@@ -38,6 +38,7 @@ from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data import supply as data
 from pushtrain.plumbing.data.ledger import Exhausted, Quiet
 from pushtrain.plumbing.data.terms import of_rules
+from pushtrain.plumbing.data.unpack import NoRoom
 from pushtrain.plumbing.disk.files import THE_DISKS
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git.checkout import Checkout
@@ -267,7 +268,7 @@ class Preparation:
             return PreparationError(Reason.LOST, str(error))
         if isinstance(error, Unanswered | RateLimited | luggage.Withheld):
             return PreparationError(Reason.UNREACHABLE, str(error))
-        if isinstance(error, StorageError):
+        if isinstance(error, StorageError | NoRoom):
             return PreparationError(Reason.STORAGE, str(error))
         if self._mirror is not None and not self._mirror.answers(stop=self._stop):
             return PreparationError(Reason.UNREACHABLE, f"{error} {_NOBODY}")
