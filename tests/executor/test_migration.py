@@ -338,7 +338,7 @@ async def test_a_checkpoint_that_is_not_to_be_had_for_now_loses_no_run(
         (ValueError("more than was published"), UploadError),
         (OSError("no route to host"), luggage.Withheld),
         (OSError(errno.ENOSPC, "No space left on device"), StorageError),
-        (ImportError("obstore"), luggage.Withheld),
+        (ModuleNotFoundError("obstore"), luggage.Withheld),
     ],
 )
 def test_a_checkpoint_is_waited_for_unless_it_is_gone(
