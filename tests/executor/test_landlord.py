@@ -507,6 +507,30 @@ def test_a_run_that_starts_while_looks_are_rare_is_watched_at_once(
     asyncio.run(story())
 
 
+def test_a_pause_and_its_end_are_seen_at_once_though_looks_are_rare(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BRISK", 0.02)
+    monkeypatch.setattr(module, "CALM", 600.0)
+
+    async def story() -> None:
+        task = asyncio.create_task(estate.landlord.run())
+        await eventually(lambda: estate.landlord.verdict().at)
+        estate.pause.pause(None)
+        await eventually(lambda: not estate.landlord.verdict().lent)
+        estate.pause.resume()
+        await eventually(lambda: estate.landlord.verdict().lent)
+        estate.pause.pause(60)
+        await eventually(lambda: not estate.landlord.verdict().lent)
+        estate.clock.advance(61)
+        await eventually(lambda: estate.landlord.verdict().lent)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(story())
+
+
 def test_energy_of_cards_that_runs_have_is_counted_and_of_others_not(
     an_estate: Callable[..., Estate],
 ) -> None:

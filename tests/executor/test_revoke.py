@@ -396,6 +396,6 @@ def test_a_stranger_can_be_revoked_beforehand(executor: Served) -> None:
 def test_what_waits_is_told_when_nobody_serves(executor: Served, capsys: Out) -> None:
     client(executor).send(a_command())
     assert revoke(executor.state.root, "ada") == 0
-    assert "1 of its runs that wait are cancelled when the executor starts." in capsys.readouterr().out
+    assert "Its runs that wait are cancelled when the executor starts: 1." in capsys.readouterr().out
     assert cli(["key", "list", "--state", str(executor.state.root)]) == 0
     assert "nothing: revoked" in capsys.readouterr().out

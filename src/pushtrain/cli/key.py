@@ -130,11 +130,11 @@ def revoke(
         render.say(f"{called(each.name, id_of(each.public_key))} may do nothing here any more.")
     when = "are being cancelled" if serves else "are cancelled when the executor starts"
     if waiting:
-        render.say(f"{waiting} of its runs that wait {when}.")
+        render.say(f"Its runs that wait {when}: {waiting}.")
     if active and cancel_running:
-        render.say(f"{active} that are being trained {when}.")
+        render.say(f"Its runs that are being trained {when}: {active}.")
     elif active:
-        render.say(f"{active} that are being trained go on; `--cancel-running` ends them, too.")
+        render.say(f"Its runs that are being trained go on: {active}. `--cancel-running` ends them, too.")
 
 
 @app.command(name="list")

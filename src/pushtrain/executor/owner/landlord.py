@@ -170,6 +170,7 @@ class Landlord:
         self._asked: dict[tuple[str, int], float] = {}
         self._late: set[tuple[str, int]] = set()
         self._broken = ""
+        self._paused: float | None = None
         self._wake: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -293,14 +294,14 @@ class Landlord:
                 self._cards.close()
 
     async def _rest(self, wake: asyncio.Event, seconds: float) -> None:
-        """Wait so long, or until somebody wakes us, or until a run holds something where none did."""
+        """Wait so long, or until somebody wakes us, the owner says otherwise, or a run holds something new."""
         while seconds > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(seconds, BRISK)):
                     await wake.wait()
                     return
             seconds -= BRISK
-            if self._holders() and not self._held:
+            if self._pause.until() != self._paused or (self._holders() and not self._held):
                 return
 
     async def _sense(self) -> None:
@@ -377,11 +378,11 @@ class Landlord:
             self._changed()
 
     def _seen(self, signals: Signals, cards: Cards) -> Seen:
-        now = self._clock()
+        now, self._paused = self._clock(), self._pause.until()
         return Seen(
             at=now,
             minute=self._minute(now),
-            paused_until=self._pause.until(),
+            paused_until=self._paused,
             idle=signals.idle,
             full_screen=bool(signals.full_screen),
             game=bool(signals.game),

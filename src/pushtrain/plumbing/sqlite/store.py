@@ -268,7 +268,8 @@ class Store(View, Statuses, Cards):
         def work(db: apsw.Connection) -> Run:
             before = rows.require(db, run_id)
             if before.state is State.QUEUED:
-                run = advance(before, Cancelled(f"cancelled by {by} before it started"), now=now)
+                when = "while it waited to go on" if before.attempt else "before it started"
+                run = advance(before, Cancelled(f"cancelled by {by} {when}"), now=now)
                 kind = "cancelled"
             elif before.state in {State.PREPARING, State.RUNNING}:
                 if before.cancel_requested:
