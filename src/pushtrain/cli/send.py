@@ -237,7 +237,7 @@ def deliver_all(
             f"{len(waiting)} of {len(commands)} commands wait" if len(commands) > 1 else "The command waits"
         )
         raise Unreachable(
-            f"{count}: {waiting[0].rstrip('.')}.",
+            f"{count}: {waiting[0]}{'' if waiting[0].endswith(('.', '?')) else '.'}",
             mend="It is kept; the next `pushtrain send`, or a sender on this state folder, delivers it.",
         )
     return sent

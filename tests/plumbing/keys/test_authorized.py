@@ -305,6 +305,16 @@ def test_looking_up_a_key_reads_the_file_only_when_it_changed(
     assert authorized.lookup(ID)
 
 
+def test_a_key_keeps_its_name_when_its_rights_or_its_address_change(path: Path, tmp_path: Path) -> None:
+    """Rules name senders by it."""
+    authorized, trusted = Authorized(path), Trusted(tmp_path / "trusted_keys")
+    authorized.add(KEY, name="ada")
+    assert authorized.add(KEY, scopes=[Scope.READ]).name == "ada"
+    assert authorized.add(KEY, name="eva").name == "eva"
+    trusted.add(KEY, name="lab-3")
+    assert trusted.add(KEY, url="https://lab.example").name == "lab-3"
+
+
 # --- whom to trust ----------------------------------------------------------------------------------------
 
 

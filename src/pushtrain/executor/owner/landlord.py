@@ -294,7 +294,7 @@ class Landlord:
                 self._cards.close()
 
     async def _rest(self, wake: asyncio.Event, seconds: float) -> None:
-        """Wait so long, or until somebody wakes us, the owner says otherwise, or a run holds something new."""
+        """Wait so long, or until somebody wakes us, the owner says otherwise, or a run holds something."""
         while seconds > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(seconds, BRISK)):

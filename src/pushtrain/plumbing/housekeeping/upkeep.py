@@ -7,6 +7,7 @@ promised, what a run needs and what nobody else has is never taken.
 """
 
 import fcntl
+import json
 import logging
 import os
 import shutil
@@ -207,7 +208,16 @@ def apart(state: StateFolder, stop: Stop) -> None:
     except (OSError, TimeoutError) as error:
         raise StorageError(f"The disk could not be cleared: {error}.") from error
     if done.code:
-        raise StorageError(f"The disk could not be cleared: {done.complaint[-500:]}")
+        raise StorageError(f"The disk could not be cleared: {_said(done.complaint)}")
+
+
+def _said(complaint: str) -> str:
+    """What a program of ours says went wrong, as a sentence."""
+    try:
+        error = json.loads(complaint)["error"]
+        return f"{error['message']} {error['mend']}".strip()
+    except (ValueError, LookupError, TypeError):
+        return complaint[-500:]
 
 
 def in_the_background(work: Callable[[], object]) -> None:

@@ -20,7 +20,7 @@ from pushtrain.core.wire.grants import (
     moment,
     word,
 )
-from pushtrain.core.wire.signing import parse_public, public_text
+from pushtrain.core.wire.signing import fingerprint, parse_public, public_text
 from pushtrain.core.wire.succession import LONGEST_OVERLAP, chain, known_from, read
 from pushtrain.plumbing.keys.identity import Identity, load_or_create
 from pushtrain.plumbing.keys.keyfile import KeyFile
@@ -197,13 +197,19 @@ class Authorized:
     def allow(self, key: Ed25519PublicKey, terms: Terms) -> Grant:
         """Authorise a key for these terms, in place of what it might do before.
 
+        It keeps the name that it has where they tell none.
+
         Raises:
             UsageError: The terms cannot stand in the file.
             StorageError: The file cannot be written.
         """
-        grant = Grant(public_key=public_text(key), **dict(terms))
-        self._file.change(lambda _: [grant])
-        return grant
+
+        def decide(entries: Mapping[str, Grant]) -> list[Grant]:
+            before = entries.get(fingerprint(key))
+            name = terms.name or (before.name if before else "")
+            return [Grant(public_key=public_text(key), **{**dict(terms), "name": name})]
+
+        return self._file.change(decide)[0]
 
     def revoke(self, who: str, *, cancel_running: bool = False) -> list[Grant]:
         """Take all rights from a key, and from every key that it took the place of or that took its.

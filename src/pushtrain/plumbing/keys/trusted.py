@@ -7,7 +7,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pushtrain.core.wire.grants import Trust
-from pushtrain.core.wire.signing import public_text
+from pushtrain.core.wire.signing import fingerprint, public_text
 from pushtrain.core.wire.succession import Succession
 from pushtrain.plumbing.keys.keyfile import KeyFile
 from pushtrain.plumbing.keys.keyline import date_of, listed, only, when, with_kin
@@ -99,13 +99,19 @@ class Trusted:
     def add(self, key: Ed25519PublicKey, *, url: str = "", name: str = "") -> Trust:
         """Trust an executor's key, or change its address; one that was revoked is so no more.
 
+        It keeps the name that it has where none is given.
+
         Raises:
             UsageError: The address or the name cannot stand in the file.
             StorageError: The file cannot be written.
         """
-        trust = Trust(public_key=public_text(key), url=url, name=name)
-        self._file.change(lambda _: [trust])
-        return trust
+
+        def decide(entries: Mapping[str, Trust]) -> list[Trust]:
+            before = entries.get(fingerprint(key))
+            called = name or (before.name if before else "")
+            return [Trust(public_key=public_text(key), url=url, name=called)]
+
+        return self._file.change(decide)[0]
 
 
 def _trust(key: Ed25519PublicKey, options: Mapping[str, str]) -> Trust:
