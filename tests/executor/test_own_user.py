@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from training_needs import FDS, POOL, RENDEZVOUS
 
 import pushtrain
 from pushtrain.adapters.sandboxes import Ground
@@ -67,6 +68,19 @@ def test_a_job_owns_its_folders_and_reads_nothing_of_the_state_folder(state: Pat
     assert (int(uid) >= 0x7A000000, content, "said" in done.stderr) == (True, "one", True)
     assert (own / "made").stat().st_uid == int(uid)
     assert other.stat().st_uid != int(uid)
+
+
+def test_what_training_needs_works_under_a_uid_of_its_own(state: Path) -> None:
+    """Workers, shared memory, descriptors that travel, two processes that meet on loopback."""
+    own = folder(state, "one")
+    for name, script in (("pool.py", POOL), ("fds.py", FDS), ("meet.py", RENDEZVOUS)):
+        (own / name).write_text(script)
+    done = ran(
+        state,
+        "export TMPDIR=.; " + " && ".join(f"{SYSTEM} {name}.py" for name in ("pool", "fds", "meet")),
+        own,
+    )
+    assert done.stdout == "pool works\ndescriptors travel\ntwo processes met\n", done.stderr
 
 
 def test_a_state_folder_that_others_cannot_be_let_through_to_is_refused(state: Path) -> None:
