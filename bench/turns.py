@@ -58,7 +58,7 @@ def _made(path: Path, people: int) -> "Database":
 
 def _decisions(database: "Database", rounds: int) -> list[float]:
     from pushtrain.core.runs.turns import Room, pick
-    from pushtrain.plumbing.sqlite import rows
+    from pushtrain.plumbing.sqlite import turns
     from pushtrain.testing import NOON, a_gpu
 
     room = Room(8, tuple(a_gpu(index) for index in range(8)))
@@ -67,8 +67,8 @@ def _decisions(database: "Database", rounds: int) -> list[float]:
         found = []
         for _ in range(rounds):
             begun = time.perf_counter()
-            queues = rows.queues(db, NOON, lambda _: True)
-            turn = pick(queues, rows.active(db), room, ledger=rows.used_lately(db, NOON), now=NOON)
+            queues = turns.queues(db, NOON, lambda _: True)
+            turn = pick(queues, turns.active(db), room, ledger=turns.used_lately(db, NOON), now=NOON)
             found.append(time.perf_counter() - begun)
             assert turn is not None
         return found

@@ -15,8 +15,8 @@ import openapi
 import pushtrain
 from pushtrain.cli.app import build
 from pushtrain.core import errors
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.owner.rules import Allow, Hooks, Limits, Rules
-from pushtrain.core.owner.verdict import OwnerRules
 from pushtrain.core.settings import ExecutorSettings, OwnerSecret, SenderSettings, Settings
 from pushtrain.core.values.value import Value
 
@@ -153,7 +153,7 @@ RULES: tuple[tuple[str, type[Value]], ...] = (
 
 def rules_part() -> list[str]:
     """The rules' part of docs/settings.md."""
-    docs = {**field_docs("owner/rules"), **field_docs("owner/verdict")}
+    docs = {**field_docs("owner/rules"), **field_docs("owner/lending")}
     part = [
         "## The owner's rules: `[rules]`",
         "",

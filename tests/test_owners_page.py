@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from pushtrain.core.owner.verdict import CardSeen, OwnerRules, Seen, Stance, Why, judge
+from pushtrain.core.owner.lending import OwnerRules
+from pushtrain.core.owner.verdict import CardSeen, Seen, Stance, Why, judge
 
 PAGE = (Path(__file__).parent.parent / "docs" / "owners.md").read_text()
 GB = 10**9

@@ -20,9 +20,13 @@ print(len(looks), gc.get_freeze_count() > 10_000, file=sys.stderr)
 NEEDLESS: Final = (
     "pushtrain.core.jobs",  # job files are read by senders
     "pushtrain.core.lifecycle",  # runs are moved by executors
+    "pushtrain.core.owner.verdict",
     "pushtrain.core.runs.gpuhealth",
+    "pushtrain.core.runs.turns",
+    "pushtrain.core.wire.roster",  # no roster is looked at where an executor is known already
     "pushtrain.executor",
     "pushtrain.plumbing.attempts",  # `logs` and `show` look into them
+    "pushtrain.plumbing.git.command",
     "pushtrain.plumbing.git.mirror",
     "pushtrain.ports",
     "pushtrain.sender.placement",

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pushtrain.core.owner.verdict import OwnerRules, Why
+from pushtrain.core.owner.lending import OwnerRules
+from pushtrain.core.owner.verdict import Why
 from pushtrain.core.values.jobspec import Resources
 from pushtrain.core.values.states import Reason
 from pushtrain.executor.owner import landlord as module

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from executor_house import House, done, logged, reached, story
 
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.owner.rules import Rules
-from pushtrain.core.owner.verdict import OwnerRules
 from pushtrain.core.values.jobspec import Resources
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome, Reason, State

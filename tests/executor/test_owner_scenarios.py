@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushtrain.core.owner.verdict import OwnerRules
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.values.states import State
 from pushtrain.executor.owner.landlord import Landlord
 from pushtrain.executor.owner.lending import Terms

@@ -10,18 +10,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from pushtrain.cli.clone import open_clone
 from pushtrain.cli.screen import render
 from pushtrain.core.errors import PushtrainError, Unreachable, UsageError
 from pushtrain.core.settings import Repository
 from pushtrain.core.text.forms import clean
-from pushtrain.core.wire.roster import Standing, Verdict
 from pushtrain.plumbing.git.remotes import key_of
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.wiring.directory import Directory, look_up
 from pushtrain.wiring.settings import load_settings, open_state
+
+if TYPE_CHECKING:
+    from pushtrain.core.wire.roster import Verdict
 
 T = TypeVar("T")
 AskedT = TypeVar("AskedT")
@@ -51,11 +52,13 @@ def everyone(state: Path | None, *, fresh: bool = False) -> Directory:
         fresh: Whether to read rosters that were read a moment ago.
     """
     folder = open_state(state)
-    return look_up(folder, load_settings(folder), here(), fresh=fresh)
+    return look_up(folder, load_settings(folder), here, fresh=fresh)
 
 
 def here() -> Repository | None:
     """The repository of the clone we stand in, by its `origin`; None when there is none."""
+    from pushtrain.cli.clone import open_clone  # lazy: not asked where an executor is known already
+
     try:
         remote = open_clone(Path.cwd()).ask("remote", "get-url", "origin")
         return Repository(key=key_of(remote), remote=remote) if remote else None
@@ -80,6 +83,8 @@ def askable(known: Directory) -> Sequence[ExecutorClient]:
     """
     if known.clients:
         return known.clients
+    from pushtrain.core.wire.roster import Standing  # lazy: rosters were looked at
+
     listed = absences(known, time.time())
     trouble = [f"The roster {title} could not be read: {why}" for title, why in known.trouble.items()]
     if not listed and not trouble:
@@ -104,7 +109,9 @@ def absences(known: Directory, now: float) -> list[str]:
     return list(dict.fromkeys(filter(None, sentences)))
 
 
-def _absence(verdict: Verdict, now: float) -> str:
+def _absence(verdict: "Verdict", now: float) -> str:
+    from pushtrain.core.wire.roster import Standing  # lazy: likewise
+
     card = verdict.card
     if card is None:
         return f"The card of {verdict.fingerprint[:15]}… is passed over: {verdict.why}"

@@ -79,7 +79,7 @@ def _asked() -> str:
 
 def _listed(folder: "StateFolder") -> list[str]:
     """Addresses of the executors that the roster lists, newest card first, trusted or not."""
-    known = look_up(folder, load_settings(folder), here(), fresh=True)
+    known = look_up(folder, load_settings(folder), here, fresh=True)
     now = time.time()
     cards = [each.verdict.card for each in known.listed if each.verdict.card is not None]
     there = [card for card in cards if _answers(card, now)]
@@ -113,6 +113,6 @@ def _on_roster(folder: "StateFolder", key_id: str) -> bool:
 
     One without a tunnel is listed without an address: then the one at which it was joined is all there is.
     """
-    known = look_up(folder, load_settings(folder), here(), fresh=True)
+    known = look_up(folder, load_settings(folder), here, fresh=True)
     cards = [each.verdict.card for each in known.listed if each.verdict.fingerprint == key_id]
     return any(card is not None and card.public_url for card in cards)

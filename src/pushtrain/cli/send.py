@@ -164,7 +164,7 @@ def _fetch(mirrored: Mirror, where: str, commit: str) -> None:
 
 def _executors(folder: StateFolder, settings: Settings, mirrored: Mirror) -> Sequence[ExecutorClient]:
     """Whom the commands may go to; where that is nobody, why is told, and the commands wait."""
-    known = look_up(folder, settings, mirrored.remote)
+    known = look_up(folder, settings, lambda: mirrored.remote)
     KeptCommands(folder.outbox).inherited(heirs(folder))
     for sentence in absences(known, time.time()):
         log.warning("%s.", sentence)

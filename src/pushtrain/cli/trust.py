@@ -88,7 +88,7 @@ def _on_roster(folder: StateFolder, name: str) -> tuple[str, str]:
     Raises:
         NotFound: No roster here lists it.
     """
-    known = look_up(folder, load_settings(folder), here(), fresh=True)
+    known = look_up(folder, load_settings(folder), here, fresh=True)
     for found in known.listed:
         card = found.verdict.card
         if card is None or found.verdict.standing is Standing.FORGED or found.verdict.fingerprint != name:

@@ -20,7 +20,8 @@ from itertools import count
 from typing import Final
 
 from pushtrain.core.lifecycle import Event, Exited, Prepared, Requeued
-from pushtrain.core.owner.verdict import MACHINE, OwnerRules, Stance
+from pushtrain.core.owner.lending import OwnerRules
+from pushtrain.core.owner.verdict import MACHINE, Stance
 from pushtrain.core.values.card import Gpu
 from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.jobspec import Resources

@@ -14,7 +14,7 @@ from typing import Final
 
 from pushtrain.core.errors import Conflict
 from pushtrain.core.lifecycle import next_attempt
-from pushtrain.core.owner.verdict import OwnerRules
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.runs.room import told
 from pushtrain.core.values.card import Capacity
 from pushtrain.core.values.command import TrainCommand

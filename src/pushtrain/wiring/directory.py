@@ -3,14 +3,13 @@
 For verbs that a person calls, with or without a server on the same folder: nothing here opens the store.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pushtrain.core.settings import ExecutorAddress, Repository, Settings
 from pushtrain.core.text.forms import clean
-from pushtrain.core.wire.roster import Standing
 from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.http.client import ExecutorClient
@@ -52,7 +51,11 @@ class Directory:
 
 
 def look_up(
-    state: StateFolder, settings: Settings, here: Repository | None = None, *, fresh: bool = False
+    state: StateFolder,
+    settings: Settings,
+    here: Callable[[], Repository | None] = lambda: None,
+    *,
+    fresh: bool = False,
 ) -> Directory:
     """Look up who is known.
 
@@ -63,7 +66,7 @@ def look_up(
     Args:
         state: Whose keys and settings count.
         settings: Of this state folder.
-        here: The repository that is meant.
+        here: Tells which repository is meant, if any; asked where rosters are looked at.
         fresh: Whether to read the rosters again in any case.
 
     Raises:
@@ -74,16 +77,18 @@ def look_up(
     make = client_maker(state, settings)
     if direct and len(trusted_here(state, settings)) == 1:
         return Directory(tuple(make(address) for address in direct), names=names)
-    from pushtrain.wiring.rosters import look  # lazy: most machines are done by now
+    from pushtrain.core.wire.roster import Standing  # lazy, both: where there is no roster we are done by now
+    from pushtrain.wiring.rosters import look
 
     meant = settings.repositories
-    if here is not None:
-        meant = tuple(each for each in meant if each.key == here.key) or (here,)
+    one = here()
+    if one is not None:
+        meant = tuple(each for each in meant if each.key == one.key) or (one,)
     meaning = settings.model_copy(update={"repositories": meant})
     rosters = look(state, meaning, partial(mirror, state), max_age=_NOW if fresh else _FRESH)
     listed = rosters.verdicts()
     if not fresh and not direct and not any(each.verdict.standing is Standing.TRUSTED for each in listed):
-        return look_up(state, settings, here, fresh=True)
+        return look_up(state, settings, lambda: one, fresh=True)
     cards = [each.verdict.card for each in listed if each.verdict.standing is Standing.TRUSTED]
     believed = [card for card in cards if card is not None]
     found = [ExecutorAddress(url=card.public_url, public_key=card.public_key) for card in believed]

@@ -3,8 +3,8 @@
 import pytest
 
 from pushtrain.core.owner.explain import entry_in_words, every_rule, explain
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.owner.rules import Allow, Hooks, Limits, Rules
-from pushtrain.core.owner.verdict import OwnerRules
 
 FULL = Rules(
     allow=(Allow(branches=("main",)),),

@@ -3,10 +3,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.owner.verdict import (
     MACHINE,
     CardSeen,
-    OwnerRules,
     Seen,
     Stance,
     Verdict,

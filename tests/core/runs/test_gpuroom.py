@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.owner.verdict import CardSeen, OwnerRules, Seen, judge
+from pushtrain.core.owner.lending import OwnerRules
+from pushtrain.core.owner.verdict import CardSeen, Seen, judge
 from pushtrain.core.runs.room import Needs, could, heard, kept_from, part, place_of, told, version, without
 from pushtrain.core.runs.room import given as gives
 from pushtrain.core.values.card import Capacity

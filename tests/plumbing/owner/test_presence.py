@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pushtrain.core.owner.verdict import OwnerRules
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.plumbing.owner import desktop, presence, sessions, windows, workload
 from pushtrain.plumbing.owner.desktop import Screen, Screens
 from pushtrain.plumbing.owner.presence import Presence

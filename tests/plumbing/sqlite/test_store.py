@@ -34,7 +34,7 @@ from pushtrain.core.lifecycle import (
 from pushtrain.core.runs.turns import Bounds, Queue
 from pushtrain.core.values.run import GpuUse, Run
 from pushtrain.core.values.states import Outcome, Reason, State
-from pushtrain.plumbing.sqlite import rows
+from pushtrain.plumbing.sqlite import turns
 from pushtrain.plumbing.sqlite.database import Database
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.testing import NOON, Clock, a_command, a_gpu
@@ -236,7 +236,7 @@ def test_each_queue_begins_with_the_first_of_its_runs_that_may_start_now(
                     for number, (sender, repository, gpus, rank, later) in enumerate(waiting)
                 ],
             )
-            return rows.queues(db, NOON, lambda _: True)
+            return turns.queues(db, NOON, lambda _: True)
 
         found = file.write(heads)
         file.close()
@@ -251,7 +251,7 @@ def test_each_queue_begins_with_the_first_of_its_runs_that_may_start_now(
 
 def test_no_queue_is_sorted_to_find_its_first_run(tmp_path: Path) -> None:
     file = Database(tmp_path / "store.db")
-    explained = f"EXPLAIN QUERY PLAN {rows.QUEUES}"
+    explained = f"EXPLAIN QUERY PLAN {turns.QUEUES}"
     plan = file.read(lambda db: [str(step[3]) for step in db.execute(explained, (NOON,))])
     file.close()
     assert any("runs_queued (sender=? AND repository=? AND <expr>=?)" in step for step in plan)

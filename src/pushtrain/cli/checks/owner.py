@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 
 from pushtrain.cli.checks.finding import Finding
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.owner.ruling import spoken
-from pushtrain.core.owner.verdict import OwnerRules
 from pushtrain.core.settings import Settings
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.machine.gpu import Sampler

@@ -10,9 +10,9 @@ from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.owner.lent import check_entry
 from pushtrain.core.owner.outward import listed as data_host
-from pushtrain.core.owner.verdict import OwnerRules
 from pushtrain.core.text.forms import Wrong
 from pushtrain.core.text.patterns import PatternError, compiled
 from pushtrain.core.text.units import Duration, Size

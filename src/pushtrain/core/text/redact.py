@@ -15,7 +15,6 @@ This guards against accidents. A job that wants to show its secret can always di
 
 import base64
 import bisect
-import html
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -283,6 +282,8 @@ def _forms(name: str, value: str) -> Iterator[_Form]:
 
 def _printed(value: str) -> set[str]:
     """What programs make of a text when they print, quote or escape it."""
+    import html  # lazy: its tables cost 2 ms of every start
+
     data = value.encode("utf-8", "surrogateescape")
     urls = {quote(data, safe=safe) for safe in ("", "/", _JAVASCRIPT, "/:?&=+$,;#" + _JAVASCRIPT)}
     urls |= {quote_plus(data), "".join(f"%{byte:02X}" for byte in data)}

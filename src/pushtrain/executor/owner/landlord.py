@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.owner.verdict import (
     NOTHING_SEEN,
-    OwnerRules,
     Seen,
     Stance,
     Verdict,

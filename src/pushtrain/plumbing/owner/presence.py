@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from resource import RUSAGE_CHILDREN, getrusage
 from typing import Final, Generic, TypeVar
 
-from pushtrain.core.owner.verdict import OwnerRules
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.plumbing.owner import desktop, windows, workload
 from pushtrain.plumbing.owner.sessions import Session, sessions, typed_at
 

@@ -5,23 +5,15 @@ Nothing here begins or ends a transaction; each function works in the one that i
 
 # ruff: noqa: S608  what is put into SQL here are this module's own constants; values are bound
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import apsw
 
 from pushtrain.core.errors import Conflict, NotFound, Unauthorized
-from pushtrain.core.runs.fairness import Line, weights
-from pushtrain.core.runs.room import Needs, needs_of
-from pushtrain.core.runs.turns import Active, Queue, Waiting
 from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.run import Attempt, Run
 from pushtrain.core.values.states import State
 
-_GROUPS: Final = 32
-"""Groups that the query passes over; of more, the runs are read and passed over one by one."""
 RUN: Final = "command, value"
 """Columns that `read` takes."""
 GROUP: Final = "repository, commit_id, job, request"
@@ -143,6 +135,8 @@ _ASKED: Final = ("gpus", "gpu_memory", "gpu_capability", "gpu_share", "max_paral
 
 def _asked(run: Run, rank: float) -> tuple[int | float | str | None, ...]:
     """What a run asks for, and its place among those that wait: the columns `_ASKED`."""
+    from pushtrain.core.runs.room import needs_of  # lazy: whoever only reads needs none of that
+
     needs = needs_of(run.command.job.resources)
     most = run.command.job.max_parallel
     return needs.gpus, needs.memory, needs.capability, int(needs.share), most, run.sender, rank
@@ -174,59 +168,6 @@ def use_nonce(db: apsw.Connection, nonce: str, expires: float, now: float) -> No
         raise Unauthorized("The signature has been used before.", mend="Sign the request afresh.")
 
 
-_WAITING: Final = f"id, gpus, gpu_memory, gpu_capability, gpu_share, max_parallel, rank, seq, {GROUP}"
-
-
-_WAITS: Final = "SELECT seq FROM runs INDEXED BY runs_queued WHERE state = 'queued'"
-_FIRST: Final = "ORDER BY sender, repository, gpus > 0, rank, seq LIMIT 1"
-_OF_KIND: Final = f"{_WAITS} AND sender = queue.sender AND repository = queue.repository AND (gpus > 0) ="
-QUEUES: Final = (
-    "WITH RECURSIVE queue (sender, repository, gpus, seq, not_before) AS ("
-    f"SELECT sender, repository, gpus > 0, seq, not_before FROM runs WHERE seq = ({_WAITS} {_FIRST}) "
-    "UNION ALL SELECT next.sender, next.repository, next.gpus > 0, next.seq, next.not_before "
-    "FROM queue JOIN runs AS next ON next.seq = coalesce("
-    f"({_OF_KIND} 1 AND queue.gpus = 0 ORDER BY rank, seq LIMIT 1), "
-    f"({_WAITS} AND sender = queue.sender AND repository > queue.repository {_FIRST}), "
-    f"({_WAITS} AND sender > queue.sender {_FIRST}))) "
-    "SELECT queue.sender, queue.repository, queue.gpus, head.rank, head.seq "
-    "FROM queue JOIN runs AS head ON head.seq = iif(queue.not_before <= ?1, queue.seq, "
-    f"({_OF_KIND} queue.gpus AND not_before <= ?1 ORDER BY rank, seq LIMIT 1))"
-)
-"""The head of each queue, found by jumping in the index from the first run of one to that of the next."""
-
-
-def queues(
-    db: apsw.Connection, now: float, may_start: Callable[[str], bool], active: Sequence[Active] = ()
-) -> list[Queue]:
-    """The queued runs that may start now, by who sent them, the repository and the kind of room they want.
-
-    Only where each begins is read here; the rest as it is asked for, but those that their `max_parallel`
-    holds back: of a matrix of ten thousand cells they would be read for each acceptance.
-    """
-    full = tuple(Counter(run.group for run in active).items())[:_GROUPS]
-    return [
-        Queue(
-            sender, repository, bool(gpus), (rank, seq), _waiting(db, (sender, repository, gpus), now, full)
-        )
-        for sender, repository, gpus, rank, seq in db.execute(QUEUES, (now,))
-        if may_start(sender)
-    ]
-
-
-def _waiting(
-    db: apsw.Connection, key: tuple[str, str, int], now: float, full: Sequence[tuple[tuple[str, ...], int]]
-) -> Iterator[Waiting]:
-    held = f"AND NOT (max_parallel IS NOT NULL AND max_parallel <= ? AND ({GROUP}) = (?, ?, ?, ?)) "
-    query = (
-        f"SELECT {_WAITING} FROM runs INDEXED BY runs_queued WHERE state = 'queued' AND sender = ? "
-        f"AND repository = ? AND (gpus > 0) = ? AND not_before <= ? {held * len(full)}ORDER BY rank, seq"
-    )
-    values = (*key, now, *(value for group, count in full for value in (count, *group)))
-    for run_id, gpus, memory, capability, share, most, rank, seq, *group in db.execute(query, values):
-        needs = Needs(gpus, memory, capability, bool(share))
-        yield Waiting(run_id, needs, tuple(group), most, rank, seq)
-
-
 def unended(db: apsw.Connection) -> dict[str, list[tuple[str, State]]]:
     """Runs that wait or are active, oldest first, by the key that sent them."""
     query = (
@@ -237,29 +178,3 @@ def unended(db: apsw.Connection) -> dict[str, list[tuple[str, State]]]:
     for sender, run_id, state in db.execute(query):
         found.setdefault(sender, []).append((run_id, State(state)))
     return found
-
-
-def active(db: apsw.Connection) -> list[Active]:
-    """What the active runs hold."""
-    query = (
-        "SELECT json_extract(value, '$.gpus'), gpu_memory, gpu_share, sender, "
-        f"coalesce(json_extract(value, '$.started_at'), json_extract(value, '$.updated_at')), {GROUP} "
-        "FROM runs WHERE state IN ('preparing', 'running') ORDER BY seq"
-    )
-    return [
-        Active(tuple(json.loads(gpus)), tuple(group), memory, bool(share), sender, since)
-        for gpus, memory, share, sender, since, *group in db.execute(query)
-    ]
-
-
-def used_lately(db: apsw.Connection, now: float) -> list[Line]:
-    """What people have used of GPUs lately, by the ledger, each day as `core.runs.fairness` weighs it."""
-    days = weights(now)
-    values = ", ".join(["(?, ?)"] * len(days))
-    query = (
-        f"WITH days (day, weight) AS (VALUES {values}) SELECT sender, repository, sum(gpu_seconds * weight), "
-        "total(gpu_seconds) FILTER (WHERE usage.day = ?) FROM days JOIN usage USING (day) "
-        "WHERE gpu_seconds > 0 GROUP BY sender, repository"
-    )
-    given = [each for pair in days.items() for each in pair]
-    return [Line._make(line) for line in db.execute(query, (*given, max(days)))]

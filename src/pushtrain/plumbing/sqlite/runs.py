@@ -10,10 +10,7 @@ from typing import Final
 
 import apsw
 
-from pushtrain.core.runs.fairness import DAY, used_up
-from pushtrain.core.runs.room import Place
-from pushtrain.core.runs.turns import UNBOUNDED, Bounds, Room, lately, left
-from pushtrain.core.values.card import Gpu
+from pushtrain.core.runs.usage import DAY
 from pushtrain.core.values.jobspec import Concurrency
 from pushtrain.core.values.run import Artifact, Attempt, Run, RunEvent
 from pushtrain.core.values.states import State
@@ -136,25 +133,6 @@ class Runs:
             found.append((since // DAY + 1) * DAY)
         return min(found, default=None)
 
-    def used_up(self, sender: str, gpus: Sequence[Gpu], bounds: Bounds) -> bool:
-        """Whether a person's GPU-hours of today are used up, what runs counted."""
-        if not bounds.hours_a_day:
-            return False
-        now = self._clock()
-        used = self._database.read(
-            lambda db: lately(rows.active(db), gpus, rows.used_lately(db, now), now=now)
-        )
-        return used_up(used, sender, bounds.hours_a_day)
-
-    def counts(self) -> tuple[int, int, set[str]]:
-        """How many runs are queued, how many are active, and the GPUs that those hold."""
-
-        def work(db: apsw.Connection) -> tuple[int, int, set[str]]:
-            active = rows.active(db)
-            return rows.queued(db), len(active), {uuid for run in active for uuid in run.gpus}
-
-        return self._database.read(work)
-
     def waiting(self) -> int:
         """How many runs are queued: one row, for whoever looks again and again."""
         return self._database.read(rows.queued)
@@ -163,25 +141,12 @@ class Runs:
         """How many runs are active, and how many have ended and were not tried to be published yet."""
 
         def work(db: apsw.Connection) -> tuple[int, int]:
+            active = db.execute("SELECT count(*) FROM runs WHERE state IN ('preparing', 'running')").get
             untried = db.execute(
                 "SELECT count(*) FROM runs WHERE state = 'publishing' "
                 "AND json_extract(value, '$.publish_tries') = 0"
             ).get
-            return len(rows.active(db)), int(untried or 0)
-
-        return self._database.read(work)
-
-    def room(
-        self, *, slots: int, gpus: Sequence[Gpu], bounds: Bounds = UNBOUNDED
-    ) -> tuple[int, tuple[Place, ...]]:
-        """The slots and GPUs that a run which came now would find (`core.runs.turns.left`); as `claim`'s."""
-        now = self._clock()
-
-        def work(db: apsw.Connection) -> tuple[int, tuple[Place, ...]]:
-            active = rows.active(db)
-            queues = rows.queues(db, now, lambda _: True, active)
-            ledger = rows.used_lately(db, now)
-            return left(queues, active, Room(slots, gpus, bounds), ledger=ledger, now=now)
+            return int(active), int(untried or 0)
 
         return self._database.read(work)
 

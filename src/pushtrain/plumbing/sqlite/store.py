@@ -36,15 +36,16 @@ from pushtrain.core.values.command import Checkpoint, TrainCommand
 from pushtrain.core.values.jobspec import MOST_PRIORITY
 from pushtrain.core.values.run import Artifact, Attempt, Run
 from pushtrain.core.values.states import Outcome, State
-from pushtrain.plumbing.sqlite import rows
+from pushtrain.plumbing.sqlite import rows, turns
 from pushtrain.plumbing.sqlite.accounts import charge
 from pushtrain.plumbing.sqlite.cards import Cards
 from pushtrain.plumbing.sqlite.database import Database
 from pushtrain.plumbing.sqlite.statuses import Statuses
+from pushtrain.plumbing.sqlite.turns import Turns
 from pushtrain.plumbing.sqlite.view import View
 
 
-class Store(View, Statuses, Cards):
+class Store(View, Turns, Statuses, Cards):
     """One state folder's store, open for writing, too.
 
     Args:
@@ -184,9 +185,9 @@ class Store(View, Statuses, Cards):
         now, may = self._clock(), cache(may_start)
 
         def work(db: apsw.Connection) -> tuple[Run, Attempt] | None:
-            ledger = rows.used_lately(db, now)
-            active = rows.active(db)
-            queues = rows.queues(db, now, may, active)
+            ledger = turns.used_lately(db, now)
+            active = turns.active(db)
+            queues = turns.queues(db, now, may, active)
             turn = pick(queues, active, Room(slots, gpus, bounds), ledger=ledger, now=now)
             if turn is None:
                 return None
