@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tarfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from executor_house import House, done, logged, reached, story
 from moto.server import ThreadedMotoServer
 from pydantic import ValidationError
 
-from pushtrain.core.errors import Busy, Conflict, DataError, PushtrainError, Refused, StorageError
+from pushtrain.core.errors import Busy, Cancelled, Conflict, DataError, PushtrainError, Refused, StorageError
 from pushtrain.core.lifecycle import Requeued
 from pushtrain.core.runs import retry
 from pushtrain.core.values.command import Checkpoint, Segment, TrainCommand
@@ -42,6 +43,7 @@ from pushtrain.plumbing.http.serve import serving
 from pushtrain.plumbing.keys.authorized import Authorized
 from pushtrain.plumbing.owner.pause import PauseFile
 from pushtrain.plumbing.sqlite.store import Store
+from pushtrain.ports import Stop
 from pushtrain.sender.rounds import Rounds
 from pushtrain.testing import SENDER, a_command, a_run, a_spec, an_attempt, eventually
 
@@ -272,6 +274,50 @@ async def test_a_run_that_cannot_be_packed_ends_neither_the_others_nor_the_execu
     assert not task.done()
     task.cancel()
     waiting.store.close()
+
+
+@story
+async def test_an_executor_that_stops_waits_for_no_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state folder stayed taken for as long as the store was slow, an hour or more."""
+    waiting = Waiting(tmp_path, a_command(job=a_spec(checkpoint_to="lfs")))
+    (waiting.folder.create().checkpoint / "step").write_text("7")
+    begun, over = threading.Event(), threading.Event()
+
+    def bring(*_: object, stop: Stop = lambda: None, **__: object) -> tuple[str, str]:
+        begun.set()
+        while not over.wait(0.01):
+            stop()
+        return "lfs", ""
+
+    monkeypatch.setattr(luggage, "bring", bring)
+    waiting.migration.soon(waiting.run)
+    task = asyncio.create_task(waiting.migration.run())
+    await eventually(begun.is_set, 20, what="the upload")
+    task.cancel()
+    try:
+        async with asyncio.timeout(10):
+            await asyncio.get_running_loop().shutdown_default_executor()
+    finally:
+        over.set()
+    assert waiting.store.run(waiting.run.id).checkpoint is None
+    waiting.store.close()
+
+
+def test_packing_a_checkpoint_ends_when_somebody_wants_it_to(tmp_path: Path) -> None:
+    folder = RunDir.of(tmp_path, "run", 1).create()
+    (folder.checkpoint / "large").write_bytes(bytes(1 << 20))
+    packed = []
+
+    def stop() -> None:
+        packed.append((folder.root.parent / luggage.NAME).stat().st_size)
+        raise Cancelled("Enough.")
+
+    with pytest.raises(Cancelled):
+        luggage.pack(folder, stop=stop)
+    assert packed[0] < 1 << 20
+    assert not (folder.root.parent / luggage.NAME).exists()
 
 
 def travelling(house: House, **changes: Any) -> TrainCommand:

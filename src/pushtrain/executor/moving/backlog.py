@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from pushtrain.core.errors import NotFound, PushtrainError
+from pushtrain.core.errors import Cancelled, NotFound, PushtrainError
 from pushtrain.core.values.run import Run
 from pushtrain.plumbing.data.ledger import Quiet
 from pushtrain.plumbing.sqlite.store import Store
@@ -45,6 +45,7 @@ class Backlog:
         self._after = after
         self._guard = threading.Lock()
         self._new: set[str] = set()
+        self._stopping = threading.Event()
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -53,6 +54,11 @@ class Backlog:
         with self._guard:
             self._new.add(run.id)
         self.wake()
+
+    def unless_stopping(self) -> None:
+        """Called now and then by what is done: the executor waits for it when it stops. Raises Cancelled."""
+        if self._stopping.is_set():
+            raise Cancelled("The executor stops.")
 
     def wake(self) -> None:
         """Look again now; from any thread."""
@@ -67,15 +73,18 @@ class Backlog:
             before: The ids of the runs that were there before, and for which there may be something to do.
         """
         self._loop = asyncio.get_running_loop()
-        found = await asyncio.to_thread(before)
-        with self._guard:
-            self._new.update(found)
-        while True:
-            self._wake.clear()
-            left = await asyncio.to_thread(self._look)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_PAUSE if left else None):
-                    await self._wake.wait()
+        try:
+            found = await asyncio.to_thread(before)
+            with self._guard:
+                self._new.update(found)
+            while True:
+                self._wake.clear()
+                left = await asyncio.to_thread(self._look)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_PAUSE if left else None):
+                        await self._wake.wait()
+        finally:
+            self._stopping.set()
 
     def _look(self) -> bool:
         """See to every run that came; whether something is left."""
@@ -84,9 +93,12 @@ class Backlog:
         left: set[str] = set()
         for run_id in new:
             try:
+                self.unless_stopping()
                 self._do(self._store.run(run_id))
             except NotFound:
                 continue
+            except Cancelled:
+                return True
             except Quiet:  # nothing to tell: it goes on when the hour is over
                 left.add(run_id)
             except Exception as error:  # noqa: BLE001  one run's defect must not end the others, and all of us

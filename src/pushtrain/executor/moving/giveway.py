@@ -7,6 +7,7 @@ answer both runs stay as they are, and it is asked again.
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from pushtrain.core.errors import Conflict, StorageError
 from pushtrain.core.runs.precedence import GivesWay, giving_way, group_of
@@ -83,7 +84,8 @@ class GiveWay:
             repository=command.repository, ref=command.ref, job=command.job.name, limit=1000
         )
         mirror = self._mirrors(command.repository)
-        for one in giving_way(run, others, lambda this, that: order(mirror, command.ref, this, that)):
+        stands = partial(order, mirror, command.ref, stop=self._backlog.unless_stopping)
+        for one in giving_way(run, others, stands):
             self._do(one)
 
     def _do(self, one: GivesWay) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from pushtrain.core.errors import DataError, StorageError
 from pushtrain.core.values.command import Checkpoint
@@ -53,8 +53,12 @@ class Packed:
     size: int
 
 
-def pack(folder: RunDir) -> Packed:
+def pack(folder: RunDir, *, stop: Stop | None = None) -> Packed:
     """Pack what the attempt of this folder has left; nothing may be writing there.
+
+    Args:
+        folder: The attempt's.
+        stop: Called now and then; what it raises ends the work.
 
     Raises:
         DataError: It has a file that does not travel.
@@ -62,7 +66,7 @@ def pack(folder: RunDir) -> Packed:
     """
     target = folder.root.parent / NAME
     try:
-        return _pack(folder, target)
+        return _pack(folder, target, stop or _silent)
     except BaseException as error:
         target.unlink(missing_ok=True)  # half of it would only take room
         if isinstance(error, OSError):
@@ -70,21 +74,22 @@ def pack(folder: RunDir) -> Packed:
         raise
 
 
-def _pack(folder: RunDir, target: Path) -> Packed:
+def _pack(folder: RunDir, target: Path, stop: Stop) -> Packed:
     links = Links((folder.checkpoint, folder.before, *folder.root.parent.glob("[0-9]*/job")))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(_folder())  # of nothing at all nobody could tell that it is a tar
         for at, name, path in _files(folder.checkpoint):
             with regular(name, at, links) as content:
-                _add(tar, content, f"{_CHECKPOINT}/{path}")
+                _add(tar, content, f"{_CHECKPOINT}/{path}", stop)
         for measured_ in _metrics(folder):
             with opened(measured_, folder.before, links) as content:
-                _add(tar, content, measured_.name)
+                _add(tar, content, measured_.name, stop)
     digest = hashlib.sha256()
     with target.open("rb") as packed:
         while piece := packed.read(_BLOCK):
             digest.update(piece)
+            stop()
     return Packed(target, digest.hexdigest(), target.stat().st_size)
 
 
@@ -164,11 +169,24 @@ def _folder() -> tarfile.TarInfo:
     return entry
 
 
-def _add(tar: tarfile.TarFile, content: IO[bytes], name: str) -> None:
+class _Stoppable:
+    """What is read of a file until somebody wants to stop."""
+
+    def __init__(self, file: IO[bytes], stop: Stop) -> None:
+        self._file = file
+        self._stop = stop
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes."""
+        self._stop()
+        return self._file.read(size)
+
+
+def _add(tar: tarfile.TarFile, content: IO[bytes], name: str, stop: Stop) -> None:
     found = os.fstat(content.fileno())
     entry = tarfile.TarInfo(name)
     entry.size, entry.mtime, entry.mode = found.st_size, int(found.st_mtime), 0o644
-    tar.addfile(entry, content)
+    tar.addfile(entry, cast("IO[bytes]", _Stoppable(content, stop)))
 
 
 def bring(
@@ -289,7 +307,13 @@ def _fetch(
         if toll is not None:
             toll.demand_noise()
             toll.demand(checkpoint.size)
-        artifacts.from_url(file, packed, pace=toll.came if toll else artifacts.at_once)
+
+        def came(count: int) -> None:
+            stop()
+            if toll is not None:
+                toll.came(count)
+
+        artifacts.from_url(file, packed, pace=came)
     with packed.open("rb") as content:
         if hashlib.file_digest(content, "sha256").hexdigest() != checkpoint.sha256:
             raise DataError(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from pushtrain.core.errors import Busy, Conflict, PushtrainError
+from pushtrain.core.errors import Busy, Cancelled, Conflict, PushtrainError
 from pushtrain.core.values.command import Checkpoint
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import State
@@ -96,6 +96,8 @@ class Migration:
             return
         try:
             self._upload(run)
+        except Cancelled:
+            raise
         except Quiet:
             raise
         except PushtrainError as error:
@@ -118,7 +120,8 @@ class Migration:
 
     def _upload(self, run: Run) -> None:
         self._allowed()
-        packed = luggage.pack(self._folder(run))
+        stop = self._backlog.unless_stopping
+        packed = luggage.pack(self._folder(run), stop=stop)
         try:
             if self._store.run(run.id).token or self._store.run(run.id).attempt != run.attempt:
                 return  # it has begun again meanwhile
@@ -127,6 +130,7 @@ class Migration:
                 run.command.job.checkpoint_to,
                 run,
                 self._mirrors(run.command.repository),
+                stop=stop,
                 pace=self._pace,
             )
         finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import quote
 
-from pushtrain.core.errors import GitError, PushtrainError, StorageError, UsageError
+from pushtrain.core.errors import Cancelled, GitError, PushtrainError, StorageError, UsageError
 from pushtrain.core.owner.lent import bucket
 from pushtrain.core.text.weburl import shown
 from pushtrain.core.values.run import Artifact
@@ -146,7 +146,7 @@ def from_url(file: Artifact, target: Path, *, pace: Spend = at_once) -> None:
                 pace(len(chunk))
                 writing.write(chunk)
         partial.replace(target)
-    except Exhausted:
+    except (Cancelled, Exhausted):
         partial.unlink(missing_ok=True)
         raise
     except Exception as error:

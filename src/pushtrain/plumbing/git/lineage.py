@@ -5,9 +5,10 @@ import contextlib
 from pushtrain.core.errors import NotFound
 from pushtrain.core.runs.precedence import Order
 from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.ports import Stop
 
 
-def order(mirror: Mirror, ref: str, this: str, that: str) -> Order:
+def order(mirror: Mirror, ref: str, this: str, that: str, *, stop: Stop | None = None) -> Order:
     """How `this` stands to `that`; after a rewritten history the branch's tip decides.
 
     Raises:
@@ -18,15 +19,15 @@ def order(mirror: Mirror, ref: str, this: str, that: str) -> Order:
     for commit in (this, that):
         if not mirror.commits.has(commit):
             with contextlib.suppress(NotFound):  # rewritten, and let go by the host
-                mirror.fetch(ref, commit)
+                mirror.fetch(ref, commit, stop=stop)
     if mirror.commits.is_ancestor(that, this):
         return Order.NEWER
     if mirror.commits.is_ancestor(this, that):
         return Order.OLDER
-    tip = mirror.ls_remote().get(ref, "")
+    tip = mirror.ls_remote(stop=stop).get(ref, "")
     if not tip:
         return Order.UNKNOWN
     if tip not in {this, that}:
-        mirror.fetch(ref, tip)
+        mirror.fetch(ref, tip, stop=stop)
     current = (mirror.commits.is_ancestor(this, tip), mirror.commits.is_ancestor(that, tip))
     return {(True, False): Order.NEWER, (False, True): Order.OLDER}.get(current, Order.UNKNOWN)
