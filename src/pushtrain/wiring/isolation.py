@@ -6,6 +6,7 @@ it must reach the owner's rule `min_isolation`. A level that can hold jobs neith
 to `none` is not offered.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,16 +41,23 @@ class Rung:
         return self.sandbox.level
 
 
-def ladder(state: StateFolder, rules: Rules, way: WayOut) -> Iterator[Rung]:
-    """Every level in order of preference, each tried when it is asked for."""
+def ladder(state: StateFolder, rules: Rules, way: WayOut, *, idly: bool = False) -> Iterator[Rung]:
+    """Every level in order of preference, each tried when it is asked for.
+
+    Args:
+        state: The folder that jobs must not read.
+        rules: Say what jobs may reach.
+        way: How they reach it.
+        idly: Whether levels are tried, too, that cannot be offered because of the rule `network`.
+    """
     ground = Ground(state.isolation)
     private = (state.key, state.store, state.authorized, state.webhook_secret, state.settings)
     machine = Machine(state.isolation / "trials", state.root, private)
     for target in registry.values():
-        yield _tried(adapter(target, ground), machine, rules, way)
+        yield _tried(adapter(target, ground), machine, rules, way, idly=idly)
 
 
-def _tried(sandbox: Sandbox, machine: Machine, rules: Rules, way: WayOut) -> Rung:
+def _tried(sandbox: Sandbox, machine: Machine, rules: Rules, way: WayOut, *, idly: bool) -> Rung:
     why, mend = sandbox.missing()
     if why:
         return Rung(sandbox, why, mend)
@@ -57,6 +65,10 @@ def _tried(sandbox: Sandbox, machine: Machine, rules: Rules, way: WayOut) -> Run
     network = rules.network if rules.network in can else JobNetwork.NONE
     if network not in can:
         why = f"it cannot hold jobs to the network `{rules.network}` that the rule `network` allows"
+        if not idly:
+            return Rung(sandbox, why, FULL)
+        with contextlib.suppress(TrialError):
+            return Rung(sandbox, why, FULL, try_level(sandbox, machine, JobNetwork.FULL, way.uplinks))
         return Rung(sandbox, why, FULL)
     try:
         findings = try_level(sandbox, machine, network, way.uplinks)

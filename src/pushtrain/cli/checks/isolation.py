@@ -38,7 +38,7 @@ def isolation(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
     """Try every level, and say which of them jobs run at."""
     least = settings.rules.min_isolation
     way = way_out(folder)
-    rungs = list(ladder(folder, settings.rules, way))
+    rungs = list(ladder(folder, settings.rules, way, idly=True))
     way.close()
     best = next((rung for rung in rungs if not rung.why), None)
     if best is not None and best.level.reaches(least):

@@ -20,7 +20,7 @@ def owner(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
     rules = settings.rules.owner
     if PauseFile(folder.pause).until() is not None:
         yield Finding("owner", "note", "lending is paused", "`pushtrain resume` ends it.")
-    blind = _blind()
+    gpus, blind = _gpus()
     presence = Presence(rules, blind=lambda: True)  # keyboard and mouse are told of, whatever the rules ask
     found = presence.look()
     presence.close()
@@ -29,20 +29,23 @@ def owner(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
         text = f"{why}, and it cannot be told whether you are there: nothing is lent"
         yield Finding("owner", "wrong", text, _HOURS)
         return
-    yield Finding("owner", "ok", "; ".join(_told(rules, found, blind=blind)))
+    yield Finding("owner", "ok", "; ".join(_told(rules, found, gpus=gpus, blind=blind)))
 
 
-def _blind() -> bool:
+def _gpus() -> tuple[bool, bool]:
+    """Whether there are any, and whether the driver does not tell who uses one."""
     sampler = Sampler()
     try:
-        return any(one.processes is None for one in sampler.sample() if not (one.asleep or one.lost))
+        seen = sampler.sample()
+        return bool(seen), any(one.processes is None for one in seen if not (one.asleep or one.lost))
     finally:
         sampler.close()
 
 
-def _told(rules: OwnerRules, found: Signals, *, blind: bool) -> Iterator[str]:
+def _told(rules: OwnerRules, found: Signals, *, gpus: bool, blind: bool) -> Iterator[str]:
     """Each signal that counts, and what it says now."""
-    yield "the GPU driver names no processes" if blind else "your programs on a GPU are seen"
+    if gpus:
+        yield "the GPU driver names no processes" if blind else "your programs on a GPU are seen"
     if found.idle is None:
         yield "keyboard and mouse cannot be told"
     elif math.isinf(found.idle):
