@@ -16,6 +16,7 @@ import pytest
 import tomlkit
 
 from pushtrain.cli.app import run
+from pushtrain.cli.checks import isolation
 from pushtrain.cli.checks import machine as checks
 from pushtrain.cli.screen import render
 from pushtrain.core.errors import ConfigError
@@ -31,7 +32,7 @@ from pushtrain.plumbing.keys.authorized import Authorized, load_or_create
 from pushtrain.plumbing.machine.excluded import Excluded
 from pushtrain.plumbing.machine.systemd import Manager
 from pushtrain.testing import WorkRepository, a_gpu
-from pushtrain.wiring.isolation import choose
+from pushtrain.wiring.isolation import Rung, choose, ladder
 from pushtrain.wiring.network import WayOut
 from status_host import TOKEN, Scripted, StatusApi, serving_statuses
 
@@ -49,22 +50,59 @@ class Patient:
 
     def findings(self, what: str) -> list[dict[str, Any]]:
         """What was found of one thing."""
-        self._capsys.readouterr()
-        self.status = run(("doctor", "--json", "--state", str(self.folder.root)))
-        found: list[dict[str, Any]] = json.loads(self._capsys.readouterr().out)
-        return [one for one in found if one["what"] == what]
+        return [one for one in self._found() if one["what"] == what]
 
     def finding(self, what: str) -> dict[str, Any]:
         """The one thing that was found of it."""
-        (one,) = self.findings(what)
-        return one
+        return self.look()(what)
+
+    def look(self) -> Callable[[str], dict[str, Any]]:
+        """Look once; gives the one thing that was found of whatever is asked for."""
+        found = self._found()
+
+        def of(what: str) -> dict[str, Any]:
+            (one,) = [each for each in found if each["what"] == what]
+            return one
+
+        return of
+
+    def _found(self) -> list[dict[str, Any]]:
+        self._capsys.readouterr()
+        self.status = run(("doctor", "--json", "--state", str(self.folder.root)))
+        found: list[dict[str, Any]] = json.loads(self._capsys.readouterr().out)
+        return found
+
+
+@pytest.fixture(scope="module")
+def levels() -> dict[str, list[Rung]]:
+    """What came of trying the levels, by the rules that they were tried for."""
+    return {}
 
 
 @pytest.fixture
-def patient(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Patient:
+def patient(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    levels: dict[str, list[Rung]],
+) -> Patient:
+    def tried_once(folder: StateFolder, rules: Rules, way: WayOut) -> list[Rung]:
+        key = rules.model_dump_json()
+        if key not in levels:
+            levels[key] = list(ladder(folder, rules, way))
+        return levels[key]
+
+    monkeypatch.setattr(isolation, "ladder", tried_once)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)  # no clone: whoever runs the tests may stand in one
     return Patient(StateFolder(tmp_path / "state").create(), capsys)
+
+
+@pytest.fixture
+def levels_tried_anew(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the levels themselves."""
+    assert patient.folder.root.is_dir()
+    monkeypatch.setattr(isolation, "ladder", ladder)
 
 
 def test_a_fresh_machine_has_nothing_to_mend(patient: Patient) -> None:
@@ -110,14 +148,15 @@ def test_files_that_others_can_read_or_write_are_wrong(patient: Patient, tmp_pat
     tokens = tmp_path / "config/pushtrain/pushtrain-executor.env"
     tokens.parent.mkdir(parents=True)
     tokens.touch(0o644)
+    found = patient.look()
     for what, path in (
         ("authorized", patient.folder.authorized),
         ("webhook secret", patient.folder.webhook_secret),
         ("sealing key", patient.folder.sealing_key),
         ("service tokens", tokens),
     ):
-        assert patient.finding(what)["verdict"] == "wrong"
-        assert patient.finding(what)["mend"] == f"`chmod 600 {path}`"
+        assert found(what)["verdict"] == "wrong"
+        assert found(what)["mend"] == f"`chmod 600 {path}`"
 
 
 @pytest.mark.parametrize(("secret", "verdict"), [("short", "wrong"), ("0" * 32, "ok")])
@@ -131,12 +170,13 @@ def test_a_webhook_secret_that_can_be_guessed_is_wrong(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("levels_tried_anew")
 def test_the_canary_matrix_is_told_with_the_level_of_jobs(
     patient: Patient, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = patient.finding("isolation")
-    assert (found["verdict"], "jobs run at level `" in found["text"]) == ("ok", True)
-    (acts,) = patient.findings("acts")
+    found = patient.look()
+    told, acts = found("isolation"), found("acts")
+    assert (told["verdict"], "jobs run at level `" in told["text"]) == ("ok", True)
     assert acts["matrix"].keys() == {act.value for act in Act}
     assert acts["matrix"]["read the owner's home"]["none"] in {"known", "absent"}
     assert acts["matrix"]["signal the executor"]["none"] == "known"
@@ -147,6 +187,7 @@ def test_the_canary_matrix_is_told_with_the_level_of_jobs(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("levels_tried_anew")
 def test_a_machine_without_bubblewrap_is_told_the_command_that_mends_it(
     patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,8 +288,9 @@ def test_a_repository_that_can_be_read_and_pushed_is_well_and_stays_as_it_was(
     work.commit({"README.md": "hello"})
     work.push()
     for _ in range(2):
-        assert patient.finding("repository")["verdict"] == "ok"
-        assert "may be pushed" in patient.finding("results")["text"]
+        found = patient.look()
+        assert found("repository")["verdict"] == "ok"
+        assert "may be pushed" in found("results")["text"]
     assert list(Mirror(patient.folder.repositories, _repo(served), token=git_host.token).ls_remote()) == [
         "refs/heads/main"
     ]
