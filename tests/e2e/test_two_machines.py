@@ -23,7 +23,7 @@ from pushtrain.core.values.value import CONFIG_BRANCH
 from pushtrain.core.wire.roster import parse, sign_card, with_card
 from pushtrain.core.wire.signing import parse_public, public_text
 from pushtrain.plumbing.disk.state import StateFolder
-from pushtrain.plumbing.keys.authorized import load_or_create
+from pushtrain.plumbing.keys.authorized import Trusted, load_or_create
 from pushtrain.testing import WorkRepository, wait_until
 
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ class Machine:
     @property
     def key(self) -> str:
         """What `pushtrain key show` prints first."""
-        return self.say("key", "show").stdout.split()[0]
+        return public_text(load_or_create(self.state.key).public_key())
 
     def say(self, *words: str, code: int | None = 0) -> "subprocess.CompletedProcess[str]":
         """A verb, in the clone; its exit status is looked at unless it is None."""
@@ -290,18 +290,20 @@ def test_both_sides_get_new_keys_while_they_run_and_nobody_is_told_by_hand(
             world.wait_card("lab-3", public_key=fresh, online=True)
         commit = world.pushed(laptop, {"pushtrain.toml": JOB, "n": str(number)}, f"After rotation {number}")
         assert laptop.say("logs", "-f", laptop.run_of(commit)).stdout == "trained\n"
-        wait_until(lambda: box.key in trusted(laptop), 30, what="the executor's new key to be pinned")
+        wait_until(lambda: box.key in pinned(laptop), 30, what="the executor's new key to be pinned")
         assert laptop.key in {each["public_key"] for each in box.json("key", "list")["authorized"]}
     assert len(world.cards()) == 1
     assert not before & {laptop.key, box.key}
+    assert box.key in {each["public_key"] for each in laptop.json("key", "list")["trusted"]}
+    assert laptop.say("key", "show").stdout.split()[0] == laptop.key
 
     box.say("key", "revoke", "ada")
     assert "does not know this machine's key" in laptop.say("ps", code=4).stderr
 
 
-def trusted(machine: Machine) -> set[str]:
+def pinned(machine: Machine) -> set[str]:
     """The keys that it trusts as executors."""
-    return {each["public_key"] for each in machine.json("key", "list")["trusted"]}
+    return {one.public_key for one in Trusted(machine.state.trusted).entries()}
 
 
 # --- tunnels that move and break --------------------------------------------------------------------------
