@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from origins import origin_and_clone
 from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.cli.app import run
 from pushtrain.cli.results import _Haul
@@ -23,7 +23,7 @@ from pushtrain.executor.results.publish import Publishable, Published, Publisher
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.mirror import Mirror
-from pushtrain.testing import NOON, WorkRepository, a_command, a_run, a_spec, an_attempt
+from pushtrain.testing import NOON, a_command, a_run, a_spec, an_attempt
 
 KEY = "github.com/octo/hello"
 
@@ -34,10 +34,9 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.origin = folder / "origin.git"
-        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(self.origin)], check=True)
-        self.work = WorkRepository(folder / "work", f"file://{self.origin}")
-        self.commit = self.work.commit({"a": "1"}, "Begin")
-        self.work.push()
+        remote = f"file://{self.origin}"
+        self.work = origin_and_clone(self.origin, folder / "work", {"a": "1"}, message="Begin", remote=remote)
+        self.commit = self.work.head()
         mirror = Mirror(folder / "m", Repository(key=KEY, remote=f"file://{self.origin}"))
         settings = ExecutorSettings(name="lab-3", git_file_limit=1000)
         self.publisher = Publisher(lambda _: mirror, settings, formats=[JsonLines()], clock=time.time)

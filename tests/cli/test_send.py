@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from origins import origin_and_clone
 from pushtrain.cli.app import run as pushtrain
 from pushtrain.cli.send import _Before, deliver_all
 from pushtrain.core.errors import Unreachable
@@ -45,10 +46,8 @@ class Bench:
 
     def __init__(self, root: Path) -> None:
         self.remote = root / "remote.git"
-        self.work = WorkRepository(root / "work", str(self.remote))
-        self.work.git("init", "--quiet", "--bare", "--initial-branch=main", str(self.remote))
-        self.commit = self.work.commit({"pushtrain.toml": JOBS})
-        self.work.push()
+        self.work = origin_and_clone(self.remote, root / "work", {"pushtrain.toml": JOBS})
+        self.commit = self.work.head()
         self.state = StateFolder(root / "state").create()
 
     @contextlib.contextmanager

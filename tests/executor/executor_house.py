@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from origins import origin_and_clone
 from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.adapters.sandboxes import Ground
 from pushtrain.adapters.sandboxes.none import Unconfined
@@ -107,11 +108,10 @@ class House:
             repositories=(Repository(key=REPOSITORY, remote=str(self.origin)),),
             executor=ExecutorSettings(**{"grace": 5, "disk_floor": 0, **settings}),
         )
-        known = self.origin.exists()
-        self.work = WorkRepository(folder / "work", "" if known else str(self.origin))
-        if not known:
-            self.work.git("init", "--quiet", "--bare", str(self.origin))
-            self.commit({"README.md": "hello\n"})
+        if self.origin.exists():
+            self.work = WorkRepository(folder / "work")
+        else:
+            self.work = origin_and_clone(self.origin, folder / "work", {"README.md": "hello\n"})
 
     def commit(self, files: Mapping[str, str | bytes]) -> str:
         commit = self.work.commit(files)
@@ -265,7 +265,10 @@ class Killable:
         )
         self.process = subprocess.Popen(
             (sys.executable, "-c", script, house.folder, json.dumps(options)),
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(str(path) for path in Path(__file__).parents[:2]),
+            },
             stdin=subprocess.DEVNULL,
         )
 

@@ -1,9 +1,9 @@
 """A line of runs to publish: an origin, executors that publish to it, and runs that have results."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
+from origins import origin_and_clone
 from pushtrain.adapters.metrics.jsonl import JsonLines
 from pushtrain.core.errors import PushtrainError
 from pushtrain.core.settings import ExecutorSettings, Repository
@@ -13,7 +13,7 @@ from pushtrain.executor.results.artifacts import Spend, at_once
 from pushtrain.executor.results.publish import Publishable, Published, Publisher
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git.mirror import Mirror
-from pushtrain.testing import NOON, WorkRepository, a_command, a_gpu, a_run, a_spec, an_attempt
+from pushtrain.testing import NOON, a_command, a_gpu, a_run, a_spec, an_attempt
 
 KEY = "github.com/octo/hello"
 RESULTS = "pushtrain/results"
@@ -25,10 +25,11 @@ class Line:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.origin = folder / "origin.git"
-        subprocess.run(["git", "init", "-q", "--bare", "-b", "main", str(self.origin)], check=True)
-        self.work = WorkRepository(folder / "work", f"file://{self.origin}")
-        self.commit = self.work.commit({"train.py": "print(1)\n"}, "Try a larger rate")
-        self.work.push()
+        self.work = origin_and_clone(
+            self.origin, folder / "work", {"train.py": "print(1)\n"},
+            message="Try a larger rate", remote=f"file://{self.origin}",
+        )  # fmt: skip
+        self.commit = self.work.head()
         self._runs = 0
         self.key = "SHA256:k"
 
