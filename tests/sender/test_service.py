@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from typing import Any
 import pytest
 
 from pushtrain.core.errors import Forbidden, GitError, NotFound, StorageError
+from pushtrain.core.runs.precedence import Order
 from pushtrain.core.settings import Repository
 from pushtrain.core.values.push import Push
 from pushtrain.plumbing.git.mirror import Mirror
+from pushtrain.ports import Stop
 from pushtrain.sender import service as service_module
 from pushtrain.sender.planning import Plan
 from pushtrain.sender.planning import plan as really_plan
@@ -438,6 +442,35 @@ def test_of_two_pushes_that_no_executor_has_only_the_newer_is_left_where_the_job
     states = {out.command.commit: (out.state, out.detail) for out in world.store.outbox()}
     assert states[newer][0] == "delivered"
     assert states[older] == ("cancelled", f"a newer push, {newer[:7]}, takes its place")
+
+
+def test_a_sender_that_stops_waits_for_no_host_that_says_which_push_is_newer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did so for an hour at most."""
+    job = '[job.train]\ncommand = "python train.py"\nconcurrency = "cancel-older"\n'
+    commits = [world.commit({"pushtrain.toml": job, "x": x}) for x in "12"]
+    world.executor.down = True
+    begun, over = threading.Event(), threading.Event()
+
+    def order(*_: object, stop: Stop = lambda: None) -> Order:
+        begun.set()
+        for _moment in range(3000):
+            over.wait(0.01)
+            stop()
+        return Order.UNKNOWN
+
+    monkeypatch.setattr(service_module, "order", order)
+
+    async def story() -> None:
+        async with world.running() as service:
+            for commit in commits:
+                service.hear(world.push(commit, delivery=commit), source="webhook")
+            await eventually(begun.is_set, 20, what="the question")
+            began = time.monotonic()
+        assert time.monotonic() - began < 20
+
+    asyncio.run(story())
 
 
 def test_killed_right_after_a_newer_push_was_settled_the_older_is_dropped_all_the_same(

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from pushtrain.core.errors import Cancelled, NotFound, PushtrainError
@@ -200,7 +201,7 @@ class SenderService:
             return {}
         waiting = [out.command for out in self.store.outbox(states=("waiting",), limit=_WAITING)]
         ref = commands[0].ref
-        found = dropped(commands, waiting, lambda this, that: order(mirror, ref, this, that))
+        found = dropped(commands, waiting, partial(order, mirror, ref, stop=self._stop))
         return {older.run_id: f"a newer push, {newer.commit[:7]}, takes its place" for older, newer in found}
 
     def _pause(self, tries: int) -> float:
