@@ -23,14 +23,14 @@ from making import (
     write,
 )
 
-from data_server import file_server
+from data_server import file_server, status
 from pushtrain.adapters.environments import tool
 from pushtrain.adapters.environments.python import own
 from pushtrain.adapters.environments.requirements import RequirementsFile
 from pushtrain.adapters.environments.site import Site, driver
 from pushtrain.adapters.environments.tool import Uv, clean, torch_backend
 from pushtrain.adapters.environments.uv import UvProject
-from pushtrain.core.errors import BuildError, Cancelled
+from pushtrain.core.errors import BuildError, BuildKilled, Cancelled, IndexAway
 from pushtrain.core.values.jobspec import EnvironmentKind, EnvironmentSpec
 from pushtrain.plumbing.disk.cache import Cache
 from pushtrain.ports import Activation, Environment
@@ -384,6 +384,46 @@ def test_failed_build_says_what_uv_said(site: Site, tree: Path) -> None:
     with pytest.raises(BuildError, match=r"uv said:\n(.|\n)*absent-package"):
         made(UvProject(site), tree, site)
     assert Cache(site.built).entries() == []
+
+
+def test_an_index_that_does_not_answer_now_is_told_from_a_package_that_does_not_exist(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Uv.environment
+    once = {"UV_HTTP_RETRIES": "0"}  # else it takes nine seconds
+    monkeypatch.setattr(Uv, "environment", lambda uv, builder: usual(uv, builder) | once)
+    with file_server() as server:
+        url = server.serve("/simple/alpha/", b"", status(503))
+        site = a_site(tmp_path, url.removesuffix("/alpha/"))
+        write(tree, {"requirements.txt": "alpha\n"})
+        with pytest.raises(IndexAway, match="503"):
+            RequirementsFile(site).build(tree, AUTO, site.built / "x", a_builder(site))
+
+
+@pytest.mark.parametrize(
+    ("does", "kind"),
+    [
+        ("kill -9 $$", BuildKilled),
+        ("echo '  cause: Connection refused (os error 111)' >&2; exit 1", IndexAway),
+        ("echo '  ╰─▶ Caused by: operation timed out' >&2; exit 1", IndexAway),
+        ("echo 'setup.py: Connection refused by the database' >&2; exit 1", BuildError),
+        ("echo '  cause: HTTP status client error (404 Not Found)' >&2; exit 1", BuildError),
+        ("printf '  cause: tunnel error: x\\nThere is no server a. Look.' >&2; exit 1", BuildError),
+    ],
+    ids=["killed", "refused", "slow", "its own", "gone", "no such name"],
+)
+def test_what_may_be_over_later_is_told_from_what_fails_again(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, does: str, kind: type[BuildError]
+) -> None:
+    uv = tmp_path / "uv"
+    uv.write_text(f"#!/bin/sh\n{does}\n")
+    uv.chmod(0o755)
+    monkeypatch.setattr(tool, "uv_binary", lambda: uv)
+    write(tree, {"requirements.txt": "alpha\n"})
+    site = a_site(tmp_path, "http://127.0.0.1:9/simple")
+    with pytest.raises(BuildError) as caught:
+        RequirementsFile(site).build(tree, AUTO, site.built / "x", a_builder(site))
+    assert type(caught.value) is kind
 
 
 def test_computed_or_local_dependencies_without_a_lock_are_told(site: Site, tree: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from executor_house import House, done, story
 
-from data_server import FileServer, cut, file_server
+from data_server import FileServer, cut, file_server, status
 from pushtrain.core.owner.rules import Rules
+from pushtrain.core.runs import retry
 from pushtrain.core.values.jobspec import DataSource
 from pushtrain.core.values.states import Outcome, Reason
+from pushtrain.plumbing.data import download
 
 CONTENT = b"a,b\n1,2\n"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -55,6 +57,21 @@ async def test_data_cannot_be_written_by_mistake(house: House, files: FileServer
         modes = service.shown.log_chunk(run.id, 1, 0, 1000).data.decode().split()
     assert len(modes) == 2
     assert not any("w" in mode for mode in modes)
+
+
+@story
+async def test_a_run_whose_data_server_is_down_waits_and_trains_when_it_is_back(
+    house: House, files: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repository's host answers all the while: that nobody is reached is not the only bad day."""
+    monkeypatch.setattr(retry, "FIRST_UNREADY", 0.05)
+    monkeypatch.setattr(download, "_TRIES", 1)
+    source = DataSource(url=files.serve("/a", CONTENT, status(503)), sha256=DIGEST, path="data/a.csv")
+    async with house.running() as service:
+        run = await done(service, house.send(service, "cat data/a.csv", data=(source,)))
+        first, second = service.store.attempts(run.id)
+        assert (first.reason, second.exit_code) == (Reason.UNREACHABLE, 0)
+        assert "the server answered 503" in first.detail
 
 
 @pytest.mark.parametrize("kind", ["wrong", "cut", "forbidden"])

@@ -24,10 +24,13 @@ from moody_host import (
 from pushtrain.core.errors import BuildError
 from pushtrain.core.runs import retry
 from pushtrain.core.settings import Repository
+from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.jobspec import EnvironmentSpec
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.executor.runs.vault import Given, Vault
 from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing.git.complaint import Unanswered
 from pushtrain.ports import Builder, Recipe
 from pushtrain.testing import REPOSITORY, eventually
 
@@ -140,6 +143,26 @@ async def test_what_fails_by_itself_while_the_host_answers_fails_the_run(
     async with house.running() as service:
         ended = await done(service, house.send(service, "true"))
         assert (ended.outcome, ended.reason, ended.attempt) == (Outcome.FAILED, Reason.ENVIRONMENT, 1)
+
+
+@story
+async def test_a_run_whose_sealed_secrets_cannot_be_read_now_waits(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network may go between the fetch of the commit and the look for its secrets."""
+    asked: list[TrainCommand] = []
+
+    def given(_: Vault, command: TrainCommand, **__: object) -> dict[str, Given]:
+        asked.append(command)
+        if len(asked) == 1:
+            raise Unanswered("git could not read the secrets.")
+        return {}
+
+    monkeypatch.setattr(Vault, "of", given)
+    async with house.running() as service:
+        run = await done(service, house.send(service, "true"))
+        first, second = service.store.attempts(run.id)
+        assert (first.reason, second.exit_code) == (Reason.UNREACHABLE, 0)
 
 
 @story

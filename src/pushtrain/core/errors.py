@@ -199,12 +199,30 @@ class DataError(PushtrainError):
     status = 502
 
 
+class DataAway(DataError):
+    """Whoever has the data does not answer now, or not to the end; nothing is wrong with what was asked."""
+
+    code = "data-away"
+
+
 class BuildError(PushtrainError):
     """The environment could not be built, or does not fit this machine."""
 
     code = "environment"
     exit_code = 11
     status = 500
+
+
+class IndexAway(BuildError):
+    """Whoever has the packages does not answer now; nothing is wrong with what was asked."""
+
+    code = "index-away"
+
+
+class BuildKilled(BuildError):
+    """A build was ended from outside: by the kernel for want of memory, by whoever shut the machine down."""
+
+    code = "build-killed"
 
 
 class SecretError(PushtrainError):

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from data_server import FileServer, Served, becomes, cut, file_server, misplaced, stalled, status
-from pushtrain.core.errors import Cancelled, DataError
+from pushtrain.core.errors import Cancelled, DataAway, DataError, StorageError
 from pushtrain.core.values.jobspec import DataSource
 from pushtrain.core.values.run import Fetched
 from pushtrain.plumbing.data import download as downloading
@@ -190,14 +191,14 @@ def test_errors_that_pass_are_tried_again_with_growing_pauses(
 
 def test_error_that_stays_is_an_error_in_the_end(server: FileServer, cache: Cache) -> None:
     url = server.serve("/a", CONTENT, *[status(503)] * 50)
-    with pytest.raises(DataError, match="the server answered 503; 6 tries"):
+    with pytest.raises(DataAway, match="the server answered 503; 6 tries"):
         get(cache, url)
     assert len(server.asked) == 6
 
 
 def test_server_that_never_gets_further_is_given_up(server: FileServer, cache: Cache) -> None:
     url = server.serve("/a", CONTENT, *[cut(1000)] * 50, etag="")
-    with pytest.raises(DataError, match="the connection closed early; 6 tries"):
+    with pytest.raises(DataAway, match="the connection closed early; 6 tries"):
         get(cache, url)
     assert len(server.asked) == 6
 
@@ -214,8 +215,23 @@ def test_definite_refusals_are_not_tried_again(
 
 
 def test_nobody_listening_is_a_data_error(cache: Cache) -> None:
-    with pytest.raises(DataError, match=r"could not be fetched: .*[Rr]efused"):
+    with pytest.raises(DataAway, match=r"could not be fetched: .*[Rr]efused"):
         get(cache, "http://127.0.0.1:1/a")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"), [(socket.EAI_NONAME, DataError), (socket.EAI_AGAIN, DataAway)], ids=["none", "later"]
+)
+def test_a_name_that_does_not_exist_is_not_a_server_that_is_away(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, said: int, kind: type[DataError]
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(said, "the resolver's words")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(DataError, match="resolver's words") as caught:
+        get(cache, "https://data.example/a")
+    assert type(caught.value) is kind
 
 
 def test_truncated_body_without_length_is_caught_by_the_digest(server: FileServer, cache: Cache) -> None:
@@ -274,13 +290,15 @@ def test_two_runs_that_want_the_same_fetch_it_once(server: FileServer, cache: Ca
     assert len(bodies) == 1
 
 
+@pytest.mark.parametrize(("total", "kind"), [(1 << 40, StorageError), (2000, DataError)])
 def test_more_than_the_disk_can_hold_is_refused_before_it_is_fetched(
-    server: FileServer, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    server: FileServer, cache: Cache, monkeypatch: pytest.MonkeyPatch, total: int, kind: type[Exception]
 ) -> None:
+    """There may be room later, unless it is more than the whole disk."""
     url = server.serve("/a", CONTENT)
-    usage = type("Usage", (), {"free": 1000})
+    usage = type("Usage", (), {"free": 1000, "total": total})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match="has 1048576 bytes, and the executor's disk has 1000 free"):
+    with pytest.raises(kind, match="has 1048576 bytes, and the executor's disk has 1000 free"):
         get(cache, url)
 
 

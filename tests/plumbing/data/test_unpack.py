@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pushtrain.core.errors import Cancelled, DataError
+from pushtrain.core.errors import Cancelled, DataError, StorageError
 from pushtrain.plumbing.data.unpack import Limits, member_path, unpack
 
 
@@ -162,14 +162,14 @@ def test_zip_with_a_link_or_a_path_out_is_refused(tmp_path: Path) -> None:
 def test_caps_on_files_and_bytes_and_room_hold(tmp_path: Path) -> None:
     archive = tmp_path / "a.zip"
     archive.write_bytes(zip_of({str(number): bytes(100_000) for number in range(20)}))
-    for number, (limits, why) in enumerate(
+    for number, (limits, kind, why) in enumerate(
         (
-            (Limits(files=19), "more than 19 files"),
-            (Limits(size=1_999_999), "more than 1999999 bytes"),
-            (Limits(room=1 << 60), "does not fit"),
+            (Limits(files=19), DataError, "more than 19 files"),
+            (Limits(size=1_999_999), DataError, "more than 1999999 bytes"),
+            (Limits(room=1 << 60), StorageError, "does not fit"),
         )
     ):
-        with pytest.raises(DataError, match=why):
+        with pytest.raises(kind, match=why):
             opened(archive, tmp_path / str(number), limits=limits)
 
 

@@ -11,6 +11,7 @@ environment that a build runs in there is a file, which it cannot replace.
 
 import os
 import re
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,11 +23,11 @@ from uv import find_uv_bin
 
 from pushtrain.adapters.environments.python import own
 from pushtrain.adapters.environments.site import Site, driver, lines_tail, table, toml
-from pushtrain.core.errors import BuildError, NeedsCode
+from pushtrain.core.errors import BuildError, BuildKilled, IndexAway, NeedsCode
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.isolation.interpreters import needed
 from pushtrain.plumbing.programs import process
-from pushtrain.ports import Builder
+from pushtrain.ports import Builder, Ended
 
 INHERITED: Final = (
     "ALL_PROXY",
@@ -145,7 +146,19 @@ _STRANGER: Final = {
     "GIT_SSH_COMMAND": "false",
 }
 _AWAY: Final = "A server there lies in a network that jobs do not reach (docs/network.md)."
+_SILENT: Final = re.compile(
+    r"^\W*(cause|Caused by): .*(Connection (refused|reset)|timed out|tunnel error|connection closed"
+    r"|Temporary failure in name|HTTP status (server error \(5|client error \((408|425|429)))",
+    re.MULTILINE,
+)
+"""What uv says where an index does not answer now."""
+_NEVER: Final = re.compile(r"^(The executor does not fetch from|There is no server) ", re.MULTILINE)
+"""What the proxy that builds go by says of a host that will not answer later either."""
+_KILLED: Final = re.compile(r"signal: (9|15) \(SIG|died with <Signals\.SIG(KILL|TERM)")
+"""What uv says where a build that it has started was killed."""
 _INSTALLING: Final = ("pip", "sync")
+_ENDED: Final = frozenset(code for one in (signal.SIGKILL, signal.SIGTERM) for code in (-one, 128 + one))
+"""Exit codes of what was ended by a signal, and of a sandbox or shell around it."""
 _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -356,6 +369,7 @@ class Uv:
             said = f"{task.title} could not be built. uv said:\n{lines_tail(done.complaint)}"
             if not builder.code and _NEEDS_CODE.search(done.complaint):
                 raise NeedsCode(said)
+            _blame_others(done, said)
             raise BuildError(said, mend=_AWAY if "No route to host" in done.complaint else "")
 
     def _readable(self, builder: Builder) -> Iterator[Path]:
@@ -391,6 +405,19 @@ class Uv:
         backend = torch_backend(self._site.environ)
         chosen = ("--torch-backend", backend) if backend else ()
         self.run(("pip", "install", "--python", root, *chosen, *words), task)
+
+
+def _blame_others(done: Ended, said: str) -> None:
+    """Say so where uv has failed for a reason that may be over at any moment.
+
+    Raises:
+        BuildKilled: The kernel has ended it, for want of memory perhaps.
+        IndexAway: An index does not answer.
+    """
+    if done.code in _ENDED or _KILLED.search(done.complaint):
+        raise BuildKilled(said, mend="Look whether the machine runs out of memory; it is tried again.")
+    if _SILENT.search(done.complaint) and not _NEVER.search(done.complaint):
+        raise IndexAway(said, mend="It is tried again.")
 
 
 def clean(site: Site) -> None:

@@ -16,7 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import Cancelled, DataError, Forbidden, GitError, PushtrainError, StorageError, fit
+from pushtrain.core.errors import (
+    BuildKilled,
+    Cancelled,
+    DataAway,
+    DataError,
+    Forbidden,
+    GitError,
+    IndexAway,
+    PushtrainError,
+    StorageError,
+    fit,
+)
 from pushtrain.core.owner.rules import Limits
 from pushtrain.core.text import queries
 from pushtrain.core.values.isolation import JobNetwork
@@ -56,6 +67,7 @@ _REASONS: Final = {
 }
 
 
+_AWAY: Final = (Unanswered, RateLimited, luggage.Withheld, DataAway, IndexAway)
 _NOBODY: Final = "The repository's host does not answer either; it is tried again."
 
 
@@ -253,7 +265,7 @@ class Preparation:
             raise PreparationError(reason, refusal.sentence, refusal.again_at) from error
         except PushtrainError as error:
             self._given_up.set()
-            raise self._blame(stage, error) from error
+            raise self._blame(_REASONS[stage], error) from error
         except OSError as error:
             self._given_up.set()
             reason = Reason.STORAGE if error.errno in THE_DISKS else _REASONS[stage]
@@ -262,17 +274,17 @@ class Preparation:
             seconds = time.monotonic() - begin
             self._stages[stage] = StageTime(stage=stage, seconds=seconds, note=", ".join(notes))
 
-    def _blame(self, stage: Stage, error: PushtrainError) -> PreparationError:
-        """Why a stage failed: the run is not to blame where nobody can be reached, or something ended git."""
-        if isinstance(error, Killed):
+    def _blame(self, reason: Reason, error: PushtrainError) -> PreparationError:
+        """Why a stage failed: the run is not to blame where nobody can be reached, or a tool was killed."""
+        if isinstance(error, Killed | BuildKilled):
             return PreparationError(Reason.LOST, str(error))
-        if isinstance(error, Unanswered | RateLimited | luggage.Withheld):
+        if isinstance(error, _AWAY):
             return PreparationError(Reason.UNREACHABLE, str(error))
         if isinstance(error, StorageError | NoRoom):
             return PreparationError(Reason.STORAGE, str(error))
         if self._mirror is not None and not self._mirror.answers(stop=self._stop):
             return PreparationError(Reason.UNREACHABLE, f"{error} {_NOBODY}")
-        return PreparationError(_REASONS[stage], str(error))
+        return PreparationError(reason, str(error))
 
     def _report(self, stage: Stage) -> Report:
         def report(text: str, done: int, total: int) -> None:
@@ -333,7 +345,7 @@ class Preparation:
         except Cancelled:
             raise
         except PushtrainError as error:
-            raise PreparationError(Reason.SECRETS, str(error)) from error
+            raise self._blame(Reason.SECRETS, error) from error
 
     def _take_checkpoint(self) -> None:
         """Have what an earlier executor has brought away of the run."""

@@ -55,6 +55,11 @@ def refused(host: str, port: int, why: str) -> DataError:
     )
 
 
+def unknown(error: BaseException | None) -> bool:
+    """Whether a name is known not to exist; without a network nobody knows."""
+    return isinstance(error, socket.gaierror) and error.errno in {socket.EAI_NONAME, socket.EAI_NODATA}
+
+
 def pools(look: Look, pace: Pace) -> dict[str, Callable[..., HTTPConnectionPool]]:
     """What a `urllib3.PoolManager` takes its pools from, so that each connection is judged and watched.
 

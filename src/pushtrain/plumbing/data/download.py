@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from pushtrain.core.errors import DataError
+from pushtrain.core.errors import DataAway, DataError, StorageError
 from pushtrain.plumbing.programs.proc import boot_id
 from pushtrain.ports import Report, Stop
 
@@ -104,6 +104,10 @@ class Restart(Interrupted):
     """What has arrived so far is of no use."""
 
 
+class Nowhere(Interrupted):
+    """There is no such server."""
+
+
 @dataclass(frozen=True, slots=True)
 class Got:
     """A file that has arrived whole."""
@@ -139,7 +143,9 @@ def download(
         pause: Waits between two tries; for tests.
 
     Raises:
+        DataAway: Its server does not answer now, or not to the end.
         DataError: It cannot be had, or is not what its digest says.
+        StorageError: There is no room for it.
     """
     wait = pause or _pause
     partial = _Partial(part, bounds or Bounds(), title, pinned=sha256 is not None)
@@ -160,7 +166,8 @@ def download(
             if isinstance(broken, Restart) or not partial.resumable:
                 partial.reset()
             if tries >= _TRIES:
-                raise DataError(
+                kind = DataError if isinstance(broken, Restart | Nowhere) else DataAway
+                raise kind(
                     f"{title} could not be fetched: {broken}; {_TRIES} tries in a row brought nothing new.",
                     mend="Run it again later: it goes on from where it stopped.",
                 ) from broken
@@ -306,11 +313,12 @@ class _Partial:
     def _check_room(self, more: int) -> None:
         """Refuse what would leave the disk full; a length that is not announced is looked at as it grows."""
         self._room_at = self.offset + _ROOM_CHECK
-        free = shutil.disk_usage(self.path.parent).free
-        if more and more + _ROOM > free:
-            raise DataError(
-                f"{self.title} has {self.size or 'more'} bytes, and the executor's disk has {free} free, of "
-                f"which {_ROOM} must stay free.",
+        disk = shutil.disk_usage(self.path.parent)
+        if more and more + _ROOM > disk.free:
+            kind = StorageError if more + _ROOM <= disk.total else DataError
+            raise kind(
+                f"{self.title} has {self.size or 'more'} bytes, and the executor's disk has {disk.free} "
+                f"free, of which {_ROOM} must stay free.",
                 mend="Free some space there, or use another executor.",
             )
 
@@ -326,8 +334,8 @@ class _Partial:
                     stop()
 
 
-def _unwritable(path: Path, error: OSError) -> DataError:
-    return DataError(
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
         f"The download could not be written to {path}: {error.strerror or error}.",
         mend="Free some space, or check the state folder's permissions.",
     )

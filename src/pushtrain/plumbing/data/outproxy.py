@@ -214,7 +214,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except DataError as error:
             proxy.note(error)
             self._say(403, error.message)
-        except OSError:
+        except OSError as error:
+            if dial.unknown(error):
+                proxy.note(DataError(f"There is no server {read(url).host}.", mend="Check the name."))
             self._say(502, "it does not answer")
         else:
             self.server.hold(other)

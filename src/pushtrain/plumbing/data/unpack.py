@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import DataError
+from pushtrain.core.errors import DataError, PushtrainError, StorageError
 from pushtrain.plumbing.data.inflate import inflated
 from pushtrain.plumbing.data.members import Member, Readable, Unwanted, of_tar, of_zip
 from pushtrain.ports import Report, Stop
@@ -112,7 +112,7 @@ def member_path(name: str) -> tuple[str, ...]:
     return parts
 
 
-class NoRoom(DataError):
+class NoRoom(StorageError):
     """Nothing is wrong with the archive: what is in it does not fit on this machine's disk."""
 
 
@@ -163,7 +163,7 @@ class _Unpacking:
             ValueError,
         ) as error:
             why = getattr(error, "strerror", None) or error  # without a path of ours
-            kind = NoRoom if getattr(error, "errno", None) in _FULL else DataError
+            kind: type[PushtrainError] = NoRoom if getattr(error, "errno", None) in _FULL else DataError
             raise kind(
                 f"{self._title} cannot be unpacked: {why}.", mend="Check the file that the URL names."
             ) from error

@@ -23,14 +23,14 @@ from typing import Any, Final, cast
 from urllib.parse import quote, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError, SSLError
+from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError, SSLError
 
 from pushtrain import __version__
 from pushtrain.core.errors import DataError
 from pushtrain.core.owner.outward import Outward
 from pushtrain.core.text.weburl import WebAddress, read, shown
 from pushtrain.plumbing.data import dial
-from pushtrain.plumbing.data.download import Ask, Interrupted, Opener, Restart, Stream, Version
+from pushtrain.plumbing.data.download import Ask, Interrupted, Nowhere, Opener, Restart, Stream, Version
 from pushtrain.plumbing.http.pace import Pace
 
 Moved = Callable[[urllib3.BaseHTTPResponse], str]
@@ -195,6 +195,8 @@ class Web:
             ) from error
         except LocationValueError:  # its text holds the whole URL
             raise DataError(f"{shown(url)} is not a URL.", mend="Check it.") from None
+        except NameResolutionError as error:
+            raise (Nowhere if dial.unknown(error.__cause__) else Interrupted)(_said(error)) from error
         except HTTPError as error:
             raise Interrupted(_said(error)) from error
 

@@ -33,7 +33,8 @@ _ABSENT: Final = re.compile(
 _NO_NETWORK: Final = re.compile(
     r"could not resolve host|connection (refused|timed out|reset)|could not connect|failed to connect"
     r"|network is unreachable|early eof|hung up|operation too slow|timed out|gnutls|ssl|returned error: 5\d\d"
-    r"|rpc failed|unexpected disconnect|bytes of (body|length header)|expected flush after ref listing"
+    r"|no such host|i/o timeout|batch response: .*server error|rpc failed"
+    r"|unexpected disconnect|bytes of (body|length header)|expected flush after ref listing"
 )
 _LIMITED: Final = re.compile(
     r"returned error: 429|http 429|rate.limited|rate limit exceeded|secondary rate limit|too many requests"

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final
 
-from pushtrain.core.errors import Cancelled, DataError, GitError
+from pushtrain.core.errors import Cancelled, DataAway, DataError, GitError
 from pushtrain.core.owner.outward import Outward
 from pushtrain.core.text.weburl import shown
 from pushtrain.core.wire import lfsapi
@@ -25,7 +25,7 @@ from pushtrain.core.wire.lfsapi import Source
 from pushtrain.plumbing.data.download import Bounds, Opener, download
 from pushtrain.plumbing.data.web import Web
 from pushtrain.plumbing.git.command import LONGEST
-from pushtrain.plumbing.git.complaint import UnsafeContent
+from pushtrain.plumbing.git.complaint import Unanswered, UnsafeContent
 from pushtrain.ports import Stop
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ class LfsServer:
                     bounds=Bounds(lfsapi.LARGEST_ANSWER),
                 )
             except DataError as error:
-                raise GitError(f"Git LFS files cannot be fetched: {error.message}", mend=_PUBLIC) from error
+                raise _kind(error)(
+                    f"Git LFS files cannot be fetched: {error.message}", mend=_PUBLIC
+                ) from error
             return lfsapi.answer(part.read_bytes(), sizes)
 
     def _one(self, web: Web, oid: str, size: int, source: Source) -> None:
@@ -161,4 +163,8 @@ class LfsServer:
 
 
 def _not_had(oid: str, error: DataError) -> GitError:
-    return GitError(f"The Git LFS content {oid[:12]} cannot be fetched: {error.message}", mend=_PUBLIC)
+    return _kind(error)(f"The Git LFS content {oid[:12]} cannot be fetched: {error.message}", mend=_PUBLIC)
+
+
+def _kind(error: DataError) -> type[GitError]:
+    return Unanswered if isinstance(error, DataAway) else GitError
