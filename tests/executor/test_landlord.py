@@ -307,6 +307,21 @@ def test_our_own_use_of_a_card_is_no_owner(estate: Estate) -> None:
     assert estate.landlord.stands() == ""
 
 
+def test_a_program_of_the_owners_that_computes_much_and_holds_little_is_seen_beside_a_run(
+    estate: Estate,
+) -> None:
+    """A video or a page with 3D: far less memory than counts, and half of the card's time."""
+    estate.lend(0, memory=20 * GB)
+    estate.owner(0, GB // 4)
+    card = estate.library.cards[0]
+    card.utilization, card.busy = 100, {estate.ours: 60, estate.owners: 20}
+    estate.look()
+    assert estate.asked == [], "no more than a desktop"
+    card.busy = {estate.ours: 50, estate.owners: 50}
+    estate.look()
+    assert estate.asked == [("run-1", "The owner is using GPU 0.", 30)]
+
+
 def test_a_run_that_still_holds_its_card_long_after_its_grace_is_told_of_once(
     estate: Estate, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,6 +33,8 @@ class FakeCard:
     """Pid → bytes, of those that compute."""
     drawing: dict[int, int | None] = field(default_factory=dict)
     """Pid → bytes, of those that draw."""
+    busy: dict[int, int] | None = None
+    """Pid → percent; None: the driver does not tell them apart."""
     reserved: int = 0
     """Bytes in use that no process tells of."""
     utilization: int | None = 0
@@ -213,6 +215,14 @@ class FakeNvml:
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, handle: _Handle) -> list[Any]:
         return self._users(handle, handle.card.drawing)
+
+    def nvmlDeviceGetProcessUtilization(self, handle: _Handle, since: int) -> list[Any]:
+        busy: dict[int, int] = self._known(handle, handle.card.busy)
+        if not busy:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return [
+            SimpleNamespace(pid=pid, timeStamp=since + 1, smUtil=percent) for pid, percent in busy.items()
+        ]
 
     def _users(self, handle: _Handle, users: dict[int, int | None]) -> list[Any]:
         if not handle.card.told:

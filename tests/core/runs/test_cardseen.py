@@ -42,6 +42,17 @@ def test_the_utilisation_of_a_card_that_a_run_has_or_had_a_moment_ago_is_not_the
     assert seen(busy, cooling=True).foreign_utilization == 0
 
 
+def test_where_the_driver_tells_processes_apart_the_owners_use_counts_beside_a_run() -> None:
+    train = GpuProcess(pid=1, memory=9 * GB, utilization=60)
+    game = GpuProcess(pid=2, memory=GB // 4, utilization=35)
+    found = seen(a_sample(train, game, utilization=97), ours={1}, lent=Lent())
+    assert (found.foreign_utilization, found.foreign_memory) == (35, GB // 4)
+    assert seen(a_sample(train, game, utilization=97), ours={1, 2}, lent=Lent()).foreign_utilization == 0
+    assert seen(a_sample(train, game), dead={1}, cooling=True).foreign_utilization == 35
+    silent = GpuProcess(pid=3, memory=GB)
+    assert seen(a_sample(train, game, silent), ours={1}, lent=Lent()).foreign_utilization == 0, "half of it"
+
+
 def test_without_processes_all_beyond_what_ours_were_given_is_the_owners() -> None:
     blind = a_sample(memory_used=10 * GB, processes=None)
     assert seen(blind).foreign_memory == 10 * GB

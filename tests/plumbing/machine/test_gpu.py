@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import pynvml
@@ -151,6 +152,21 @@ def test_a_sample_tells_who_uses_what(machine: FakeNvml) -> None:
     assert {process.pid: process.memory for process in one.processes} == {100: 9 * GB, 200: 1 * GB}
     assert other.processes == ()
     sampler.close()
+
+
+def test_a_sample_tells_how_much_each_process_uses_where_the_driver_does(machine: FakeNvml) -> None:
+    card = machine.cards[0]
+    card.processes |= {100: 9 * GB, 200: 1 * GB}
+
+    def told() -> dict[int, int | None]:
+        with contextlib.closing(Sampler()) as sampler:
+            return {one.pid: one.utilization for one in sampler.sample()[0].processes or ()}
+
+    assert told() == {100: None, 200: None}, "an old card does not know"
+    card.busy = {}
+    assert told() == {100: 0, 200: 0}, "nobody had anything computed lately"
+    card.busy = {200: 35, 300: 7}
+    assert told() == {100: 0, 200: 35}
 
 
 def test_what_a_card_does_not_know_is_none_not_zero(monkeypatch: pytest.MonkeyPatch) -> None:

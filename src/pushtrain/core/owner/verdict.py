@@ -72,7 +72,7 @@ class CardSeen:
     """Bytes in use that are not ours; where the driver tells of no processes, all beyond what ours were
     given."""
     foreign_utilization: int = 0
-    """Percent that is not ours; 0 where it cannot be told apart."""
+    """Percent that is not ours; 0 where a run has the card and the driver does not tell it apart."""
     free_memory: int | None = None
     lent: bool = False
     """Whether a job of ours has it."""

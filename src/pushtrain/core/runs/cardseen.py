@@ -42,14 +42,16 @@ def card_seen(
         ours: Pids of its processes that belong to our runs.
         dead: Pids of its processes that are gone.
         lent: What runs of ours have of it; None: nothing.
-        cooling: Whether a run of ours had it a moment ago: then its utilisation, and without processes its
-            memory, may still be that run's.
+        cooling: Whether a run of ours had it a moment ago: then its utilisation, where it is not told of each
+            process, and without processes its memory, may still be that run's.
         blind: Whether what the driver tells of processes means nothing here.
         trouble: What is wrong with it.
     """
     if sample.asleep or sample.lost:
         return CardSeen(sample.uuid, index, asleep=sample.asleep, trouble=trouble, lent=lent is not None)
     processes = None if blind else sample.processes
+    told_apart = lent is None and not cooling
+    busy = (sample.utilization or 0) if told_apart else 0
     if processes is None:
         free_of_us = cooling or (lent is not None and lent.whole)
         foreign = 0 if free_of_us else max(0, sample.memory_used - (lent.given if lent else 0))
@@ -58,12 +60,14 @@ def card_seen(
         foreign = sum(one.memory or 0 for one in theirs)
         if any(one.memory is None for one in theirs) and lent is None and not cooling:
             foreign = max(foreign, sample.memory_used)
-    told_apart = lent is None and not cooling
+        used = [one.utilization for one in theirs if one.utilization is not None]
+        if not told_apart and len(used) == len(theirs):
+            busy = min(100, sum(used))
     return CardSeen(
         uuid=sample.uuid,
         index=index,
         foreign_memory=foreign,
-        foreign_utilization=(sample.utilization or 0) if told_apart else 0,
+        foreign_utilization=busy,
         free_memory=sample.memory_free,
         lent=lent is not None,
         display=sample.display,

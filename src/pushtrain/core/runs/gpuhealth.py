@@ -27,6 +27,8 @@ class GpuProcess(Value):
     """Bytes; None: the driver does not tell (WSL2, MIG without rights)."""
     graphics: bool = False
     """Whether it draws: a desktop, a game."""
+    utilization: int | None = None
+    """Percent of the last moments in which it had something computed; None: the driver does not tell."""
 
 
 class GpuSample(Value):

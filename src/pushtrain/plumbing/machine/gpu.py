@@ -28,6 +28,10 @@ T = TypeVar("T")
 
 _NO_ATTACH: Final = 2
 """NVML_INIT_FLAG_NO_ATTACH: initialise without waking a single card."""
+_NOBODY: Final = (pynvml.NVML_SUCCESS, pynvml.NVML_ERROR_NOT_FOUND)
+"""What the library says where no process had anything computed lately; it raises the first one, too."""
+_LATELY: Final = 1.5
+"""Seconds for which a process's use of a card counts; the driver looks a few times a second."""
 _GONE: Final = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
 _THROTTLES: Final = (
     (pynvml.nvmlClocksThrottleReasonSwThermalSlowdown, "heat"),
@@ -314,7 +318,7 @@ def _sample(card: _Card, now: float, *, there: bool) -> GpuSample:
                 pynvml.NVML_VOLATILE_ECC,
             ),
             retire_pending=bool(retired) or bool(remapped[2]),
-            processes=_processes(handle),
+            processes=_busy(handle, _processes(handle)),
         )
     except pynvml.NVMLError as error:
         if error.value not in _GONE:
@@ -334,6 +338,22 @@ def _processes(handle: Any) -> tuple[GpuProcess, ...] | None:
         for one in group
     }
     return tuple(found.values())
+
+
+def _busy(handle: Any, processes: tuple[GpuProcess, ...] | None) -> tuple[GpuProcess, ...] | None:
+    """The processes, each with what it had computed lately, where the driver tells."""
+    if not processes:
+        return processes
+    try:
+        samples = pynvml.nvmlDeviceGetProcessUtilization(handle, int((time.time() - _LATELY) * 1e6))
+    except pynvml.NVMLError as error:
+        if error.value in _GONE:
+            raise
+        if error.value not in _NOBODY:
+            return processes
+        samples = []
+    last = {one.pid: min(one.smUtil, 100) for one in sorted(samples, key=lambda one: one.timeStamp)}
+    return tuple(one.model_copy(update={"utilization": last.get(one.pid, 0)}) for one in processes)
 
 
 def _or(otherwise: T, ask: Callable[..., Any], *given: Any) -> T | Any:
