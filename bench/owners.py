@@ -16,7 +16,7 @@ WATCH = """
 import asyncio, json, os, subprocess, sys, tempfile, time
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
-from pushtrain.core.owner.verdict import OwnerRules
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.owner.rules import Rules
 from pushtrain.core.settings import Settings
 from pushtrain.executor.owner.landlord import Landlord
