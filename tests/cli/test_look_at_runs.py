@@ -45,6 +45,26 @@ def test_a_run_whose_name_looks_like_markup_is_listed(
     assert "\x1b" not in said
 
 
+def test_runs_that_are_not_listed_are_not_passed_over_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody: ExecutorClient = object.__new__(ExecutorClient)
+    there = [a_run(a_command(request=str(number)), accepted_at=NOON + number) for number in range(4)]
+
+    def found(*_: object, limit: int) -> Heard:
+        return Heard(tuple((nobody, run) for run in reversed(there))[:limit], ())
+
+    monkeypatch.setattr(ps, "find_runs", found)
+    ps.ps(limit=3)
+    said = capsys.readouterr()
+    assert [run.short in said.out for run in there] == [False, True, True, True]
+    assert said.err == "pushtrain: There are more: `--limit 30` lists up to 30.\n"
+    ps.ps(limit=4)
+    said = capsys.readouterr()
+    assert all(run.short in said.out for run in there)
+    assert not said.err
+
+
 def test_a_run_whose_files_look_like_markup_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

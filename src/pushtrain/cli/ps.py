@@ -13,6 +13,7 @@ from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound, PushtrainError, Unreachable
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import State as State_
+from pushtrain.core.wire.bodies import MAX_RUNS
 from pushtrain.wiring.history import Unsent
 
 
@@ -33,9 +34,13 @@ def ps(
 
     Args:
         which: A commit, a branch, a job, or the beginning of a run's id; every run when left out.
-        limit: How many at most.
+        limit: How many at most; it is said when there are more.
     """
-    runs, silent = _listed(which, state, limit)
+    runs, silent = _listed(which, state, min(limit + 1, max(limit, MAX_RUNS)))
+    if len(runs) > limit:
+        many = min(10 * limit or MAX_RUNS, MAX_RUNS)
+        silent = (*silent, f"There are more: `--limit {many}` lists up to {many}")
+        runs = runs[:limit]
     for sentence in silent:
         render.note(f"pushtrain: {sentence.rstrip('.')}.")
     if json:
