@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -543,6 +544,30 @@ def test_a_pause_and_its_end_are_seen_at_once_though_looks_are_rare(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+    asyncio.run(story())
+
+
+def test_threads_that_all_wait_for_a_network_do_not_delay_the_owner(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BRISK", 0.02)
+    over = threading.Event()
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        waiting = loop.run_in_executor(None, over.wait, 60)
+        task = asyncio.create_task(estate.landlord.run())
+        try:
+            await eventually(lambda: estate.landlord.verdict().at, 10)
+            estate.pause.pause(None)
+            await eventually(lambda: not estate.landlord.verdict().lent, 10)
+        finally:
+            over.set()
+            await waiting
+            task.cancel()
+            await asyncio.wait([task])
 
     asyncio.run(story())
 

@@ -3,7 +3,9 @@
 import asyncio
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -316,3 +318,36 @@ def test_a_remote_that_never_answers_does_not_hold_up_the_end(world: World, tmp_
                 await asyncio.wait([polling])
 
         asyncio.run(story())  # ends only when the thread that asks has ended too
+
+
+def test_hosts_that_do_not_answer_take_nobody_elses_threads(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an owner who comes back while there is no network, or a revoked key, waits with them."""
+    over = threading.Event()
+    looked: list[str] = []
+
+    def look(self: Reconciler, key: str) -> int:
+        looked.append(key)
+        while not over.wait(0.01):
+            self._stop()
+        return 0
+
+    monkeypatch.setattr(Reconciler, "look", look)
+
+    async def story() -> None:
+        async with world.running() as service:
+            served = [Repository(key=f"host.example/octo/r{n}", remote="/nowhere") for n in range(12)]
+            monkeypatch.setattr(service, "repositories", served)
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(4))
+            task = asyncio.create_task(Reconciler(service, 600).run())
+            try:
+                await eventually(lambda: len(looked) == len(served), 10, what="all that hang")
+                async with asyncio.timeout(10):
+                    await asyncio.to_thread(lambda: None)
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+                over.set()
+
+    asyncio.run(story())

@@ -11,8 +11,10 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from pushtrain.core.errors import Cancelled, PushtrainError
 from pushtrain.core.settings import Repository
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 _LOOKED: Final = ""
 """The ref under which it is noted that a repository was looked at before; an empty one has no other."""
 _SPREAD: Final = 0.1
+_THREADS: Final = 32
+"""Repositories that are looked at at once."""
 _LONGEST_WISH: Final = 3600.0
 """Seconds for which a host that asks for fewer requests is left alone at most."""
 
@@ -91,11 +95,14 @@ class Reconciler:
         self.poll_seconds = poll_seconds
         self._jitter = jitter
         self._ending = False
+        self._threads: ThreadPoolExecutor | None = None
         self._first = {repository.key: asyncio.Event() for repository in service.repositories}
 
     async def run(self) -> None:
         """Look at each repository, at once and then again and again, until cancelled."""
         self._ending = False
+        most = min(_THREADS, len(self._service.repositories) + 1)
+        self._threads = threads = ThreadPoolExecutor(most, thread_name_prefix="poll")
         try:
             async with asyncio.TaskGroup() as group:
                 for repository in self._service.repositories:
@@ -103,6 +110,7 @@ class Reconciler:
                 group.create_task(self._watch_rosters(), name="poll shared rosters")
         finally:
             self._ending = True  # a thread that waits for a remote ends with us
+            await asyncio.to_thread(threads.shutdown, cancel_futures=True)
 
     async def settled(self, seconds: float) -> None:
         """Wait until each repository was looked at once, or in vain; not for longer than this.
@@ -119,12 +127,16 @@ class Reconciler:
         if self._ending:
             raise Cancelled("The sender ends.")
 
+    async def _work(self, work: Callable[..., object], *arguments: Any) -> None:
+        """In a thread of ours: hosts that do not answer must not take everybody's."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
     async def _watch(self, repository: Repository) -> None:
         trouble = ""
         while True:
             least = 0.0
             try:
-                await asyncio.to_thread(self.look, repository.key)
+                await self._work(self.look, repository.key)
                 trouble = ""
             except PushtrainError as error:
                 least = min(error.after, _LONGEST_WISH) if isinstance(error, RateLimited) else 0.0
@@ -164,6 +176,6 @@ class Reconciler:
         watched = {repository.key for repository in self._service.repositories}
         while self._rosters is not None and (files := self._rosters.elsewhere(watched)):
             for file in files:
-                await asyncio.to_thread(self._rosters.refresh, file, stop=self._stop)
+                await self._work(partial(self._rosters.refresh, file, stop=self._stop))
             self._service.kept_more()
             await asyncio.sleep(self.poll_seconds * (1 - _SPREAD + 2 * _SPREAD * self._jitter()))

@@ -14,6 +14,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Protocol
 
 from pushtrain.core.owner.lending import OwnerRules
@@ -280,15 +282,18 @@ class Landlord:
     # --- the loop -----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Look until cancelled, in threads of our own: who waits for a network must not delay the owner."""
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+        threads = ThreadPoolExecutor(2, thread_name_prefix="pushtrain-owner")
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._sense())
+                group.create_task(self._sense(threads))
                 while True:
                     self._wake.clear()
-                    await self._rest(self._wake, await asyncio.to_thread(self._step))
+                    pause = await self._loop.run_in_executor(threads, self._step)
+                    await self._rest(self._wake, pause)
         finally:
+            threads.shutdown(wait=False)
             self._presence.close()
             with contextlib.suppress(TimeoutError), self._alone():
                 self._cards.close()
@@ -304,11 +309,12 @@ class Landlord:
             if self._pause.until() != self._paused or (self._holders() and not self._held):
                 return
 
-    async def _sense(self) -> None:
+    async def _sense(self, threads: ThreadPoolExecutor) -> None:
         """Look at the machine apart from its GPUs: a program that hangs must not delay those."""
         while True:
             calm = self._calm(self._held)
-            await asyncio.to_thread(self._presence.look, calm=calm)
+            look = partial(self._presence.look, calm=calm)
+            await asyncio.get_running_loop().run_in_executor(threads, look)
             await asyncio.sleep(CALM if calm else _SENSES)
 
     def _step(self) -> float:
