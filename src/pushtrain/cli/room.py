@@ -5,10 +5,11 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pushtrain.cli.clone import open_clone
 from pushtrain.cli.screen import render
@@ -18,6 +19,8 @@ from pushtrain.core.settings import Settings
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.wiring.rooms import Running
 from pushtrain.wiring.settings import load_settings
+
+_THREADS: Final = 32
 
 
 def served(
@@ -61,6 +64,8 @@ async def run_until_stopped(room: AbstractAsyncContextManager[Running], title: s
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    # Python's own gives five threads on one core: as many as there are loops that may wait for a network.
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="pushtrain"))
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with room as running:
