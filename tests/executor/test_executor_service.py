@@ -64,6 +64,8 @@ def test_a_repository_that_is_not_served_is_refused(house: House) -> None:
     [
         {"resources": Resources(gpus=1)},
         {"resources": Resources(labels=("big",))},
+        {"resources": Resources(cpus=4096)},
+        {"resources": Resources(memory=1 << 50)},
         {"data": (DataSource(mount="imagenet", path="data"),)},
     ],
 )

@@ -20,7 +20,7 @@ from pushtrain.core.errors import ConfigError, Conflict, Forbidden, NotFound
 from pushtrain.core.lifecycle import comes_back
 from pushtrain.core.policy import fits, paces
 from pushtrain.core.runs.gpustate import MachineGpus
-from pushtrain.core.runs.room import told
+from pushtrain.core.runs.room import told, too_weak
 from pushtrain.core.runs.usage import Usage
 from pushtrain.core.settings import Settings
 from pushtrain.core.values.card import Capacity, Challenge, ExecutorCard, Gpu, Pace
@@ -47,6 +47,7 @@ from pushtrain.executor.results.artifacts import Spend, at_once
 from pushtrain.executor.results.courier import Courier, Publisher, clear
 from pushtrain.executor.rulebook import NumberOf, Rulebook, unasked
 from pushtrain.executor.runs.access import Access
+from pushtrain.executor.runs.cages import cores_and_memory
 from pushtrain.executor.runs.dispatch import Dispatch
 from pushtrain.executor.runs.shown import Shown
 from pushtrain.executor.runs.vault import Reader, Vault
@@ -339,7 +340,9 @@ class ExecutorService:
         self.rulebook.admit(command, sender)
         self.access.settle(command.job.network)
         mended = self.card().model_copy(update={"gpus": self.gpus})  # what has failed may be mended one day
-        if problem := fits(mended, command.job, command.repository):
+        cpus, memory = cores_and_memory(self.rulebook.rules.limits)
+        lacks = too_weak(command.job.resources, cpus=cpus, memory=memory)
+        if problem := fits(mended, command.job, command.repository) or lacks:
             raise ConfigError(
                 f"Executor {self.settings.executor.name} can never run the job {command.job.name}: {problem}",
                 mend="Ask for less, or send it to another executor.",

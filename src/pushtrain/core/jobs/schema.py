@@ -102,8 +102,8 @@ def _job() -> Schema:
                 default=0,
                 whole=True,
             ),
-            "cpus": _number("CPU cores at least.", 0, 4096),
-            "memory": _size("Main memory at least."),
+            "cpus": _number("CPU cores that the machine must have at least.", 0, 4096),
+            "memory": _size("Main memory that a run may have there at least."),
             "labels": _texts(
                 "Words that the executor's owner gave it; all must be there.", needs.WORD.pattern
             ),

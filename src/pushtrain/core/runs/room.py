@@ -85,6 +85,22 @@ def can(place: Place, needs: Needs) -> bool:
     return place.room >= needs.memory if needs.share else place.whole
 
 
+def too_weak(asked: Resources, *, cpus: int, memory: int) -> str:
+    """What a machine lacks for a job beside GPUs; empty: nothing.
+
+    Args:
+        asked: What the job asks for.
+        cpus: Processor cores that an attempt could have, if nobody else ran.
+        memory: Bytes, likewise.
+    """
+    if asked.cpus > cpus:
+        return f"it has {cpus} processor core{'s' if cpus != 1 else ''}; the job asks for {asked.cpus:g}"
+    if asked.memory > memory:
+        have, wants = (f"{size / 10**9:.4g} GB" for size in (memory, asked.memory))
+        return f"a run may have {have} of memory there; the job asks for {wants}"
+    return ""
+
+
 def kept_from(
     verdict: Verdict, gpus: Sequence[Gpu], asked: Resources, *, reserve: int
 ) -> tuple[Finding, ...]:

@@ -90,8 +90,9 @@ class Resources(Value):
     gpu_share: bool = False
     """Whether others may use its one GPU at the same time, each with memory of its own."""
     cpus: float = Field(default=0, ge=0, le=MOST)
+    """Processor cores that the machine has at least."""
     memory: int = Field(default=0, ge=0, le=MOST)
-    """Bytes."""
+    """Bytes that an attempt may have there at least."""
     labels: tuple[str, ...] = ()
 
 

@@ -15,8 +15,14 @@ from pushtrain.plumbing.isolation.interpreters import needed
 from pushtrain.ports import Activation, Cage
 
 
+def cores_and_memory(limits: Limits) -> tuple[int, int]:
+    """Processor cores, and bytes of memory, that an attempt may use on this machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return len(os.sched_getaffinity(0)), limits.memory or max(GIB, memory - max(memory // 10, GIB))
+
+
 def limited(
-    folder: RunDir, limits: Limits, *, caches: Path, mark: str, cgroups: Mapping[str, Path], memory: int
+    folder: RunDir, limits: Limits, *, caches: Path, mark: str, cgroups: Mapping[str, Path]
 ) -> Limited:
     """What the shim keeps a job to.
 
@@ -26,10 +32,9 @@ def limited(
         caches: The repository's own.
         mark: No other attempt has it.
         cgroups: Where control groups can be made.
-        memory: Bytes that the machine has.
     """
     return Limited(
-        memory=limits.memory or max(GIB, memory - max(memory // 10, GIB)),
+        memory=cores_and_memory(limits)[1],
         processes=limits.processes,
         disk=limits.disk,
         folders=(str(folder.job), str(folder.checkpoint)),

@@ -6,7 +6,6 @@ log, because the log is what gets published. Everything here is repeatable: an a
 made again in a folder of its own.
 """
 
-import os
 import signal
 import threading
 import time
@@ -206,7 +205,6 @@ class Preparation:
                 caches=caches,
                 mark=attempt_mark(self._run),
                 cgroups=self._shop.cgroups,
-                memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             ),
         )
 
