@@ -137,6 +137,7 @@ class ExecutorService:
         self.gpus = tuple(gpus)
         self._state = state
         self._identity = identity
+        self._called = authorized.called
         self._may_start = lambda sender: authorized.word(sender) is Word.MAY
         self.admission = Admission(authorized, Invitations(state.invitations), store, clock=clock)
         """Who may come in."""
@@ -508,7 +509,7 @@ class ExecutorService:
         """What the ledger tells of the last days, today among them."""
         since = int(self._clock() // DAY) - days + 1
         entries = tuple(self.store.used(since=since))
-        named = {each.sender: self.rulebook.who(each.sender).name for each in entries}
+        named = {each.sender: self._called(each.sender) for each in entries}
         return Usage(
             executor=self.settings.executor.name,
             days=days,

@@ -136,13 +136,13 @@ class History:
         since = int(time.time()) // DAY - days + 1
         named = Authorized(self._state.authorized)
         entries = tuple(self._store.used(since=since))
-        grants = {each.sender: named.lookup(each.sender) for each in entries}
+        names = {each.sender: named.called(each.sender) for each in entries}
         return Usage(
             executor=executor,
             days=days,
             entries=entries,
             stood=tuple(self._store.stood(since=since)),
-            names={key: grant.name for key, grant in grants.items() if grant and grant.name},
+            names={key: name for key, name in names.items() if name},
         )
 
     def view(self, run_id: str) -> RunView:

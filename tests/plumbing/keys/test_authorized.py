@@ -305,6 +305,15 @@ def test_looking_up_a_key_reads_the_file_only_when_it_changed(
     assert authorized.lookup(ID)
 
 
+def test_who_sent_is_called_by_name_also_when_the_key_counts_no_more(path: Path) -> None:
+    authorized = Authorized(path)
+    authorized.add(KEY, name="ada")
+    authorized.add(OTHER)
+    assert (authorized.called(ID), authorized.called(OTHER_ID)) == ("ada", "")
+    authorized.revoke("ada")
+    assert (authorized.lookup(ID), authorized.called(ID)) == (None, "ada")
+
+
 def test_a_key_keeps_its_name_when_its_rights_or_its_address_change(path: Path, tmp_path: Path) -> None:
     """Rules name senders by it."""
     authorized, trusted = Authorized(path), Trusted(tmp_path / "trusted_keys")

@@ -116,6 +116,14 @@ class Authorized:
         heirs = (grant for grant in self._file.entries().values() if key_id in grant.was)
         return next((grant for grant in heirs if grant.live(self._clock())), None)
 
+    def called(self, key_id: str) -> str:
+        """What people call whoever sent by this key, though it may count no more; empty: nobody named it."""
+        if (speaks := self.spokesman(key_id)) is not None:
+            return speaks.name
+        entries = self._file.entries()
+        kin = (each for name, each in entries.items() if name == key_id or key_id in each.was)
+        return next((each.name for each in kin if each.name), "")
+
     def word(self, key_id: str) -> Word:
         """Whether waiting runs that this key sent may start, and if not, why."""
         if self._owner is not None:
