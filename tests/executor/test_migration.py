@@ -257,7 +257,9 @@ def test_only_a_file_of_metrics_joins_the_runs_curve(tmp_path: Path) -> None:
 
 
 @story
-async def test_a_run_that_cannot_be_packed_ends_neither_the_others_nor_the_executor(tmp_path: Path) -> None:
+async def test_a_run_that_cannot_be_packed_ends_neither_the_others_nor_the_executor(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     waiting = Waiting(tmp_path, a_command(job=a_spec(checkpoint_to="lfs")))
     seen: list[str] = []
 
@@ -271,6 +273,7 @@ async def test_a_run_that_cannot_be_packed_ends_neither_the_others_nor_the_execu
     await eventually(lambda: seen, 20, what="the run")
     backlog.wake()
     await eventually(lambda: len(seen) > 1, 20, what="another try")
+    assert len(caplog.records) == 1, "it is told once"
     assert not task.done()
     task.cancel()
     waiting.store.close()

@@ -45,6 +45,7 @@ class Backlog:
         self._after = after
         self._guard = threading.Lock()
         self._new: set[str] = set()
+        self._told: dict[str, str] = {}
         self._stopping = threading.Event()
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -102,9 +103,12 @@ class Backlog:
             except Quiet:  # nothing to tell: it goes on when the hour is over
                 left.add(run_id)
             except Exception as error:  # noqa: BLE001  one run's defect must not end the others, and all of us
-                known = isinstance(error, PushtrainError | OSError)
-                _log.warning(self._undone, run_id[:8], error, exc_info=None if known else error)
+                if self._told.get(run_id) != str(error):  # once, not at every try
+                    self._told[run_id] = str(error)
+                    known = isinstance(error, PushtrainError | OSError)
+                    _log.warning(self._undone, run_id[:8], error, exc_info=None if known else error)
                 left.add(run_id)
+        self._told = {run_id: why for run_id, why in self._told.items() if run_id in left}
         with self._guard:
             self._new |= left
         return self._after() or bool(left)
