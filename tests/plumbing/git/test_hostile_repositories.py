@@ -12,6 +12,7 @@ import pytest
 from forge import FILE, FOLDER, LINK, Forge
 from pushtrain.core.errors import GitError, NotFound
 from pushtrain.core.settings import Repository
+from pushtrain.plumbing.git import mirror as mirroring
 from pushtrain.plumbing.git import seen
 from pushtrain.plumbing.git.command import GUARDED, SAFE
 from pushtrain.plumbing.git.complaint import UnsafeContent
@@ -20,6 +21,12 @@ from pushtrain.plumbing.git.survey import Bounds
 
 KEY = "github.com/octo/hello"
 MAIN = "refs/heads/main"
+
+
+@pytest.fixture(autouse=True)
+def _nobody_else_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a refused fetch leaves is cleared away after a moment, lest another one be about to name it."""
+    monkeypatch.setattr(mirroring, "_MOMENT", 0.01)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pushtrain.core.settings import Repository
 from pushtrain.demo.host import Host
 from pushtrain.plumbing.git import command as gitcommand
 from pushtrain.plumbing.git import lfs
+from pushtrain.plumbing.git import mirror as mirroring
 from pushtrain.plumbing.git.command import Git
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.testing import WorkRepository
@@ -57,6 +58,12 @@ class _Asked(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+@pytest.fixture(autouse=True)
+def _nobody_else_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a refused fetch leaves is cleared away after a moment, lest another one be about to name it."""
+    monkeypatch.setattr(mirroring, "_MOMENT", 0.01)
 
 
 @pytest.fixture
