@@ -39,6 +39,7 @@ from pushtrain.plumbing.machine.energy import EnergyDay
 from pushtrain.plumbing.sqlite.store import Store
 from pushtrain.ports import Activation, Builder, Enclosure, Environment, Recipe
 from pushtrain.testing import REPOSITORY, a_command, a_gpu, a_run, a_spec, an_attempt, wait_until
+from spoilt import spoil
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -206,6 +207,17 @@ def test_a_checkout_begins_again_where_another_run_has_made_the_mirror_anew(
     _, _, folder = bench.prepare()
     assert sorted(path.name for path in folder.tree.iterdir()) == ["README.md", "train.py"]
     assert len(tries) == 2
+
+
+def test_a_mirror_that_proves_damaged_at_the_checkout_is_made_anew(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    commit = bench.house.commit({"train.py": "print()"})
+    bench.prepare()
+    mirror = bench.shop.mirrors(REPOSITORY)
+    mirror.pristine.forget()
+    spoil(mirror, f"{commit}:train.py")
+    _, _, folder = bench.prepare()
+    assert (folder.tree / "train.py").read_text() == "print()"
 
 
 def test_a_list_is_executed_as_it_is(tmp_path: Path) -> None:

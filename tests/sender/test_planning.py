@@ -14,6 +14,7 @@ from pushtrain.plumbing.git.complaint import Unanswered
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.sender.planning import plan, plan_by_hand
 from sender_world import KEY, World
+from spoilt import spoil
 
 
 @pytest.fixture
@@ -130,6 +131,14 @@ def test_a_fetch_that_the_network_cuts_in_the_middle_costs_no_push(world: World,
             plan(world.push(commit), mirror)
         host.mood = GOOD
         assert len(plan(world.push(commit), mirror).commands) == 1
+
+
+def test_a_mirror_that_proves_damaged_when_it_is_read_is_made_anew(world: World, mirror: Mirror) -> None:
+    """The new commit came whole; the job file in it is an older one, in a pack that the disk has spoilt."""
+    first = world.commit()
+    plan(world.push(first), mirror)
+    spoil(mirror, f"{first}:pushtrain.toml")
+    assert len(plan(world.push(world.commit({"a": "1"})), mirror).commands) == 1
 
 
 def test_results_on_the_pushed_branch_start_nothing(world: World, mirror: Mirror) -> None:

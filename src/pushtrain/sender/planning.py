@@ -66,17 +66,20 @@ def plan(push: Push, mirror: Mirror, *, roster: str = "", stop: Stop | None = No
         return Plan((), "starts nothing: it deletes the branch or tag")
     if branch in OUR_BRANCHES:
         return Plan((), f"starts nothing: `{branch}` is pushtrain's own branch")
+
+    def decided() -> Plan:
+        try:
+            return _decided(push, branch, mirror, roster)
+        except (ConfigError, NotFound) as error:
+            return Plan((), f"starts nothing: {error}")
+
     try:
-        mirror.fetch(push.ref, push.after, stop=stop)
+        return mirror.read(push.ref, push.after, decided, stop=stop)
     except (UsageError, UnsafeContent) as error:
         return Plan((), f"starts nothing: {error}")
     except NotFound as error:
         _see_that_it_answers(mirror, stop)
         return Plan((), f"starts nothing: {error}", seen=False)
-    try:
-        return _decided(push, branch, mirror, roster)
-    except (ConfigError, NotFound) as error:
-        return Plan((), f"starts nothing: {error}")
 
 
 def plan_by_hand(
@@ -105,8 +108,7 @@ def plan_by_hand(
         NotFound: There is no such commit, file or job.
         GitError: The remote does not answer.
     """
-    mirror.fetch(ref, commit, stop=stop)
-    file = change(_jobs(_read(mirror, commit)))
+    file = change(mirror.read(ref, commit, lambda: _jobs(_read(mirror, commit)), stop=stop))
     decisions = by_hand(file, jobs)
     specs = [spec for decision in decisions for spec in decision.specs]
     made = commands(specs, repository=mirror.remote.key, ref=ref, commit=commit, request=request)

@@ -289,6 +289,19 @@ def test_what_is_wrong_with_a_mirror_that_stays_is_told(
     assert len(tries) == 1
 
 
+def test_after_a_restart_of_the_machine_the_kept_tree_is_made_anew(
+    work: WorkRepository, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power failure empties files that were not flushed; git goes by their size, and we by the commit."""
+    commit = pushed(work, {"a": "1"})
+    mirror.fetch("refs/heads/main", commit)
+    mirror.checkout(commit, tmp_path / "one")
+    (mirror.pristine.folder / "work" / "a").write_text("")
+    monkeypatch.setattr("pushtrain.plumbing.git.checkout.boot_id", lambda: "another")
+    mirror.checkout(commit, tmp_path / "two")
+    assert (tmp_path / "two" / "a").read_text() == "1"
+
+
 def test_a_pack_that_another_program_is_about_to_put_in_its_place_outlives_a_failed_fetch(
     work: WorkRepository, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -302,6 +302,7 @@ class Preparation:
         with self._stage(Stage.FETCH) as notes:
             allowed = rulebook.recheck(self._run)
             self._mirror = mirror = self._shop.mirrors(command.repository)
+            first = mirror.birth()
             if not mirror.fetch(command.ref, command.commit, stop=self._stop):
                 notes.append("cached")
             rulebook.prove(self._run, allowed, mirror, stop=self._stop)
@@ -310,10 +311,10 @@ class Preparation:
             born = mirror.birth()
             try:
                 done = self._copy(mirror)
-            except GitError:
-                if mirror.birth() == born:
+            except GitError as error:
+                if not mirror.renewed(born, error, stop=self._stop, old=born == first):
                     raise
-                # Another run has found the mirror damaged, and has made it anew while we copied.
+                # It is damaged, or another run has found it so, and has made it anew while we copied.
                 mirror.fetch(command.ref, command.commit, stop=self._stop)
                 remove_tree(self._folder.tree)
                 done = self._copy(mirror)

@@ -4,7 +4,7 @@ Rules:
 
 - The kept (pristine) tree has its own index; one git process turns it from the last commit to the next, so
   that only what changed is written. A job never sees it and git never runs where a job can write.
-- An update that was cut short leaves a mark; the tree is then made anew.
+- An update that was cut short leaves a mark; the tree is then made anew, as after a restart of the machine.
 - What an attempt gets is a copy: a reflink where the file system can, never a hard link, never a `.git`.
   Modes and symlinks are kept as they are in the commit.
 """
@@ -25,6 +25,7 @@ from pushtrain.plumbing.git import lfs as lfs_store
 from pushtrain.plumbing.git.command import GUARDED, LONGEST, Git
 from pushtrain.plumbing.git.complaint import UnsafeContent
 from pushtrain.plumbing.git.survey import Bounds, check_room, survey
+from pushtrain.plumbing.programs.proc import boot_id
 from pushtrain.ports import Stop
 
 if TYPE_CHECKING:
@@ -102,7 +103,10 @@ class PristineTree:
         current, changing = self.folder / "commit", self.folder / "changing"
         if not changing.exists():
             with suppress(FileNotFoundError):
-                if current.read_text() == commit:
+                made, _, boot = current.read_text().partition(" ")
+                if boot != boot_id():
+                    self._clear()  # nothing here is flushed: a power failure may have emptied any file
+                elif made == commit:
                     return
         else:
             self._clear()
@@ -121,7 +125,7 @@ class PristineTree:
         except GitError:
             self._clear()
             raise
-        current.write_text(commit)
+        current.write_text(f"{commit} {boot_id()}")
         changing.unlink()
 
     def _clear(self) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from pushtrain.core.errors import Cancelled, GitError, NotFound, PushtrainError
 from pushtrain.core.owner.outward import Outward
@@ -34,6 +34,8 @@ from pushtrain.ports import Stop
 
 if TYPE_CHECKING:
     from pushtrain.plumbing.data.ledger import Ledger
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -205,12 +207,38 @@ class Mirror:
                 try:
                     return fetch()
                 except GitError as error:
-                    if not self._renewed(born, error, stop, old=born == first):
+                    if not self.renewed(born, error, stop=stop, old=born == first):
                         raise
             return fetch()
 
-    def _renewed(self, born: str, error: GitError, stop: Stop | None, *, old: bool) -> bool:
-        """Whether another mirror is in the place of the one in which something failed, or may come there."""
+    def read(self, ref: str, commit: str, look: Callable[[], T], *, stop: Stop | None = None) -> T:
+        """Have this commit, as `fetch` does, and look at it; once more where the mirror proves damaged then.
+
+        Raises:
+            NotFound, UnsafeContent, GitError: As `fetch`, and what `look` raises.
+        """
+        first = self.birth()
+        self.fetch(ref, commit, stop=stop)
+        born = self.birth()
+        try:
+            return look()
+        except GitError as error:
+            if not self.renewed(born, error, stop=stop, old=born == first):
+                raise
+        self.fetch(ref, commit, stop=stop)
+        return look()
+
+    def renewed(self, born: str, error: GitError, *, old: bool, stop: Stop | None = None) -> bool:
+        """Whether another mirror is in the place of the one in which something failed, or may come there.
+
+        A damaged one is set aside for it.
+
+        Args:
+            born: The `birth` of the one in which it failed.
+            error: How.
+            old: Whether that one was there before the work began, so that its damage may be ours.
+            stop: Called now and then.
+        """
         if born and self.birth() != born:
             return True
         if not (born and old and isinstance(error, BrokenRepository)):
