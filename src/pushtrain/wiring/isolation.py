@@ -103,5 +103,5 @@ def choose(state: StateFolder, rules: Rules, way: WayOut) -> Sandbox:
     less = "Or lend to less with `--min-isolation` (docs/isolation.md tells what that means)."
     raise ConfigError(
         f"This machine cannot keep jobs apart as well as the rule `min_isolation` ({least}) demands. {why}.",
-        mend=f"{mend} {less}".strip(),
+        mend=f"{mend.rstrip('.')}. {less}" if mend else less,
     )
