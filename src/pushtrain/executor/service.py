@@ -345,7 +345,7 @@ class ExecutorService:
         lacks = too_weak(command.job.resources, cpus=cpus, memory=memory)
         if problem := fits(mended, command.job, command.repository) or lacks:
             raise ConfigError(
-                f"Executor {self.settings.executor.name} can never run the job {command.job.name}: {problem}.",
+                f"Executor {mended.name} can never run the job {command.job.name}: {problem}.",
                 mend="Ask for less, or send it to another executor.",
             )
         run, fresh = self.store.accept(
