@@ -22,8 +22,8 @@ quick: .venv/ready  ## a contributor's subset, at most 90 s
 
 GATE := core/wire/test_address.py core/wire/test_frames.py core/text/test_heads.py core/wire/test_roster.py core/wire/test_signing.py \
 	core/text/test_strictjson.py executor/test_gate.py executor/test_gpus_now.py executor/test_joining.py executor/test_rotate.py \
-	executor/test_admission.py executor/test_web.py executor/test_web_noise.py plumbing/http/test_lying_tunnel.py plumbing/http/test_serve.py \
-	plumbing/http/test_serve_under_attack.py sender/test_sender_door.py test_doors.py
+	executor/test_admission.py executor/test_web.py executor/test_web_noise.py executor/test_whose_run.py \
+	plumbing/http/test_lying_tunnel.py plumbing/http/test_serve.py plumbing/http/test_serve_under_attack.py sender/test_sender_door.py test_doors.py
 coverage: .venv/ready   ## full branch coverage of signing, the roster and the request gate; about a minute
 	@scripts/bootstrap.sh test
 	@$(PY) -m pytest -q -m "not slow" --cov --cov-config=tests/gate.coveragerc --cov-report=term-missing \
