@@ -1,6 +1,7 @@
 """`pushtrain executor rules`: what is in force, and what would become of a push."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pushtrain.cli.screen import render
 from pushtrain.core.owner.explain import every_rule, explain
 from pushtrain.core.wire.signing import fingerprint, public_text
 from pushtrain.plumbing.data.ledger import Ledger
+from pushtrain.plumbing.disk.lock import FolderLock
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.keys.authorized import Authorized
 from pushtrain.wiring.settings import load
@@ -55,6 +57,19 @@ def told(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 
 def document(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
     return json.loads(told(capsys, *words, "--json", code=code))
+
+
+def test_rules_that_an_executor_does_not_go_by_yet_are_told_so(
+    folder: StateFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late = "changed after the executor had started"
+    with FolderLock(folder.lock):
+        os.utime(folder.settings, (0, 0))
+        assert late not in told(capsys)
+        os.utime(folder.settings, (4e9, 4e9))
+        assert late in " ".join(told(capsys).split())
+        assert document(capsys)["changed_since_start"]
+    assert late not in told(capsys), "nobody runs: the next start goes by it"
 
 
 def test_every_rule_is_told_with_its_value_and_its_origin_within_80_columns(

@@ -1,5 +1,6 @@
 """`pushtrain executor rules`: what the owner allows, in plain language, and what would become of a push."""
 
+import contextlib
 import textwrap
 from dataclasses import asdict, dataclass
 from typing import Annotated, Final
@@ -28,6 +29,7 @@ from pushtrain.core.settings import Settings
 from pushtrain.core.wire.grants import OWNER, Grant, Scope
 from pushtrain.core.wire.signing import fingerprint, parse_public
 from pushtrain.plumbing.data.ledger import read_today
+from pushtrain.plumbing.disk.lock import holder
 from pushtrain.plumbing.disk.state import StateFolder
 from pushtrain.plumbing.git.remotes import check_ref, key_of
 from pushtrain.plumbing.keys.authorized import Authorized
@@ -36,6 +38,10 @@ from pushtrain.wiring.parts import identity, running_card
 from pushtrain.wiring.settings import Loaded, load, open_state
 
 _WIDEST: Final = 80
+_LATE: Final = (
+    "The file was changed after the executor had started, which goes by what stood there then: start it "
+    "anew, and it goes by this. Trainings go on meanwhile."
+)
 
 
 def rules(
@@ -53,7 +59,8 @@ def rules(
     is served, the branch main, and this executor's own key.
 
     It tells what a start from this shell would have in force: variables and flags of an executor that runs
-    elsewhere, as a service perhaps, are not known here. docs/rules.md is the page for owners.
+    elsewhere, as a service perhaps, are not known here, and rules count from an executor's start on; it says
+    so where the file was changed since. docs/rules.md is the page for owners.
     """
     folder = open_state(state)
     found = load(folder)
@@ -61,7 +68,8 @@ def rules(
         return _answer(_judged(folder, found.settings, repo, ref, sender), as_json=json)
     rows = explain(found.settings.rules, found.origins)
     if json:
-        render.emit_json({"settings": str(folder.settings), "rules": [asdict(row) for row in rows]})
+        told = {"settings": str(folder.settings), "changed_since_start": _changed_since_start(folder)}
+        render.emit_json({**told, "rules": [asdict(row) for row in rows]})
         return 0
     _tell(folder, found, rows)
     return 0
@@ -75,12 +83,24 @@ def _tell(folder: StateFolder, found: Loaded, rows: tuple[Row, ...]) -> None:
     there = "" if folder.settings.exists() else " (there is none yet)"
     render.say(f"[bold]The owner's rules of {render.literal(name)}[/]")
     render.say(f"[dim]{render.literal(str(folder.settings))}{there}[/]")
+    if _changed_since_start(folder):
+        for line in _wrapped(_LATE, _width(), ""):
+            render.say(f"[yellow]{line}[/]")
     group = ""
     for row in rows:
         if row.group != group:
             group = row.group
             render.say(f"\n[bold]{group}[/]")
         _tell_row(row, _now(folder, found.settings, row))
+
+
+def _changed_since_start(folder: StateFolder) -> bool:
+    """Whether the file says something else, perhaps, than the executor goes by that runs now."""
+    with contextlib.suppress(OSError):  # either of them is not there
+        return (
+            folder.settings.stat().st_mtime > folder.lock.stat().st_mtime and holder(folder.lock) is not None
+        )
+    return False
 
 
 def _tell_row(row: Row, now: str) -> None:
