@@ -55,6 +55,7 @@ def test_a_pause_is_answered_at_once_and_ended_by_resume(
 
 def test_a_pause_with_a_time_says_until_when(folder: StateFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert re.match(r"Paused until (\w+ )?\d\d:\d\d\.", said(capsys, "pause", "2h"))
+    assert re.match(r"Paused until \d{4}-\d\d-\d\d \d\d:\d\d\.", said(capsys, "pause", "30d"))
     told = json.loads(said(capsys, "pause", "30m", "--json"))
     assert told["paused"] is True
     assert told["until"] == json.loads(folder.pause.read_text())["until"]
@@ -64,7 +65,8 @@ def test_a_time_that_is_none_is_named_with_the_mend(
     folder: StateFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(("pause", "tomorrow")) == 2
-    assert "`tomorrow` is not a duration" in capsys.readouterr().err
+    err = " ".join(capsys.readouterr().err.split())
+    assert "`tomorrow` is not a duration. Write `30m`, `2h`, `1h30m` or `2d`; without it" in err
     assert not folder.pause.exists()
 
 

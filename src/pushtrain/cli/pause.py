@@ -61,7 +61,8 @@ def _seconds(text: str | None) -> float | None:
     try:
         return duration(text)
     except Wrong as wrong:
-        raise UsageError(f"`{text}` {wrong.problem}.", mend=wrong.mend) from None
+        mend = "Write `30m`, `2h`, `1h30m` or `2d`; without it you are paused until `pushtrain resume`."
+        raise UsageError(f"`{text}` {wrong.problem}.", mend=mend) from None
 
 
 def _follows(folder: StateFolder) -> Iterator[str]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from pushtrain.cli.screen import render
 from pushtrain.plumbing.disk.state import StateFolder, default_state
@@ -11,12 +12,16 @@ from pushtrain.plumbing.owner import standing
 from pushtrain.plumbing.owner.pause import PauseFile
 from pushtrain.plumbing.owner.standing import CardStands, Standing
 
+_DAYS: Final = 6 * 86_400.0
+"""Seconds for which a weekday's name means one day only."""
+
 
 def clock(at: float) -> str:
-    """A moment as people say it: `15:30`; with its day when that is another one."""
+    """A moment as people say it: `15:30`; with its day when that is another one, its date when it is far."""
     local = time.localtime(at)
     same = time.strftime("%Y-%m-%d", local) == time.strftime("%Y-%m-%d")
-    return time.strftime("%H:%M" if same else "%a %H:%M", local)
+    near = abs(at - time.time()) < _DAYS
+    return time.strftime("%H:%M" if same else "%a %H:%M" if near else "%Y-%m-%d %H:%M", local)
 
 
 def one_line(state: Path | None, *, as_json: bool) -> None:
