@@ -16,6 +16,7 @@ from moody_host import (
     LIMITED,
     NAME,
     TOKEN,
+    UNAUTHORIZED,
     UNICORN,
     Mood,
     MoodyHost,
@@ -117,6 +118,26 @@ async def test_a_host_that_answers_with_a_refusal_fails_the_run_at_once(
 
         ended = await eventually(failed, 20, what="the failure")
         assert (ended.reason, ended.attempt) == (Reason.CHECKOUT, 1)
+
+
+@story
+async def test_a_host_that_refuses_whom_it_knew_is_waited_for(house: House, host: MoodyHost) -> None:
+    """A token ends, a repository is locked for a day: when somebody has mended it nobody sends runs again."""
+    async with house.running() as service:
+        await done(service, house.send(service, "true"))
+        house.work.commit({"more": "1"})
+        house.work.git("push", "--quiet", host.remote(NAME).replace("//", f"//x:{TOKEN}@"), "main")
+        host.mood = UNAUTHORIZED
+        waiting = await waits(service, run := house.send(service, "true"))
+        assert "has let this executor in before" in waiting.waiting_for
+        host.mood = GONE
+
+        def not_found() -> bool:
+            return any("not found" in one.detail for one in service.store.attempts(run.id))
+
+        await eventually(not_found, 20, what="the other refusal")
+        host.mood = GOOD
+        assert (await done(service, run)).outcome is Outcome.SUCCEEDED
 
 
 @story

@@ -18,11 +18,13 @@ from typing import Final
 from pushtrain.core.errors import (
     BuildKilled,
     Cancelled,
+    CredentialError,
     DataAway,
     DataError,
     Forbidden,
     GitError,
     IndexAway,
+    NotFound,
     PushtrainError,
     StorageError,
     fit,
@@ -67,6 +69,7 @@ _REASONS: Final = {
 
 
 _AWAY: Final = (Unanswered, RateLimited, luggage.Withheld, DataAway, IndexAway)
+_SHUT_OUT: Final = "The host has let this executor in before; it is tried again."
 _NOBODY: Final = "The repository's host does not answer either; it is tried again."
 
 
@@ -280,6 +283,9 @@ class Preparation:
             return PreparationError(Reason.UNREACHABLE, str(error))
         if isinstance(error, StorageError | NoRoom):
             return PreparationError(Reason.STORAGE, str(error))
+        refused = isinstance(error, CredentialError | NotFound)
+        if refused and self._mirror is not None and self._mirror.shuts_out(stop=self._stop):
+            return PreparationError(Reason.UNREACHABLE, f"{error} {_SHUT_OUT}")
         if self._mirror is not None and not self._mirror.answers(stop=self._stop):
             return PreparationError(Reason.UNREACHABLE, f"{error} {_NOBODY}")
         return PreparationError(reason, str(error))

@@ -19,7 +19,7 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from pushtrain.core.errors import Cancelled, GitError, NotFound, PushtrainError
+from pushtrain.core.errors import Cancelled, CredentialError, GitError, NotFound, PushtrainError
 from pushtrain.core.owner.outward import Outward
 from pushtrain.core.settings import Repository
 from pushtrain.plumbing.git.checkout import Checkout, PristineTree
@@ -140,6 +140,23 @@ class Mirror:
         except PushtrainError:
             return True
         return True
+
+    def shuts_out(self, *, stop: Stop | None = None) -> bool:
+        """Whether the remote has let us in before, and does not at the moment: a token has ended, perhaps.
+
+        Hosts say `not found` of what one may not see.
+        """
+        if not any((self.folder / "objects" / "pack").glob("*.pack")):
+            return False
+        try:
+            self.ls_remote(stop=stop)
+        except (CredentialError, NotFound):
+            return True
+        except Cancelled:
+            raise
+        except PushtrainError:
+            return False
+        return False
 
     def ref_with(self, commit: str, *, stop: Stop | None = None) -> str:
         """A branch or tag of the remote that holds a commit, the default branch first; empty: none does.
