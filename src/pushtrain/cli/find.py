@@ -124,8 +124,13 @@ def find_runs(text: str, state: Path | None, *, limit: int) -> Heard:
         if history is None or own_id(folder) in heard.told
         else history.runs(text, commit=commit, limit=limit)
     )
-    if own:
-        silent.append("The executor of this state folder does not run: its runs are shown as it left them.")
+    if own and history is not None:
+        absent = history.server is None
+        silence = "does not run" if absent else "does not answer"
+        why = "" if absent or heard.trouble is None else f" {heard.trouble}"
+        silent.append(
+            f"The executor of this state folder {silence}: its runs are shown as it left them.{why}"
+        )
     for run in own:
         if run.id not in runs or runs[run.id][1].outcome is Outcome.MOVED:
             runs[run.id] = (None, run)
