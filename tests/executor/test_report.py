@@ -214,7 +214,7 @@ def test_a_cut_log_says_how_much_is_missing_to_the_byte() -> None:
     log = LogEnds(b"head\n", b"tail\n", 990, 1000)
     files = report.write(story(log=log))
     assert files["log.txt"] == b"head\n\n[pushtrain: 990 of 1000 bytes left out here]\n\ntail\n"
-    assert "990 B left out in the middle" in files["README.md"].decode()
+    assert "[log.txt](log.txt); 990 of 1,000 bytes were left out between." in files["README.md"].decode()
     assert report.write(story())["log.txt"] == b"hello\n"
     assert "wrote nothing" in page(log=LogEnds(b"", b"", 0, 0))
 

@@ -365,13 +365,13 @@ def _log(story: Story, *, opened: bool) -> str:
     shown = md.last_lines(md.clean_log(raw), lines=_TAIL_LINES, width=_TAIL_WIDTH)
     count = shown.count("\n") + 1
     what = f"Last {count} lines" if count > 1 else "Last line"
-    left_out = f", {size(story.log.missing)} left out in the middle" if story.log.missing else ""
+    log, rest = story.log, "All of it: [log.txt](log.txt)."
+    if log.missing:
+        rest = (
+            f"Its two ends: [log.txt](log.txt); {log.missing:,} of {log.size:,} bytes were left out between."
+        )
     title = f"{what} of {size(story.log.size)}"
-    return (
-        "## Log\n\n"
-        + md.details(title, md.block(shown, "text"), opened=opened)
-        + f"\nAll of it: [log.txt](log.txt){left_out}.\n"
-    )
+    return "## Log\n\n" + md.details(title, md.block(shown, "text"), opened=opened) + f"\n{rest}\n"
 
 
 def _footer(story: Story) -> str:
