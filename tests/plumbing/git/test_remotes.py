@@ -139,6 +139,12 @@ def test_only_full_commit_ids_are_commits(commit: str) -> None:
         check_commit(commit)
 
 
+_SSH_SAYS = (
+    "fatal: Could not read from remote repository.\n\n"
+    "Please make sure you have the correct access rights\nand the repository exists."
+)
+
+
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
@@ -172,6 +178,18 @@ def test_only_full_commit_ids_are_commits(commit: str) -> None:
         ("fatal: early EOF\nfatal: fetch-pack: invalid index-pack output", Unanswered),
         ("error: 60 bytes of body are still expected\nfatal: protocol error: bad pack header", Unanswered),
         ("error: 3 bytes of length header were received\nfatal: expected flush after ref", Unanswered),
+        (f"ssh: connect to host a.b port 22: No route to host\n{_SSH_SAYS}", Unanswered),
+        (f"kex_exchange_identification: Connection closed by remote host\n{_SSH_SAYS}", Unanswered),
+        (f"Connection to a.b closed by remote host.\n{_SSH_SAYS}", Unanswered),
+        (f"client_loop: send disconnect: Broken pipe\n{_SSH_SAYS}", Unanswered),
+        ("fatal: unable to access 'https://x/': Empty reply from server", Unanswered),
+        ("fatal: unable to access 'https://x/': HTTP/2 stream 1 was not closed cleanly", Unanswered),
+        ("fatal: unable to access 'https://x/': The requested URL returned error: 403", CredentialError),
+        (
+            "batch response: Fatal error: Server error &{%!!(string=http)}s(MISSING) from HTTP 503",
+            Unanswered,
+        ),
+        ("batch response: Post: dial tcp: lookup a.b: no such host", Unanswered),
         ("fetch-pack: unexpected disconnect while reading sideband packet", Unanswered),
         ("fatal: Out of memory, malloc failed\nfatal: early EOF", UnsafeContent),
         ("fatal: fetch-pack: invalid index-pack output", UnsafeContent),

@@ -33,7 +33,8 @@ _ABSENT: Final = re.compile(
 _NO_NETWORK: Final = re.compile(
     r"could not resolve host|connection (refused|timed out|reset)|could not connect|failed to connect"
     r"|network is unreachable|early eof|hung up|operation too slow|timed out|gnutls|ssl|returned error: 5\d\d"
-    r"|no such host|i/o timeout|batch response: .*server error|rpc failed"
+    r"|no such host|i/o timeout|batch response: .*server error|rpc failed|network is down|broken pipe"
+    r"|no route to host|connection( to \S+)? closed|empty reply|unable to access 'http"
     r"|unexpected disconnect|bytes of (body|length header)|expected flush after ref listing"
 )
 _LIMITED: Final = re.compile(
