@@ -13,6 +13,7 @@ import pytest
 
 from origins import origin_and_clone
 from pushtrain.adapters.metrics.jsonl import JsonLines
+from pushtrain.cli import published
 from pushtrain.cli.app import run
 from pushtrain.cli.results import _Haul
 from pushtrain.core.errors import NotFound
@@ -206,6 +207,24 @@ def test_records_that_are_odd_or_of_another_run_are_passed_over(bench: Bench, te
     plant(bench, own.replace("train", "a\nb\u2028c"), json.dumps(told))
     assert [found["path"] for found in tell("list")] == [own]
     assert tell("show", id_)["run"]["id"] == id_
+    huge = {"metrics": {"a": {"last": 10**400}}}
+    for number, odd_one in enumerate((huge, {"attempts": [1]}, {"events": 1}, {"log": []})):
+        plant(bench, f"{own}{id_[8 : 12 + number]}", json.dumps(told | odd_one))
+    assert [found["path"] for found in tell("list")] == [own]
+    assert run(["results", "list"]) == 0
+    assert run(["ps"]) == 0
+
+
+def test_records_that_are_too_large_together_break_no_list(
+    bench: Bench, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two gigabytes of them were read before it failed."""
+    id_ = bench.publish()
+    own, told = tell("list")[0]["path"], tell("show")
+    for number in range(2):
+        plant(bench, f"{own.rpartition('-')[0]}-{number:08d}", json.dumps(told) + " " * 9000)
+    monkeypatch.setattr(published, "_LARGEST", 20_000)
+    assert [found["run"] for found in tell("list")] == [id_]
 
 
 def test_fetch_names_its_folder_after_the_run(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

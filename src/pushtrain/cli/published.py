@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from pushtrain.cli.clone import Clone
 from pushtrain.core.errors import GitError, NotFound, PushtrainError
 from pushtrain.core.values.run import Artifact, Attempt, Run, RunEvent, RunView
@@ -23,7 +21,11 @@ from pushtrain.plumbing.git.command import Git
 from pushtrain.plumbing.git.commits import parse_batch
 
 _FOLDER: Final = re.compile(r"(?:.*/)?runs/([^/]+)/(\d{4}-\d{2})/(\d{2})-([0-9a-f]{7})-([0-9a-f]{8,40})")
-_LARGEST: Final = 1 << 31
+_LARGEST = 1 << 28
+"""Bytes of all records that are read at once."""
+_LARGEST_FILE: Final = 1 << 31
+_HEAD: Final = 256
+"""What git says of each, at most."""
 _LARGEST_RECORD: Final = 32 * 1024 * 1024
 _MOST_READ: Final = 2000
 """Records read at most to find a run by its branch or its time."""
@@ -127,15 +129,22 @@ class PublishedRuns:
         return sorted(found, key=lambda record: record.run.accepted_at, reverse=True)
 
     def _readable(self, folders: Sequence[Folder]) -> list[Folder]:
-        """Those whose record is not larger than any that pushtrain writes."""
+        """Those whose record is no larger than any that we write; the smallest where all are too large."""
         names = "".join(f"{self.tip}:{folder.path}/run.json\n" for folder in folders)
         out = self.git.run("cat-file", "--batch-check=%(objecttype) %(objectsize)", input=names.encode()).out
         heads = [line.split(" ") for line in os.fsdecode(out).splitlines()]
-        return [
-            folder
+        sizes = {
+            folder: int(head[-1])
             for folder, head in zip(folders, heads, strict=True)
             if head[0] == "blob" and int(head[-1]) <= _LARGEST_RECORD
-        ]
+        }
+        left, kept = _LARGEST, set()
+        for folder in sorted(sizes, key=sizes.__getitem__):
+            left -= sizes[folder] + _HEAD
+            if left < 0:
+                break
+            kept.add(folder)
+        return [folder for folder in folders if folder in kept]
 
     def others(self, record: Record) -> list[Folder]:
         """The other folders that are named after a record's run, readable or not."""
@@ -190,7 +199,7 @@ class PublishedRuns:
 
     def read(self, folder: Folder, path: str) -> bytes:
         """One file of a run's folder."""
-        return self.git.run("cat-file", "blob", f"{self.tip}:{folder.path}/{path}", limit=_LARGEST).out
+        return self.git.run("cat-file", "blob", f"{self.tip}:{folder.path}/{path}", limit=_LARGEST_FILE).out
 
 
 def _same_start(short: str, text: str) -> bool:
@@ -206,7 +215,10 @@ def _newest(folders: Sequence[Folder], limit: int) -> Sequence[Folder]:
 
 
 def _are_series(metrics: object) -> bool:
-    return isinstance(metrics, dict) and all(isinstance(each, dict) for each in metrics.values())
+    if not isinstance(metrics, dict) or not all(isinstance(each, dict) for each in metrics.values()):
+        return False
+    lasts = (each.get("last") for each in metrics.values())
+    return all(isinstance(float(last), float) for last in lasts if isinstance(last, int))
 
 
 def _record(folder: Folder, text: bytes) -> Record | None:
@@ -216,7 +228,7 @@ def _record(folder: Folder, text: bytes) -> Record | None:
         named = _same_start(folder.run, run.id) and run.command.commit.startswith(folder.commit)
         if raw["version"] != 1 or not named or not _are_series(raw["metrics"]):
             return None
-        return Record(
+        record = Record(
             folder=folder,
             run=run,
             executor=str(raw["executor"]["name"]),
@@ -225,5 +237,7 @@ def _record(folder: Folder, text: bytes) -> Record | None:
             metrics=raw["metrics"],
             raw=raw,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
+        _ = record.view  # what cannot be shown is no record
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None
+    return record
