@@ -1,5 +1,6 @@
 """`pushtrain ps` and `show` print what a job is named, whatever that is: it comes from outside."""
 
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound
 from pushtrain.core.values.run import Artifact, Progress, RunView
 from pushtrain.core.values.states import Outcome, Reason, Stage, State
+from pushtrain.executor.results import segments
 from pushtrain.executor.results.wording import headline
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.testing import NOON, a_command, a_run, a_spec, an_attempt
@@ -94,6 +96,27 @@ def test_a_run_that_waits_to_go_on_says_how_its_first_attempt_ended(
     monkeypatch.setattr(show, "find_anywhere", lambda *_: Found)
     show.show()
     assert "ended       checkpointed: The owner needs it." in capsys.readouterr().out
+
+
+def test_a_night_of_tries_without_a_network_is_told_in_a_few_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = a_run(state=State.QUEUED, attempt=40, not_before=time.time() + 300)
+    lost = an_attempt(run, number=1, reason=Reason.LOST)
+    vain = [an_attempt(run, number=number, reason=Reason.UNREACHABLE) for number in range(2, 41)]
+
+    class Found:
+        view = RunView(run=run, attempts=(lost, *vain))
+
+    monkeypatch.setattr(show, "find_anywhere", lambda *_: Found)
+    show.show()
+    said = capsys.readouterr().out
+    assert "… 37 more like it" in said
+    assert ("attempt 2" in said, "attempt 3" in said, "attempt 40" in said) == (True, False, True)
+    assert "next try   in " in said
+    report = segments.told([segments.segment(one) for one in (lost, *vain)])
+    assert "37 more like it" in report
+    assert len(report.splitlines()) == 8
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,11 @@ from pushtrain.cli.find import find_anywhere
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.ps import not_sent, standing
 from pushtrain.cli.screen import render
+from pushtrain.core.lifecycle import NEVER
+from pushtrain.core.runs.retry import worth_telling
 from pushtrain.core.text.queries import shown_view
 from pushtrain.core.values.run import Attempt, Run, RunView
+from pushtrain.core.values.states import State as RunState
 from pushtrain.wiring.history import Unsent
 
 
@@ -29,7 +32,9 @@ def show(which: str = "", /, *, json: Json = False, state: State = None) -> None
         render.emit_json(view)
         return
     _facts(view.run, standing(view.run))
-    for attempt in view.attempts:
+    for left, attempt in worth_telling(view.attempts):
+        if left:
+            render.say(f"\n[dim]… {left} more like it[/]")
         _attempt(attempt, several=len(view.attempts) > 1, over=view.run.final)
     _progress(view)
     _files(view)
@@ -65,7 +70,7 @@ def _facts(run: Run, stands: str) -> None:
         "accepted": render.when(run.accepted_at),
         "results": f"{run.result_commit[:12]} {run.result_path}" if run.result_commit else "",
         "waits": run.waiting_for,
-        "next try": _next_try(run) if run.pending else "",
+        "next try": _next_try(run),
         "sender": run.sender,
     }
     for name, value in facts.items():
@@ -75,9 +80,14 @@ def _facts(run: Run, stands: str) -> None:
 
 
 def _next_try(run: Run) -> str:
-    """When the results are tried again."""
+    """When a run that waits for its time, or its results, are tried again."""
+    now = time.time()
+    if run.state is RunState.QUEUED and now < run.not_before < NEVER:
+        return render.ahead(run.not_before, now)
+    if not run.pending:
+        return ""
     tries = f"after {run.publish_tries} that failed"
-    return f"{render.ahead(run.not_before, time.time())}, {tries}; what is there is kept"
+    return f"{render.ahead(run.not_before, now)}, {tries}; what is there is kept"
 
 
 def _attempt(attempt: Attempt, *, several: bool, over: bool) -> None:

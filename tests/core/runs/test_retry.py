@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 
 from pushtrain.core.lifecycle import TAKEN_BACK
 from pushtrain.core.runs import retry
-from pushtrain.core.runs.retry import LONGEST_PAUSE, MOST_ATTEMPTS, MOST_UNREADY, UNREADY, after, goes_on
+from pushtrain.core.runs.retry import (
+    LONGEST_PAUSE,
+    MOST_ATTEMPTS,
+    MOST_UNREADY,
+    UNREADY,
+    after,
+    goes_on,
+    worth_telling,
+)
 from pushtrain.core.values.jobspec import Retry
 from pushtrain.core.values.run import Attempt
 from pushtrain.core.values.states import RETRIED, Reason
@@ -124,6 +132,21 @@ def test_a_preparation_that_reaches_nobody_is_tried_again_for_about_a_day_and_co
         "whichever of them it was"
     )
     assert after(LOST, [nobody] * 9, Retry(lost=1)) is not None
+
+
+@given(st.lists(ENDS | st.just(ended(Reason.UNREACHABLE)) | st.just(ended(Reason.STORAGE)), max_size=30))
+def test_every_attempt_is_told_or_counted_and_only_such_are_left_out_that_were_not_ready(
+    ends: list[Attempt],
+) -> None:
+    numbered = [one.model_copy(update={"number": number}) for number, one in enumerate(ends, 1)]
+    told = worth_telling(numbered)
+    shown = {one.number for _, one in told}
+    assert len(told) + sum(left for left, _ in told) == len(ends)
+    assert all(one.reason in UNREADY for one in numbered if one.number not in shown)
+    at = 0
+    for left, one in told:
+        at += left + 1
+        assert one.number == at
 
 
 def test_a_run_that_is_always_taken_back_ends_some_day() -> None:

@@ -10,10 +10,10 @@
   training for a minute, waits longer and longer, too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import Final
+from itertools import groupby, takewhile
+from typing import Final, TypeVar
 
 from pushtrain.core.lifecycle import TAKEN_BACK
 from pushtrain.core.values.command import Segment
@@ -23,6 +23,7 @@ from pushtrain.core.values.states import CHECKPOINTED, RETRIED, Reason
 
 Tried = Attempt | Segment
 """An attempt, here or as another executor tells of it."""
+T = TypeVar("T", bound=Tried)
 
 MOST_ATTEMPTS: Final = 1000
 """Starts of one run, whatever the reasons."""
@@ -32,6 +33,8 @@ UNREADY: Final = frozenset({Reason.UNREACHABLE, Reason.STORAGE})
 """Why a preparation failed that the run is not to blame for, and that may be over at any moment."""
 MOST_UNREADY: Final = 150
 """Such preparations in a row: with their pauses about a day."""
+MOST_ALIKE: Final = 3
+"""Such preparations in a row that are told one by one."""
 FIRST_UNREADY: Final = 15.0
 SHORT: Final = 60.0
 """Seconds of training below which a checkpoint counts as haste."""
@@ -75,6 +78,21 @@ def after(ended: Attempt, earlier: Sequence[Tried], retry: Retry) -> Again | Non
     if used >= budget.most:
         return None
     return Again(_pause(retry.backoff, used), f"retry {used + 1} of {budget.most}")
+
+
+def worth_telling(attempts: Iterable[T]) -> list[tuple[int, T]]:
+    """The attempts that people want to see, each with the number of those left out before it.
+
+    Of a row of more than three that found the machine not ready, the first and the last are enough.
+    """
+    found: list[tuple[int, T]] = []
+    for unready, row in groupby(attempts, lambda one: one.reason in UNREADY):
+        alike = list(row)
+        if unready and len(alike) > MOST_ALIKE:
+            found += [(0, alike[0]), (len(alike) - 2, alike[-1])]
+        else:
+            found += [(0, one) for one in alike]
+    return found
 
 
 def goes_on(ended: Attempt) -> bool:

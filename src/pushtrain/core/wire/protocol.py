@@ -8,7 +8,7 @@ docs/decisions/0030-versions-of-the-protocol.md tells when it grows.
 import json
 from typing import Final
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 1
 """Grows with every change after which an older side misunderstands a newer one, or cannot read it."""
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+from pushtrain.core.runs.retry import worth_telling
 from pushtrain.core.values.command import Segment
 from pushtrain.core.values.run import Attempt, Run
 from pushtrain.core.values.value import MOST
@@ -62,12 +63,20 @@ def told(segments: Sequence[Segment], *, logs: Collection[int] = ()) -> str:
     if len(segments) <= 1:
         return ""
     header = ["Attempt", "Executor", "Began", "Trained", "Steps", "GPU", "Energy", "Ended", ""]
-    rows = [_row(one, logged=one.attempt in logs) for one in segments]
+    rows = [
+        row for left, one in worth_telling(segments) for row in _rows(left, one, logged=one.attempt in logs)
+    ]
     for at in (6, 5, 4):  # where nothing was counted there is no column
         if not any(row[at] for row in rows):
             del header[at]
             rows = [(*row[:at], *row[at + 1 :]) for row in rows]
     return "## Attempts\n\n" + md.table(header, rows, align="rlr" + "r" * (len(header) - 5) + "ll")
+
+
+def _rows(left: int, one: Segment, *, logged: bool) -> list[tuple[str, ...]]:
+    row = _row(one, logged=logged)
+    told = ("…", *[""] * (len(row) - 2), f"{left} more like it")
+    return [told, row] if left else [row]
 
 
 def _row(one: Segment, *, logged: bool) -> tuple[str, ...]:
