@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import stat
@@ -207,6 +208,29 @@ def test_a_checkout_begins_again_where_another_run_has_made_the_mirror_anew(
     _, _, folder = bench.prepare()
     assert sorted(path.name for path in folder.tree.iterdir()) == ["README.md", "train.py"]
     assert len(tries) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EAGAIN, Reason.LOST),
+        (errno.ENOMEM, Reason.LOST),
+        (errno.EMFILE, Reason.LOST),
+        (errno.ENOSPC, Reason.STORAGE),
+        (errno.EACCES, Reason.CHECKOUT),
+    ],
+)
+def test_a_machine_that_can_start_no_program_now_is_not_the_runs_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: Reason
+) -> None:
+    def fork(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    bench = Bench(tmp_path)
+    monkeypatch.setattr("pushtrain.plumbing.programs.process.run", fork)
+    with pytest.raises(PreparationError) as caught:
+        bench.prepare()
+    assert caught.value.reason is reason
 
 
 def test_a_mirror_that_proves_damaged_at_the_checkout_is_made_anew(tmp_path: Path) -> None:

@@ -362,9 +362,10 @@ class Uv:
                 mend="Try again: what came is cached.",
             ) from error
         except OSError as error:
-            raise BuildError(
-                f"uv could not be started: {error.strerror}.", mend="Reinstall pushtrain."
-            ) from error
+            said = f"uv could not be started: {error.strerror}."
+            if error.errno in process.NO_MEANS:
+                raise BuildKilled(said, mend="Look at what else this machine runs.") from error
+            raise BuildError(said, mend="Reinstall pushtrain.") from error
         if done.code:
             said = f"{task.title} could not be built. uv said:\n{lines_tail(done.complaint)}"
             if not builder.code and _NEEDS_CODE.search(done.complaint):

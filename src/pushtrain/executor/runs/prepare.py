@@ -57,6 +57,7 @@ from pushtrain.plumbing.git.checkout import Checkout
 from pushtrain.plumbing.git.complaint import Killed, RateLimited, Unanswered
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.isolation.uplink import Uplink
+from pushtrain.plumbing.programs import process
 from pushtrain.ports import Activation, Enclosure, Report, Stop
 
 SHELL: Final = ("bash", "-eo", "pipefail", "-c")
@@ -270,6 +271,7 @@ class Preparation:
         except OSError as error:
             self._given_up.set()
             reason = Reason.STORAGE if error.errno in THE_DISKS else _REASONS[stage]
+            reason = Reason.LOST if error.errno in process.NO_MEANS else reason
             raise PreparationError(reason, f"The {stage} failed: {error}.") from error
         finally:
             seconds = time.monotonic() - begin

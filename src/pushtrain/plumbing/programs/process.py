@@ -8,6 +8,7 @@ outlives its command on purpose.
 """
 
 import contextlib
+import errno
 import os
 import resource
 import select
@@ -31,6 +32,8 @@ _OURS_ALONE: Final = frozenset({"PUSHTRAIN_KEY", "PUSHTRAIN_WEBHOOK_SECRET"})
 """Variables that no program which we start sees."""
 PARENT_MARK: Final = "PUSHTRAIN_PARENT"
 """The variable that a server's programs carry: whose they are, its pid and start (`orphans`)."""
+NO_MEANS: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Errors of a machine that can start no program at the moment, whatever it is."""
 _CHUNK: Final = 65536
 _STOP_INTERVAL: Final = 0.1
 """How often a wish to stop is looked for while a program runs, in seconds."""
