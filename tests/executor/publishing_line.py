@@ -1,5 +1,6 @@
 """A line of runs to publish: an origin, executors that publish to it, and runs that have results."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,11 @@ def published(outcome: Published | PushtrainError) -> Published:
 def one(publisher: Publisher, item: Publishable) -> Published:
     (outcome,) = publisher.publish([item]).values()
     return published(outcome)
+
+
+def publish(mirror: str, remote: str, results: str, run: str) -> None:
+    """Publish a run in a process of its own that may be killed; says so when it is done."""
+    where = Mirror(Path(mirror), Repository(key=KEY, remote=remote))
+    item = Publishable(Run.model_validate_json(run), (), RunDir(Path(results)))
+    (outcome,) = Publisher(lambda _: where, ExecutorSettings()).publish([item]).values()
+    sys.stdout.write("published" if isinstance(outcome, Published) else f"{outcome}\n")

@@ -1,5 +1,6 @@
 """Publishing: exactly once, whatever else pushes, dies or refuses."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 from publishing_line import KEY, RESULTS, Line, one, over, published
 
+from nursery import Nursery, nursery
 from pushtrain.core.errors import (
     Cancelled,
     CredentialError,
@@ -36,7 +39,7 @@ from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git.branch import Branch
 from pushtrain.plumbing.git.complaint import PushDeclined
 from pushtrain.plumbing.git.mirror import Mirror
-from pushtrain.testing import NOON, WorkRepository, a_command, a_run, an_attempt
+from pushtrain.testing import NOON, WorkRepository, a_command, a_run, an_attempt, wait_until
 
 
 @pytest.fixture
@@ -237,45 +240,36 @@ def test_eight_publishers_at_once_lose_nothing_and_double_nothing(line: Line) ->
 @pytest.mark.slow
 def test_random_kills_cost_no_run_and_double_none(line: Line) -> None:
     """Processes that publish are killed at any moment; each is started again until it says so."""
-    items = [line.item({"a": b"1"}) for _ in range(6)]
-    script = textwrap.dedent("""
-        import sys
-        from pathlib import Path
-        from pushtrain.core.values.run import Run
-        from pushtrain.core.settings import ExecutorSettings, Repository
-        from pushtrain.executor.results.publish import Publishable, Published, Publisher
-        from pushtrain.plumbing.git.mirror import Mirror
-        from pushtrain.plumbing.attempts.rundir import RunDir
-        where, key, remote, folder, run = sys.argv[1:]
-        mirror = Mirror(Path(where), Repository(key=key, remote=remote))
-        run = Run.model_validate_json(run)
-        item = Publishable(run, (), RunDir(Path(folder)))
-        (outcome,) = Publisher(lambda _: mirror, ExecutorSettings()).publish([item]).values()
-        sys.exit(0 if isinstance(outcome, Published) else str(outcome))
-    """)
+    items = [line.item({"a": b"1"}) for _ in range(7)]
+    killed = []
 
-    def publish_with_kills(number: int) -> None:
-        item = items[number]
+    def publish(number: int, nurse: Nursery, patience: float) -> bool:
+        """Have a process publish, and kill it after so many seconds; whether it got to say that it did."""
+        item, said = items[number], line.folder / f"said-{number}"
         assert item.folder is not None
-        argv = [
-            sys.executable, "-c", script, str(line.folder / f"k{number}"), KEY, f"file://{line.origin}",
-            str(item.folder.root), item.run.model_dump_json(),
-        ]  # fmt: skip
-        for patience in (0.25, 0.3, 0.35, 0.45, 60, 60, 60):
-            child = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE)
-            try:
-                _, said = child.communicate(timeout=patience + 0.03 * number)
-            except subprocess.TimeoutExpired:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.communicate()
-                continue
-            if child.returncode == 0:
-                return
-            assert b"Traceback" not in said, said.decode()
-        pytest.fail("never published")
+        mirror, remote = line.folder / f"k{number}", f"file://{line.origin}"
+        words = (mirror, remote, item.folder.root, item.run.model_dump_json())
+        child = nurse.start("publishing_line:publish", *words, said=said, cwd=line.folder)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: child.dead, patience, every=0.002)
+        if not child.dead:
+            killed.append(number)
+            with contextlib.suppress(ProcessLookupError):  # just now
+                os.killpg(child.pid, signal.SIGKILL)  # with its git
+        child.kill()
+        assert "Traceback" not in said.with_name(f"{said.name}.log").read_text()
+        return "published" in said.read_text()
 
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(publish_with_kills, range(len(items))))
+    def publish_with_kills(number: int, nurse: Nursery, took: float) -> None:
+        kills = [took * (share + number / 50) for share in (0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.3)]
+        assert any(publish(number, nurse, patience) for patience in (*kills, 60, 60, 60)), "never published"
+
+    with nursery("publishing_line") as nurse, ThreadPoolExecutor(3) as pool:
+        began = time.monotonic()
+        assert publish(0, nurse, 60)
+        took = time.monotonic() - began
+        list(pool.map(lambda number: publish_with_kills(number, nurse, took), range(1, len(items))))
+    assert killed
     ids = line.log(form="%(trailers:key=Run-Id,valueonly,separator=)")
     assert sorted(ids) == sorted(item.run.id for item in items)
 

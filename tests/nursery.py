@@ -160,6 +160,7 @@ class Nursery:
 
     def __init__(self, child: "subprocess.Popen[str]") -> None:
         self._child = child
+        self._guard = threading.Lock()
 
     def start(self, role: str, *words: str | Path | int, said: Path, cwd: Path, **env: str) -> Child:
         """A process that calls `role`, `module:function`, with these words.
@@ -169,9 +170,10 @@ class Nursery:
         wish = {"role": role, "words": [str(word) for word in words], "env": env}
         assert self._child.stdin
         assert self._child.stdout
-        self._child.stdin.write(json.dumps({**wish, "said": str(said), "cwd": str(cwd)}) + "\n")
-        self._child.stdin.flush()
-        return Child(int(self._child.stdout.readline()))
+        with self._guard:
+            self._child.stdin.write(json.dumps({**wish, "said": str(said), "cwd": str(cwd)}) + "\n")
+            self._child.stdin.flush()
+            return Child(int(self._child.stdout.readline()))
 
 
 @contextmanager
