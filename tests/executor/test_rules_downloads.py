@@ -8,10 +8,12 @@ import pytest
 from ruled import Lab, ran
 
 from data_server import FileServer, file_server
+from pushtrain.core.owner.lending import OwnerRules
 from pushtrain.core.owner.rules import Limits, Rules
 from pushtrain.core.values.jobspec import DataSource
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.plumbing.git import lfs
 
 
 @pytest.fixture
@@ -70,3 +72,23 @@ def test_a_file_that_no_day_would_let_in_is_refused(tmp_path: Path, files: FileS
     assert view.run.reason is Reason.REFUSED
     assert "`rules.limits.downloads_per_day`" in view.run.detail
     assert not ran(lab, view)
+
+
+def test_large_files_of_a_commit_wait_for_the_hour_and_no_day_lets_in_more_than_it_may(
+    tmp_path: Path,
+) -> None:
+    def pointing(lab: Lab, size: int) -> Run:
+        text = lfs.Pointer("0" * 64, size).text().decode()
+        return lab.send(lab.command("true", commit=lab.commit({"model.bin": text})))
+
+    loud = Lab(tmp_path / "loud", Rules(limits=Limits(downloads_per_day=1_000_000)))
+    with loud.open():
+        view = loud.done(pointing(loud, 3_000_000))
+    assert (view.run.reason, ran(loud, view)) == (Reason.REFUSED, False)
+    assert "`rules.limits.downloads_per_day`: 3 MB must come at once, and 1 MB" in view.run.detail
+    quiet = Lab(tmp_path / "quiet", Rules(owner=OwnerRules(quiet=("Mon-Sun",))))
+    with quiet.open():
+        view = quiet.until(run := pointing(quiet, 10), lambda view: view.run.not_before > 0)
+        assert (view.run.state, view.run.reason) == (State.QUEUED, Reason.DEFERRED)
+        assert "`rules.owner.quiet`" in view.run.waiting_for
+        quiet.client().cancel(run.id)

@@ -228,7 +228,7 @@ class Rulebook:
             return Against(Refusal(ruling.QUIET, why, again_at=error.until))
         most = ruling.amount(error.limit)
         if error.needed is not None:
-            why = f"{ruling.amount(error.needed)} of it must come at once, and {most} may in a day"
+            why = f"{ruling.amount(error.needed)} must come at once, and {most} may come in a day"
             return Against(Refusal(ruling.DOWNLOADS, why, "Use less data, or another executor."))
         why = f"the {most} that may come in a day are used up; it goes on after midnight UTC"
         return Against(Refusal(ruling.DOWNLOADS, why, again_at=error.until))
