@@ -577,6 +577,28 @@ def test_orders_that_cannot_be_read_still_end_in_a_verdict(compiled: Path, tmp_p
     assert "The shim failed" in verdict.detail
 
 
+def test_an_attempt_that_a_machine_without_means_cannot_begin_is_lost_and_not_failed(
+    compiled: Path, tmp_path: Path
+) -> None:
+    """So many descriptors as let the shim come up, and not start its command."""
+    for most in range(6, 20):
+        folder = RunDir.of(tmp_path, f"few-{most}", 1).create()
+        folder.tree.mkdir()
+        orders = Orders(
+            argv=("true",), env={"PATH": os.environ["PATH"]}, cwd=str(folder.tree),
+            log_limit=MIB, timeout=60, setup_timeout=60, grace=0,
+        )  # fmt: skip
+        folder.spec.write_text(orders.model_dump_json())
+        limited = ("prlimit", f"--nofile={most}", sys.executable, "-I", "-S", compiled, folder.spec, "0")
+        subprocess.run(limited, capture_output=True, check=False)
+        verdict = folder.read_verdict()
+        if verdict is not None:
+            break
+    assert verdict is not None
+    assert "Too many open files" in verdict.detail
+    assert verdict.reason is Reason.LOST
+
+
 def test_a_log_over_its_limit_keeps_head_tail_and_every_offset(start: Start) -> None:
     script = "import sys\nfor i in range(120_000): sys.stdout.write(f'{i:099d}\\n')"
     attempt = start(python(script), log_limit=MIB)

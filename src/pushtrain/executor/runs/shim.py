@@ -17,6 +17,7 @@ records those of `Started` and `Verdict` in `plumbing/attempts/records.py`, and 
 """
 
 import ctypes
+import errno
 import os
 import select
 import sys
@@ -61,6 +62,9 @@ MANY = 65536  # bytes at once that tell of a busy writer
 A_MOMENT = 10  # milliseconds in which a slow writer may say more
 ELSEWHERE = 30.0  # seconds that an engine gets to end a container
 BLOCK = 512  # bytes that the kernel counts a process's disk traffic in
+NO_MEANS = frozenset(
+    {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+)  # what a machine says that can start nothing now
 RESERVE = 16384  # bytes kept free for the verdict, should the disk fill up
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -177,6 +181,7 @@ class Shim:
         self.phase = "setup"
         self.said: set[int] = set()
         self.began: float | None = None
+        self.let_go = False
         self.guard = guard.Guard(NO_LIMITS)
 
     # --- the attempt --------------------------------------------------------------------------------------
@@ -189,6 +194,8 @@ class Shim:
         except BaseException as error:  # noqa: BLE001  nothing may lose the verdict
             ended = Ended()
             ended.reason, ended.detail = "internal", f"The shim failed: {type(error).__name__}: {error}"
+            if not self.let_go and isinstance(error, OSError) and error.errno in NO_MEANS:
+                ended.reason = "lost"  # nothing has begun: it may as well begin again
             with Quietly(OSError):
                 self.tape.say(ended.detail)
         self.end_all()
@@ -250,6 +257,7 @@ class Shim:
         try:
             self.guard.enter(pid)
             self.write_started(pid)
+            self.let_go = True
             os.write(go, b"\n")
         finally:
             os.close(go)
