@@ -19,6 +19,7 @@ from pushtrain.core.wire.place import Place
 from pushtrain.core.wire.roster import LIFETIME, Listed, parse, sign_card, with_card
 from pushtrain.core.wire.signing import fingerprint, public_text
 from pushtrain.core.wire.succession import succession
+from pushtrain.executor import announce
 from pushtrain.executor.announce import OWN, SHARED, Announcer, Habit, due, public_card
 from pushtrain.plumbing.git.branch import Branch
 from pushtrain.plumbing.git.mirror import Mirror
@@ -73,6 +74,16 @@ class Lab:
             jitter=lambda: 0.5,
         )
         return self.announcer
+
+    def rotate(self) -> str:
+        """Give the executor a new key; its fingerprint."""
+        new = Ed25519PrivateKey.generate()
+        said = succession(KEY, new.public_key(), at=NOON, overlap=600)
+        self.identity = Identity(new, (said,), (KEY,))
+        self.card = self.card.model_copy(
+            update={"public_key": public_text(new.public_key()), "succession": (str(said),)}
+        )
+        return fingerprint(new.public_key())
 
     def stop(self) -> None:
         asyncio.run(self.announcer.farewell())
@@ -546,16 +557,27 @@ def test_the_card_of_a_new_key_takes_the_old_ones_place(lab: Lab) -> None:
     neighbour = sign_card(a_card(public_key=public_text(OTHER.public_key())), OTHER)
     lab.announcer.look()
     lab.announcer._targets[0].file.write(lambda text: with_card(text, neighbour), message="x", when=1)
-    new = Ed25519PrivateKey.generate()
-    said = succession(KEY, new.public_key(), at=NOON, overlap=600)
-    lab.identity = Identity(new, (said,), (KEY,))
-    lab.card = lab.card.model_copy(
-        update={"public_key": public_text(new.public_key()), "succession": (str(said),)}
-    )
+    new = lab.rotate()
     lab.clock.advance(60)
     lab.announcer.look()
     cards = {listed.fingerprint: listed for listed in parse(lab.text()).cards}
-    assert cards.keys() == {fingerprint(new.public_key()), fingerprint(OTHER.public_key())}
+    assert cards.keys() == {new, fingerprint(OTHER.public_key())}
     assert all(listed.genuine for listed in cards.values())
     lab.stop()
     assert parse(lab.text()).cards[0].card.online is not parse(lab.text()).cards[1].card.online
+
+
+@story
+async def test_a_new_key_is_told_before_the_next_look_at_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announce, "_HEIR", 0.01)
+    lab = Lab(tmp_path)
+    task = asyncio.create_task(lab.announcer.run())
+    await eventually(lambda: lab.git(0, "for-each-ref"))
+    lab.clock.advance(10)
+    new = lab.rotate()
+    await eventually(lambda: [listed.fingerprint for listed in parse(lab.text()).cards] == [new], 5)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -38,7 +38,9 @@ from pushtrain.ports import Stop
 _log = logging.getLogger(__name__)
 
 _DAY: Final = 86_400.0
-_LOOK: Final = 5.0
+_HEIR: Final = 3.0
+"""Seconds after which it is seen that our key has been rotated: until the card says so nobody else knows."""
+_LOOK: Final = 30.0
 """Seconds after which the card is compared with what was told, if nobody says that it changed."""
 _FRESH: Final = 60.0
 """A start does not repeat a card of the same content that is younger: an executor that dies again and again
@@ -212,6 +214,7 @@ class Announcer:
         try:
             while self._targets:
                 self._told.clear()
+                identity = self._identity()
                 try:
                     again = await asyncio.to_thread(self.look)
                 except Cloned:
@@ -220,11 +223,18 @@ class Announcer:
                     _log.exception("the rosters could not be looked at")
                     again = math.inf
                 pause = min(max(again - self._clock(), 0.1), _LOOK)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._told.wait()
+                await self._rest(self._loop.time() + pause, identity)
         finally:
             self._ending = True
+
+    async def _rest(self, until: float, identity: Identity) -> None:
+        """Wait so long, until somebody tells of a change, or until we are another one."""
+        loop = asyncio.get_running_loop()
+        while self._identity() is identity and (left := until - loop.time()) > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _HEIR)):
+                    await self._told.wait()
+                    return
 
     async def farewell(self) -> None:
         """Say in each roster that this executor is offline; gives up after a few seconds."""
