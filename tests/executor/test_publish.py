@@ -40,6 +40,7 @@ from pushtrain.plumbing.git.branch import Branch
 from pushtrain.plumbing.git.complaint import PushDeclined
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.testing import NOON, WorkRepository, a_command, a_run, an_attempt, wait_until
+from spoilt import spoil
 
 
 @pytest.fixture
@@ -188,6 +189,14 @@ def test_results_land_also_when_the_mirror_was_collected_meanwhile(line: Line) -
     one(publisher, line.item({"a": b"1"}))
     shutil.rmtree(line.mirror("lab-3").folder)
     one(publisher, line.item({"b": b"2"}))
+    assert len(line.log()) == 2
+
+
+@pytest.mark.parametrize("what", ["^{tree}", ":README.md"])
+def test_results_land_also_when_the_mirror_proves_damaged(line: Line, what: str) -> None:
+    one(line.publisher(), line.item({"a": b"1"}))
+    spoil(line.mirror("lab-3"), f"{line.log()[0]}{what}")
+    one(line.publisher(), line.item({"b": b"2"}))
     assert len(line.log()) == 2
 
 

@@ -21,6 +21,7 @@ from pushtrain.plumbing.git.commits import parse_heads
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.rosterfile import Look, RosterFile
 from pushtrain.testing import NOON, WorkRepository, a_card
+from spoilt import spoil
 
 Make = Callable[..., WorkRepository]
 OWN = "pushtrain/config"
@@ -52,6 +53,16 @@ def git(remote: str, *words: str) -> str:
     return subprocess.run(
         ["git", "--git-dir", remote, *words], check=True, capture_output=True, text=True
     ).stdout.strip()
+
+
+def test_a_roster_in_a_mirror_that_proves_damaged_is_read_from_a_new_one(tmp_path: Path, origin: str) -> None:
+    roster = file_of(tmp_path / "m", origin)
+    tip = roster.write(add("one"), message="a card", when=WHEN).commit
+    assert roster.read_at(tip) == "one\n"
+    spoil(roster.mirror, f"{tip}:config.json")
+    assert roster.read().text == "one\n"
+    spoil(roster.mirror, f"{tip}:config.json")
+    assert roster.read_at(tip) == "one\n"
 
 
 def test_a_place_that_is_not_there_yet_is_empty_and_the_first_write_makes_it(

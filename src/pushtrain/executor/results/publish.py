@@ -41,7 +41,7 @@ from pushtrain.plumbing.attempts.given import hide_all
 from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git.branch import Branch, NewCommit
-from pushtrain.plumbing.git.complaint import RateLimited, Unanswered
+from pushtrain.plumbing.git.complaint import BrokenRepository, RateLimited, Unanswered
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.ports import MetricsFormat, Stop
 
@@ -187,11 +187,13 @@ class Publisher:
         with self._guard:
             turn = self._turns.setdefault(place_, threading.Lock())
         with turn, branch.mirror.using():
+            first = branch.mirror.birth()
             for number in range(_TRIES):
+                born = branch.mirror.birth()
                 tip, known_to = self._tips.get(place_, ("", ""))
-                if not known_to or known_to != branch.mirror.birth():
-                    tip = _tip_of(branch, stop)
                 try:
+                    if not known_to or known_to != born:
+                        tip = _tip_of(branch, stop)
                     done, top = self._push(branch, tip, base, ready, stop)
                 except PushRejected:
                     self._tips.pop(place_, None)
@@ -199,8 +201,13 @@ class Publisher:
                         raise
                     time.sleep(random.uniform(0, 0.02 * min(number + 1, 20)))  # noqa: S311  spreads rivals
                     continue
-                except PushtrainError:
+                except (_NoTipError, PushtrainError) as error:
                     self._tips.pop(place_, None)
+                    why = error.why if isinstance(error, _NoTipError) else error
+                    if isinstance(why, BrokenRepository) and branch.mirror.renewed(
+                        born, why, stop=stop, old=born == first
+                    ):
+                        continue
                     raise
                 self._tips[place_] = (top, branch.mirror.birth())
                 break

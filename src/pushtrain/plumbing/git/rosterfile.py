@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from pushtrain.core.errors import NotFound, PushRejected
+from pushtrain.core.errors import GitError, NotFound, PushRejected
 from pushtrain.core.wire.place import Place
 from pushtrain.plumbing.git.branch import Branch, NewCommit
 from pushtrain.plumbing.git.commits import parse_heads
@@ -90,8 +90,11 @@ class RosterFile:
             NotFound: The branch has moved on, and the remote does not give the commit out any more.
             GitError: The remote did not answer, or refused.
         """
-        self.mirror.fetch(self.place.ref, tip, stop=stop)
-        return _text(self.mirror.commits.show(tip, self.place.path))
+
+        def look() -> str:
+            return _text(self.mirror.commits.show(tip, self.place.path))
+
+        return self.mirror.read(self.place.ref, tip, look, stop=stop)
 
     def read(self, *, stop: Stop | None = None) -> Look:
         """Fetch the branch and read the file.
@@ -99,6 +102,15 @@ class RosterFile:
         Raises:
             GitError: The remote did not answer, or refused.
         """
+        born = self.mirror.birth()
+        try:
+            return self._look(stop)
+        except GitError as error:
+            if not self.mirror.renewed(born, error, stop=stop, old=True):
+                raise
+        return self._look(stop)
+
+    def _look(self, stop: Stop | None) -> Look:
         self.mirror.ensure(stop=stop)
         try:
             self._fetch(stop)
