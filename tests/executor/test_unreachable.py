@@ -1,5 +1,6 @@
 """A preparation that reaches nobody, or whose git is killed, is tried again: the run is not to blame."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -29,8 +30,10 @@ from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.jobspec import EnvironmentSpec
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.executor.runs import library
 from pushtrain.executor.runs.vault import Given, Vault
 from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.git.complaint import Unanswered
 from pushtrain.ports import Builder, Recipe
 from pushtrain.testing import REPOSITORY, eventually
@@ -184,6 +187,25 @@ async def test_a_run_whose_sealed_secrets_cannot_be_read_now_waits(
         run = await done(service, house.send(service, "true"))
         first, second = service.store.attempts(run.id)
         assert (first.reason, second.exit_code) == (Reason.UNREACHABLE, 0)
+
+
+@story
+async def test_a_disk_that_fills_between_two_stages_of_a_preparation_fails_no_run(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really, tries = library.show, []
+
+    def show(folder: RunDir) -> None:
+        tries.append(folder)
+        if len(tries) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        really(folder)
+
+    monkeypatch.setattr(library, "show", show)
+    async with house.running() as service:
+        run = await done(service, house.send(service, "true"))
+        first, second = service.store.attempts(run.id)
+        assert (first.reason, second.exit_code) == (Reason.STORAGE, 0)
 
 
 @story

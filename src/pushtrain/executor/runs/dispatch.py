@@ -26,7 +26,7 @@ from pushtrain.executor.owner.lending import ALL, Holder, Terms
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.active import Active
 from pushtrain.executor.runs.endings import Endings
-from pushtrain.executor.runs.prepare import Preparation, PreparationError
+from pushtrain.executor.runs.prepare import Preparation, PreparationError, fault_of
 from pushtrain.executor.runs.recovery import adopt, recall
 from pushtrain.executor.runs.workshop import Workshop
 from pushtrain.plumbing.attempts.records import StopOrder
@@ -346,7 +346,8 @@ class Dispatch:
             return PrepareFailed(Reason.INTERNAL, str(error))
         except Exception as error:  # noqa: BLE001  one run's defect must not end the others
             _log.exception("run %s could not be prepared", run.short)
-            return PrepareFailed(Reason.INTERNAL, f"The preparation failed: {type(error).__name__}: {error}.")
+            reason = fault_of(error, Reason.INTERNAL)
+            return PrepareFailed(reason, f"The preparation failed: {type(error).__name__}: {error}.")
         finally:
             preparation.close()
             active.attempt = preparation.told(active.attempt)

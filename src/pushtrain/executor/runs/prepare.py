@@ -244,7 +244,8 @@ class Preparation:
             if enclosure.confinement.uplink:
                 self._line.take()
         except (PushtrainError, OSError) as error:
-            raise PreparationError(Reason.ISOLATION, f"The job could not be isolated: {error}") from error
+            reason = fault_of(error, Reason.ISOLATION)
+            raise PreparationError(reason, f"The job could not be isolated: {error}") from error
         return enclosure
 
     # --- the stages ---------------------------------------------------------------------------------------
@@ -270,8 +271,7 @@ class Preparation:
             raise self._blame(_REASONS[stage], error) from error
         except OSError as error:
             self._given_up.set()
-            reason = Reason.STORAGE if error.errno in THE_DISKS else _REASONS[stage]
-            reason = Reason.LOST if error.errno in process.NO_MEANS else reason
+            reason = fault_of(error, _REASONS[stage])
             raise PreparationError(reason, f"The {stage} failed: {error}.") from error
         finally:
             seconds = time.monotonic() - begin
@@ -479,6 +479,14 @@ class Preparation:
             raise PreparationError(Reason.NO_GPU, problem)
         if problem is not None:
             self._shop.seeing.add((root, driver))
+
+
+def fault_of(error: Exception, usual: Reason) -> Reason:
+    """Why something failed: what the machine has no means for now is not the run's fault."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, StorageError) or number in THE_DISKS:
+        return Reason.STORAGE
+    return Reason.LOST if number in process.NO_MEANS else usual
 
 
 def number_of(chosen: PreemptSignal) -> int:
