@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -39,6 +39,8 @@ from virtual_time import VirtualLoop
 
 if TYPE_CHECKING:
     from pushtrain.plumbing.git.mirror import Mirror
+
+T = TypeVar("T")
 
 PROMISED = 120.0
 """Seconds within which a tip has its runs."""
@@ -105,9 +107,26 @@ class FakeHost:
         self.fetched.add((ref, commit))
         return True
 
+    def read(self, ref: str, commit: str, look: Callable[[], T], *, stop: Stop | None = None) -> T:
+        self.fetch(ref, commit, stop=stop)
+        return look()
+
     @property
-    def commits(self) -> "FakeHost":
-        return self
+    def commits(self) -> "FakeCommits":
+        return FakeCommits(self.made)
+
+    def _answer(self, stop: Stop | None) -> None:
+        if stop is not None:
+            stop()
+        if self.away:
+            raise GitError("git could not reach it: Connection refused.")
+
+
+@dataclass
+class FakeCommits:
+    """What is read of commits that are here."""
+
+    made: dict[str, Commit]
 
     def read(self, commit: str, paths: Sequence[str] = ()) -> tuple[CommitInfo, dict[str, bytes | None]]:
         found = self.made[commit]
@@ -117,12 +136,6 @@ class FakeHost:
 
     def changed(self, before: str, after: str) -> list[str] | None:
         return None if before == after else ["train.py"]
-
-    def _answer(self, stop: Stop | None) -> None:
-        if stop is not None:
-            stop()
-        if self.away:
-            raise GitError("git could not reach it: Connection refused.")
 
 
 class Reconciled(RuleBasedStateMachine):
