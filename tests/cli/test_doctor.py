@@ -86,10 +86,10 @@ def patient(
     monkeypatch: pytest.MonkeyPatch,
     levels: dict[str, list[Rung]],
 ) -> Patient:
-    def tried_once(folder: StateFolder, rules: Rules, way: WayOut) -> list[Rung]:
+    def tried_once(folder: StateFolder, rules: Rules, way: WayOut, *, idly: bool = False) -> list[Rung]:
         key = rules.model_dump_json()
         if key not in levels:
-            levels[key] = list(ladder(folder, rules, way))
+            levels[key] = list(ladder(folder, rules, way, idly=idly))
         return levels[key]
 
     monkeypatch.setattr(isolation, "ladder", tried_once)
