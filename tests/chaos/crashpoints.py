@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
 
 from executor_house import House, done
-from nursery import NEVER, Child, Nursery, Steps, nursery, passed, settled
 
+from nursery import NEVER, Child, Nursery, Steps, nursery, passed, settled
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome
 from pushtrain.core.wire.status import CommitStatus, Told, Verdict

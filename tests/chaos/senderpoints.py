@@ -19,9 +19,9 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from nursery import NEVER, Steps, settled
 from senderworld import SECRET, SENDS, Place, World, worlds
 
+from nursery import NEVER, Steps, settled
 from pushtrain.core.wire.grants import Scope
 from pushtrain.core.wire.signing import fingerprint
 from pushtrain.plumbing.disk.state import StateFolder

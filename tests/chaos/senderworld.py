@@ -10,8 +10,8 @@ from typing import Final
 
 import tomlkit
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from nursery import NEVER, Child, Nursery, nursery
 
+from nursery import NEVER, Child, Nursery, nursery
 from pushtrain.core.errors import StorageError
 from pushtrain.core.jobs.jobfile import expand, parse
 from pushtrain.core.values.command import TrainCommand
@@ -221,10 +221,12 @@ class World:
         return executor is None or any(run.id == command.run_id for run in self.runs(executor))
 
     def left(self) -> list[str]:
-        """What the sender's folder still holds that somebody has to see to."""
-        found = [
-            f"{path.name} is still kept" for path in self.state.outbox.glob("*.*") if path.name[0] != "."
-        ]
+        """What the sender's folder still holds that somebody has to see to.
+
+        What `send` has delivered stays there for the folder's sender, if one should ever be started.
+        """
+        kept = (path.name for path in self.state.outbox.glob("*.*") if path.suffix != ".sent")
+        found = [f"{name} is still kept" for name in kept if name[0] != "."]
         with closing(View(self.state.store)) as store:
             pending = store.pending_pushes()
         return found + [f"the push of {heard.push.after[:7]} is not settled" for heard in pending]
