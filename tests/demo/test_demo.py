@@ -12,6 +12,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from pushtrain.demo.story import _interruptible
 from pushtrain.plumbing.programs import proc
 from pushtrain.testing import wait_until
 
@@ -114,6 +115,20 @@ def test_kept_it_goes_on_and_says_how_to_look_around_and_how_to_end_it(environme
         wait_until(lambda: not any(proc.start_time(pid) == start for pid, start in pids.items()))
         shutil.rmtree(folder)
     assert _left(environment) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_is_not_heard_before_the_first_is_caught(number: signal.Signals) -> None:
+    """One that came while the first was on its way up left the folder and its processes behind."""
+    heard = []
+    with _interruptible():
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException as first:  # noqa: BLE001  it is a signal's
+            heard.append(type(first))
+            for again in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(os.getpid(), again)
+    assert heard == [KeyboardInterrupt if number == signal.SIGINT else SystemExit]
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:
+    _deaf()  # at once: a second one that came before the first was caught left all of it behind
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
