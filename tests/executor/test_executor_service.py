@@ -183,6 +183,8 @@ async def test_an_artifact_is_found_by_its_path_and_never_outside(tmp_path: Path
         (kept,) = service.store.artifacts(run.id)
         assert (kept.where, kept.path) == ("executor", "sub/model.bin")
         assert service.shown.artifact_path(run.id, "sub/model.bin").stat().st_size == 1000
+        pieces = [service.shown.artifact_piece(run.id, kept.path, at, 600) for at in (0, 600, 2**53)]
+        assert [len(piece) for piece in pieces] == [600, 400, 0], "also where no file system has an offset"
         for path in ("../log.txt", "/etc/passwd", "sub", "other", ""):
             with pytest.raises(NotFound):
                 service.shown.artifact_path(run.id, path)

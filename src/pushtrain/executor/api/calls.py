@@ -301,9 +301,7 @@ def artifact(call: Call) -> Reply:
     run = call.run(Scope.READ).run
     query = call.query(offset="0", limit=str(1024 * 1024))
     offset, limit = _number(query, "offset", _FAR), _number(query, "limit", MAX_PIECE)
-    with call.service.shown.artifact_path(run.id, call.path["path"]).open("rb") as file:
-        file.seek(offset)
-        return Reply(body=file.read(limit), kind=BYTES)
+    return Reply(body=call.service.shown.artifact_piece(run.id, call.path["path"], offset, limit), kind=BYTES)
 
 
 def usage(call: Call) -> Reply:

@@ -3,6 +3,7 @@
 Every method may be called from any thread, and may block for a moment.
 """
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,11 @@ class Shown:
                 mend="`pushtrain results list` tells what there is, and for how long.",
             )
         return file
+
+    def artifact_piece(self, run_id: str, path: str, offset: int, limit: int) -> bytes:
+        """Up to `limit` bytes of such a file from `offset` on; nothing beyond its end, however far."""
+        with self.artifact_path(run_id, path).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), limit, offset)  # a seek fails where no file could reach
 
     def _told(self, run: Run) -> Run:
         """A run as others see it: one that waits for the owner says so."""
