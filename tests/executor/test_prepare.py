@@ -22,9 +22,10 @@ from pushtrain.core.values.run import Progress, Run
 from pushtrain.core.values.states import Reason, Stage
 from pushtrain.executor.owner.meter import Meter
 from pushtrain.executor.rulebook import Rulebook
+from pushtrain.executor.runs.blame import PreparationError
 from pushtrain.executor.runs.bytecode import MARK, Compiler
 from pushtrain.executor.runs.preflight import ask_torch
-from pushtrain.executor.runs.prepare import Preparation, PreparationError
+from pushtrain.executor.runs.prepare import Preparation
 from pushtrain.executor.runs.variables import attempt_mark, job_environment
 from pushtrain.executor.runs.vault import Vault
 from pushtrain.executor.runs.workshop import Workshop

@@ -25,8 +25,9 @@ from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.owner.lending import ALL, Holder, Terms
 from pushtrain.executor.runs import launch
 from pushtrain.executor.runs.active import Active
+from pushtrain.executor.runs.blame import PreparationError, fault_of
 from pushtrain.executor.runs.endings import Endings
-from pushtrain.executor.runs.prepare import Preparation, PreparationError, fault_of
+from pushtrain.executor.runs.prepare import Preparation
 from pushtrain.executor.runs.recovery import adopt, recall
 from pushtrain.executor.runs.workshop import Workshop
 from pushtrain.plumbing.attempts.records import StopOrder

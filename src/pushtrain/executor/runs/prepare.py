@@ -16,18 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain.core.errors import (
-    BuildKilled,
     Cancelled,
-    CredentialError,
-    DataAway,
     DataError,
     Forbidden,
     GitError,
-    IndexAway,
-    NotFound,
     PushtrainError,
-    StorageError,
-    fit,
 )
 from pushtrain.core.owner.rules import Limits
 from pushtrain.core.text import queries
@@ -38,6 +31,7 @@ from pushtrain.core.values.states import Reason, Stage
 from pushtrain.executor.moving import luggage
 from pushtrain.executor.rulebook import Against
 from pushtrain.executor.runs import library
+from pushtrain.executor.runs.blame import PreparationError, blamed, fault_of
 from pushtrain.executor.runs.cages import job_cage, limited
 from pushtrain.executor.runs.environment import JobEnvironment
 from pushtrain.executor.runs.preflight import ask_torch
@@ -50,14 +44,10 @@ from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data import supply as data
 from pushtrain.plumbing.data.ledger import Exhausted, Quiet
 from pushtrain.plumbing.data.terms import of_rules
-from pushtrain.plumbing.data.unpack import NoRoom
-from pushtrain.plumbing.disk.files import THE_DISKS
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git.checkout import Checkout
-from pushtrain.plumbing.git.complaint import Killed, RateLimited, Unanswered
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.isolation.uplink import Uplink
-from pushtrain.plumbing.programs import process
 from pushtrain.ports import Activation, Enclosure, Report, Stop
 
 SHELL: Final = ("bash", "-eo", "pipefail", "-c")
@@ -67,27 +57,6 @@ _REASONS: Final = {
     Stage.DATA: Reason.DATA,
     Stage.ENVIRONMENT: Reason.ENVIRONMENT,
 }
-
-
-_AWAY: Final = (Unanswered, RateLimited, luggage.Withheld, DataAway, IndexAway)
-_SHUT_OUT: Final = "The host has let this executor in before; it is tried again."
-_NOBODY: Final = "The repository's host does not answer either; it is tried again."
-
-
-class PreparationError(Exception):
-    """An attempt could not be started.
-
-    Args:
-        reason: The stage that failed.
-        detail: What went wrong and the mend, for people.
-        again_at: When it is tried again by itself; None: never.
-    """
-
-    def __init__(self, reason: Reason, detail: str, again_at: float | None = None) -> None:
-        super().__init__(fit(detail))
-        self.reason = reason
-        self.detail = fit(detail)
-        self.again_at = again_at
 
 
 class Preparation:
@@ -268,7 +237,7 @@ class Preparation:
             raise PreparationError(reason, refusal.sentence, refusal.again_at) from error
         except PushtrainError as error:
             self._given_up.set()
-            raise self._blame(_REASONS[stage], error) from error
+            raise blamed(error, _REASONS[stage], self._mirror, stop=self._stop) from error
         except OSError as error:
             self._given_up.set()
             reason = fault_of(error, _REASONS[stage])
@@ -276,21 +245,6 @@ class Preparation:
         finally:
             seconds = time.monotonic() - begin
             self._stages[stage] = StageTime(stage=stage, seconds=seconds, note=", ".join(notes))
-
-    def _blame(self, reason: Reason, error: PushtrainError) -> PreparationError:
-        """Why a stage failed: the run is not to blame where nobody can be reached, or a tool was killed."""
-        if isinstance(error, Killed | BuildKilled):
-            return PreparationError(Reason.LOST, str(error))
-        if isinstance(error, _AWAY):
-            return PreparationError(Reason.UNREACHABLE, str(error))
-        if isinstance(error, StorageError | NoRoom):
-            return PreparationError(Reason.STORAGE, str(error))
-        refused = isinstance(error, CredentialError | NotFound)
-        if refused and self._mirror is not None and self._mirror.shuts_out(stop=self._stop):
-            return PreparationError(Reason.UNREACHABLE, f"{error} {_SHUT_OUT}")
-        if self._mirror is not None and not self._mirror.answers(stop=self._stop):
-            return PreparationError(Reason.UNREACHABLE, f"{error} {_NOBODY}")
-        return PreparationError(reason, str(error))
 
     def _report(self, stage: Stage) -> Report:
         def report(text: str, done: int, total: int) -> None:
@@ -352,7 +306,7 @@ class Preparation:
         except Cancelled:
             raise
         except PushtrainError as error:
-            raise self._blame(Reason.SECRETS, error) from error
+            raise blamed(error, Reason.SECRETS, self._mirror, stop=self._stop) from error
 
     def _take_checkpoint(self) -> None:
         """Have what an earlier executor has brought away of the run."""
@@ -479,14 +433,6 @@ class Preparation:
             raise PreparationError(Reason.NO_GPU, problem)
         if problem is not None:
             self._shop.seeing.add((root, driver))
-
-
-def fault_of(error: Exception, usual: Reason) -> Reason:
-    """Why something failed: what the machine has no means for now is not the run's fault."""
-    number = error.errno if isinstance(error, OSError) else None
-    if isinstance(error, StorageError) or number in THE_DISKS:
-        return Reason.STORAGE
-    return Reason.LOST if number in process.NO_MEANS else usual
 
 
 def number_of(chosen: PreemptSignal) -> int:
