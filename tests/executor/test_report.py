@@ -356,7 +356,7 @@ FRAGMENTS = [
     "<?php ", "</blockquote>", "<details>", "</details>", "<div>", "```", "- ```", "  ```", "~~~~", "> ```",
     "1. ~~~", "    ", "\t", "# forged", "## Files", "| a | b |\n|---|---|", "\\", "`", "``", "<b>", "x", "\n",
     "\n\n", "***", "[^1]: note", "&lt;img src=x&gt;", "<", ">", "![", "](", ")", '"', "'", "\r",
-    "\x0b", "\u2028",
+    "\x0b", "\u2028", "<p\nstyle=x>", "<p title='", "' style=y>", "<p/style=x>",
 ]  # fmt: skip
 LOADING = re.compile(
     r"<\s*/?(script|style|iframe|svg|image|picture|source|video|audio|object|embed|link|meta|form|input|base)\b"
@@ -402,10 +402,18 @@ def test_a_fence_that_is_none_to_the_host_hides_no_image_and_swallows_no_part() 
     """In a list the host's fence ends where ours begins; inside HTML there is no fence at all."""
     files = (Artifact(path="a", size=1, sha256="", where="git"),)
     track = '<img src="https://evil.example/t.png"> ![t](https://evil.example/t.png)'
-    for evil in (f"- ```\n  ```\n{track}", f"<div>\n```\n{track}\n", f"<!--\n```\n-->\n{track}"):
+    evils = [f"- ```\n  ```\n{track}", f"<div>\n```\n{track}\n", f"<!--\n```\n-->\n{track}"]
+    styled = ("<p style=x>", "<p\nstyle=x>", "<p title='\n' style=x>", "<p/style=x>", "<b onclick=x>")
+    evils += [f"<div>\n```\n{tag}\n" for tag in styled]
+    for evil in evils:
         images, html, headings = rendered(page(summary=evil, files=files))
         assert (images, headings[-2:]) == ([], ["Files", "Log"])
         assert not LOADING.search(html)
+
+
+def test_code_in_a_fence_stays_as_it_is_where_it_can_do_nothing() -> None:
+    shown = "```\nvector<int> a; if (a < b) return <T>x; // <b>\n```\n"
+    assert md.summary(shown, most=1000, files={}) == shown
 
 
 def test_a_metrics_name_stays_inside_the_attribute_that_shows_it() -> None:

@@ -88,6 +88,16 @@ async def waits(service: ExecutorService, run: Run) -> Run:
     return await eventually(there, 20, what=f"{run.short} waiting")
 
 
+async def fails(service: ExecutorService, run: Run) -> Run:
+    """The run, once it has failed; its host may not take its results yet."""
+
+    def there() -> Run | None:
+        found = service.store.run(run.id)
+        return found if found.outcome is Outcome.FAILED else None
+
+    return await eventually(there, 20, what=f"the end of {run.short}")
+
+
 @pytest.mark.parametrize(
     "mood", [UNICORN, BROKEN_GATEWAY, LIMITED, A_PAGE], ids=["503", "502", "429", "page"]
 )
@@ -114,12 +124,7 @@ async def test_a_host_that_answers_with_a_refusal_fails_the_run_at_once(
     host.mood = GONE
     async with house.running() as service:
         run = house.send(service, "true")
-
-        def failed() -> Run | None:
-            found = service.store.run(run.id)
-            return found if found.outcome is Outcome.FAILED else None
-
-        ended = await eventually(failed, 20, what="the failure")
+        ended = await fails(service, run)
         assert (ended.reason, ended.attempt) == (Reason.CHECKOUT, 1)
 
 
@@ -217,12 +222,7 @@ async def test_who_reaches_nobody_for_a_day_is_told_so(
     host.mood = UNICORN
     async with house.running() as service:
         run = house.send(service, "true")
-
-        def failed() -> Run | None:
-            found = service.store.run(run.id)
-            return found if found.outcome is Outcome.FAILED else None
-
-        ended = await eventually(failed, 20, what="the end")
+        ended = await fails(service, run)
         assert (ended.reason, ended.attempt) == (Reason.UNREACHABLE, 3)
         assert ended.detail.endswith("That has been so for a day, and the run is given up.")
 

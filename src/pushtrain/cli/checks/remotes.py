@@ -40,7 +40,7 @@ def repositories(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
         except PushtrainError as error:
             yield Finding("repository", "wrong", error.message, error.mend)
             continue
-        yield Finding("repository", "ok", f"{repository.key}: {refs} refs readable")
+        yield Finding("repository", "ok", f"{repository.key}: {refs} ref{'s' if refs != 1 else ''} readable")
         try:
             Branch(one, _PROBE).rehearse()
         except PushtrainError as error:

@@ -32,7 +32,8 @@ def rosters(folder: StateFolder, settings: Settings) -> Iterator[Finding]:
             continue
         cards = [one.verdict for one in listed if one.roster == title]
         good = sum(verdict.standing is Standing.TRUSTED for verdict in cards)
-        yield Finding("roster", "ok", f"{title}: {len(cards)} cards, {good} of executors that may be asked")
+        told = f"{len(cards)} card{'s' if len(cards) != 1 else ''}"
+        yield Finding("roster", "ok", f"{title}: {told}, {good} of executors that may be asked")
         yield from (_card(verdict) for verdict in cards if verdict.standing is not Standing.TRUSTED)
         yield from _own(folder, title, cards)
 

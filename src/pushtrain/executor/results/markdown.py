@@ -41,9 +41,10 @@ _SOURCE: Final = re.compile(r"\ssrc=\"([^\"]*)\"")
 _IMAGE: Final = re.compile(r"!(?=\[)(?:\[[^\[\]\n]*\]\(([^()\s]+)(?: \"[^\"\n]*\")?\))?")
 _ACTIVE: Final = re.compile(
     r"<(?=/?(?:img|picture|source|svg|image|video|audio|iframe|frame|object|embed|link|meta|style|script|form"
-    r"|input|button|base|body|blockquote|details)\b|[!?])",
+    r"|input|button|base|body|blockquote|details)\b|[!?]|[a-z][\w-]*(?:\s*$|[\s/][^<>]*(?:=|$)))",
     re.IGNORECASE,
 )
+"""Where a tag begins that does something, or has an attribute, which may do anything."""
 _LINK: Final = re.compile(r"(?<=\]\()(?:\./)?([^()\s:]+)(?=[)\s])|(?<=src=\")(?:\./)?([^\":]+)(?=\")")
 
 

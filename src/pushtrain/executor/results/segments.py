@@ -83,7 +83,7 @@ def _row(one: Segment, *, logged: bool) -> tuple[str, ...]:
     return (
         md.link(str(one.attempt), log_name(one.attempt)) if logged else str(one.attempt),
         md.text(one.executor),
-        moment(one.began_at),
+        moment(one.began_at).replace("-", "\u2011").replace(" ", "\u00a0"),  # in one line
         duration(one.seconds) if one.seconds else "",
         str(one.steps or ""),
         duration(one.gpu_seconds) if one.gpu_seconds else "",
