@@ -246,8 +246,12 @@ def test_on_wsl_only_stated_hours_lend_without_windows(an_estate: Callable[..., 
     estate.senses.signals = Signals(idle=None)
     assert not estate.look().starts
     assert estate.landlord.why(Resources()).endswith("it cannot tell whether its owner is there")
-    estate.senses.signals = Signals(idle=3.0)
+    estate.senses.signals = Signals(idle=700.0)
     assert estate.look().starts
+    estate.holders.append(Holder("run-1", 1, "train", (estate.uuid(0),), shim=4242, mark="run-1"))
+    estate.senses.signals = Signals(idle=3.0)
+    estate.look()
+    assert estate.asked == [("run-1", "The owner is working at it.", 30)]
 
 
 # --- the ladder -------------------------------------------------------------------------------------------
@@ -273,6 +277,39 @@ def test_a_grace_ends_at_once_when_the_owner_runs_out_of_memory(estate: Estate) 
     estate.look()
     estate.look()
     assert [grace for *_, grace in estate.asked] == [30, 0]
+
+
+def test_a_program_that_finds_no_memory_beside_a_run_ends_it_at_once(estate: Estate) -> None:
+    """It holds its context and no more: what it asks for next is refused to it."""
+    estate.lend(0, memory=23_500 * 10**6)
+    estate.look()
+    estate.owner(0, 300 * 10**6)
+    estate.look()
+    assert estate.asked == [("run-1", "The owner is using GPU 0 (0.3 GB).", 0.0)]
+
+
+def test_what_was_there_before_a_run_and_what_only_draws_may_stay_beside_it(estate: Estate) -> None:
+    for small in (estate.library.cards[0].processes, estate.library.cards[1].drawing):
+        small[estate.owners] = 300 * 10**6
+    estate.look()
+    estate.lend(0, 1, memory=23_500 * 10**6)
+    for _ in range(3):
+        estate.look()
+    assert estate.asked == []
+    del estate.library.cards[0].processes[estate.owners]
+    estate.look()
+    estate.owner(0, 300 * 10**6)  # started anew
+    estate.look()
+    assert [grace for _, _, grace in estate.asked] == [0.0]
+
+
+def test_a_program_whose_memory_is_not_told_is_seen_beside_a_run(estate: Estate) -> None:
+    estate.lend(0)
+    estate.look()
+    estate.library.cards[0].processes[estate.owners] = None
+    estate.library.cards[0].reserved = 2 * GB
+    estate.look()
+    assert estate.asked == [("run-1", "The owner is using GPU 0 (2 GB).", 30)]
 
 
 def test_a_run_with_several_cards_is_asked_once(estate: Estate) -> None:

@@ -104,6 +104,15 @@ def test_where_nothing_tells_of_the_owner_only_stated_hours_lend() -> None:
     assert judge(OwnerRules(), seen(a_card(), blind=True, idle=4000.0)).lent
 
 
+def test_where_no_program_on_a_card_is_seen_the_owners_keys_count_unless_hours_are_stated() -> None:
+    at_it = seen(a_card(), blind=True, idle=20.0)
+    assert whys(judge(OwnerRules(), at_it)) == [Why.INPUT]
+    assert judge(OwnerRules(), seen(a_card(), idle=20.0)).lent, "here they are seen on the card"
+    assert judge(OwnerRules(), seen(blind=True, idle=20.0)).lent, "there is no card"
+    assert judge(OwnerRules(hours=("00:00-24:00",)), at_it).lent
+    assert judge(OwnerRules(idle=10), at_it).lent
+
+
 def test_games_full_screens_batteries_slurm_and_energy_count() -> None:
     rules = OwnerRules(kwh_per_day=2)
     assert whys(judge(rules, seen(game=True))) == [Why.GAME]
@@ -153,6 +162,7 @@ cards = st.builds(
     foreign_utilization=st.integers(0, 100),
     free_memory=st.none() | st.integers(0, 24 * GB),
     lent=st.booleans(),
+    newcomer=st.booleans(),
     display=st.booleans(),
     temperature=st.none() | st.integers(20, 110),
     asleep=st.just(False),

@@ -68,7 +68,9 @@ def test_pids_of_another_namespace_mean_nothing() -> None:
 
 def test_a_process_of_the_owners_whose_memory_is_not_told_counts_with_all_that_is_used() -> None:
     assert seen(a_sample(a_process(7, None), memory_used=5 * GB)).foreign_memory == 5 * GB
-    assert seen(a_sample(a_process(7, None), memory_used=5 * GB), lent=Lent()).foreign_memory == 0
+    beside = a_sample(a_process(7, None), a_process(8, 3 * GB), memory_used=5 * GB)
+    assert seen(beside, ours={8}, lent=Lent()).foreign_memory == 2 * GB
+    assert seen(beside, ours={8}, lent=Lent(), before={7}).foreign_memory == 0, "it was there all along"
 
 
 def test_a_sleeping_card_says_nothing_else() -> None:

@@ -14,6 +14,8 @@ from pushtrain.core.values.value import Value
 
 MIB: Final = 1024**2
 GIB: Final = 1024**3
+UNTOUCHED: Final = 600
+"""Seconds for `idle` where the driver names no programs and the owner has said neither that nor `hours`."""
 _SLOWEST: Final = 64 * 1024
 
 
@@ -34,8 +36,9 @@ class OwnerRules(Value):
     """Windows of the week in local time in which this machine is lent, such as `Mon-Fri 18:00-08:00` or
     `Sat,Sun`; none: always."""
     idle: Duration = Field(default=0, ge=0)
-    """Seconds that keyboard and mouse must have been untouched; 0: they do not count. A machine that cannot
-    tell is not lent, unless `hours` are stated."""
+    """Seconds that keyboard and mouse must have been untouched; 0: they do not count, unless the GPUs' driver
+    names no programs and no `hours` are stated: then it is ten minutes. A machine that cannot tell is not
+    lent, unless `hours` are stated."""
     full_screen: bool = True
     """Whether a program that fills the screen counts as the owner, as does GameMode."""
     gpu_memory: Size = Field(default=512 * MIB, ge=0)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
-from pushtrain.core.owner.lending import OwnerRules
+from pushtrain.core.owner.lending import UNTOUCHED, OwnerRules
 from pushtrain.core.text.forms import listed
 from pushtrain.core.text.hours import opens_in
 
@@ -76,6 +76,8 @@ class CardSeen:
     free_memory: int | None = None
     lent: bool = False
     """Whether a job of ours has it."""
+    newcomer: bool = False
+    """Whether a program of the owner's that computes came after the job of ours that has it."""
     display: bool = False
     temperature: int | None = None
     asleep: bool = False
@@ -188,12 +190,13 @@ def _wishes(rules: OwnerRules, seen: Seen) -> list[Finding]:
 def _presence(rules: OwnerRules, seen: Seen) -> list[Finding]:
     """Whether the owner is there."""
     found = []
-    blind = seen.blind and bool(seen.cards)
-    if seen.idle is None and not rules.hours and (rules.idle or blind):
+    blind = seen.blind and bool(seen.cards) and not rules.hours  # a program on a card is not seen there
+    idle = rules.idle or (UNTOUCHED if blind else 0)
+    if seen.idle is None and not rules.hours and idle:
         words = "it cannot tell whether its owner is there"
         found.append(Finding(Why.UNKNOWN, Stance.YIELD, words))
-    if seen.idle is not None and seen.idle < rules.idle:
-        until = seen.at + rules.idle - seen.idle
+    if seen.idle is not None and seen.idle < idle:
+        until = seen.at + idle - seen.idle
         found.append(Finding(Why.INPUT, Stance.YIELD, "the owner is working at it", until))
     if rules.full_screen and seen.full_screen:
         found.append(Finding(Why.FULL_SCREEN, Stance.YIELD, "the owner is using it in full screen"))
@@ -221,9 +224,10 @@ def _card(rules: OwnerRules, card: CardSeen) -> list[Finding]:
     if card.asleep:
         return []
     found: list[Finding] = []
-    if card.foreign_memory > rules.gpu_memory:
-        short = card.free_memory is not None and card.free_memory < rules.reserve
-        stance = Stance.VACATE if short and card.lent else Stance.YIELD
+    short = card.lent and card.free_memory is not None and card.free_memory < rules.reserve
+    # A program of theirs that just began holds little, and where ours have the rest it can get no more.
+    if card.foreign_memory > rules.gpu_memory or (short and card.newcomer):
+        stance = Stance.VACATE if short else Stance.YIELD
         words = f"the owner is using {name} ({card.foreign_memory / 10**9:.2g} GB)"
         found.append(Finding(Why.MEMORY, stance, words))
     if card.foreign_utilization > rules.gpu_utilization:

@@ -30,6 +30,7 @@ def card_seen(
     ours: Collection[int],
     dead: Collection[int] = (),
     lent: Lent | None = None,
+    before: Collection[int] = (),
     cooling: bool = False,
     blind: bool = False,
     trouble: str = "",
@@ -42,6 +43,7 @@ def card_seen(
         ours: Pids of its processes that belong to our runs.
         dead: Pids of its processes that are gone.
         lent: What runs of ours have of it; None: nothing.
+        before: Pids of its processes that were there when runs of ours got it.
         cooling: Whether a run of ours had it a moment ago: then its utilisation, where it is not told of each
             process, and without processes its memory, may still be that run's.
         blind: Whether what the driver tells of processes means nothing here.
@@ -50,7 +52,7 @@ def card_seen(
     if sample.asleep or sample.lost:
         return CardSeen(sample.uuid, index, asleep=sample.asleep, trouble=trouble, lent=lent is not None)
     processes = None if blind else sample.processes
-    told_apart = lent is None and not cooling
+    told_apart, newcomer = lent is None and not cooling, False
     busy = (sample.utilization or 0) if told_apart else 0
     if processes is None:
         free_of_us = cooling or (lent is not None and lent.whole)
@@ -60,6 +62,12 @@ def card_seen(
         foreign = sum(one.memory or 0 for one in theirs)
         if any(one.memory is None for one in theirs) and lent is None and not cooling:
             foreign = max(foreign, sample.memory_used)
+        if lent is not None:
+            came = [one for one in theirs if one.pid not in before and not one.graphics]
+            newcomer = bool(came)
+            if any(one.memory is None for one in came):
+                own = sum(one.memory or 0 for one in processes if one.pid in ours)
+                foreign = max(foreign, sample.memory_used - own)
         used = [one.utilization for one in theirs if one.utilization is not None]
         if not told_apart and len(used) == len(theirs):
             busy = min(100, sum(used))
@@ -70,6 +78,7 @@ def card_seen(
         foreign_utilization=busy,
         free_memory=sample.memory_free,
         lent=lent is not None,
+        newcomer=newcomer,
         display=sample.display,
         temperature=sample.temperature,
         trouble=trouble,

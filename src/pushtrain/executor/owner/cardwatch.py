@@ -95,6 +95,7 @@ class CardWatch:
         self._nested = not numbers_are_the_machines()
         self._errors: dict[str, int | None] = {}
         self._held: set[str] = set()
+        self._there: dict[str, set[int]] = {}
         self._released: dict[str, float] = {}
         self._stuck: dict[str, float] = {}
         self._told: dict[str, str] = {}
@@ -121,6 +122,11 @@ class CardWatch:
         blind = self._nested or any(one.processes is None for one in samples if not (one.asleep or one.lost))
         seen, emptying, theirs = [], set(), {}
         for one in samples:
+            there = {process.pid for process in one.processes or ()}
+            if one.uuid in held:  # who leaves and comes back is a newcomer; so is who gets a pid again
+                self._there[one.uuid] = self._there.get(one.uuid, there) & there
+            else:
+                self._there[one.uuid] = there
             back = not coming_back(one, dead=dead, blind=blind)
             if one.uuid not in held and not back and self._since_release(one.uuid, now) < BACK_WITHIN:
                 emptying.add(one.uuid)
@@ -131,6 +137,7 @@ class CardWatch:
                     ours=ours,
                     dead=dead,
                     lent=_lent(holders, one.uuid),
+                    before=self._there[one.uuid],
                     cooling=self._since_release(one.uuid, now) < _COOLING,
                     blind=blind,
                     trouble=self._trouble(one, now, dead=dead, blind=blind) or known.get(one.uuid, ""),
