@@ -38,7 +38,7 @@ _numbers = count(1)
 class ScriptedExecutor:
     """Stands in for an executor behind `ExecutorClient`: accepts, refuses or is down, as told.
 
-    It does not run what it accepts; `capacity` and `waiting` are what the test says, told by `tell`.
+    It does not run what it accepts; what it has and what waits is what the test says, told by `tell`.
     """
 
     def __init__(self, name: str = "lab-1") -> None:
@@ -54,6 +54,7 @@ class ScriptedExecutor:
         self.accepted: dict[str, TrainCommand] = {}
         self.received: list[str] = []
         self.waiting: list[str] = []
+        self.preparing: list[str] = []
         self.released: list[str] = []
         self.release_fails: PushtrainError | None = None
         self.streams: list[queue.SimpleQueue[CapacityFrame | None]] = []
@@ -95,7 +96,7 @@ class ScriptedExecutor:
 
     def frame(self) -> CapacityFrame:
         capacity = self.capacity.model_copy(update={"at": time.time() + 1e9})
-        return CapacityFrame(capacity=capacity, waiting=tuple(self.waiting))
+        return CapacityFrame(capacity=capacity, waiting=tuple(self.waiting), preparing=tuple(self.preparing))
 
     def tell(self) -> None:
         """Say on every open stream how things are now."""

@@ -11,6 +11,7 @@ next one starts on the same folder, and then every command must be where it belo
 import asyncio
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from senderworld import SECRET, SENDS, Place, World, worlds
 
 from nursery import NEVER, Steps, settled
+from pushtrain.core.lifecycle import PrepareFailed, Requeued
+from pushtrain.core.values.states import Reason
 from pushtrain.core.wire.grants import Scope
 from pushtrain.core.wire.signing import fingerprint
 from pushtrain.plumbing.disk.state import StateFolder
@@ -126,6 +129,21 @@ def _waits_at_the_first(world: World) -> None:
     world.until(lambda: world.there(command, first), "the first delivery")
     world.stop()
     world.know(first, world.executor("lab-2"))
+
+
+def _unready_at_the_first(world: World) -> None:
+    """Its executor could not prepare a run, and is free; there is another one."""
+    _waits_at_the_first(world)
+    store = world.executors[0].store
+    (waits,) = world.runs(world.executors[0])
+    other = next(run for run in store.runs() if run.id != waits.id)
+    store.advance(other.id, PrepareFailed(Reason.DATA, "It is not there."), token=other.token)
+    claimed = store.claim(slots=2, gpus=world.executors[0].service.gpus, executor="lab-1")
+    assert claimed
+    run, attempt = claimed
+    tried = attempt.model_copy(update={"reason": Reason.STORAGE, "ended_at": time.time()})
+    later = Requeued(Reason.STORAGE, "No space left.", time.time() + 600)
+    store.advance(run.id, later, token=run.token, attempt=tried)
 
 
 def _moved(world: World) -> bool:
@@ -237,6 +255,7 @@ WAYS: Final = (
     ),
     Way("a push that is refused", _refused, _refused_visibly, _nobody),
     Way("a run that moves", _waits_at_the_first, _moved, _one(1, "lab-2")),
+    Way("a run that moves from a machine without room", _unready_at_the_first, _moved, _one(1, "lab-2")),
     Way("a silent executor", _silent, _last_there, _one(1, duplicate=True)),
     Way("a kept command that an executor has", _kept_by_one, _first_has_it, _one()),
     Way("a kept command", _kept, _last_there, _one()),

@@ -502,7 +502,12 @@ class Waiting:
     """A run of which an attempt was made here, and that waits again; and who brings away what it has left."""
 
     def __init__(
-        self, folder: Path, command: TrainCommand, allowed: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        command: TrainCommand,
+        allowed: Callable[[], None] = lambda: None,
+        *,
+        reason: Reason = Reason.INTERRUPTED,
     ) -> None:
         self.runs = folder / "runs"
         self.store = Store(folder / "store.db")
@@ -513,9 +518,9 @@ class Waiting:
         run, attempt = claim
         self.run = self.store.advance(
             run.id,
-            Requeued(Reason.INTERRUPTED),
+            Requeued(reason),
             token=run.token,
-            attempt=attempt.model_copy(update={"reason": Reason.INTERRUPTED}),
+            attempt=attempt.model_copy(update={"reason": reason}),
         )
         self.folder = RunDir.of(self.runs, run.id, run.attempt)
         mirrors: Any = lambda _: None  # noqa: E731
@@ -585,6 +590,58 @@ def test_a_run_that_has_nothing_to_carry_leaves_at_once_though_checkpoints_have_
     waiting.store.close()
     assert left is not None
     assert (left.where, [one.reason for one in left.segments]) == ("none", [Reason.INTERRUPTED])
+
+
+@pytest.mark.parametrize("reason", sorted(retry.UNREADY))
+def test_a_run_that_its_machine_was_not_ready_for_leaves_with_what_was_tried(
+    tmp_path: Path, reason: Reason
+) -> None:
+    """It stayed for its day where it was, though another executor was free."""
+    waiting = Waiting(tmp_path, a_command(), reason=reason)
+    assert waiting.store.unbegun_of([SENDER], limit=9) == ([waiting.run.id], [])
+    waiting.migration.may_leave(waiting.run)
+    noted = waiting.store.run(waiting.run.id)  # killed here, it is where it was, and may go on
+    assert (noted.state, noted.outcome) == (State.QUEUED, None)
+    assert noted.checkpoint is not None
+    assert [(one.executor, one.reason) for one in noted.checkpoint.segments] == [("lab-2", reason)]
+    claimed = waiting.store.claim(slots=1, gpus=(), executor="lab-2")
+    assert claimed is not None
+    assert waiting.store.unbegun_of([SENDER], limit=9) == ([], [waiting.run.id]), "it may yet wait again"
+    given: Any = {
+        "by": {SENDER},
+        "attempt": 0,
+        "nonce": "r",
+        "nonce_expires": 2e9,
+        "seen": waiting.run.attempt,
+    }
+    with pytest.raises(Conflict, match="only one that waits"):
+        waiting.store.release(waiting.run.id, **given)
+    run, attempt = claimed
+    waiting.store.advance(
+        run.id, Requeued(reason), token=run.token, attempt=attempt.model_copy(update={"reason": reason})
+    )
+    with pytest.raises(Busy, match="started meanwhile"):  # what that attempt has left was not looked at
+        waiting.store.release(run.id, **given | {"nonce": "s"})
+    waiting.migration.may_leave(waiting.store.run(run.id))
+    released = waiting.store.release(run.id, **given | {"nonce": "t", "seen": 2})
+    waiting.store.close()
+    assert (released.outcome, released.checkpoint and len(released.checkpoint.segments)) == (Outcome.MOVED, 2)
+
+
+def test_what_was_trained_here_is_not_offered_to_others_when_the_machine_is_not_ready_for_more(
+    tmp_path: Path,
+) -> None:
+    waiting = Waiting(tmp_path, a_command(), reason=Reason.STORAGE)
+    (before,) = waiting.store.attempts(waiting.run.id)
+    claimed = waiting.store.claim(slots=1, gpus=(), executor="lab-2")
+    assert claimed is not None
+    waiting.store.save_attempt(before.model_copy(update={"started_at": 1.0}), token=claimed[0].token)
+    waiting.store.advance(waiting.run.id, Requeued(Reason.STORAGE), token=claimed[0].token)
+    assert waiting.store.unbegun_of([SENDER], limit=9) == ([], [])
+    (RunDir.of(waiting.runs, waiting.run.id, 2).create().checkpoint / "step").write_text("7")
+    with pytest.raises(Conflict, match="goes on here, where its checkpoint is"):
+        waiting.migration.may_leave(waiting.store.run(waiting.run.id))
+    waiting.store.close()
 
 
 @pytest.mark.usefixtures("no_shelf")

@@ -28,7 +28,7 @@ from pushtrain.core.lifecycle import (
     comes_back,
 )
 from pushtrain.core.values.card import Capacity, Challenge
-from pushtrain.core.values.command import TrainCommand
+from pushtrain.core.values.command import Checkpoint, Segment, TrainCommand
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.core.wire.frames import CapacityFrame
@@ -89,6 +89,10 @@ class Lab:
         if run.command.attempt != attempt or (run.state is not State.QUEUED and run.outcome != Outcome.MOVED):
             raise Conflict("It has started.")
         if run.state is State.QUEUED:
+            tried = Segment(attempt=run.attempt, executor=self.id, began_at=self.clock(), reason=run.reason)
+            left = Checkpoint(attempt=run.attempt, where="none", segments=(tried,))
+            began = run.attempt > run.command.attempt
+            run = run.model_copy(update={"checkpoint": left if began else None})
             self.runs[run_id] = advance(run, Released(), now=self.clock.advance(0.001))
         self._lose("after")
         return self.runs[run_id]
@@ -110,7 +114,8 @@ class Lab:
         capacity: Capacity = a_capacity(
             free_slots=free, queued=len(waiting), running=len(active), at=self.clock()
         )
-        return CapacityFrame(capacity=capacity, waiting=tuple(reversed(waiting)))
+        preparing = tuple(run.id for run in active if run.state is State.PREPARING)
+        return CapacityFrame(capacity=capacity, waiting=tuple(reversed(waiting)), preparing=preparing)
 
 
 class Deliveries(RuleBasedStateMachine):
@@ -203,9 +208,9 @@ class Deliveries(RuleBasedStateMachine):
     def die(self) -> None:
         self.begin()
 
-    @rule(name=st.sampled_from(NAMES), again=st.booleans())
-    def work(self, name: str, again: bool) -> None:
-        """The executor goes on with its oldest run by one step."""
+    @rule(name=st.sampled_from(NAMES), again=st.booleans(), ready=st.booleans())
+    def work(self, name: str, again: bool, ready: bool) -> None:
+        """The executor goes on with its oldest run by one step; it may turn out not to be ready for it."""
         lab, now = self.labs[name], self.clock.advance(0.001)
         active = next((run for run in lab.runs.values() if run.state in LIVING - {State.QUEUED}), None)
         if active is None:
@@ -214,7 +219,7 @@ class Deliveries(RuleBasedStateMachine):
             return
         events: dict[State, Event] = {
             State.QUEUED: Claimed("token"),
-            State.PREPARING: Prepared(),
+            State.PREPARING: Prepared() if ready else Requeued(Reason.UNREACHABLE, "Nobody answers."),
             State.RUNNING: Requeued(Reason.PREEMPTED) if again else Exited(Reason.EXITED, 0),
             State.PUBLISHING: Published("c" * 40, "runs/x"),
         }

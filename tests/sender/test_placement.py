@@ -1,5 +1,7 @@
 """Where runs go: decided from what is known, without a network and without a clock."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,9 @@ from hypothesis import strategies as st
 from pushtrain.core.policy import fits, pace_key, starts_now
 from pushtrain.core.runs.room import less, needs_of
 from pushtrain.core.values.card import Capacity, FreeGpu
+from pushtrain.core.values.command import Checkpoint, Segment
 from pushtrain.core.values.jobspec import JobSpec, Resources
+from pushtrain.core.values.states import Reason
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.sender.placement import FIRST_ASKED, RECALL_AFTER, Given, Plan, Queued, Seen, decide
 from pushtrain.testing import NOON, REPOSITORY, a_card, a_command, a_gpu, a_spec
@@ -289,6 +293,47 @@ def test_a_run_that_has_just_arrived_is_not_recalled() -> None:
     labs = (seen("busy", room()), seen("idle", room(1)))
     plan = planned(at=labs, queued=[queued("r", "busy", 1)])
     assert (plan.recall, plan.again_in) == ([], RECALL_AFTER - 1)
+
+
+def unready(*names: str, ago: float = 60, reason: Reason = Reason.UNREACHABLE, **changes: object) -> Outgoing:
+    """A run that these executors could not prepare, one after the other."""
+    tried = tuple(
+        Segment(attempt=number, executor=name, began_at=NOON - ago, reason=reason)
+        for number, name in enumerate(names, 1)
+    )
+    one = out(**changes)  # type: ignore[arg-type]
+    checkpoint = Checkpoint(attempt=len(names), where="none", segments=tried)
+    return replace(one, command=one.command.model_copy(update={"checkpoint": checkpoint}))
+
+
+def test_a_run_does_not_come_back_at_once_to_an_executor_that_was_not_ready_for_it() -> None:
+    """That one is free, and would get it again and again."""
+    free, busy = seen("free", room(1), card=a_card(name="free", prefer=9)), seen("busy", room())
+    plan = planned(unready("free"), at=(free, busy))
+    assert plan.deliver == []
+    assert list(plan.why.values()) == ["busy is busy; free was not ready for it"]
+    other = seen("other", room(1))
+    assert [where for _, where in planned(unready("free"), at=(free, other)).deliver] == ["other"]
+    assert [where for _, where in planned(out(), at=(free, other)).deliver] == ["free"]
+    for again in (
+        unready("free", ago=601),
+        unready("free", reason=Reason.PREEMPTED),
+        unready("free", "other"),  # nobody is ready: anybody may be so again
+    ):
+        assert [where for _, where in planned(again, at=(free, other)).deliver] == ["free"]
+    assert [where for _, where in planned(unready("free"), at=(free,)).deliver] == ["free"]
+
+
+def test_a_run_is_not_called_back_for_an_executor_that_was_not_ready_for_it() -> None:
+    here, free = seen("here", room(1)), seen("free", room(1))
+    waits = Queued(unready("free", state="delivered", executor="here"), 60)
+    assert planned(at=(here, free), queued=[waits]).recall == []
+    alike = (seen("1", room(1), card=a_card(name="free")), seen("2", room(1), card=a_card(name="free")))
+    namesakes = tuple(replace(one, name="free") for one in alike)
+    there = Queued(unready("free", state="delivered", executor="1"), 60)
+    assert planned(at=namesakes, queued=[there]).recall == [], "to and fro between namesakes"
+    later = Queued(unready("free", ago=700, state="delivered", executor="here"), 60)
+    assert planned(at=(here, free), queued=[later]).recall == [(later.out.run_id, "here")]
 
 
 def test_an_executor_whose_runs_may_have_begun_is_listened_to_where_there_is_a_choice() -> None:

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from cable import Cable
-from pushtrain.core.lifecycle import Exited, Prepared
+from pushtrain.core.lifecycle import Exited, Prepared, Requeued
 from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.jobspec import Resources
 from pushtrain.core.values.run import Run
@@ -51,16 +51,35 @@ class Lab:
         )
         self.start()
 
-    def start(self) -> None:
-        claimed = self.executor.store.claim(slots=1, gpus=self.executor.service.gpus, executor="lab")
+    def prepare(self) -> None:
+        claimed = self.executor.store.claim(
+            slots=1, gpus=self.executor.service.gpus, executor=self.executor.service.settings.executor.name
+        )
         assert claimed
         self.at_work = claimed[0]
         self.executor.tell(self.at_work.id)
 
+    def start(self) -> None:
+        self.prepare()
+        assert self.at_work
+        self.executor.store.advance(self.at_work.id, Prepared(), token=self.at_work.token)
+        self.executor.tell(self.at_work.id)
+
+    def fail(self, reason: Reason) -> None:
+        """The machine was not ready for what it was preparing."""
+        run = self.at_work
+        assert run
+        store = self.executor.store
+        (attempt,) = store.attempts(run.id)
+        ended = attempt.model_copy(update={"reason": reason, "ended_at": time.time()})
+        later = Requeued(reason, "No space left.", time.time() + 600)
+        store.advance(run.id, later, token=run.token, attempt=ended)
+        self.executor.tell(run.id)
+
     def get_free(self) -> None:
         assert self.at_work
-        for event in (Prepared(), Exited(Reason.EXITED, 0)):
-            self.executor.store.advance(self.at_work.id, event, token=self.at_work.token)
+        ended = Exited(Reason.EXITED, 0)
+        self.executor.store.advance(self.at_work.id, ended, token=self.at_work.token)
         self.executor.tell(self.at_work.id)
 
     def run(self, run_id: str) -> Run:
@@ -202,6 +221,36 @@ def test_a_run_is_recalled_sent_elsewhere_and_comes_back_without_being_doubled(
             taken, sender=SENDER, raw=b"{}", headers={}, nonce="o", nonce_expires=9e9, queue_limit=9
         )
         sender.play(back)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_elsewhere_when_its_machine_is_not_ready_for_it(
+    sender: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk was full, or it had no network: for a day the run stayed there, whoever else was free."""
+    monkeypatch.setattr("pushtrain.sender.placement.RECALL_AFTER", 0.1)
+    with lab(tmp_path, "first") as first, lab(tmp_path, "second") as second:
+        sender.labs = [first]
+
+        async def ahead() -> None:
+            run_id = sender.push(a_command(job=JOB))
+            await eventually(lambda: sender.store.outgoing(run_id).state == "delivered")
+            first.prepare()
+            sender.labs.append(second)
+            sender.rounds._listed_at = None
+            sender.rounds.wake()
+            await eventually(lambda: first.client.id in sender.rounds._watches, what="the stream")
+            first.fail(Reason.STORAGE)
+            await eventually(lambda: sender.store.outgoing(run_id).executor == second.client.id)
+            await eventually(lambda: sender.store.outgoing(run_id).state == "delivered")
+            gone, here = first.run(run_id), second.run(run_id)
+            assert (gone.outcome, here.state, here.command.attempt) == (Outcome.MOVED, State.QUEUED, 1)
+            assert here.command.checkpoint is not None
+            (told,) = here.command.checkpoint.segments
+            assert (told.attempt, told.executor, told.reason) == (1, "first", Reason.STORAGE)
+            assert not here.command.possible_duplicate
+
+        sender.play(ahead)
 
 
 @pytest.mark.slow

@@ -100,6 +100,13 @@ async def quiet(*executors: ScriptedExecutor, seconds: float = 0.3) -> None:
     assert [(executor.asked, executor.opened, len(executor.received)) for executor in executors] == before
 
 
+async def quiet_but_for_streams(*executors: ScriptedExecutor, seconds: float = 0.2) -> None:
+    """Nothing is asked, sent, opened or closed for a while."""
+    before = [(one.asked, one.opened, len(one.received), len(one.streams)) for one in executors]
+    await asyncio.sleep(seconds)
+    assert [(one.asked, one.opened, len(one.received), len(one.streams)) for one in executors] == before
+
+
 async def counted(count: Callable[[], int], wanted: int) -> None:
     await eventually(lambda: count() == wanted, what=f"{wanted}, not {count()}")
 
@@ -522,6 +529,29 @@ def test_what_has_begun_is_not_recalled_and_nobody_listens_any_more(
 
     sender.play(story)
     assert (busy.released, idle.asked) == ([], 0)
+
+
+def test_what_is_prepared_is_listened_for_and_recalled_when_it_waits_again(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counted as begun once it was claimed: where its machine was not ready, it stayed for a day."""
+    unready, idle, run_id = ahead(sender, monkeypatch)
+    unready.waiting, unready.preparing = [], [run_id]
+
+    async def story() -> None:
+        await eventually(lambda: unready.streams, what="somebody who listens")
+        unready.tell()
+        await quiet_but_for_streams(unready, idle)
+        assert sender.state(run_id) == "delivered"
+        unready.capacity = FREE  # it has room, but no network
+        unready.waiting, unready.preparing = [run_id], []
+        unready.tell()
+        await eventually(lambda: run_id in idle.received)
+        await eventually(lambda: sender.state(run_id) == "started")
+        await quiet(unready, idle)
+
+    sender.play(story)
+    assert (unready.released, idle.accepted[run_id].attempt) == ([run_id], 1)
 
 
 def test_a_time_that_comes_right_after_the_look_at_the_outbox_is_not_slept_through(

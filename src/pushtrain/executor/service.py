@@ -433,11 +433,13 @@ class ExecutorService:
         Raises:
             NotFound, Forbidden, Conflict, Unauthorized: As `Store.release`.
         """
-        self._migration.may_leave(self.store.run(run_id))
+        waits = self.store.run(run_id)
+        self._migration.may_leave(waits)
         run = self.store.release(
             run_id,
             by=by,
             attempt=attempt,
+            seen=waits.attempt,
             nonce=nonce,
             nonce_expires=nonce_expires,
             may=self._may_start,
@@ -518,9 +520,9 @@ class ExecutorService:
             names={key: name for key, name in named.items() if name},
         )
 
-    def waiting_of(self, keys: Collection[str], limit: int) -> list[str]:
-        """Ids of the waiting runs that these keys sent, the last first."""
-        return self.store.queued_of(keys, limit=limit)
+    def unbegun_of(self, keys: Collection[str], limit: int) -> tuple[list[str], list[str]]:
+        """As `Store.unbegun_of`."""
+        return self.store.unbegun_of(keys, limit=limit)
 
     def challenge(self, nonce: str) -> Challenge:
         """Who this is and what it has free."""

@@ -74,7 +74,7 @@ class Errands:
             return
         self._board.accepted(name, out.command, run.updated_at)
         self._store.outbox_delivered(out.run_id, accepted_at=run.updated_at)
-        if run.state is not State.QUEUED:
+        if run.state not in {State.QUEUED, State.PREPARING}:  # what is prepared may yet wait again
             self._store.outbox_started(out.run_id)
         self._refused.pop(out.run_id, None)
         log.info("run %s (%s) is with %s", out.run_id[:8], out.command.job.title, executor.url)

@@ -6,7 +6,8 @@
   at a time; those that answered and are busy are watched, so that they say when they are free; those that do
   not answer are asked again with back-off.
 - Where only one executor can take a run, there is nothing to choose: it goes there at once and waits there.
-- A run that waits at an executor while another one could start it is recalled.
+- A run that waits at an executor while another one could start it is recalled. Where it found the machine not
+  ready for it, it does not come back for ten minutes, as long as others fit.
 - A run that an executor may have, its answer lost, goes to nobody else; after `lost_after` without a word it
   may, marked as a possible duplicate.
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pushtrain.core.policy import choose, fits, pace_key, ranking, starts_now
+from pushtrain.core.runs.retry import unready_at
 from pushtrain.core.runs.room import can, could, heard, less, needs_of, with_free
 from pushtrain.core.text.forms import clean
 from pushtrain.core.values.card import Capacity, ExecutorCard
@@ -161,6 +163,10 @@ class _Kind:
     """Under which executors tell how long it takes."""
     could: list[Seen] = field(default_factory=list)
     """Those that fit, or of which nothing is known."""
+    unready: frozenset[str] = frozenset()
+    """Names of those that could not prepare the runs a moment ago; not in `could` while there are others."""
+    passed: list[Seen] = field(default_factory=list)
+    """Those of them that would fit, and are passed over."""
     misfits: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     """Runs that none of them can start now."""
@@ -239,7 +245,7 @@ class _Decision:
         candidates = at_home or kind.could
         if not candidates:
             self._nobody(out, kind)
-        elif len(candidates) == 1:
+        elif len(candidates) == 1 and not kind.passed:
             self._only(out, candidates[0])
         elif not kind.held and (best := self._ready(kind.job, kind.pace, candidates)):
             self._deliver(out, best)
@@ -314,6 +320,7 @@ class _Decision:
             _of([seen.name for seen in busy if not _owners(seen)], "is busy", "are busy"),
             *_first([_owners(seen) for seen in busy if _owners(seen)], "are used by their owners"),
             *_first([_plain(seen.trouble) for seen in silent], "do not answer"),
+            _of([seen.name for seen in kind.passed], "was not ready for it", "were not ready for it"),
             *_first(kind.misfits, "do not fit"),
         ]
         return "; ".join(word for word in words if word)
@@ -323,10 +330,16 @@ class _Decision:
         refused = self._given.refused.get(run_id, frozenset())
         mounts = tuple(source.mount for source in job.data)
         asks = (job.resources, job.min_isolation, job.network, mounts)
-        key = (command.repository, job.name, job.results_to.repository, asks, refused)
+        unready = unready_at(command.checkpoint.segments, self._now) if command.checkpoint else frozenset()
+        key = (command.repository, job.name, job.results_to.repository, asks, refused, unready)
         kind = self._kinds.get(key)
         if kind is None:
             kind = self._kinds[key] = self._new_kind(command, refused)
+            kind.unready = unready
+            others = [seen for seen in kind.could if seen.name not in unready]
+            if others:
+                kind.passed = [seen for seen in kind.could if seen.name in unready]
+                kind.could = others
         return kind
 
     def _new_kind(self, command: TrainCommand, refused: frozenset[str]) -> _Kind:
@@ -348,7 +361,7 @@ class _Decision:
         out = queued.out
         here = self._by_id.get(out.executor)
         kind = self._kind(out.command, out.run_id)
-        others = [seen for seen in kind.could if seen is not here]
+        others = [seen for seen in kind.could if seen is not here and seen.name not in kind.unready]
         if here is None or not others or out.command.job.max_parallel is not None:
             return
         self._watch(here)

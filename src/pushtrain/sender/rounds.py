@@ -385,7 +385,8 @@ class Rounds:
         if frame.waiting and name in self._movable():
             self._store.outbox_waits_again(name, frame.waiting)
         if frame.whole and name in self._store.outbox_there():
-            self._store.outbox_settled(name, frame.waiting, at=frame.capacity.at)
+            here = (*frame.waiting, *frame.preparing)
+            self._store.outbox_settled(name, here, at=frame.capacity.at)
         self._tell_loop(self._nudge)
 
     def _ended(self, watch: Watch, why: str) -> None:

@@ -95,6 +95,17 @@ def worth_telling(attempts: Iterable[T]) -> list[tuple[int, T]]:
     return found
 
 
+def unready_at(told: Sequence[Segment], now: float) -> frozenset[str]:
+    """Names of the executors that lately were not ready for a run, in its last attempts in a row.
+
+    Args:
+        told: What was done of it so far.
+        now: Seconds since the epoch; the others' clocks are not far from it.
+    """
+    row = takewhile(lambda one: one.reason in UNREADY, reversed(told))
+    return frozenset(one.executor for one in row if abs(now - one.began_at) < LONGEST_PAUSE)
+
+
 def goes_on(ended: Attempt) -> bool:
     """Whether an attempt ended without having failed."""
     return ended.reason in TAKEN_BACK or ended.reason is Reason.CHECKPOINTED

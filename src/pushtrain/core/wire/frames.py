@@ -58,9 +58,11 @@ class CapacityFrame(Value):
     kind: Literal["capacity"] = "capacity"
     capacity: Capacity
     waiting: tuple[RunId, ...] = ()
-    """Runs that the reader sent, the last first."""
+    """Runs that the reader sent and may take back, the last first."""
+    preparing: tuple[RunId, ...] = ()
+    """Those that are being prepared, and may yet wait again."""
     whole: bool = True
-    """Whether `waiting` names all of them."""
+    """Whether `waiting` and `preparing` name all of them."""
 
 
 class RunFrame(Value):

@@ -95,8 +95,8 @@ class Service(Protocol):
     def usage(self, days: int) -> Usage:
         """What the ledger tells of the last days, today among them."""
 
-    def waiting_of(self, keys: Collection[str], limit: int) -> list[str]:
-        """Ids of the waiting runs that a key sent, the last first."""
+    def unbegun_of(self, keys: Collection[str], limit: int) -> tuple[list[str], list[str]]:
+        """Ids of the runs that keys sent and may take back now, and of those that are being prepared."""
 
     def challenge(self, nonce: str) -> Challenge:
         """Who this is and what it has free."""

@@ -41,8 +41,8 @@ class Source(Protocol):
     def capacity(self) -> Capacity:
         """What is free now."""
 
-    def waiting_of(self, keys: Collection[str], limit: int) -> list[str]:
-        """Ids of the waiting runs that these keys sent, the last first."""
+    def unbegun_of(self, keys: Collection[str], limit: int) -> tuple[list[str], list[str]]:
+        """Ids of the runs that keys sent and may take back now, and of those that are being prepared."""
 
     def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
         """Call `changed(run_id)` whenever a run changes; returns how to stop it."""
@@ -103,9 +103,10 @@ class Listener:
         if grant is None:
             return None
         capacity = self._source.capacity()
-        waiting = self._source.waiting_of({self._reader, *grant.was}, MAX_TOLD + 1)
+        waiting, preparing = self._source.unbegun_of({self._reader, *grant.was}, MAX_TOLD + 1)
+        whole = len(waiting) + len(preparing) <= MAX_TOLD
         frame = CapacityFrame(
-            capacity=capacity, waiting=tuple(waiting[:MAX_TOLD]), whole=len(waiting) <= MAX_TOLD
+            capacity=capacity, waiting=tuple(waiting[:MAX_TOLD]), preparing=tuple(preparing), whole=whole
         )
         return frame, [told for run_id in changed if (told := self._ended(run_id, grant))]
 

@@ -4,7 +4,8 @@ As soon as an attempt has ended that another one follows, and only where the job
 takes a run back (`release`) once its checkpoint is there, when an executor is free that could go on. What is
 packed while the run waits is whole; if the run begins again meanwhile, it is dropped.
 
-A run that has saved nothing waits for no upload: what was done of it leaves with it, in the answer itself.
+A run that has saved nothing waits for no upload: what was done of it leaves with it, in the answer itself. So
+it is with every run that has saved nothing, wherever its checkpoints would go.
 """
 
 import logging
@@ -78,7 +79,7 @@ class Migration:
                 f"Run {run.short} goes on here, where its checkpoint is.",
                 mend="`checkpoint_to` in pushtrain.toml lets it go on elsewhere.",
             )
-        if not travels or _away(run):
+        if _away(run):
             return
         if (at_once := self._at_once(run)) is None:
             raise Busy(f"The checkpoint of run {run.short} is on its way.", mend="Try again soon.")
@@ -111,7 +112,8 @@ class Migration:
         came, folder = run.command.checkpoint, self._folder(run)
         if came is not None and not luggage.received(came, folder):
             return came  # whatever is here of it is not whole, and nothing was added
-        return _bare(run) if self._saved_nothing(run) and not luggage.measured(folder) else None
+        measured = bool(run.command.job.checkpoint_to) and luggage.measured(folder)
+        return _bare(run) if self._saved_nothing(run) and not measured else None
 
     def _saved_nothing(self, run: Run) -> bool:
         """Whether nothing was saved here, and nothing came with the run."""

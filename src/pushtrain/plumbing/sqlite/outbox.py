@@ -295,21 +295,21 @@ class Outbox:
             query = "UPDATE outbox SET executor = ? WHERE executor = ?"
             self._database.write(lambda db: db.execute(query, (name, former)).fetchall())
 
-    def outbox_settled(self, executor: str, waiting: Sequence[str], *, at: float) -> None:
-        """What was delivered to an executor up to `at` and does not wait there has begun.
+    def outbox_settled(self, executor: str, open_: Sequence[str], *, at: float) -> None:
+        """What was delivered to an executor up to `at` and could not be taken back any more has begun.
 
         Args:
             executor: Whose word it is.
-            waiting: Every command of ours that waits there.
+            open_: Every command of ours that waits there, or is prepared and may wait again.
             at: When that was so, by the executor's clock.
         """
         now = self._clock()
         query = (
             "UPDATE outbox SET state = 'started', updated_at = ? WHERE executor = ? AND state = 'delivered' "
             "AND (accepted_at <= ? OR accepted_at > ?) "
-            f"AND run_id NOT IN ({', '.join('?' * len(waiting))})"
+            f"AND run_id NOT IN ({', '.join('?' * len(open_))})"
         )
-        given = (now, executor, at, at + _STEPPED, *waiting)
+        given = (now, executor, at, at + _STEPPED, *open_)
         self._database.write(lambda db: db.execute(query, given).fetchall())
 
     def outbox_recalling(self) -> list[Outgoing]:

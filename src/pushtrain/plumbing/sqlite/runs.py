@@ -10,6 +10,7 @@ from typing import Final
 
 import apsw
 
+from pushtrain.core.runs.retry import UNREADY
 from pushtrain.core.runs.usage import DAY
 from pushtrain.core.values.jobspec import Concurrency
 from pushtrain.core.values.run import Artifact, Attempt, Run, RunEvent
@@ -20,6 +21,11 @@ from pushtrain.plumbing.sqlite.database import Database
 _HEX: Final = frozenset("0123456789abcdef")
 _FAR: Final = 3600.0
 """Seconds to the next try of publishing that no pause is longer than: the clock was set back since."""
+_TRAINED: Final = (
+    "SELECT 1 FROM attempts WHERE run_id = runs.id AND number > json_extract(runs.command, '$.attempt') "
+    "AND json_extract(attempts.value, '$.started_at') IS NOT NULL"
+)
+"""Attempts of a run that began to train since it came here."""
 
 
 class Runs:
@@ -161,14 +167,27 @@ class Runs:
         )
         return self._database.read(lambda db: [(a, b, float(c)) for a, b, c in db.execute(query, (limit,))])
 
-    def queued_of(self, senders: Collection[str], *, limit: int) -> list[str]:
-        """Ids of the waiting runs that these keys sent, the last first."""
-        marks = ", ".join("?" * len(senders))
+    def unbegun_of(self, senders: Collection[str], *, limit: int) -> tuple[list[str], list[str]]:
+        """Ids of the runs that these keys sent and may take back now, and of those that are being prepared.
+
+        The last first, so many of both together. What was begun here stays, unless its job names a place for
+        checkpoints; or the machine was not ready, and nothing of it was trained here.
+        """
+        marks, unready = ", ".join("?" * len(senders)), ", ".join("?" * len(UNREADY))
         query = (
-            f"SELECT id FROM runs WHERE state = 'queued' AND json_extract(value, '$.sender') IN ({marks}) "
+            "SELECT id, state FROM runs WHERE state IN ('queued', 'preparing') "
+            f"AND json_extract(value, '$.sender') IN ({marks}) AND (state = 'preparing' "
+            "OR json_extract(value, '$.attempt') <= json_extract(command, '$.attempt') "
+            "OR json_extract(command, '$.job.checkpoint_to') <> '' "
+            f"OR (json_extract(value, '$.reason') IN ({unready}) AND NOT EXISTS ({_TRAINED}))) "
             "ORDER BY seq DESC LIMIT ?"
         )
-        return self._database.read(lambda db: [str(row[0]) for row in db.execute(query, (*senders, limit))])
+        given = (*senders, *UNREADY, limit)
+        found = self._database.read(lambda db: db.execute(query, given).fetchall())
+        waiting, preparing = (
+            [str(run_id) for run_id, known in found if known == state] for state in ("queued", "preparing")
+        )
+        return waiting, preparing
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """A run's attempts, in order."""

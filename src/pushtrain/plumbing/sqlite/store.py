@@ -435,6 +435,7 @@ class Store(View, Turns, Statuses, Cards):
         attempt: int,
         nonce: str,
         nonce_expires: float,
+        seen: int | None = None,
         may: Callable[[str], bool] = lambda _: True,
     ) -> Run:
         """Let a queued run go to another executor; it never starts here again unless it is sent again.
@@ -448,11 +449,13 @@ class Store(View, Turns, Statuses, Cards):
                 take a run that has come back meanwhile.
             nonce: What the request came with; used up in the same transaction.
             nonce_expires: When the nonce may be forgotten.
+            seen: After which attempt it was found to leave nothing behind; None: nobody looked.
             may: Whether runs of a key may start: what another one has asked for does not count.
 
         Raises:
             Forbidden: Somebody else sent it.
             Conflict: It has started, has ended, or was placed here anew.
+            Busy: Another attempt was made since it was looked at, which may have left something.
         """
         now = self._clock()
 
@@ -480,6 +483,8 @@ class Store(View, Turns, Statuses, Cards):
                     f"Another key has asked for run {before.short}, too.",
                     mend="It stays where it is, and runs for both.",
                 )
+            if seen is not None and before.attempt != seen:
+                raise Busy(f"Run {before.short} has been started meanwhile.", mend="Try again soon.")
             run = advance(before, Released("released to another executor"), now=now)
             rows.put(db, run, before=State.QUEUED)
             rows.tell(db, run, "released", "", now)
