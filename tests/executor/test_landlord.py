@@ -289,12 +289,12 @@ def test_a_program_that_finds_no_memory_beside_a_run_ends_it_at_once(estate: Est
 
 
 def test_what_was_there_before_a_run_and_what_only_draws_may_stay_beside_it(estate: Estate) -> None:
-    for small in (estate.library.cards[0].processes, estate.library.cards[1].drawing):
-        small[estate.owners] = 300 * 10**6
+    estate.owner(0, 300 * 10**6)
     estate.look()
     estate.lend(0, 1, memory=23_500 * 10**6)
-    for _ in range(3):
-        estate.look()
+    estate.look()
+    estate.library.cards[1].drawing[estate.owners] = 300 * 10**6  # somebody logs in
+    estate.look()
     assert estate.asked == []
     del estate.library.cards[0].processes[estate.owners]
     estate.look()
