@@ -1,10 +1,12 @@
 """Every step of a run at which an executor can be killed: counted, then killed there, one after the other.
 
     python tests/chaos/crashpoints.py               # all of them; some minutes
+    python tests/chaos/crashpoints.py leaves        # those of the ways with this word in their names
 
 A step is a flush, a rename, a removal; a transaction of the store, a program that is started, a status for
-the Git host (killed before each of them and after it). An executor in a process of its own takes a run from
-the queue to the results branch and is killed at the n-th step; the next one has to bring it to its end, once.
+the Git host (killed before each of them and after it). An executor in a process of its own goes a `Way` with
+a run and is killed at the n-th step; the next one has to bring it to its end, once. The owner of the machine
+and the sender are beside it: they want it back, and take the run elsewhere, until it is so.
 """
 
 import asyncio
@@ -15,8 +17,9 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
@@ -24,28 +27,152 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
 from executor_house import House, done
 
 from nursery import NEVER, Child, Nursery, Steps, nursery, passed, settled
+from pushtrain.core.errors import Busy, Conflict
+from pushtrain.core.lifecycle import next_attempt
+from pushtrain.core.values.jobspec import PreemptSignal
 from pushtrain.core.values.run import Run
-from pushtrain.core.values.states import Outcome
+from pushtrain.core.values.states import Outcome, State
 from pushtrain.core.wire.status import CommitStatus, Told, Verdict
+from pushtrain.executor.owner import landlord
 from pushtrain.executor.results.herald import Herald
 from pushtrain.executor.service import ExecutorService
-from pushtrain.testing import eventually, wait_until
+from pushtrain.plumbing.git import lfs
+from pushtrain.plumbing.owner.pause import PauseFile
+from pushtrain.sender.errands import again
+from pushtrain.testing import SENDER, eventually, wait_until
 
-COMMAND: Final = "echo $PUSHTRAIN_ATTEMPT >> {journal}; echo said; echo x > $PUSHTRAIN_RESULTS_DIR/model"
+PLAIN: Final = """\
+echo $PUSHTRAIN_ATTEMPT began >> {journal}
+echo said
+echo x > $PUSHTRAIN_RESULTS_DIR/model
+"""
+SAVES: Final = """\
+if test -n "$PUSHTRAIN_RESUME"; then
+  echo $PUSHTRAIN_ATTEMPT goes on >> {journal}
+  echo said from $(cat $PUSHTRAIN_CHECKPOINT_DIR/at)
+  echo x > $PUSHTRAIN_RESULTS_DIR/model
+  exit 0
+fi
+echo $PUSHTRAIN_ATTEMPT began >> {journal}
+until test -e $PUSHTRAIN_STOP_FILE; do sleep 0.01; done
+echo half > $PUSHTRAIN_CHECKPOINT_DIR/at
+exit 85
+"""
+
+
+@dataclass(frozen=True)
+class Way:
+    """What happens to a run: whether its job goes on from a checkpoint, and whether it does so elsewhere."""
+
+    name: str
+    saves: bool = True
+    leaves: bool = False
+    """The executor that it leaves is killed; its next one is not."""
+    arrives: bool = False
+    """The executor at which it arrives is killed; the one that it left was not."""
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """Of its job, what is not as usual."""
+        moves = self.leaves or self.arrives
+        return {"preempt_signal": PreemptSignal.NONE, "checkpoint_to": "lfs" if moves else ""}
+
+    @property
+    def says(self) -> str:
+        """What the last attempt says."""
+        return "said from half" if self.saves else "said"
+
+
+WAYS: Final = (
+    Way("a run from the queue to the results branch", saves=False),
+    Way("a run that gives way and goes on"),
+    *(
+        (Way("a run that leaves with its checkpoint", leaves=True), Way("a run that arrives", arrives=True))
+        if lfs.installed()
+        else ()
+    ),
+)
 
 
 # --- in the process that is killed ------------------------------------------------------------------------
 
 
-def be_executor(folder: str, at: str, told: str) -> None:
+def be_executor(way: str, folder: str, run: str, at: str, told: str) -> None:
     """Be an executor that is killed at a step."""
     steps = Steps(int(at), Path(told)).durable()
-    asyncio.run(_serve(Path(folder), steps.step))
+    asyncio.run(_serve(WAYS[int(way)], Path(folder), run, steps.step))
 
 
-async def _serve(folder: Path, step: Callable[[str], None]) -> None:
-    async with House(folder).running() as service, telling(service, folder, step):
+async def _serve(way: Way, folder: Path, run: str, step: Callable[[str], None]) -> None:
+    house = second(folder) if way.arrives else House(folder)
+    async with house.running() as service, telling(service, folder, step), people(way, house, service, run):
         await asyncio.Event().wait()
+
+
+def second(folder: Path) -> House:
+    """The executor to which a run goes that leaves the first."""
+    found = House(folder / "second", name="lab-2")
+    found.work = House(folder).work
+    repository = found.settings.repositories[0].model_copy(update={"remote": str(folder / "origin.git")})
+    found.settings = found.settings.model_copy(update={"repositories": (repository,)})
+    return found
+
+
+@asynccontextmanager
+async def people(way: Way, house: House, service: ExecutorService, run: str) -> AsyncIterator[None]:
+    """The owner, who wants the machine back, and the sender, who takes the run elsewhere then."""
+    wants = _owner(way, house, service, run) if way.saves and not house.folder.match("second") else None
+    task = asyncio.create_task(wants) if wants else None
+    try:
+        yield
+    finally:
+        if task:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def _owner(way: Way, house: House, service: ExecutorService, run_id: str) -> None:
+    """Come whenever an attempt has begun that has saved nothing, and go when it has ended."""
+    landlord.BRISK = 0.05  # type: ignore[misc]
+    pause, journal = PauseFile(house.state.pause), house.folder / "journal"
+
+    def trains() -> bool:
+        run = service.store.run(run_id)
+        return run.state is State.RUNNING and f"{run.attempt} began" in lines(journal)
+
+    while True:
+        here = service.store.run(run_id)
+        if not (pause.until() and here.state in {State.QUEUED, State.DONE}):
+            await eventually(trains, 60, what="a training")
+            pause.pause(None)
+            await eventually(lambda: service.store.run(run_id).state is not State.RUNNING, 60, what="a yield")
+        if way.leaves or way.arrives:
+            await _takes_away(house, service, run_id)
+            return
+        pause.resume()
+
+
+async def _takes_away(house: House, service: ExecutorService, run_id: str) -> None:
+    """Ask for the run until it is given away, and note with what."""
+    house.folder.joinpath("nonces").touch()
+
+    def released() -> Run | None:
+        with house.folder.joinpath("nonces").open("a+") as nonces:
+            nonces.write("x")
+            nonce = f"release-{nonces.tell()}"
+        try:
+            return service.release(run_id, by={SENDER}, attempt=0, nonce=nonce, nonce_expires=2e9)
+        except (Busy, Conflict):
+            return None
+
+    given = await eventually(released, 60, what="a release", every=0.05)
+    house.folder.joinpath("released").write_text(given.model_dump_json())
+
+
+def lines(file: Path) -> list[str]:
+    """The lines of a file that may not be there yet."""
+    return file.read_text().splitlines() if file.exists() else []
 
 
 class Board:
@@ -87,35 +214,77 @@ async def telling(
 
 
 class World:
-    """A house with one accepted run, and what became of it."""
+    """A house with one accepted run, and what became of it.
 
-    def __init__(self, folder: Path, nurse: Nursery) -> None:
-        self.folder, self.nurse = folder, nurse
+    Args:
+        way: What happens to it.
+        folder: Where; nobody else's.
+        nurse: Makes executors.
+    """
+
+    def __init__(self, way: Way, folder: Path, nurse: Nursery) -> None:
+        self.way, self.folder, self.nurse = way, folder, nurse
         self.house = House(folder)
         self.journal = folder / "journal"
         self.told = folder / "steps"
+        script = (SAVES if way.saves else PLAIN).format(journal=self.journal)
         service = self.house.open()
-        self.sent = self.house.send(service, COMMAND.format(journal=self.journal))
+        self.sent = self.house.send(service, script, **way.job)
         service.store.close()
+        if way.arrives:
+            asyncio.run(self._left())
+            self.house = second(folder)
+            service = self.house.open()
+            self._arrives(service)
+            service.store.close()
 
     def executor(self, at: int) -> Child:
         """An executor that is killed at a step."""
-        words = (self.folder, at, self.told)
+        words = (str(WAYS.index(self.way)), self.folder, self.sent.id, str(at), self.told)
         return self.nurse.start("crashpoints:be_executor", *words, said=self.folder / "said", cwd=self.folder)
+
+    @property
+    def over(self) -> bool:
+        """Whether the executor that may be killed has done its part."""
+        if self.way.leaves:
+            return (self.folder / "released").exists()
+        return bool(self.house.work.fetch("pushtrain/results"))
 
     async def recovered(self) -> Run:
         """The run, once the next executor has brought it to its end and told the Git host."""
-        async with self.house.running() as service, telling(service, self.folder):
+        if self.way.leaves:
+            await self._left()
+            self.house = second(self.folder)
+        async with (
+            self.house.running() as service,
+            telling(service, self.folder),
+            people(self.way, self.house, service, self.sent.id),
+        ):
+            if self.way.leaves:
+                self._arrives(service)
             run = await done(service, self.sent, 60)
             await eventually(lambda: service.store.status_told(run.id)[1], 60, what="its status")
             return run
+
+    async def _left(self) -> None:
+        """The run has left the first executor, whatever that takes."""
+        async with self.house.running() as service, people(self.way, self.house, service, self.sent.id):
+            await eventually((self.folder / "released").exists, 60, what="its departure")
+            assert service.store.run(self.sent.id).outcome is Outcome.MOVED
+
+    def _arrives(self, service: ExecutorService) -> None:
+        """The run comes to the second executor."""
+        left = Run.model_validate_json((self.folder / "released").read_text())
+        command = again(left.command, next_attempt(left), checkpoint=left.checkpoint)
+        raw, nonce = command.model_dump_json().encode(), "arrives"
+        service.accept(command, sender=SENDER, raw=raw, headers={}, nonce=nonce, nonce_expires=2e9)
 
     def faults(self, run: Run) -> list[str]:
         """What is lost, doubled or untrue."""
         found = []
         if run.outcome is not Outcome.SUCCEEDED:
             found.append(f"it {run.outcome}: {run.detail}")
-        began = Counter(self.journal.read_text().split()) if self.journal.exists() else Counter()
+        began = Counter(line.split()[0] for line in lines(self.journal))
         found += [f"attempt {number} began {times} times" for number, times in began.items() if times > 1]
         if str(run.attempt) not in began:
             found.append(f"attempt {run.attempt} is said to have succeeded and never began")
@@ -130,7 +299,10 @@ class World:
         else:
             where = records[0].removesuffix("/run.json")
             record = json.loads(self.house.work.show(tip, records[0]))
-            if record["run"]["id"] != run.id or self.house.work.show(tip, f"{where}/log.txt") != "said":
+            if (
+                record["run"]["id"] != run.id
+                or self.house.work.show(tip, f"{where}/log.txt") != self.way.says
+            ):
                 found.append("its results are not its own")
         return found
 
@@ -142,19 +314,19 @@ def executors() -> Iterator[Nursery]:
         yield nurse
 
 
-def count(folder: Path, nurse: Nursery) -> list[str]:
-    """The steps of a run that nobody disturbs."""
-    world = World(folder, nurse)
+def count(way: Way, folder: Path, nurse: Nursery) -> list[str]:
+    """The steps of a way that nobody disturbs."""
+    world = World(way, folder, nurse)
     executor = world.executor(NEVER)
     try:
-        return settled(world.told, lambda: world.house.work.fetch("pushtrain/results"), what="the results")
+        return settled(world.told, lambda: world.over, what=way.name)
     finally:
         executor.kill()
 
 
-def killed_at(folder: Path, at: int, nurse: Nursery) -> list[str]:
+def killed_at(way: Way, folder: Path, at: int, nurse: Nursery) -> list[str]:
     """Kill an executor at a step, start the next one; what is wrong afterwards."""
-    world = World(folder, nurse)
+    world = World(way, folder, nurse)
     executor = world.executor(at)
     try:
         wait_until(lambda: executor.dead, 60, what="its end")
@@ -167,15 +339,20 @@ def killed_at(folder: Path, at: int, nurse: Nursery) -> list[str]:
 
 
 def main() -> int:
-    """Kill at every step; 1 where something was lost."""
-    wrong = 0
+    """Kill at every step of every way; 1 where something was lost."""
+    wrong = total = 0
     with tempfile.TemporaryDirectory(prefix="pushtrain-crash-") as name, executors() as nurse:
-        steps = count(Path(name) / "whole", nurse)
-        for at, step in enumerate(steps, 1):
-            faults = killed_at(Path(name) / str(at), at, nurse)
-            wrong += bool(faults)
-            print(f"{at:4} {step}: {'; '.join(faults) or 'recovered'}", flush=True)  # noqa: T201
-    print(f"{len(steps)} steps, {wrong} of them not recovered from")  # noqa: T201
+        for number, way in enumerate(WAYS):
+            if sys.argv[1:] and not any(word in way.name for word in sys.argv[1:]):
+                continue
+            steps = count(way, Path(name) / f"w{number}", nurse)
+            print(f"{way.name}: {len(steps)} steps", flush=True)  # noqa: T201
+            for at, step in enumerate(steps, 1):
+                faults = killed_at(way, Path(name) / f"w{number}-{at}", at, nurse)
+                wrong += bool(faults)
+                total += 1
+                print(f"{at:4} {step}: {'; '.join(faults) or 'recovered'}", flush=True)  # noqa: T201
+    print(f"{total} steps, {wrong} of them not recovered from")  # noqa: T201
     return 1 if wrong else 0
 
 
