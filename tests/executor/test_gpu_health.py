@@ -59,6 +59,43 @@ def test_errors_of_its_memory_count_until_the_owner_says_that_it_is_mended(
     again.close()
 
 
+def test_a_card_that_did_not_answer_when_the_executor_began_is_lent_once_it_is_mended(
+    library: FakeNvml, tmp_path: Path
+) -> None:
+    """It was found by the inventory, and lost a moment later: only a restart of the executor helped."""
+    for bus in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / "pci" / bus).mkdir(parents=True)
+        (tmp_path / "pci" / bus / "vendor").write_text("0x10de\n")
+        (tmp_path / "pci" / bus / "class").write_text("0x030000\n")
+    clock, gpus = Clock(), inventory()
+    meter = Meter(tmp_path / "runs", EnergyDay(tmp_path / "energy", clock=clock), clock=clock)
+    excluded = Excluded(tmp_path / "excluded.json", clock=clock, boot=lambda: "first")
+    sampler = Sampler(pci=tmp_path / "pci", clock=clock)
+    cards = CardWatch(gpus, sampler, meter, excluded=excluded, clock=clock)
+    library.cards[1].lost = True
+    assert troubles(cards) == ["", "fallen-off"]
+    library.cards[1].lost = False
+    excluded.forgive("1")
+    clock.advance(60)
+    assert troubles(cards) == ["", ""]
+    cards.close()
+
+
+@pytest.mark.parametrize("had", [0, 1])
+def test_a_card_that_was_not_there_when_the_executor_began_is_told_of_once(
+    library: FakeNvml, tmp_path: Path, caplog: pytest.LogCaptureFixture, had: int
+) -> None:
+    clock = Clock()
+    meter = Meter(tmp_path / "runs", EnergyDay(tmp_path / "energy", clock=clock), clock=clock)
+    cards = CardWatch(inventory()[:had], Sampler(clock=clock), meter, clock=clock)
+    for _ in range(3):
+        clock.advance(600)
+        cards.look(())
+    told = sorted(each.getMessage().split()[1] for each in caplog.records)
+    assert told == [card.uuid for card in library.cards[had:]]
+    cards.close()
+
+
 def test_a_card_that_fell_off_comes_back_with_the_machines_next_boot(
     library: FakeNvml, tmp_path: Path
 ) -> None:

@@ -119,7 +119,10 @@ class FakeNvml:
         return self._attach(self.cards[index])
 
     def nvmlDeviceGetHandleByPciBusId(self, bus: str) -> _Handle:
-        return self._attach(next(card for card in self.cards if card.bus == bus))
+        for card in self.cards:
+            if card.bus == bus:
+                return self._attach(card)
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
 
     def _attach(self, card: FakeCard) -> _Handle:
         if self.sessions <= 0:

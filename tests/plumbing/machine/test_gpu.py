@@ -7,6 +7,7 @@ import pytest
 from pushtrain.core.values.card import Gpu
 from pushtrain.plumbing.machine import gpu
 from pushtrain.plumbing.machine.gpu import Sampler, inventory
+from pushtrain.testing import Clock
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 
 GB = 10**9
@@ -185,6 +186,57 @@ def test_a_card_that_falls_off_is_told_and_hides_no_other(machine: FakeNvml) -> 
     assert [one.lost for one in sampler.sample()] == [True, False]
     machine.cards[0].lost = False
     assert [one.lost for one in sampler.sample()] == [False, False]
+    sampler.close()
+
+
+def on_the_bus(pci: Path, *buses: str, status: str = "active") -> None:
+    """What the kernel says of NVIDIA's cards."""
+    for bus in buses:
+        asleep(pci, bus, status=status)
+        (pci / bus / "vendor").write_text("0x10de\n")
+        (pci / bus / "class").write_text("0x030200\n")
+
+
+def test_a_card_that_did_not_answer_at_first_is_seen_once_it_does(
+    machine: FakeNvml, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stayed out of order until somebody restarted the executor, also when its owner had mended it."""
+    on_the_bus(tmp_path, "0000:01:00.0", "0000:02:00.0", "0000:03:00.0")  # the last one has another driver
+    clock = Clock()
+    sampler = Sampler(pci=tmp_path, clock=clock)
+    machine.cards[0].lost = True
+    first, second = (card.uuid for card in machine.cards)
+    for _ in range(3):
+        assert [one.uuid for one in sampler.sample()] == [second]
+        clock.advance(60)
+    assert len(caplog.records) == 1, "it is told once"
+    machine.cards[0].lost = False
+    assert [one.uuid for one in sampler.sample()] == [first, second], "in the driver's order"
+    machine.attached.clear()
+    clock.advance(30)
+    sampler.sample()
+    assert set(machine.attached) == {card.bus for card in machine.cards}
+    sampler.close()
+    assert machine.sessions == 0
+
+
+def test_a_card_that_comes_later_or_sleeps_at_first_is_seen_once_it_is_awake(
+    machine: FakeNvml, tmp_path: Path
+) -> None:
+    late = machine.cards.pop()
+    on_the_bus(tmp_path, "0000:01:00.0")
+    clock = Clock()
+    sampler = Sampler(pci=tmp_path, clock=clock)
+    assert len(sampler.sample()) == 1
+    machine.cards.append(late)
+    on_the_bus(tmp_path, "0000:02:00.0", status="suspended")
+    clock.advance(60)
+    assert len(sampler.sample()) == 1
+    assert late.bus not in machine.attached, "a sleeping card is never woken"
+    on_the_bus(tmp_path, "0000:02:00.0")
+    assert len(sampler.sample()) == 1, "it is looked for once a minute"
+    clock.advance(60)
+    assert [one.uuid for one in sampler.sample()] == [machine.cards[0].uuid, late.uuid]
     sampler.close()
 
 

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 from pushtrain.core.owner.verdict import CardSeen
@@ -18,6 +19,7 @@ from pushtrain.core.values.card import Gpu
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.executor.owner.meter import Meter
 from pushtrain.plumbing.machine.excluded import Excluded
+from pushtrain.plumbing.machine.gpu import inventory
 from pushtrain.plumbing.programs.kin import Kin, numbers_are_the_machines
 
 _log = logging.getLogger(__name__)
@@ -26,6 +28,10 @@ BACK_WITHIN: Final = 1.0
 """Seconds after a run's end within which its memory must be back."""
 _COOLING: Final = 3.0
 """Seconds after a run's end in which a card's utilisation, a mean, may still be that run's."""
+
+
+_LATE: Final = 600.0
+"""Seconds after which a machine that had no card is looked at again."""
 
 
 class Samples(Protocol):
@@ -72,6 +78,7 @@ class CardWatch:
         excluded: Remembers which have failed; None: what is seen alone counts.
         kin: Knows whose a process is.
         clock: Seconds that only grow.
+        came: What the machine has, asked now and then where it had nothing; wakes no card.
     """
 
     def __init__(
@@ -83,6 +90,7 @@ class CardWatch:
         excluded: Excluded | None = None,
         kin: Sorts | None = None,
         clock: Callable[[], float] = time.monotonic,
+        came: Callable[[], Sequence[Gpu]] | None = None,
     ) -> None:
         self._gpus = {gpu.uuid: gpu for gpu in gpus}
         self._index = {gpu.uuid: gpu.index for gpu in gpus}
@@ -99,14 +107,20 @@ class CardWatch:
         self._released: dict[str, float] = {}
         self._stuck: dict[str, float] = {}
         self._told: dict[str, str] = {}
+        self._strangers: set[str] = set()
+        self._came = came or partial(inventory, wake=False)
+        self._late = clock() + _LATE
         self.last = Cards()
         """What was seen last."""
 
     def look(self, holders: Sequence[Holder]) -> Cards:
         """The cards as they are now, and what these runs use of them."""
-        if not self._index:
-            return self.last
         now = self._clock()
+        if not self._index:
+            if now >= self._late:
+                self._late = now + _LATE
+                self._greet([one.uuid for one in self._came() if one.uuid])
+            return self.last
         known = self._remembered()
         held = {uuid for holder in holders for uuid in holder.gpus}
         samples = self._sampled(now, held)
@@ -189,10 +203,20 @@ class CardWatch:
 
     def _sampled(self, now: float, held: Collection[str]) -> list[GpuSample]:
         """What is read of each card; one that is missing among others does not answer."""
-        told = {one.uuid: one for one in self._samples.sample(held=held) if one.uuid in self._index}
+        found = {one.uuid: one for one in self._samples.sample(held=held)}
+        self._greet(found)
+        told = {uuid: one for uuid, one in found.items() if uuid in self._index}
         if not told:
             return []
         return [told.get(uuid) or GpuSample(uuid=uuid, at=now, lost=True) for uuid in self._index]
+
+    def _greet(self, uuids: Iterable[str]) -> None:
+        """Tell of cards that the machine had not when this executor began, once."""
+        for uuid in set(uuids) - self._index.keys() - self._strangers:
+            self._strangers.add(uuid)
+            _log.warning(
+                "GPU %s was not there when this executor began: a restart lends it, and ends no run", uuid
+            )
 
     def _remembered(self) -> dict[str, str]:
         """Cards that have failed before; of one that the owner has taken out of these, errors count anew."""

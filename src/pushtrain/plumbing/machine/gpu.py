@@ -6,6 +6,9 @@ may power down by themselves (laptops). Those are asked of the kernel first, a s
 and the library is let go after each look unless runs of ours have them, because an open handle keeps them
 awake.
 
+A card that did not answer, slept or was not there at the first look is looked for again every minute, for as
+long as the kernel knows one that is awake and of which the driver has not told.
+
 A MIG slice is a GPU of its own with a UUID of its own; what the library tells of the whole card only (power,
 heat, errors) is told of each of its slices.
 """
@@ -22,6 +25,7 @@ import pynvml
 
 from pushtrain.core.runs.gpuhealth import GpuProcess, GpuSample
 from pushtrain.core.values.card import Gpu
+from pushtrain.plumbing.machine.pci import PCI, Bus, address, on_bus, power
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,13 +43,9 @@ _THROTTLES: Final = (
     (pynvml.nvmlClocksThrottleReasonSwPowerCap, "power"),
     (pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown, "power-brake"),
 )
-_PCI: Final = Path("/sys/bus/pci/devices")  # Linux only, like the driver's own power management
-_NVIDIA: Final = "0x10de"
-_DISPLAYS: Final = ("0x0300", "0x0302")
-"""Classes of PCI devices: VGA and 3D controllers."""
 _ASLEEP: Final = "NVIDIA GPU"
-_Bus = tuple[tuple[int, tuple[str, bool]], ...]
-"""Cards by their index: address, and whether it sleeps."""
+_ANEW: Final = 60.0
+"""Seconds after which a card is looked for again that the kernel knows and the driver did not tell of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,14 @@ class _Card:
         return whole if self.slice is None else pynvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, self.slice)
 
 
-def inventory(*, wake: bool = True, pci: Path = _PCI) -> tuple[Gpu, ...]:
+def inventory(*, wake: bool = True, pci: Path = PCI) -> tuple[Gpu, ...]:
     """The GPUs of this machine in the driver's order, MIG slices in place of their card.
 
     Args:
         wake: Whether sleeping cards are woken to be read; else they are there without UUID, name and memory.
         pci: Where the kernel tells about power.
     """
-    bus = () if wake else _on_bus(pci)
+    bus = () if wake else on_bus(pci)
     asleep = tuple(Gpu(uuid="", index=at, name=_ASLEEP, memory=0) for at, (_, sleeps) in bus if sleeps)
     if bus and len(asleep) == len(bus):
         return asleep
@@ -122,7 +122,7 @@ class Sampler:
     """
 
     def __init__(
-        self, *, pci: Path = _PCI, clock: Callable[[], float] = time.monotonic, wake: bool = True
+        self, *, pci: Path = PCI, clock: Callable[[], float] = time.monotonic, wake: bool = True
     ) -> None:
         self._pci = pci
         self._wake = wake
@@ -130,6 +130,7 @@ class Sampler:
         self._cards: tuple[_Card, ...] | None = None
         self._kept: contextlib.ExitStack | None = None
         self._why = ""
+        self._anew = 0.0
 
     def sample(self, *, held: Collection[str] = ()) -> tuple[GpuSample, ...]:
         """Every GPU as it is now, in the inventory's order; empty without a driver.
@@ -137,12 +138,14 @@ class Sampler:
         Args:
             held: UUIDs of those that runs of ours have: they are awake anyway, so the library may stay open.
         """
+        now = self._clock()
         if self._cards is None:
-            self._cards = self._found()
+            self._cards, self._anew = self._found(), now + _ANEW
+        elif now >= self._anew:
+            self._cards, self._anew = self._more(self._cards), now + _ANEW
         if self._cards is None:  # the next look asks again, or a card would never be watched
             return ()
-        awake = [card for card in self._cards if self._power(card, "runtime_status") != "suspended"]
-        now = self._clock()
+        awake = [card for card in self._cards if power(self._pci, card.bus, "runtime_status") != "suspended"]
         found = self._look(awake, now, held=held) if awake else {}
         return tuple(
             found.get(card.uuid) or GpuSample(uuid=card.uuid, at=now, asleep=True) for card in self._cards
@@ -151,13 +154,26 @@ class Sampler:
     def _found(self) -> tuple[_Card, ...] | None:
         """The cards; None where there is no driver now, or it could not tell, which is told once."""
         try:
-            found, why = _found(() if self._wake else _on_bus(self._pci)), ""
+            found, why = _found(() if self._wake else on_bus(self._pci)), ""
         except pynvml.NVMLError as error:
             found, why = None, str(error)
         if why and why != self._why:
             _log.warning("The GPUs could not be read: %s.", why)
         self._why = why
         return found
+
+    def _more(self, known: tuple[_Card, ...]) -> tuple[_Card, ...]:
+        """These cards, and those that are awake and were not told of before; none is woken."""
+        there = {address(card.bus) for card in known}
+        new = [one for one in on_bus(self._pci) if one[1][0] not in there and not one[1][1]]
+        if not new:
+            return known
+        self.close()  # an open library tells of no card that came later
+        found = list(known)
+        for one in new:
+            with contextlib.suppress(pynvml.NVMLError):  # it is not the driver's, or cannot tell yet
+                found += _found((one,), again=True) or ()
+        return tuple(sorted(found, key=lambda card: (address(card.bus), card.slice or 0)))
 
     def close(self) -> None:
         """Let the library go."""
@@ -166,7 +182,7 @@ class Sampler:
             self._kept = None
 
     def _look(self, cards: list[_Card], now: float, *, held: Collection[str]) -> dict[str, GpuSample]:
-        if any(card.uuid not in held and self._power(card, "control") == "auto" for card in cards):
+        if any(card.uuid not in held and power(self._pci, card.bus, "control") == "auto" for card in cards):
             self.close()
             with _library() as there:
                 return {card.uuid: _sample(card, now, there=there) for card in cards}
@@ -175,19 +191,6 @@ class Sampler:
                 if opened.enter_context(_library()):
                     self._kept = opened.pop_all()
         return {card.uuid: _sample(card, now, there=self._kept is not None) for card in cards}
-
-    def _power(self, card: _Card, file: str) -> str:
-        """What the kernel says of a card's power; empty where it says nothing."""
-        try:
-            return (self._pci / _sysfs(card.bus) / "power" / file).read_text().strip()
-        except OSError:
-            return ""
-
-
-def _sysfs(bus: str) -> str:
-    """The kernel's name of a bus address: a domain of four digits, small letters."""
-    domain, _, rest = bus.lower().partition(":")
-    return f"{domain[-4:]}:{rest}"
 
 
 @contextlib.contextmanager
@@ -206,25 +209,12 @@ def _library() -> Iterator[bool]:
             pynvml.nvmlShutdown()
 
 
-def _on_bus(pci: Path) -> _Bus:
-    """NVIDIA's cards by the kernel, in the driver's order, which is the bus's; empty: it tells of none."""
-    found = []
-    for device in sorted(pci.glob("*")):
-        try:
-            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
-            if vendor == _NVIDIA and kind.startswith(_DISPLAYS):
-                status = device / "power" / "runtime_status"
-                found.append((device.name, status.exists() and status.read_text().strip() == "suspended"))
-        except OSError:
-            continue
-    return tuple(enumerate(found))
-
-
-def _devices(bus: _Bus = ()) -> Iterator[tuple[int, int | None, Any]]:
+def _devices(bus: Bus = (), *, again: bool = False) -> Iterator[tuple[int, int | None, Any]]:
     """Every card's index and handle; of one that is cut into slices, each slice's.
 
     Args:
         bus: The machine's cards, where those that sleep are to be passed over; empty: all are asked.
+        again: Whether they were asked before: what does not answer is not told once more.
     """
     ask = pynvml.nvmlDeviceGetHandleByPciBusId if bus else pynvml.nvmlDeviceGetHandleByIndex
     cards: Iterable[tuple[int, int | str]] = (
@@ -238,7 +228,8 @@ def _devices(bus: _Bus = ()) -> Iterator[tuple[int, int | None, Any]]:
         except pynvml.NVMLError as error:
             if error.value not in _GONE:
                 raise
-            _log.warning("GPU %d does not answer, so it is not offered: %s.", index, error)
+            level = logging.DEBUG if again else logging.WARNING
+            _log.log(level, "GPU %d does not answer, so it is not offered: %s.", index, error)
             continue
         mode = _or(None, pynvml.nvmlDeviceGetMigMode, handle)
         if not mode or not mode[0]:
@@ -264,7 +255,7 @@ def _gpu(index: int, part: int | None, handle: Any, driver: str) -> Gpu:
     )
 
 
-def _found(bus: _Bus) -> tuple[_Card, ...] | None:
+def _found(bus: Bus, *, again: bool = False) -> tuple[_Card, ...] | None:
     """The cards that are awake; None where there is no driver. Raises NVMLError where it cannot tell."""
     if bus and all(sleeps for _, (_, sleeps) in bus):
         return ()
@@ -277,7 +268,7 @@ def _found(bus: _Bus) -> tuple[_Card, ...] | None:
                 slice=number,
                 uuid=pynvml.nvmlDeviceGetUUID(handle),
             )
-            for _, number, handle in _devices(bus)
+            for _, number, handle in _devices(bus, again=again)
         )
 
 
