@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,43 @@ def test_what_lies_in_a_folder_that_a_job_has_shut_counts_and_the_folder_stays_s
         check=False,
     )
     assert done.stdout.split() == ["2", "0o0", "0o400"], done.stderr
+
+
+def test_looking_costs_the_same_for_each_folder_however_deep_it_lies(tmp_path: Path) -> None:
+    """A job makes ten thousand in no time, and looking must not keep the shim from hearing the owner."""
+    deepest = 6000
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(deepest):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    begin = time.thread_time()
+    assert sum(1 for _ in guard.files_below([str(tmp_path)])) == deepest
+    assert time.thread_time() - begin < 2
+    remove_tree(tmp_path)
+
+
+def test_what_a_job_moves_away_while_it_is_looked_at_takes_nothing_else_along(tmp_path: Path) -> None:
+    large = [tmp_path / name / "below" / "large" for name in "abc"]
+    for file in large:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes(MIB))
+    names = {file.stat().st_ino: file for file in large}
+    seen: set[int] = set()
+    before = _descriptors()
+    for (_, number), _, _ in guard.files_below([str(tmp_path)]):
+        if number in names:
+            if not seen:
+                names[number].parent.rename(tmp_path / "moved")
+            seen.add(number)
+    assert seen == names.keys()
+    assert _descriptors() == before
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_folders_nested_beyond_a_path_count_on_the_disk(tmp_path: Path) -> None:

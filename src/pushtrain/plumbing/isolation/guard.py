@@ -19,7 +19,8 @@ EVERY = 1.0
 SHARE = 20  # one part in so many of the time is spent looking
 SHARED = "/dev/shm"  # noqa: S108  shared memory is there
 SETTLED = "cgroup.procs"
-LONGEST = 1000  # characters of a path that is opened at once; the kernel takes 4096 bytes
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+RIGHTS = 0o700
 
 
 def read(path: str) -> str:
@@ -236,99 +237,141 @@ def total(files: "Iterable[tuple[tuple[int, int], int, int]]") -> int:
     return used
 
 
+class Level:
+    """A folder that we are in, or below: what it is called, which it is, what in it is to be entered."""
+
+    def __init__(self, name: str, one: os.stat_result, mode: "int | None") -> None:
+        self.name = name
+        self.number = (one.st_dev, one.st_ino)
+        self.mode = mode
+        self.names: list[str] = []
+
+
 def files_below(folders: "Iterable[str]") -> "Iterable[tuple[tuple[int, int], int, int]]":
     """Every file below folders: which it is, its bytes, how many names it has. Links are not followed.
 
     A job hides nothing by nesting folders deeper than a path can be long, nor by shutting a folder: it is
-    opened to us, looked into, and shut again.
+    opened to us, looked into, and shut again. Each folder costs the same, however deep it lies: one is open
+    at a time, and the way back up is by `..`, which must lead to where we came from.
     """
-    shut: dict[str, int] = {}
-    waiting = list(folders)
-    try:
-        while waiting:
-            folder = waiting.pop()
-            try:
-                for name, one, below in inside(folder):
-                    if below:
-                        waiting.append(f"{folder}/{name}")
-                    yield (one.st_dev, one.st_ino), one.st_blocks * 512, 1 if below else one.st_nlink
-            except PermissionError:
-                if folder not in shut and opened_up(folder, shut):
-                    waiting.append(folder)
-            except OSError:
-                continue
-    finally:
-        for folder, mode in reversed(shut.items()):
-            set_mode(folder, mode)
+    for folder in folders:
+        levels: list[Level] = []
+        at = entered(folder, None, levels)
+        try:
+            if levels:
+                yield from listed(at, levels[-1])
+            while levels:
+                if not levels[-1].names:
+                    at = left(at, levels)
+                    continue
+                depth = len(levels)
+                at = entered(levels[-1].names.pop(), at, levels)
+                if len(levels) > depth:
+                    yield from listed(at, levels[-1])
+        finally:
+            while levels:
+                at = left(at, levels)
 
 
-def inside(folder: str) -> "Iterable[tuple[str, os.stat_result, bool]]":
-    """What stands in a folder: its name, the facts, whether it is a folder."""
-    at = entered(folder, LONGEST)
+def listed(at: int, level: Level) -> "Iterable[tuple[tuple[int, int], int, int]]":
+    """What stands in an open folder; its folders are noted."""
     try:
         with os.scandir(at) as entries:
             for entry in entries:
                 try:
-                    yield entry.name, entry.stat(follow_symlinks=False), entry.is_dir(follow_symlinks=False)
-                except FileNotFoundError:
+                    one, below = entry.stat(follow_symlinks=False), entry.is_dir(follow_symlinks=False)
+                except OSError:
                     continue
-    finally:
-        os.close(at)
+                if below:
+                    level.names.append(entry.name)
+                yield (one.st_dev, one.st_ino), one.st_blocks * 512, 1 if below else one.st_nlink
+    except OSError:
+        return
 
 
-def entered(path: str, step: int, how: int = os.O_RDONLY) -> int:
-    """A folder, open, however long its path is.
+def entered(name: str, above: "int | None", levels: "list[Level]") -> int:
+    """Go into a folder; the folder that is open then, the one above where it cannot be entered.
 
     Args:
-        path: Its absolute path.
-        step: Characters that are opened at once; 0: one name after the other, none of them a link.
-        how: How it is opened.
+        name: Its name in the one that is open; the first one's path.
+        above: The one that is open; None: none.
+        levels: Where we are.
     """
-    at = os.open("/", os.O_PATH | os.O_CLOEXEC)
-    names = path.strip("/").split("/")
-    while names:
-        piece = names.pop(0)
-        while names and len(piece) + len(names[0]) < step:
-            piece += f"/{names.pop(0)}"
-        flags = (os.O_PATH if names else how) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        below, mode = opened(name, above)
+    except OSError:
+        return -1 if above is None else above
+    levels.append(Level(name, os.fstat(below), mode))
+    if above is not None:
+        os.close(above)
+    return below
+
+
+def left(at: int, levels: "list[Level]") -> int:
+    """Go back to the folder above, and shut this one again if it was; -1: there is none."""
+    level, up = levels.pop(), -1
+    if levels:
         try:
-            below = os.open(piece, flags, dir_fd=at)
-        finally:
+            up = os.open("..", FOLDER, dir_fd=at)
+        except OSError:
+            up = -1
+    if level.mode is not None:
+        shut_again(at, level.mode)
+    os.close(at)
+    if not levels or (up >= 0 and which(up) == levels[-1].number):
+        return up
+    if up >= 0:
+        os.close(up)
+    return found_again(levels)
+
+
+def shut_again(at: int, mode: int) -> None:
+    """Give an open folder the mode back that it had, unless somebody has changed it since."""
+    try:
+        if os.fstat(at).st_mode & 0o7777 == mode | RIGHTS:
+            os.fchmod(at, mode)
+    except OSError:
+        return
+
+
+def found_again(levels: "list[Level]") -> int:
+    """The folder that we are in by its name: the job has moved one meanwhile. What is gone is left out."""
+    at = -1
+    for depth, level in enumerate(levels):
+        try:
+            below = os.open(level.name, FOLDER, dir_fd=at if depth else None)
+        except OSError:
+            below = -1
+        if below < 0 or which(below) != level.number:
+            if below >= 0:
+                os.close(below)
+            del levels[depth:]
+            return at
+        if depth:
             os.close(at)
         at = below
     return at
 
 
-def opened_up(folder: str, shut: "dict[str, int]") -> bool:
-    """Give ourselves every right on a folder; its mode before is noted. False: that cannot be."""
-    try:
-        at = entered(folder, 0, os.O_PATH)
-    except OSError:
-        return False
-    try:
-        mode = os.fstat(at).st_mode & 0o7777
-        if mode & 0o700 == 0o700:  # noqa: PLR2004  it is somebody else's
-            return False
-        os.chmod(f"/proc/self/fd/{at}", mode | 0o700)
-        shut[folder] = mode
-    except OSError:
-        return False
-    finally:
-        os.close(at)
-    return True
+def which(at: int) -> "tuple[int, int]":
+    """Which folder this is."""
+    one = os.fstat(at)
+    return one.st_dev, one.st_ino
 
 
-def set_mode(folder: str, mode: int) -> None:
-    """Shut a folder again, by one name after the other: no link that has come in between is followed."""
+def opened(name: str, above: "int | None") -> "tuple[int, int | None]":
+    """A folder, open to us, and the mode that it must get back; None: it keeps its own. Raises OSError."""
     try:
-        at = entered(folder, 0, os.O_PATH)
-    except OSError:
-        return
+        at = os.open(name, FOLDER, dir_fd=above)
+    except PermissionError:
+        at = os.open(name, FOLDER | os.O_PATH, dir_fd=above)
+    one = os.fstat(at)
+    mode = one.st_mode & 0o7777
+    if one.st_uid != os.geteuid() or mode & RIGHTS == RIGHTS:
+        return at, None
     try:
-        if os.fstat(at).st_mode & 0o7777 == mode | 0o700:  # nobody has changed it since
-            os.chmod(f"/proc/self/fd/{at}", mode)
-    except OSError:
-        return
+        os.chmod(f"/proc/self/fd/{at}", mode | RIGHTS)
+        return os.open(".", FOLDER, dir_fd=at), mode
     finally:
         os.close(at)
 
