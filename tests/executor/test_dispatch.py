@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from executor_house import House, Killable, Stuck, done, logged, reached, story
 
-from pushtrain.core.errors import Conflict, StorageError
+from pushtrain.core.errors import Cancelled, Conflict, StorageError
 from pushtrain.core.lifecycle import Event, Exited
 from pushtrain.core.values.run import Attempt, Run
 from pushtrain.core.values.states import Outcome, Reason, Stage, State
 from pushtrain.executor.runs import dispatch, launch, verdicts
+from pushtrain.executor.runs.prepare import Preparation
 from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing.attempts.records import Orders
 from pushtrain.plumbing.attempts.rundir import RunDir, held
 from pushtrain.plumbing.disk import reserve
 from pushtrain.plumbing.programs import proc
@@ -437,6 +439,22 @@ async def test_results_wait_while_the_remote_is_away_and_hold_no_slot(house: Hou
         first = await done(service, first)
         assert first.outcome is Outcome.SUCCEEDED
         assert kinds(service, first)[-2:] == ["publishfailed", "published"]
+
+
+@story
+async def test_a_preparation_that_gives_up_though_nobody_wants_it_to_ends_its_run(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stand as being prepared, with what it holds, until the next start."""
+
+    def gives_up(_: Preparation) -> Orders:
+        raise Cancelled("Another part of the preparation failed.")
+
+    monkeypatch.setattr(Preparation, "orders", gives_up)
+    async with house.running() as service:
+        run = await done(service, house.send(service, "true"))
+    assert (run.outcome, run.reason) == (Outcome.FAILED, Reason.INTERNAL)
+    assert "Another part of the preparation failed." in run.detail
 
 
 # --- a full disk ------------------------------------------------------------------------------------------

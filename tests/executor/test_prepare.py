@@ -373,6 +373,31 @@ def test_data_that_cannot_be_had_ends_a_build_that_goes_on(tmp_path: Path) -> No
     assert "nowhere" in detail
 
 
+def test_a_machine_that_cannot_even_ask_whose_fault_it_is_ends_a_build_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody had stopped it, so its run stood as being prepared for ever, with its cards."""
+
+    def no_means(*_: object, **__: object) -> bool:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Mirror, "answers", no_means)
+    bench = Bench(tmp_path, {"uv": Kind(waits_for=threading.Event())})
+    assert "nowhere" in bench.fails(Reason.LOST, data=[{"mount": "nowhere", "path": "data"}])
+
+
+def test_a_defect_in_fetching_data_ends_a_build_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defect(*_: object, **__: object) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Mirror, "answers", defect)
+    bench = Bench(tmp_path, {"uv": Kind(waits_for=threading.Event())})
+    with pytest.raises(ZeroDivisionError):
+        bench.prepare(data=[{"mount": "nowhere", "path": "data"}])
+
+
 def test_data_whose_place_is_taken_fails_as_data(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.shop.settings.mounts["numbers"] = str(tmp_path)

@@ -17,7 +17,6 @@ from pushtrain.core.errors import (
 )
 from pushtrain.core.values.states import Reason
 from pushtrain.executor.moving import luggage
-from pushtrain.plumbing.data.unpack import NoRoom
 from pushtrain.plumbing.disk.files import THE_DISKS
 from pushtrain.plumbing.git.complaint import Killed, RateLimited, Unanswered
 from pushtrain.plumbing.git.mirror import Mirror
@@ -58,13 +57,16 @@ def blamed(error: PushtrainError, usual: Reason, mirror: Mirror | None, *, stop:
         return PreparationError(Reason.LOST, str(error))
     if isinstance(error, _AWAY):
         return PreparationError(Reason.UNREACHABLE, str(error))
-    if isinstance(error, StorageError | NoRoom):
+    if isinstance(error, StorageError):
         return PreparationError(Reason.STORAGE, str(error))
     refused = isinstance(error, CredentialError | NotFound)
-    if refused and mirror is not None and mirror.shuts_out(stop=stop):
-        return PreparationError(Reason.UNREACHABLE, f"{error} {_SHUT_OUT}")
-    if mirror is not None and not mirror.answers(stop=stop):
-        return PreparationError(Reason.UNREACHABLE, f"{error} {_NOBODY}")
+    try:
+        if refused and mirror is not None and mirror.shuts_out(stop=stop):
+            return PreparationError(Reason.UNREACHABLE, f"{error} {_SHUT_OUT}")
+        if mirror is not None and not mirror.answers(stop=stop):
+            return PreparationError(Reason.UNREACHABLE, f"{error} {_NOBODY}")
+    except OSError as unable:
+        return PreparationError(fault_of(unable, usual), f"{error} The host could not be asked: {unable}.")
     return PreparationError(usual, str(error))
 
 

@@ -333,10 +333,8 @@ class Dispatch:
             shim = launch.start(
                 folder, orders, self._compiled, secrets=preparation.secrets, uplink=preparation.uplink
             )
-        except Cancelled:
-            if active.cancelled:
-                return CancelledEvent(active.why)
-            return Requeued(active.order.reason, active.why) if active.order is not None else None
+        except Cancelled as error:
+            return self._given_up(active, str(error))
         except PreparationError as error:
             if error.again_at is None:
                 return PrepareFailed(error.reason, error.detail)
@@ -363,6 +361,14 @@ class Dispatch:
         self._changed(run.id)
         _log.info("run %s (%s) trains", run.short, run.command.job.title)
         return shim
+
+    def _given_up(self, active: Active, why: str) -> Event | None:
+        """How a preparation ends that was given up; None: the executor stops."""
+        if active.cancelled:
+            return CancelledEvent(active.why)
+        if active.order is not None:
+            return Requeued(active.order.reason, active.why)
+        return None if self._stopping.is_set() else PrepareFailed(Reason.INTERNAL, why)
 
     def _check(self, active: Active) -> None:
         if active.order is not None or self._stopping.is_set():

@@ -347,7 +347,8 @@ class Preparation:
                 built = self._build()
             except BaseException:
                 self._given_up.set()
-                if (error := fetching.exception()) and isinstance(error, PreparationError):
+                error = fetching.exception()
+                if error is not None and not isinstance(error, Cancelled):
                     raise error from None  # it came first: the build gave up because of it
                 raise
             found = fetching.result()
