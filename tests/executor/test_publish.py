@@ -200,6 +200,13 @@ def test_results_land_also_when_the_mirror_proves_damaged(line: Line, what: str)
     assert len(line.log()) == 2
 
 
+def test_results_land_also_when_the_run_s_own_commit_proves_damaged(line: Line) -> None:
+    publisher, item = line.publisher(), line.item({"a": b"1"})
+    spoil(line.mirror("lab-3"), f"{line.commit}^{{commit}}")
+    one(publisher, item)
+    assert len(line.log()) == 1
+
+
 def test_killed_between_push_and_bookkeeping_nothing_is_doubled(line: Line) -> None:
     item = line.item({"a": b"1"})
     assert item.folder is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pushtrain import __version__
-from pushtrain.core.errors import Cancelled, PushtrainError, StorageError
+from pushtrain.core.errors import Cancelled, GitError, PushtrainError, StorageError
 from pushtrain.core.settings import ExecutorSettings
 from pushtrain.core.text.redact import NOTHING, Mask
 from pushtrain.core.values.card import Gpu
@@ -142,7 +142,7 @@ class Packer:
         mask = NOTHING if mask.everything else mask  # what the job left is hidden whole; the rest is ours
         found = self.harvest(item, stop=stop)
         placed = self._placed(item, found, target, stop)
-        subject = mask.text(self._subject(item.run))
+        subject = mask.text(self._subject(item.run, stop))
         story = report.Story(
             run=item.run,
             executor=self._settings.name,
@@ -202,9 +202,16 @@ class Packer:
         urls = {file.path: file for file in sent}
         return tuple(urls.get(file.path, file) for file in placed)
 
-    def _subject(self, run: Run) -> str:
+    def _subject(self, run: Run, stop: Stop | None) -> str:
+        """The first line of the commit's message; empty where the mirror has lost it, or proves damaged."""
         mirror = self._mirrors(run.command.repository)
-        found = mirror.commits.objects([f"{run.command.commit}^{{commit}}"])[0]
+        born = mirror.birth()
+        try:
+            found = mirror.commits.objects([f"{run.command.commit}^{{commit}}"])[0]
+        except GitError as error:
+            if not mirror.renewed(born, error, old=True, stop=stop):
+                raise
+            return ""
         message = found[1].partition(b"\n\n")[2] if found else b""
         return message.decode("utf-8", "replace").strip().partition("\n")[0]
 
