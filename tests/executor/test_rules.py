@@ -9,6 +9,7 @@ from ruled import OTHER, Lab, ran
 
 from pushtrain.core.errors import BeyondLimits, Forbidden, Refused
 from pushtrain.core.owner.rules import Allow, Limits, Rules
+from pushtrain.core.runs import retry
 from pushtrain.core.values.jobspec import Resources, ResultsTarget
 from pushtrain.core.values.states import Outcome, Reason, State
 from pushtrain.core.wire.signing import fingerprint
@@ -224,6 +225,28 @@ def test_a_host_that_does_not_tell_the_number_is_no_permission(
     assert "does not tell its number" in view.run.detail
     assert "PUSHTRAIN_HOST_TOKEN" in view.run.detail
     assert not ran(lab, view)
+
+
+def test_a_token_that_has_ended_holds_a_run_up_and_refuses_it_not(
+    tmp_path: Path,
+    host: StatusApi,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its owner has to mend it, not who sent the run: it was refused for good, with every other one."""
+    monkeypatch.setattr(retry, "FIRST_UNREADY", 0.2)
+    with numbered(tmp_path, host).open() as lab:
+        assert lab.done(lab.send()).run.outcome is Outcome.SUCCEEDED
+        monkeypatch.setattr("pushtrain.adapters.hosts.github_repository._FRESH", -1.0)
+        host.shown += [Scripted(status, body={"message": "Bad credentials"}) for status in (401, 404)]
+        run = lab.send()
+        view = lab.until(run, lambda view: view.run.reason is Reason.UNREACHABLE)
+        assert "rules.allow" in view.run.detail
+        assert "PUSHTRAIN_HOST_TOKEN" in view.run.detail, "the owner reads the mend"
+        assert not ran(lab, view)
+        assert any("PUSHTRAIN_HOST_TOKEN" in each.getMessage() for each in caplog.records)
+        view = lab.done(run)
+        assert (view.run.outcome, view.run.attempt) == (Outcome.SUCCEEDED, 3), "once it is mended"
 
 
 def test_a_repository_on_a_host_that_cannot_be_asked_is_not_allowed(tmp_path: Path, host: StatusApi) -> None:

@@ -26,6 +26,7 @@ from pushtrain.core.wire.grants import Grant, Scope
 from pushtrain.executor.runs.hooks import Hooks
 from pushtrain.plumbing.data.ledger import Exhausted, Quiet
 from pushtrain.plumbing.disk.state import StateFolder
+from pushtrain.plumbing.git.complaint import ShutOut
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.signatures import Signers
 from pushtrain.ports import Stop
@@ -164,11 +165,17 @@ class Rulebook:
 
     # --- before anything is run ---------------------------------------------------------------------------
 
-    def recheck(self, run: Run) -> Allowed:
+    def recheck(self, run: Run, *, let_in: Callable[[], bool] = lambda: False) -> Allowed:
         """Decide again of a run that has waited, and see that its repository is the one that was meant.
+
+        Args:
+            run: Which one.
+            let_in: Whether the repository's host has let this executor in before: then it is a token that has
+                ended, perhaps, and nothing that whoever sent the run could mend.
 
         Raises:
             Against: A rule does not allow it, or it must wait.
+            ShutOut: The host does not tell the repository's number any more.
         """
         command, grant = run.command, self.grant_of(run.sender)
         target = command.job.results_to.repository
@@ -183,8 +190,10 @@ class Rulebook:
             raise Against(answer)
         if against := self._shut(command) or ruling.beyond(self.rules.limits, command.job):
             raise Against(against)
-        by = self._by_number(answer.by, run.command.repository, run.attempt)
-        results_by = self._by_number(answer.results_by, target, run.attempt) if answer.results_by else ()
+        by = self._by_number(answer.by, run.command.repository, run.attempt, let_in)
+        results_by = answer.results_by
+        if results_by:
+            results_by = self._by_number(results_by, target, run.attempt, let_in)
         return Allowed(by, results_by)
 
     def prove(self, run: Run, allowed: Allowed, mirror: Mirror, *, stop: Stop | None = None) -> None:
@@ -233,7 +242,9 @@ class Rulebook:
         why = f"the {most} that may come in a day are used up; it goes on after midnight UTC"
         return Against(Refusal(ruling.DOWNLOADS, why, again_at=error.until))
 
-    def _by_number(self, entries: tuple[Allow, ...], key: str, attempt: int) -> tuple[Allow, ...]:
+    def _by_number(
+        self, entries: tuple[Allow, ...], key: str, attempt: int, let_in: Callable[[], bool]
+    ) -> tuple[Allow, ...]:
         """The entries that are left once the host has told the repository's number."""
         if not all(entry.id for entry in entries):
             return tuple(entry for entry in entries if not entry.id)
@@ -245,6 +256,11 @@ class Rulebook:
             raise Against(Refusal(ruling.ALLOW, why, again_at=self.now() + pause)) from error
         except (ConfigError, CredentialError, NotFound) as error:
             why = f"the host of {key} does not tell its number: {_plain(error.message)}"
+            if not isinstance(error, ConfigError) and let_in():
+                _log.error(
+                    "the rule %s cannot be applied, and runs wait: %s. %s", ruling.ALLOW, why, error.mend
+                )
+                raise ShutOut(f"By its owner's rule `{ruling.ALLOW}` {why}.", mend=error.mend) from error
             raise Against(Refusal(ruling.ALLOW, why, error.mend)) from error
         return _unless_refused(ruling.by_number(entries, key, number))
 

@@ -18,7 +18,7 @@ from pushtrain.core.errors import (
 from pushtrain.core.values.states import Reason
 from pushtrain.executor.moving import luggage
 from pushtrain.plumbing.disk.files import THE_DISKS
-from pushtrain.plumbing.git.complaint import Killed, RateLimited, Unanswered
+from pushtrain.plumbing.git.complaint import Killed, RateLimited, ShutOut, Unanswered
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.programs import process
 from pushtrain.ports import Stop
@@ -55,6 +55,8 @@ def blamed(error: PushtrainError, usual: Reason, mirror: Mirror | None, *, stop:
     """
     if isinstance(error, Killed | BuildKilled):
         return PreparationError(Reason.LOST, str(error))
+    if isinstance(error, ShutOut):
+        return PreparationError(Reason.UNREACHABLE, f"{error} {_SHUT_OUT}")
     if isinstance(error, _AWAY):
         return PreparationError(Reason.UNREACHABLE, str(error))
     if isinstance(error, StorageError):

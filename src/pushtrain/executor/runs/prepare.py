@@ -262,7 +262,7 @@ class Preparation:
         command = self._run.command
         rulebook = self._shop.rulebook
         with self._stage(Stage.FETCH) as notes:
-            allowed = rulebook.recheck(self._run)
+            allowed = rulebook.recheck(self._run, let_in=self._let_in)
             self._mirror = mirror = self._shop.mirrors(command.repository)
             first = mirror.birth()
             if not mirror.fetch(command.ref, command.commit, stop=self._stop):
@@ -283,6 +283,9 @@ class Preparation:
             notes.append(f"{done.files} file{'s' if done.files != 1 else ''}")
             if done.lfs_files:
                 notes.append(f"{done.lfs_files} from LFS")
+
+    def _let_in(self) -> bool:
+        return self._shop.mirrors(self._run.command.repository).let_in()
 
     def _copy(self, mirror: Mirror) -> Checkout:
         return mirror.checkout(

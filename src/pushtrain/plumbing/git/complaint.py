@@ -100,6 +100,10 @@ class Unanswered(GitError):
     """The host cannot be reached, or what answers is none; it does not depend on what was asked."""
 
 
+class ShutOut(GitError):
+    """The host has let this machine in before, and does not at the moment: a token has ended, perhaps."""
+
+
 class RateLimited(GitError):
     """The host asks for fewer requests; it says when it will answer again, or not.
 

@@ -141,12 +141,16 @@ class Mirror:
             return True
         return True
 
+    def let_in(self) -> bool:
+        """Whether the remote has given us something before."""
+        return any((self.folder / "objects" / "pack").glob("*.pack"))
+
     def shuts_out(self, *, stop: Stop | None = None) -> bool:
         """Whether the remote has let us in before, and does not at the moment: a token has ended, perhaps.
 
         Hosts say `not found` of what one may not see.
         """
-        if not any((self.folder / "objects" / "pack").glob("*.pack")):
+        if not self.let_in():
             return False
         try:
             self.ls_remote(stop=stop)
