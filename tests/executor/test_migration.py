@@ -465,6 +465,40 @@ def test_a_checkpoint_by_an_object_store_is_believed_by_its_digest_and_replaces_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("s3")
+def test_a_checkpoint_whose_download_was_broken_off_goes_on_from_there(tmp_path: Path) -> None:
+    """A run that was deferred in the midst of one began it anew, and so did one whose line broke."""
+    old = RunDir.of(tmp_path / "old", "run", 1).create()
+    (old.checkpoint / "weights").write_bytes(os.urandom(14 << 20))
+    packed = luggage.pack(old)
+    mirror: Any = None  # an object store needs none
+    _, url = luggage.bring(packed, "s3://models/lab", a_run(attempt=1), mirror)
+    checkpoint = Checkpoint(attempt=1, where="url", url=url, sha256=packed.sha256, size=packed.size)
+    new = RunDir.of(tmp_path / "new", "run", 2).create()
+    asked: list[None] = []
+
+    def deferred() -> None:
+        asked.append(None)
+        if len(asked) > 1:
+            raise Cancelled("The owner is back.")
+
+    with pytest.raises(Cancelled):
+        luggage.fetch(checkpoint, new, mirror, limit=0, stop=deferred)
+    left = new.root.parent / f".{luggage.NAME}.partial"
+    there = left.stat().st_size
+    assert 0 < there < packed.size
+    toll = Ledger(tmp_path / "downloads.json", 2 * packed.size)
+    assert luggage.fetch(checkpoint, new, mirror, limit=0, stop=lambda: None, toll=toll)
+    assert toll.today() == packed.size - there, "only the rest has come"
+    again = RunDir.of(tmp_path / "again", "run", 2).create()
+    (again.root.parent / left.name).write_bytes(bytes(there))  # a power loss has eaten its content
+    assert luggage.fetch(checkpoint, again, mirror, limit=0, stop=lambda: None)
+    for folder in (new, again):
+        assert (folder.checkpoint / "weights").read_bytes() == (old.checkpoint / "weights").read_bytes()
+        assert not (folder.root.parent / left.name).exists()
+
+
+@pytest.mark.slow
 @story
 async def test_a_checkpoint_that_was_not_away_when_the_executor_died_is_brought_away_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

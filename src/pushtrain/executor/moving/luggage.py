@@ -301,25 +301,15 @@ def _fetch(
     if checkpoint.where == "lfs":
         clone(_from_lfs(mirror, checkpoint, stop, toll), packed, 0o600)
     else:
-        file = Artifact(
-            path=NAME, size=checkpoint.size, sha256=checkpoint.sha256, where="url", url=checkpoint.url
+        went_on = artifacts.begun(packed) > 0
+        _from_url(checkpoint, packed, stop, toll)
+        if went_on and _digest(packed) != checkpoint.sha256:  # a power loss may have eaten what was there
+            _from_url(checkpoint, packed, stop, toll)
+    if _digest(packed) != checkpoint.sha256:
+        raise DataError(
+            "The run's checkpoint is not the one that its command names.",
+            mend="Start the run anew: `pushtrain rerun`.",
         )
-        if toll is not None:
-            toll.demand_noise()
-            toll.demand(checkpoint.size)
-
-        def came(count: int) -> None:
-            stop()
-            if toll is not None:
-                toll.came(count)
-
-        artifacts.from_url(file, packed, pace=came)
-    with packed.open("rb") as content:
-        if hashlib.file_digest(content, "sha256").hexdigest() != checkpoint.sha256:
-            raise DataError(
-                "The run's checkpoint is not the one that its command names.",
-                mend="Start the run anew: `pushtrain rerun`.",
-            )
     remove_tree(fresh)
     fresh.mkdir()
     bounds = Limits(size=limit) if limit else Limits()
@@ -330,6 +320,28 @@ def _fetch(
     (tree / _CHECKPOINT).rename(folder.checkpoint)
     tree.rename(folder.before)
     write_bytes(folder.received, checkpoint.sha256.encode())
+
+
+def _from_url(checkpoint: Checkpoint, packed: Path, stop: Stop, toll: Ledger | None) -> None:
+    """Bring it from a store; what an earlier try has left is gone on from."""
+    file = Artifact(
+        path=NAME, size=checkpoint.size, sha256=checkpoint.sha256, where="url", url=checkpoint.url
+    )
+    if toll is not None:
+        toll.demand_noise()
+        toll.demand(checkpoint.size, there=artifacts.begun(packed))
+
+    def came(count: int) -> None:
+        stop()
+        if toll is not None:
+            toll.came(count)
+
+    artifacts.from_url(file, packed, pace=came, resume=True)
+
+
+def _digest(packed: Path) -> str:
+    with packed.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _silent(*_: object) -> None:

@@ -17,6 +17,7 @@ from pushtrain.core.owner.lent import bucket
 from pushtrain.core.text.weburl import shown
 from pushtrain.core.values.run import Artifact
 from pushtrain.plumbing.data.ledger import Exhausted
+from pushtrain.plumbing.disk.files import THE_DISKS
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone
 from pushtrain.plumbing.git.mirror import Mirror
@@ -124,22 +125,41 @@ def to_url(
     return placed
 
 
-def from_url(file: Artifact, target: Path, *, pace: Spend = at_once) -> None:
+def begun(target: Path) -> int:
+    """Bytes of a file that an earlier try of `from_url` has left, to be gone on from."""
+    try:
+        return _partial(target).stat().st_size
+    except OSError:
+        return 0
+
+
+def from_url(file: Artifact, target: Path, *, pace: Spend = at_once, resume: bool = False) -> None:
     """Download a file that an earlier upload placed; the caller verifies it.
 
     Who can push can write what a results branch tells: no more is taken than it announces.
+
+    Args:
+        file: It.
+        target: Where it comes.
+        pace: Told of each piece, waits until the next may; what it raises ends the work.
+        resume: Whether what has come stays when that breaks off, and the next try goes on from there.
 
     Raises:
         UploadError: The store refused, is not reachable, or brings more than was published.
     """
     store, key = _store(file.url)
-    left = file.size
-    partial = target.with_name(f".{target.name[:100]}.partial")
+    partial = _partial(target)
+    there = begun(target) if resume else 0
+    if there >= file.size:  # whole, or another one's
+        there = 0
     try:
         import obstore
 
-        with partial.open("wb") as writing:
-            for chunk in obstore.get(store, key).stream():
+        left = file.size - there
+        got = obstore.get(store, key, options={"range": {"offset": there}} if there else None)
+        with partial.open("r+b" if there else "wb") as writing:
+            writing.seek(there)
+            for chunk in got.stream():
                 left -= len(chunk)
                 if left < 0:
                     raise ValueError(f"it has more than the {file.size} bytes that were published")  # noqa: TRY301
@@ -147,15 +167,22 @@ def from_url(file: Artifact, target: Path, *, pace: Spend = at_once) -> None:
                 writing.write(chunk)
         partial.replace(target)
     except (Cancelled, Exhausted):
-        partial.unlink(missing_ok=True)
+        if not resume:
+            partial.unlink(missing_ok=True)
         raise
     except Exception as error:
-        partial.unlink(missing_ok=True)
+        wrong = isinstance(error, FileNotFoundError | ValueError)
+        if not resume or wrong or (isinstance(error, OSError) and error.errno in THE_DISKS):
+            partial.unlink(missing_ok=True)
         words = str(error).strip().splitlines()
         raise UploadError(
             f"{file.url} could not be downloaded: {words[0] if words else type(error).__name__}",
             mend="Check your credentials for that store.",
         ) from error
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name[:100]}.partial")
 
 
 def _store(url: str) -> tuple[Any, str]:
