@@ -403,6 +403,21 @@ def test_a_checkpoint_is_waited_for_unless_it_is_gone(
         luggage.fetch(came, RunDir.of(tmp_path, "run", 2).create(), mirror, limit=0, stop=lambda: None)
 
 
+@story
+async def test_an_executor_without_git_lfs_loses_no_run_whose_checkpoint_comes_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lfs, "installed", lambda: False)
+    house = House(tmp_path)
+    async with house.running() as service:
+        command = travelling(house)
+        run, _ = service.accept(command, sender=SENDER, raw=b"{}", headers={}, nonce="n", nonce_expires=2e9)
+        await eventually(lambda: service.store.run(run.id).not_before, 20, what="a first try")
+        waits = service.store.run(run.id)
+    assert waits.state is State.QUEUED
+    assert "git-lfs is not installed" in waits.waiting_for
+
+
 def test_a_checkpoint_is_received_again_by_whoever_was_killed_while_it_was_received(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,5 @@
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -284,3 +285,33 @@ def test_whatever_an_archive_holds_nothing_lands_or_leads_outside(
             assert path.resolve().is_relative_to(tree.resolve())
     assert {item.name for item in home.iterdir()} == {"a.tar", "into"}
     assert {item.name for item in (home / "into").iterdir()} <= {"tree"}
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, StorageError),
+        (errno.EIO, StorageError),
+        (errno.EROFS, StorageError),
+        (errno.EMFILE, OSError),
+        (errno.ENAMETOOLONG, DataError),
+    ],
+)
+def test_what_this_machine_cannot_do_now_is_not_told_as_the_archives_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(number, "No")
+
+    (tmp_path / "archive").write_bytes(zip_of({"a": b"1"}))
+    (tmp_path / "into").mkdir()
+    monkeypatch.setattr(Path, "mkdir", fails)
+    with pytest.raises(kind) as caught:
+        unpack(
+            tmp_path / "archive",
+            tmp_path / "into",
+            title="the archive",
+            report=lambda *_: None,
+            stop=lambda: None,
+        )
+    assert ("Check the file" in str(caught.value)) is (kind is DataError)

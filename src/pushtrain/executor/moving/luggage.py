@@ -352,6 +352,11 @@ def _from_lfs(mirror: Mirror, checkpoint: Checkpoint, stop: Stop, toll: Ledger |
     """git-lfs brings what a commit points to: we make one, which no branch has, and no remote gets."""
     mirror.ensure(stop=stop)
     git = mirror.git
+    if not (lfs.installed() or lfs.content_path(git, checkpoint.sha256).exists()):
+        raise Withheld(
+            "The run's checkpoint lies in Git LFS, and git-lfs is not installed on this executor.",
+            mend="Install it there: `apt install git-lfs`.",
+        )
     pointer = lfs.Pointer(checkpoint.sha256, checkpoint.size)
     blob = git.run("hash-object", "-w", "--stdin", input=pointer.text()).text.strip()
     tree = git.run("mktree", input=f"100644 blob {blob}\t{NAME}\n".encode()).text.strip()

@@ -8,7 +8,6 @@ each ends the whole thing. Of a member's mode only "executable" is kept; owners 
 """
 
 import contextlib
-import errno
 import lzma
 import os
 import re
@@ -22,15 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pushtrain.core.errors import DataError, PushtrainError, StorageError
+from pushtrain.core.errors import DataError, StorageError
 from pushtrain.plumbing.data.inflate import inflated
 from pushtrain.plumbing.data.members import Member, Readable, Unwanted, of_tar, of_zip
+from pushtrain.plumbing.disk.files import THE_DISKS
+from pushtrain.plumbing.programs import process
 from pushtrain.ports import Report, Stop
 
 _BLOCK: Final = 1024 * 1024
 _ZIP: Final = {b"PK\x03\x04", b"PK\x05\x06"}
 _DEPTH: Final = 64
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _ROOM_CHECK: Final = 64 * _BLOCK
 _FILES_CHECK: Final = 10_000
 _UNDOUBTED: Final = 1 << 30
@@ -113,7 +113,7 @@ def member_path(name: str) -> tuple[str, ...]:
 
 
 class NoRoom(StorageError):
-    """Nothing is wrong with the archive: what is in it does not fit on this machine's disk."""
+    """Nothing is wrong with the archive: this machine's disk does not take what is in it."""
 
 
 def spelling(path: str) -> str:
@@ -162,11 +162,13 @@ class _Unpacking:
             OSError,  # bz2: damaged; ours: the disk
             ValueError,
         ) as error:
-            why = getattr(error, "strerror", None) or error  # without a path of ours
-            kind: type[PushtrainError] = NoRoom if getattr(error, "errno", None) in _FULL else DataError
-            raise kind(
-                f"{self._title} cannot be unpacked: {why}.", mend="Check the file that the URL names."
-            ) from error
+            number, why = getattr(error, "errno", None), getattr(error, "strerror", None) or error  # no path
+            if number in process.NO_MEANS:
+                raise  # nothing is wrong with the archive, nor with the disk
+            said = f"{self._title} cannot be unpacked: {why}."
+            if number in THE_DISKS:
+                raise NoRoom(said, mend="Free some space there, or look at the disk.") from error
+            raise DataError(said, mend="Check the file that the URL names.") from error
 
     def tree(self, members: Iterable[Member], root: Path) -> Path:
         """Unpack all members below `root`."""
