@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushtrain.core.errors import ConfigError, StorageError, UsageError
+from pushtrain.core.wire.grants import Word
 from pushtrain.core.wire.signing import fingerprint, public_text
+from pushtrain.core.wire.succession import succession
 from pushtrain.plumbing.keys.authorized import Authorized, Grant, Scope, Trusted, load_or_create
 from pushtrain.plumbing.keys.identity import Identity
 from pushtrain.testing import NOON, Clock
@@ -322,6 +324,44 @@ def test_a_key_keeps_its_name_when_its_rights_or_its_address_change(path: Path, 
     assert authorized.add(KEY, name="eva").name == "eva"
     trusted.add(KEY, name="lab-3")
     assert trusted.add(KEY, url="https://lab.example").name == "lab-3"
+
+
+def test_a_rotated_key_that_is_authorised_again_has_taken_the_same_ones_place(path: Path) -> None:
+    """What the old key had sent was nobody's any more, and a thief of it could take its place."""
+    old, new, thief = (Ed25519PrivateKey.generate() for _ in range(3))
+    old_id, new_id, thief_id = (fingerprint(each.public_key()) for each in (old, new, thief))
+    clock = Clock()
+    authorized = Authorized(path, clock=clock)
+    authorized.add(old.public_key(), name="ada")
+    statement, theft = (
+        str(succession(old, each.public_key(), at=int(NOON), overlap=86_400.0)) for each in (new, thief)
+    )
+    assert authorized.succeed(new_id, [statement])
+    grant = authorized.add(new.public_key(), scopes=[Scope.SEND])
+    assert (grant.was, grant.name, authorized.lookup(new_id)) == ((old_id,), "ada", grant)
+    assert authorized.heir(thief_id, [theft]) is None
+    clock.advance(2 * 86_400.0)
+    assert authorized.lookup(old_id) is None
+    assert authorized.spokesman(old_id) == grant, "what waits of it may start"
+    authorized.revoke("ada")
+    assert authorized.spokesman(old_id) is None
+    again = authorized.add(new.public_key())
+    assert again.was == (old_id,)
+    assert authorized.word(old_id) is Word.REVOKED, "the old key itself is not let in again"
+
+
+def test_an_executor_with_a_new_key_that_is_trusted_again_has_taken_the_same_ones_place(
+    tmp_path: Path,
+) -> None:
+    old, new = (Ed25519PrivateKey.generate() for _ in range(2))
+    trusted = Trusted(tmp_path / "trusted_keys", clock=Clock())
+    trusted.add(old.public_key(), name="lab-3")
+    statement = succession(old, new.public_key(), at=int(NOON), overlap=86_400.0)
+    assert trusted.succeed(statement.old_id, statement, [statement.old_id], name="", url="")
+    again = trusted.add(new.public_key(), url="https://lab.example")
+    assert (again.was, again.name) == ((statement.old_id,), "lab-3")
+    trusted.revoke(again)
+    assert trusted.revoked() == {statement.old_id, statement.new_id}, "none of them is believed"
 
 
 # --- whom to trust ----------------------------------------------------------------------------------------

@@ -205,7 +205,8 @@ class Authorized:
     def allow(self, key: Ed25519PublicKey, terms: Terms) -> Grant:
         """Authorise a key for these terms, in place of what it might do before.
 
-        It keeps the name that it has where they tell none.
+        It keeps the name that it has where they tell none, and the keys whose place it took: what those sent
+        is its own, and nobody who has one of them takes its place.
 
         Raises:
             UsageError: The terms cannot stand in the file.
@@ -214,8 +215,11 @@ class Authorized:
 
         def decide(entries: Mapping[str, Grant]) -> list[Grant]:
             before = entries.get(fingerprint(key))
-            name = terms.name or (before.name if before else "")
-            return [Grant(public_key=public_text(key), **{**dict(terms), "name": name})]
+            kept = {
+                "name": terms.name or (before.name if before else ""),
+                "was": before.was if before else (),
+            }
+            return [Grant(public_key=public_text(key), **{**dict(terms), **kept})]
 
         return self._file.change(decide)[0]
 

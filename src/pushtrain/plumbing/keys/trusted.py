@@ -99,7 +99,7 @@ class Trusted:
     def add(self, key: Ed25519PublicKey, *, url: str = "", name: str = "") -> Trust:
         """Trust an executor's key, or change its address; one that was revoked is so no more.
 
-        It keeps the name that it has where none is given.
+        It keeps the name that it has where none is given, and the keys whose place it took.
 
         Raises:
             UsageError: The address or the name cannot stand in the file.
@@ -108,8 +108,8 @@ class Trusted:
 
         def decide(entries: Mapping[str, Trust]) -> list[Trust]:
             before = entries.get(fingerprint(key))
-            called = name or (before.name if before else "")
-            return [Trust(public_key=public_text(key), url=url, name=called)]
+            called, was = (name or before.name, before.was) if before else (name, ())
+            return [Trust(public_key=public_text(key), url=url, name=called, was=was)]
 
         return self._file.change(decide)[0]
 
