@@ -1,13 +1,16 @@
 """What a job may leave, hostile files included."""
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import socket
+import struct
 import threading
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -18,6 +21,7 @@ from pushtrain.core.values.run import Artifact
 from pushtrain.executor.results import collect as collecting
 from pushtrain.executor.results.collect import collect, place, unfit
 
+T = TypeVar("T")
 Collected = tuple[dict[str, Artifact], dict[str, str]]
 
 
@@ -148,13 +152,60 @@ def test_a_glob_does_not_lead_through_a_link(take: Take, work: Path, tmp_path: P
     assert (tmp_path / "owner" / "secret.txt").exists()
 
 
+def without_a_masters_key(work: Callable[[], T]) -> T:
+    """Do something as an executor that is not root: what a mode forbids is forbidden, to this thread."""
+    libc, head, rights = ctypes.CDLL(None), struct.pack("Ii", 0x20080522, 0), ctypes.create_string_buffer(24)
+    found: list[T] = []
+
+    def alone() -> None:
+        assert libc.capget(head, rights) == 0
+        counts, *rest = struct.unpack("6I", rights.raw)
+        assert libc.capset(head, struct.pack("6I", counts & ~0b110, *rest)) == 0  # CAP_DAC_…
+        found.append(work())
+
+    thread = threading.Thread(target=alone)
+    thread.start()
+    thread.join(30)
+    return found[0]
+
+
+def test_a_folder_that_may_not_be_read_is_told_as_that(take: Take, results: Path, work: Path) -> None:
+    """It was told as a link, which its owner would look for in vain."""
+    put(results, "deep/a.txt", "b.txt")
+    put(work, "out/c.txt")
+    for folder in (results / "deep", work / "out"):
+        folder.chmod(0)
+    assert without_a_masters_key(lambda: take("out/*.txt"))[1] == {
+        "deep": "it cannot be read: its mode is 000",
+        "out/": "it cannot be read: its mode is 000",
+    }
+    for folder in (results, work):
+        folder.chmod(0)
+    try:
+        assert without_a_masters_key(lambda: take("out/*.txt"))[1] == {
+            "results/": "the folder for results cannot be read: its mode is 000",
+            "out/*.txt": "the work folder cannot be read: its mode is 000",
+        }
+    finally:
+        for folder in (results, work, results / "deep", work / "out"):
+            folder.chmod(0o700)
+
+
+def test_a_results_folder_that_became_something_else_is_told_as_that(take: Take, results: Path) -> None:
+    results.rmdir()
+    results.write_text("")
+    assert take() == ({}, {"results/": "the folder for results is no folder any more"})
+    results.unlink()
+    assert take() == ({}, {}), "a job may leave none"
+
+
 def test_a_results_folder_that_became_a_link_is_not_followed(
     take: Take, results: Path, tmp_path: Path
 ) -> None:
     put(tmp_path / "owner", "secret.txt")
     results.rmdir()
     results.symlink_to(tmp_path / "owner")
-    assert take() == ({}, {"results/": "the folder for results is a link, or no folder any more"})
+    assert take() == ({}, {"results/": "the folder for results is a symbolic link"})
 
 
 @pytest.mark.parametrize(

@@ -189,8 +189,8 @@ class _Sweep:
         with _opened(folder) as at:
             if at is not None:
                 self._below(at, "", 0)
-            elif os.path.lexists(folder):
-                self._refuse(f"{folder.name}/", "the folder for results is a link, or no folder any more")
+            elif why := _shut(folder):
+                self._refuse(f"{folder.name}/", f"the folder for results {why}")
 
     def matching(self, folder: Path, glob: str) -> None:
         """Take what a glob matches."""
@@ -198,6 +198,8 @@ class _Sweep:
         with _opened(folder) as at:
             if at is not None and parts and ".." not in parts:
                 self._match(at, "", parts, 0)
+            elif at is None and (why := _shut(folder)):
+                self._refuse(glob, f"the work folder {why}")
 
     def _match(self, at: int, prefix: str, parts: Sequence[str], depth: int) -> None:
         head, *rest = parts
@@ -224,6 +226,8 @@ class _Sweep:
         with _opened(name, at) as below:
             if below is not None:
                 self._match(below, f"{prefix}{name}/", parts, depth + 1)
+            elif why := _shut(name, at):
+                self._refuse(f"{prefix}{name}/", f"it {why}")
 
     def _below(self, at: int, prefix: str, depth: int) -> None:
         for name, mode in self._entries(at, "**"):
@@ -243,7 +247,7 @@ class _Sweep:
                 return
             with _opened(name, at) as below:
                 if below is None:
-                    self._refuse(path, "it cannot be read")
+                    self._refuse(path, f"it {_shut(name, at) or 'is gone'}")
                 else:
                     self._below(below, f"{path}/", depth + 1)
         else:
@@ -371,6 +375,17 @@ def _opened(folder: Path | str, at: int | None = None) -> Iterator[int | None]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _shut(folder: Path | str, at: int | None = None) -> str:
+    """Why a folder could not be opened, as the end of a sentence; empty: it is not there."""
+    try:
+        mode = os.stat(folder, dir_fd=at, follow_symlinks=False).st_mode
+    except OSError as error:
+        return "" if isinstance(error, FileNotFoundError) else f"cannot be looked at: {error.strerror}"
+    if stat.S_ISDIR(mode):
+        return f"cannot be read: its mode is {stat.S_IMODE(mode):03o}"
+    return "is a symbolic link" if stat.S_ISLNK(mode) else "is no folder any more"
 
 
 @contextmanager
