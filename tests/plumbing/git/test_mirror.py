@@ -1,5 +1,6 @@
 """Mirrors and checkouts, with real git and real remotes."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -232,6 +233,26 @@ class Elsewhere:
             self.born = self.mirror.birth() or "-"
             raise self.error
         return self.real(short, commit)
+
+
+def test_who_waits_for_anothers_checkout_hears_a_wish_to_stop(
+    mirror: Mirror, work: WorkRepository, tmp_path: Path
+) -> None:
+    """The other one may be fetching large files for an hour; a cancel was heard of after it."""
+    commit = pushed(work, {"a": "1"})
+    mirror.fetch("refs/heads/main", commit)
+    mirror.checkout(commit, tmp_path / "one")
+
+    def stop() -> None:
+        raise Cancelled("Enough.")
+
+    with (mirror.pristine.folder / "lock").open("ab") as other, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waits = pool.submit(mirror.checkout, commit, tmp_path / "two", stop=stop)
+        try:
+            assert isinstance(waits.exception(5), Cancelled)
+        finally:
+            fcntl.flock(other, fcntl.LOCK_UN)
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -24,6 +24,7 @@ from pushtrain.core.owner.outward import Outward
 from pushtrain.plumbing.git import lfs as lfs_store
 from pushtrain.plumbing.git.command import GUARDED, LONGEST, Git
 from pushtrain.plumbing.git.complaint import UnsafeContent
+from pushtrain.plumbing.git.locks import wait_for_lock
 from pushtrain.plumbing.git.survey import Bounds, check_room, survey
 from pushtrain.plumbing.programs.proc import boot_id
 from pushtrain.ports import Stop
@@ -85,7 +86,7 @@ class PristineTree:
             StorageError: The disk is full or cannot be written.
         """
         try:
-            with self._locked():
+            with self._locked(stop):
                 self._update(commit, stop)
                 return self._copy(commit, into, lfs=lfs, stop=stop)
         except OSError as error:
@@ -94,9 +95,9 @@ class PristineTree:
                 mend="Free some disk space, or look at the disk.",
             ) from error
 
-    def forget(self) -> None:
+    def forget(self, *, stop: Stop | None = None) -> None:
         """Remove the kept tree; the next copy makes it anew."""
-        with suppress(FileNotFoundError), self._locked():
+        with suppress(FileNotFoundError), self._locked(stop):
             self._clear()
 
     def _update(self, commit: str, stop: Stop | None) -> None:
@@ -157,10 +158,10 @@ class PristineTree:
         return Checkout(copier.files, copier.size, resolved)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, stop: Stop | None) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("ab") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            wait_for_lock(handle.fileno(), stop)  # who has it may be fetching large files
             yield
 
 

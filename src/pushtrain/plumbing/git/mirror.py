@@ -26,6 +26,7 @@ from pushtrain.plumbing.git.checkout import Checkout, PristineTree
 from pushtrain.plumbing.git.command import FETCH, GUARDED, LONGEST, Git
 from pushtrain.plumbing.git.commits import Commits
 from pushtrain.plumbing.git.complaint import BrokenRepository, Unanswered
+from pushtrain.plumbing.git.locks import wait_for_lock
 from pushtrain.plumbing.git.remotes import check_commit, check_ref, validate_remote
 from pushtrain.plumbing.git.seen import Seen
 from pushtrain.plumbing.git.survey import Bounds
@@ -268,6 +269,7 @@ class Mirror:
             if self.birth() == born:
                 _log.warning("The mirror of %s is damaged and made anew: %s", self.remote.key, error.message)
                 self._set_aside()
+                self.pristine.forget(stop=stop)
         return True
 
     def _fetch_of(self, ref: str, commit: str, stop: Stop | None) -> bool:
@@ -473,7 +475,6 @@ class Mirror:
         if self.folder.is_dir():
             self.folder.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
-        self.pristine.forget()
 
     def tidy(self, *, stop: Stop | None = None) -> None:
         """Join packs when there are many: each fetch and each publication leaves one."""
@@ -495,27 +496,6 @@ def mirror_name(key: str) -> str:
     if len(name) > 180:  # noqa: PLR2004  a file name holds 255 bytes, and we add endings
         name = f"{name[:140]}+{hashlib.sha256(name.encode()).hexdigest()[:32]}"
     return name
-
-
-def wait_for_lock(descriptor: int, stop: Stop | None) -> bool:
-    """Take an exclusive flock; while it is held elsewhere, `stop` is asked ten times a second.
-
-    Returns:
-        Whether it was held elsewhere.
-    """
-    waited = False
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waited = True
-            if stop is None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                return waited
-            stop()
-            time.sleep(0.05)  # a lock cannot be waited for with a way to stop
-        else:
-            return waited
 
 
 def _format(commit: str) -> str:
