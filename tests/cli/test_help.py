@@ -80,6 +80,8 @@ def test_flags_are_alike() -> None:
             "`--by y` is none of `person`, `repository`, `executor`. See `pushtrain usage --help`.",
         ),
         ("usage --days 0", "`--days 0`: it must be at least 1. See `pushtrain usage --help`."),
+        ("ps -n -5", "`-n -5`: it must be from 1 to 1000. See `pushtrain ps --help`."),
+        ("results list -n 0", "`-n 0`: it must be from 1 to 1000. See `pushtrain results list --help`."),
     ],
 )
 def test_words_that_a_verb_does_not_take_are_told_with_their_mend(

@@ -5,6 +5,14 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from pushtrain.core.wire.bodies import MAX_RUNS
+
+
+def _some(_type: object, value: int) -> None:
+    if not 1 <= value <= MAX_RUNS:
+        raise ValueError(f"Must be from 1 to {MAX_RUNS}.")
+
+
 State = Annotated[
     Path | None,
     Parameter(name="--state", help="State folder; else PUSHTRAIN_STATE, else ~/.local/state/pushtrain."),
@@ -13,6 +21,9 @@ State = Annotated[
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON for scripts instead of text.")]
 """`*, json: Json = False`."""
+
+Limit = Annotated[int, Parameter(name=["--limit", "-n"], validator=_some)]
+"""`*, limit: Limit = 20` — as many rows as an executor tells of at once, at most."""
 
 Repo = Annotated[
     tuple[str, ...],

@@ -2,13 +2,10 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from pushtrain.cli.connect import Nobody
 from pushtrain.cli.find import find_runs, published_runs, what_came_of
-from pushtrain.cli.options import Json, State
+from pushtrain.cli.options import Json, Limit, State
 from pushtrain.cli.screen import render
 from pushtrain.core.errors import NotFound, PushtrainError, Unreachable
 from pushtrain.core.values.run import Run
@@ -21,7 +18,7 @@ def ps(
     which: str = "",
     /,
     *,
-    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
+    limit: Limit = 20,
     json: Json = False,
     state: State = None,
 ) -> None:
@@ -36,9 +33,9 @@ def ps(
         which: A commit, a branch, a job, or the beginning of a run's id; every run when left out.
         limit: How many at most; it is said when there are more.
     """
-    runs, silent = _listed(which, state, min(limit + 1, max(limit, MAX_RUNS)))
+    runs, silent = _listed(which, state, min(limit + 1, MAX_RUNS))
     if len(runs) > limit:
-        many = min(10 * limit or MAX_RUNS, MAX_RUNS)
+        many = min(10 * limit, MAX_RUNS)
         silent = (*silent, f"There are more: `--limit {many}` lists up to {many}")
         runs = runs[:limit]
     for sentence in silent:

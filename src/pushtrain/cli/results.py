@@ -14,7 +14,7 @@ from typing import Annotated, Final
 from cyclopts import App, Parameter
 
 from pushtrain.cli.archive import open_archive
-from pushtrain.cli.options import Json, State
+from pushtrain.cli.options import Json, Limit, State
 from pushtrain.cli.published import PublishedRuns, Record
 from pushtrain.cli.screen import render
 from pushtrain.cli.screen.terminal import clean
@@ -45,7 +45,7 @@ def list_(
     which: str = "",
     /,
     *,
-    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
+    limit: Limit = 20,
     branch: Branch = "",
     remote: Remote = "origin",
     offline: Offline = False,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from pushtrain.cli.options import Json, Repo, State
+from pushtrain.cli.options import Json, Limit, Repo, State
 from pushtrain.cli.ps import not_sent
 from pushtrain.cli.room import run_until_stopped, served
 from pushtrain.cli.screen import render
@@ -52,7 +52,7 @@ def sender(
 @app.command
 def status(
     *,
-    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 10,
+    limit: Limit = 10,
     json: Json = False,
     state: State = None,
 ) -> None:
