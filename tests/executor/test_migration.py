@@ -173,6 +173,81 @@ async def test_a_preempted_run_goes_on_at_another_executor(
     assert "lab-1" in report.partition("## Attempts")[2]
 
 
+@pytest.mark.slow
+@story
+async def test_a_run_whose_executor_reaches_nobody_is_trained_by_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no checkpoint, and needs no place for one."""
+    monkeypatch.setattr("pushtrain.sender.placement.RECALL_AFTER", 0.1)
+    first = House(tmp_path / "first", name="lab-1", prefer=9)
+    second = neighbour(first, tmp_path / "second", "lab-2")
+    (there,) = first.settings.repositories
+    away = there.model_copy(update={"remote": "http://127.0.0.1:9/octo/hello"})  # nobody is there
+    first.settings = first.settings.model_copy(update={"repositories": (away,)})
+    command = a_command(commit=first.commit({"a.txt": "a"}), job=a_spec(command="echo trained"))
+    store = Store(tmp_path / "sender.db")
+    async with served(first) as (one, at_one), served(second) as (two, at_two):
+        rounds = Rounds(store, lambda: [(at_one, None), (at_two, None)], jitter=lambda: 0.0)
+        task = asyncio.create_task(rounds.run())
+        try:
+            store.settle_push(None, [command], "pushed")
+            rounds.wake()
+            (here,) = await eventually(two.store.runs, 30)
+            run = await done(two, here, 30)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        assert one.store.run(command.run_id).outcome is Outcome.MOVED
+        assert (run.outcome, run.attempt, run.command.possible_duplicate) == (Outcome.SUCCEEDED, 2, False)
+        record = json.loads(first.result(run, "run.json"))
+        report = first.result(run, "README.md").partition("## Attempts")[2]
+    store.close()
+    (segment,) = record["run"]["command"]["checkpoint"]["segments"]
+    assert (segment["executor"], segment["reason"]) == ("lab-1", "unreachable")
+    assert "unreachable" in report
+
+
+class Killed(BaseException):
+    """The executor dies here."""
+
+
+@pytest.mark.parametrize("step", ["save_checkpoint", "release"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_executor_that_dies_while_it_gives_a_run_up_has_it_or_has_it_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, moment: str
+) -> None:
+    house = House(tmp_path)
+    service = house.open()
+    given: Any = {"by": {SENDER}, "attempt": 0, "nonce_expires": 2e9}
+    run, _ = service.accept(a_command(), sender=SENDER, raw=b"{}", headers={}, nonce="n", nonce_expires=2e9)
+    claimed = service.store.claim(slots=1, gpus=(), executor="lab-1")
+    assert claimed
+    tried = claimed[1].model_copy(update={"reason": Reason.STORAGE, "ended_at": 2e9})
+    service.store.advance(run.id, Requeued(Reason.STORAGE), token=claimed[0].token, attempt=tried)
+    really = getattr(service.store, step)
+
+    def dies(*arguments: Any, **named: Any) -> Any:
+        if moment == "after":
+            really(*arguments, **named)
+        raise Killed
+
+    monkeypatch.setattr(service.store, step, dies)
+    with pytest.raises(Killed):
+        service.release(run.id, nonce="r", **given)
+    service.store.close()
+    service = house.open()
+    gone = service.store.run(run.id).outcome is Outcome.MOVED
+    assert gone == (step == "release" and moment == "after")
+    assert service.unbegun_of({SENDER}, 9) == (([] if gone else [run.id]), [])
+    released = service.release(run.id, nonce="s", **given)
+    assert released.outcome is Outcome.MOVED
+    assert released.checkpoint is not None
+    assert [one.reason for one in released.checkpoint.segments] == [Reason.STORAGE]
+    assert service.store.claim(slots=1, gpus=(), executor="lab-1") is None, "it never starts here again"
+    service.store.close()
+
+
 @story
 async def test_a_run_whose_checkpoint_does_not_travel_stays_where_it_is(tmp_path: Path) -> None:
     house = House(tmp_path)
