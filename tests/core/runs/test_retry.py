@@ -155,6 +155,21 @@ def test_a_run_that_is_always_taken_back_ends_some_day() -> None:
     assert after(back, [back] * (MOST_ATTEMPTS - 1), Retry()) is None
 
 
+def test_nights_without_a_network_are_no_starts_of_a_run_that_goes_on_for_a_month() -> None:
+    back, nobody = ended(Reason.PREEMPTED), ended(Reason.UNREACHABLE)
+    month = [*[nobody] * (MOST_UNREADY - 1), back] * 30
+    assert len(month) > MOST_ATTEMPTS
+    for what in (back, nobody, LOST):
+        assert after(what, month, Retry()) is not None
+
+
+def test_the_hours_in_which_a_run_must_wait_anyway_begin_the_day_of_tries_in_vain_not_anew() -> None:
+    nobody, quiet = ended(Reason.UNREACHABLE), ended(Reason.DEFERRED)
+    nights = [*[nobody] * (MOST_UNREADY // 2), quiet] * 2
+    assert after(nobody, nights[:-2], Retry()) is not None
+    assert after(nobody, nights, Retry()) is None
+
+
 def test_each_further_try_waits_twice_as_long() -> None:
     policy = Retry(failed=20, backoff=10)
     pauses = [told.pause for number in range(9) if (told := after(FAILED, [FAILED] * number, policy))]

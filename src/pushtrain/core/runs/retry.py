@@ -36,6 +36,8 @@ MOST_UNREADY: Final = 150
 MOST_ALIKE: Final = 3
 """Such preparations in a row that are told one by one."""
 FIRST_UNREADY: Final = 15.0
+_NO_START: Final = UNREADY | {Reason.DEFERRED}
+"""Why an attempt ended that had not begun, and that says nothing of the run."""
 SHORT: Final = 60.0
 """Seconds of training below which a checkpoint counts as haste."""
 
@@ -64,7 +66,7 @@ def after(ended: Attempt, earlier: Sequence[Tried], retry: Retry) -> Again | Non
         earlier: The run's attempts before it.
         retry: What the job asks for.
     """
-    if len(earlier) + 1 >= MOST_ATTEMPTS:
+    if sum(one.reason not in _NO_START for one in (*earlier, ended)) >= MOST_ATTEMPTS:
         return None
     if goes_on(ended):
         return Again(_patience([*earlier, ended]))
@@ -134,8 +136,9 @@ def _patience(attempts: Sequence[Tried]) -> float:
 
 
 def _unready(attempts: Sequence[Tried]) -> int:
-    """At how many of the last attempts in a row the machine was not ready."""
-    return sum(1 for _ in takewhile(lambda one: one.reason in UNREADY, reversed(attempts)))
+    """At how many of the last attempts in a row the machine was not ready; a rule's hours end no row."""
+    row = takewhile(lambda one: one.reason in _NO_START, reversed(attempts))
+    return sum(one.reason in UNREADY for one in row)
 
 
 def _trained(attempt: Tried) -> float:
