@@ -86,6 +86,64 @@ def test_looking_costs_the_same_for_each_folder_however_deep_it_lies(tmp_path: P
     remove_tree(tmp_path)
 
 
+def looks(limited: Guard) -> list[object]:
+    """What looks say one after the other, as long as the disk is being looked at."""
+    said: list[object] = []
+    while not said or limited.weighing is not None:
+        limited.next = 0
+        said.append(limited.look(list))
+    return said
+
+
+def a_guard(folder: Path, disk: int) -> Guard:
+    return Guard(
+        {"memory": 0, "processes": 0, "disk": disk, "folders": (str(folder),), "growing": (), "cgroups": {}}
+    )
+
+
+def test_a_look_at_many_files_is_done_piece_by_piece_so_that_the_shim_hears_the_owner_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2000):
+        (tmp_path / str(number)).touch()
+    (tmp_path / "large").write_bytes(bytes(MIB))
+    limited = a_guard(tmp_path, MIB // 2)
+    monkeypatch.setattr(guard, "SLICE", 0.0)
+    assert looks(limited) == [None] * 5
+    *before, last = looks(limited)
+    assert before == [None] * 4
+    assert last == ("disk", "It had written 1.05 MB when it was looked at; 524 kB are allowed.")
+
+
+def test_what_is_moved_during_a_long_look_is_not_counted_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "later").mkdir()
+    (tmp_path / "large").write_bytes(bytes(MIB))
+    limited = a_guard(tmp_path, MIB + MIB // 2)
+    monkeypatch.setattr(guard, "SLICE", 0.0)
+    monkeypatch.setattr(guard, "STEP", 1)
+    for _ in range(2):
+        limited.next = 0
+        assert limited.look(list) is None
+    (tmp_path / "large").rename(tmp_path / "later" / "large")
+    for _ in range(3):
+        assert not any(looks(limited))
+
+
+def test_a_job_that_makes_files_quicker_than_they_are_looked_at_is_looked_at_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        (tmp_path / str(number)).touch()
+    limited = a_guard(tmp_path, MIB)
+    monkeypatch.setattr(guard, "SLICE", 0.0)
+    monkeypatch.setattr(guard, "STEP", 1)
+    assert len(looks(limited)) == 51
+    monkeypatch.setattr(guard, "LONGEST", 0.0)
+    assert len(looks(limited)) == 1
+
+
 def test_what_a_job_moves_away_while_it_is_looked_at_takes_nothing_else_along(tmp_path: Path) -> None:
     large = [tmp_path / name / "below" / "large" for name in "abc"]
     for file in large:

@@ -3,7 +3,8 @@
 Where the executor may make control groups, the kernel keeps memory and processes within bounds: a fork fails,
 what needs more memory is killed. Where it may not, the guard looks once a second, and says by how much a job
 was over when it was seen. Disk is always looked at: what lies in the job's folders, and what it has deleted
-and still holds open. Looking takes at most a twentieth of the time, however many files there are.
+and still holds open. Looking takes at most a twentieth of the time, and a moment at once, however many files
+there are.
 """
 
 import os
@@ -11,12 +12,15 @@ import time
 
 TYPE_CHECKING = False  # typing's own costs 10 ms
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from typing import Any
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 EVERY = 1.0
 SHARE = 20  # one part in so many of the time is spent looking
+SLICE = 0.1  # seconds after which a look at the disk goes on another time: the shim must hear the owner
+LONGEST = 600.0  # seconds after which it goes on to its end: a job must not make files quicker than we look
+STEP = 500  # files between two looks at the clock
 SHARED = "/dev/shm"  # noqa: S108  shared memory is there
 SETTLED = "cgroup.procs"
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -74,6 +78,10 @@ class Guard:
         self.wanted: dict[str, str] = limits["cgroups"]
         self.groups: dict[str, str] = {}
         self.next = 0.0
+        self.pids: list[int] = []
+        self.weighing: Generator[int | None] | None = None
+        self.since = 0.0
+        self.over = False
 
     # --- control groups -----------------------------------------------------------------------------------
 
@@ -135,6 +143,8 @@ class Guard:
 
     def close(self) -> None:
         """Remove the groups, once all that was in them is dead."""
+        if self.weighing is not None:
+            self.weighing.close()
         for folder in self.groups.values():
             for _ in range(100):
                 try:
@@ -157,8 +167,8 @@ class Guard:
         begin = time.monotonic()
         if begin < self.next:
             return None
-        pids = tree()
-        found = self.processes_over(pids) or self.memory_over(pids) or self.disk_over(pids)
+        self.pids = pids = tree()
+        found = self.processes_over(pids) or self.memory_over(pids) or self.disk_over()
         took = time.monotonic() - begin
         self.next = time.monotonic() + max(EVERY, SHARE * took)
         return found
@@ -211,30 +221,67 @@ class Guard:
             return (found.f_blocks - found.f_bfree) * found.f_frsize
         return 0
 
-    def disk_over(self, pids: "list[int]") -> "tuple[str, str] | None":
-        """Whether it has written too much."""
+    def disk_over(self) -> "tuple[str, str] | None":
+        """Whether it has written too much; None, too, while that is still being found out."""
         if not self.disk:
             return None
-        grown = total(files_below(self.growing))
         if self.before is None:
-            self.before = grown
-        own = total([*files_below(self.folders), *held_open(pids, [*self.folders, *self.growing])])
-        used = own + max(0, grown - self.before)
-        if used <= self.disk:
+            self.before = total(files_below(self.growing))
+        begin = time.monotonic()
+        if self.weighing is None:
+            self.weighing, self.since = self.weighed(self.before), begin
+        for used in self.weighing:
+            if used is not None:
+                return self.judged(used, at_once=self.since == begin)
+            if begin + SLICE <= time.monotonic() < self.since + LONGEST:
+                break
+        return None
+
+    def judged(self, used: int, *, at_once: bool) -> "tuple[str, str] | None":
+        """What follows from what it has written; what it moved during a long look may have counted twice."""
+        before, self.weighing, self.over = self.over, None, used > self.disk
+        if not self.over or not (at_once or before):
             return None
-        limit = size(self.disk)
-        return "disk", f"It had written {size(used)} when it was looked at; {limit} are allowed."
+        return "disk", f"It had written {size(used)} when it was looked at; {size(self.disk)} are allowed."
+
+    def weighed(self, before: int) -> "Generator[int | None]":
+        """Find out how many bytes it has written, and give them last; None now and then until then."""
+        own, grown, count = Total(), Total(), 0
+        found = ((grown, files_below(self.growing)), (own, files_below(self.folders)), (own, self.nameless()))
+        for sums, files in found:
+            for number, blocks, links in files:
+                sums.add(number, blocks, links)
+                count += 1
+                if not count % STEP:
+                    yield None
+        yield own.used + max(0, grown.used - before)
+
+    def nameless(self) -> "Iterable[tuple[tuple[int, int], int, int]]":
+        """What it has deleted and still holds open."""
+        yield from held_open(self.pids, [*self.folders, *self.growing])
+
+
+class Total:
+    """Bytes on the disk of files, each counted once whatever its names."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.seen: set[tuple[int, int]] = set()
+
+    def add(self, number: "tuple[int, int]", blocks: int, links: int) -> None:
+        """Count a file by one of its names."""
+        if links == 1 or number not in self.seen:
+            self.used += blocks
+            if links != 1:
+                self.seen.add(number)
 
 
 def total(files: "Iterable[tuple[tuple[int, int], int, int]]") -> int:
     """Bytes on the disk of all these files, each counted once whatever its names."""
-    used, seen = 0, set()
+    sums = Total()
     for number, blocks, links in files:
-        if links == 1 or number not in seen:
-            used += blocks
-            if links != 1:
-                seen.add(number)
-    return used
+        sums.add(number, blocks, links)
+    return sums.used
 
 
 class Level:
