@@ -738,7 +738,7 @@ def test_a_run_that_its_machine_was_not_ready_for_leaves_with_what_was_tried(
         "nonce_expires": 2e9,
         "seen": waiting.run.attempt,
     }
-    with pytest.raises(Conflict, match="only one that waits"):
+    with pytest.raises(Busy, match="may wait again"):
         waiting.store.release(waiting.run.id, **given)
     run, attempt = claimed
     waiting.store.advance(

@@ -70,8 +70,11 @@ def test_a_second_release_is_the_first_one(executor: Served) -> None:
 def test_a_run_that_has_started_or_ended_is_not_released(executor: Served) -> None:
     sender = client(executor)
     run = sender.send(a_command())
-    executor.claim()
-    with pytest.raises(Conflict, match="is preparing; only one that waits"):
+    claimed, _ = executor.claim()
+    with pytest.raises(Busy, match="is being prepared, and may wait again"):
+        sender.release(run.id, 0)
+    executor.store.advance(run.id, Prepared(), token=claimed.token)
+    with pytest.raises(Conflict, match="is running; only one that waits"):
         sender.release(run.id, 0)
     cancelled = sender.send(a_command(request="other"))
     sender.cancel(cancelled.id)
@@ -168,7 +171,7 @@ def test_a_run_is_released_or_started_whoever_comes_first(executor: Served) -> N
     def release(run_id: str) -> str:
         try:
             sender.release(run_id, 0)
-        except Conflict:
+        except (Busy, Conflict):
             return ""
         return run_id
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pushtrain.core.errors import Conflict, NotFound, Unreachable
+from pushtrain.core.errors import Busy, Conflict, NotFound, Unreachable
 from pushtrain.core.lifecycle import (
     Claimed,
     Event,
@@ -86,6 +86,8 @@ class Lab:
         if run_id not in self.runs:
             raise NotFound("There is none.")
         run = self.runs[run_id]
+        if run.state is State.PREPARING and run.command.attempt == attempt:
+            raise Busy("It may wait again.")
         if run.command.attempt != attempt or (run.state is not State.QUEUED and run.outcome != Outcome.MOVED):
             raise Conflict("It has started.")
         if run.state is State.QUEUED:

@@ -454,6 +454,24 @@ def test_a_recall_whose_answer_is_lost_is_repeated_before_anything_is_sent(
     assert busy.released == [run_id]
 
 
+def test_a_recall_that_is_put_off_for_hours_is_no_silence(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint that took more than an hour to be brought away: its run was begun anew, as a duplicate."""
+    busy, idle, run_id = ahead(sender, monkeypatch)
+    busy.release_fails = Busy("It is on its way.")
+
+    async def story() -> None:
+        for tries in range(1, 6):
+            await counted(lambda: sender.out(run_id).tries, tries)
+            sender.clock.advance(1000)
+            sender.rounds.wake()
+        assert sender.state(run_id) == "recalling"
+        assert idle.received == []
+
+    sender.play(story)
+
+
 def test_a_run_that_starts_before_it_is_recalled_stays(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:

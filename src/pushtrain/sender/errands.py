@@ -125,17 +125,17 @@ class Errands:
                 return
             if isinstance(error, Unreachable):
                 self._board.failed(name, error.message)
-            self._retry(out, error)
+            self._retry(out, error, heard=isinstance(error, Busy))
             return
         command = again(out.command, attempt, checkpoint=checkpoint)
         self._store.outbox_moved(command, f"it was recalled from {executor.url}")
         self._board.not_sent(name, out.run_id)
         log.info("run %s was recalled from %s", out.run_id[:8], executor.url)
 
-    def _retry(self, out: Outgoing, error: PushtrainError) -> None:
-        """To the same executor, later."""
+    def _retry(self, out: Outgoing, error: PushtrainError, *, heard: bool = False) -> None:
+        """To the same executor, later; `heard`: it has the run, and answers."""
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(out.tries, 10)) * (0.75 + 0.5 * self._jitter())
-        self._store.outbox_retry(out.run_id, str(error), self._clock() + pause)
+        self._store.outbox_retry(out.run_id, str(error), self._clock() + pause, heard=heard)
 
 
 def again(command: TrainCommand, attempt: int, **changes: Any) -> TrainCommand:

@@ -227,7 +227,13 @@ class Outbox:
         self._mark(run_id, "state = 'delivered', detail = '', tries = 0, accepted_at = ?1", (accepted_at,))
 
     def outbox_retry(
-        self, run_id: str, detail: str, not_before: float, *, executor: str | None = None
+        self,
+        run_id: str,
+        detail: str,
+        not_before: float,
+        *,
+        executor: str | None = None,
+        heard: bool = False,
     ) -> None:
         """The command could not be delivered, or not be recalled; try again at `not_before`.
 
@@ -236,8 +242,13 @@ class Outbox:
             detail: Why, for people.
             not_before: When.
             executor: Who is to get it then; empty: whoever fits; None: as before.
+            heard: Whether its executor has answered, and has it: its silence is counted from now on.
         """
-        place, values = ("", ()) if executor is None else (", executor = ?3", (executor,))
+        place, values = "", list[str | float]()
+        if heard:
+            place, values = ", placed_at = ?3", [self._clock()]
+        elif executor is not None:
+            place, values = ", executor = ?3", [executor]
         self._mark(
             run_id,
             f"tries = tries + 1, detail = ?1, not_before = ?2{place}",

@@ -133,7 +133,7 @@ CREATE TABLE outbox (
     updated_at REAL NOT NULL,
     detail     TEXT NOT NULL DEFAULT '',
     command    TEXT NOT NULL,
-    placed_at  REAL NOT NULL DEFAULT 0,      -- when it was first sent to that executor, or first recalled from it
+    placed_at  REAL NOT NULL DEFAULT 0,      -- when it was first sent to that executor, or recalled and not answered
     accepted_at REAL NOT NULL DEFAULT 0      -- by that executor's clock
 ) STRICT;
 CREATE INDEX outbox_there ON outbox (executor, state) WHERE state IN ('delivered', 'recalling');

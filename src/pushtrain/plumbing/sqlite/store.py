@@ -455,7 +455,7 @@ class Store(View, Turns, Statuses, Cards):
         Raises:
             Forbidden: Somebody else sent it.
             Conflict: It has started, has ended, or was placed here anew.
-            Busy: Another attempt was made since it was looked at, which may have left something.
+            Busy: It is being prepared, or was since it was looked at, which may have left something.
         """
         now = self._clock()
 
@@ -473,6 +473,10 @@ class Store(View, Turns, Statuses, Cards):
                 )
             if before.outcome is Outcome.MOVED:
                 return before
+            if before.state is State.PREPARING:
+                raise Busy(
+                    f"Run {before.short} is being prepared, and may wait again.", mend="Try again soon."
+                )
             if before.state is not State.QUEUED:
                 raise Conflict(
                     f"Run {before.short} is {before.state}; only one that waits can be released.",
