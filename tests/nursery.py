@@ -5,6 +5,7 @@ them cost no hundred imports. What runs there is the ordinary code, with `Steps`
 """
 
 import ctypes
+import errno
 import importlib
 import json
 import os
@@ -31,26 +32,31 @@ _STILL: Final = 20
 
 
 class Steps:
-    """Counts steps, and kills this process at one of them.
+    """Counts steps, and kills this process at one of them, or has the disk fail there.
 
     Args:
         at: At which; each that is passed is written to `told`.
         told: A file.
+        disk: Whether the disk fails there, once, instead; then only what is asked of it is a step.
     """
 
-    def __init__(self, at: int, told: Path) -> None:
+    def __init__(self, at: int, told: Path, *, disk: bool = False) -> None:
         self.at = at
+        self.disk = disk
         self.told = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.count = 0
         self._guard = threading.Lock()
 
     def step(self, name: str) -> None:
-        """Pass a step, or die."""
+        """Pass a step, or die, or be failed by the disk: an OSError."""
         with self._guard:
             self.count += 1
             os.write(self.told, f"{name}\n".encode())
-            if self.count == self.at:
+            if self.count != self.at:
+                return
+            if not self.disk:
                 os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def before(self, owner: Any, name: str, *, after: bool = False) -> None:
         """Make each call of a function a step; with `after`, what follows it, too."""
@@ -72,6 +78,8 @@ class Steps:
 
         for name in ("fsync", "fdatasync", "replace", "rename", "unlink"):
             self.before(os, name)
+        if self.disk:  # what fails below the store has tests of its own (`forgetful`)
+            return self
         self.before(Database, "write", after=True)
         self.before(process, "run", after=True)
         return self

@@ -1,4 +1,4 @@
-"""Every step of a run at which an executor can be killed: counted, then killed there, one after the other.
+"""Every step of a run at which an executor can be killed, or its disk can fail: counted, then done there.
 
     python tests/chaos/crashpoints.py               # all of them; some minutes
     python tests/chaos/crashpoints.py leaves        # those of the ways with this word in their names
@@ -6,7 +6,8 @@
 A step is a flush, a rename, a removal; a transaction of the store, a program that is started, a status for
 the Git host (killed before each of them and after it). An executor in a process of its own goes a `Way` with
 a run and is killed at the n-th step; the next one has to bring it to its end, once. The owner of the machine
-and the sender are beside it: they want it back, and take the run elsewhere, until it is so.
+and the sender are beside it: they want it back, and take the run elsewhere, until it is so. Then the same
+with a disk that fails once at the n-th flush, rename or removal: the executor itself has to go on.
 """
 
 import asyncio
@@ -27,12 +28,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "executor"))
 from executor_house import House, done
 
 from nursery import NEVER, Child, Nursery, Steps, nursery, passed, settled
-from pushtrain.core.errors import Busy, Conflict
+from pushtrain.core.errors import Busy, Conflict, StorageError
 from pushtrain.core.lifecycle import next_attempt
+from pushtrain.core.runs import retry
 from pushtrain.core.values.jobspec import PreemptSignal
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome, State
 from pushtrain.core.wire.status import CommitStatus, Told, Verdict
+from pushtrain.executor.moving import backlog
 from pushtrain.executor.owner import landlord
 from pushtrain.executor.results.herald import Herald
 from pushtrain.executor.service import ExecutorService
@@ -103,7 +106,15 @@ def be_executor(way: str, folder: str, run: str, at: str, told: str) -> None:
     asyncio.run(_serve(WAYS[int(way)], Path(folder), run, steps.step))
 
 
+def be_failed(way: str, folder: str, run: str, at: str, told: str) -> None:
+    """Be an executor that its disk fails at a step; what it tries again it tries again soon."""
+    backlog._PAUSE = retry.FIRST_UNREADY = 0.2  # type: ignore[misc]
+    Steps(int(at), Path(told), disk=True).durable()
+    asyncio.run(_serve(WAYS[int(way)], Path(folder), run, lambda _: None))
+
+
 async def _serve(way: Way, folder: Path, run: str, step: Callable[[str], None]) -> None:
+    landlord.BRISK = 0.05  # type: ignore[misc]
     house = second(folder) if way.arrives else House(folder)
     async with house.running() as service, telling(service, folder, step), people(way, house, service, run):
         await asyncio.Event().wait()
@@ -134,7 +145,6 @@ async def people(way: Way, house: House, service: ExecutorService, run: str) -> 
 
 async def _owner(way: Way, house: House, service: ExecutorService, run_id: str) -> None:
     """Come whenever an attempt has begun that has saved nothing, and go when it has ended."""
-    landlord.BRISK = 0.05  # type: ignore[misc]
     pause, journal = PauseFile(house.state.pause), house.folder / "journal"
 
     def trains() -> bool:
@@ -145,12 +155,20 @@ async def _owner(way: Way, house: House, service: ExecutorService, run_id: str) 
         here = service.store.run(run_id)
         if not (pause.until() and here.state in {State.QUEUED, State.DONE}):
             await eventually(trains, 60, what="a training")
-            pause.pause(None)
+            await eventually(lambda: _said(lambda: pause.pause(None)), what="a pause")
             await eventually(lambda: service.store.run(run_id).state is not State.RUNNING, 60, what="a yield")
         if way.leaves or way.arrives:
             await _takes_away(house, service, run_id)
             return
-        pause.resume()
+        await eventually(lambda: _said(pause.resume), what="the end of a pause")
+
+
+def _said(wish: Callable[[], object]) -> bool:
+    """Whether the owner could say it: the disk fails them, too, and they try again."""
+    with contextlib.suppress(StorageError):
+        wish()
+        return True
+    return False
 
 
 async def _takes_away(house: House, service: ExecutorService, run_id: str) -> None:
@@ -238,10 +256,11 @@ class World:
             self._arrives(service)
             service.store.close()
 
-    def executor(self, at: int) -> Child:
-        """An executor that is killed at a step."""
+    def executor(self, at: int, *, disk: bool = False) -> Child:
+        """An executor that is killed at a step, or failed by its disk there."""
         words = (str(WAYS.index(self.way)), self.folder, self.sent.id, str(at), self.told)
-        return self.nurse.start("crashpoints:be_executor", *words, said=self.folder / "said", cwd=self.folder)
+        role = "crashpoints:be_failed" if disk else "crashpoints:be_executor"
+        return self.nurse.start(role, *words, said=self.folder / "said", cwd=self.folder)
 
     @property
     def over(self) -> bool:
@@ -314,10 +333,10 @@ def executors() -> Iterator[Nursery]:
         yield nurse
 
 
-def count(way: Way, folder: Path, nurse: Nursery) -> list[str]:
+def count(way: Way, folder: Path, nurse: Nursery, *, disk: bool = False) -> list[str]:
     """The steps of a way that nobody disturbs."""
     world = World(way, folder, nurse)
-    executor = world.executor(NEVER)
+    executor = world.executor(NEVER, disk=disk)
     try:
         return settled(world.told, lambda: world.over, what=way.name)
     finally:
@@ -335,20 +354,44 @@ def killed_at(way: Way, folder: Path, at: int, nurse: Nursery) -> list[str]:
             return ["it was not killed"]
     finally:
         executor.kill()
-    return world.faults(asyncio.run(world.recovered()))
+    return _after(world)
+
+
+def failed_at(way: Way, folder: Path, at: int, nurse: Nursery) -> list[str]:
+    """Let the disk fail an executor at a step; what is wrong when the run has ended."""
+    world = World(way, folder, nurse)
+    executor = world.executor(at, disk=True)
+    try:
+        wait_until(lambda: executor.dead or world.over, 60, what="the run's end")
+        if executor.dead:
+            return ["the executor ended"]
+    except AssertionError as error:
+        return [str(error)]
+    finally:
+        executor.kill()
+    return _after(world)
+
+
+def _after(world: World) -> list[str]:
+    try:
+        return world.faults(asyncio.run(world.recovered()))
+    except AssertionError as error:
+        return [str(error)]
 
 
 def main() -> int:
-    """Kill at every step of every way; 1 where something was lost."""
+    """Kill at every step of every way, and let the disk fail there; 1 where something was lost."""
     wrong = total = 0
     with tempfile.TemporaryDirectory(prefix="pushtrain-crash-") as name, executors() as nurse:
-        for number, way in enumerate(WAYS):
+        for number, (way, disk) in enumerate((way, disk) for disk in (False, True) for way in WAYS):
             if sys.argv[1:] and not any(word in way.name for word in sys.argv[1:]):
                 continue
-            steps = count(way, Path(name) / f"w{number}", nurse)
-            print(f"{way.name}: {len(steps)} steps", flush=True)  # noqa: T201
+            steps = count(way, Path(name) / f"w{number}", nurse, disk=disk)
+            what = "the disk fails at one" if disk else "killed at one"
+            print(f"{way.name}: {len(steps)} steps, {what}", flush=True)  # noqa: T201
             for at, step in enumerate(steps, 1):
-                faults = killed_at(way, Path(name) / f"w{number}-{at}", at, nurse)
+                folder = Path(name) / f"w{number}-{at}"
+                faults = (failed_at if disk else killed_at)(way, folder, at, nurse)
                 wrong += bool(faults)
                 total += 1
                 print(f"{at:4} {step}: {'; '.join(faults) or 'recovered'}", flush=True)  # noqa: T201

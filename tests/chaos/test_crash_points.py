@@ -8,8 +8,10 @@ import pytest
 import senderpoints
 import senderworld
 
-SOME = 5
+SOME = 4
 """Steps of an executor at which it is killed."""
+FAILING = 2
+"""... at which its disk fails."""
 WAYS = 3
 """Ways of a sender."""
 
@@ -26,6 +28,18 @@ def test_wherever_the_executor_is_killed_the_run_ends_once(tmp_path: Path) -> No
         for at in sorted(random.sample(range(1, len(steps) + 1), SOME)):
             faults = crashpoints.killed_at(way, tmp_path / str(at), at, nurse)
             assert not faults, f"{way.name}, killed at step {at}, {steps[at - 1]}: {faults}"
+
+
+@pytest.mark.slow
+def test_wherever_the_disk_fails_an_executor_once_its_run_ends_well(tmp_path: Path) -> None:
+    """An I/O error at a flush, rename or removal; others each time, as above."""
+    (way,) = random.sample(crashpoints.WAYS, 1)
+    with crashpoints.executors() as nurse:
+        steps = crashpoints.count(way, tmp_path / "whole", nurse, disk=True)
+        assert len(steps) > 20
+        for at in sorted(random.sample(range(1, len(steps) + 1), FAILING)):
+            faults = crashpoints.failed_at(way, tmp_path / str(at), at, nurse)
+            assert not faults, f"{way.name}, the disk failed at step {at}, {steps[at - 1]}: {faults}"
 
 
 @pytest.mark.slow
