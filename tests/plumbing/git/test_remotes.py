@@ -171,6 +171,8 @@ _SSH_SAYS = (
         ("remote: error: GH001: Large files detected.\n ! [remote rejected] a -> b (x)", PushDeclined),
         ("error: object file objects/ab/cd is empty\nfatal: loose object is corrupt", BrokenRepository),
         ("error: refs/fetched/a does not point to a valid object!\nfatal: bad object 1234", BrokenRepository),
+        ("fatal: packed object 1 (stored in /s/octo+classlib.git/1.pack) is corrupt", BrokenRepository),
+        ("fatal: unable to access 'https://x/classlib/': SSL certificate problem: expired", Unanswered),
         ("remote: fatal: bad object 1234\nfatal: protocol error: bad pack header", GitError),
         ("remote: error: missing blob 1234\nfatal: the remote end aborted", GitError),
         ("error: index-pack died of signal 9\nfatal: fetch-pack: invalid index-pack output", Killed),

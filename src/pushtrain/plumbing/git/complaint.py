@@ -37,6 +37,8 @@ _NO_NETWORK: Final = re.compile(
     r"|no route to host|connection( to \S+)? closed|empty reply|unable to access 'http"
     r"|unexpected disconnect|bytes of (body|length header)|expected flush after ref listing"
 )
+_PATH: Final = re.compile(r"(?<=:)//\S+|(?<![\w.:/])/\S+")
+"""Where something lies, here or there: a repository called `classlib` is no trouble with SSL."""
 _LIMITED: Final = re.compile(
     r"returned error: 429|http 429|rate.limited|rate limit exceeded|secondary rate limit|too many requests"
 )
@@ -60,7 +62,8 @@ _MOVED: Final = re.compile(
 )
 _BROKEN: Final = re.compile(
     r"^(?!remote:)[^\n]*("
-    r"object file \S+ is empty|loose object \S+ .*corrupt|packfile \S+ (is|cannot|does)|inflate:|bad object"
+    r"object file \S+ is empty|(loose|packed) object \S+ .*corrupt|packfile \S+ (is|cannot|does)|inflate:"
+    r"|bad object"
     r"|index file (corrupt|smaller)|unable to read (tree|sha1)|missing (blob|tree|commit)"
     r"|not a git repository)",
     re.MULTILINE,
@@ -175,7 +178,7 @@ def explain(done: Completed, doing: str, *, now: float = 0) -> PushtrainError:
             f"git could not {doing}: it was ended from outside ({words}).",
             mend="Look whether the machine runs out of memory; it is tried again.",
         )
-    gave_up = _NO_PACK in lower and not _NO_NETWORK.search(lower)
+    gave_up = _NO_PACK in lower and not _NO_NETWORK.search(_PATH.sub("", lower))
     if _TOO_LARGE.search(lower) or gave_up or done.code == -signal.SIGXFSZ:
         return UnsafeContent(
             f"git could not {doing}: it is larger than it may be here ({words}).",
@@ -234,7 +237,7 @@ _ORDINARY: Final[tuple[tuple[re.Pattern[str], type[PushtrainError], str], ...]] 
 
 def _ordinary(failed: str, lower: str) -> PushtrainError:
     for words, error, mend in _ORDINARY:
-        if words.search(lower):
+        if words.search(lower if words is not _NO_NETWORK else _PATH.sub("", lower)):
             return error(failed, mend=mend)
     return GitError(failed)
 
