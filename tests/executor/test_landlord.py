@@ -609,6 +609,25 @@ def test_threads_that_all_wait_for_a_network_do_not_delay_the_owner(
     asyncio.run(story())
 
 
+def test_nothing_looks_any_more_once_the_executor_has_ended(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CALM", 12.0)
+
+    def looking() -> bool:
+        return any(thread.name.startswith("pushtrain-owner") for thread in threading.enumerate())
+
+    async def story() -> None:
+        task = asyncio.create_task(estate.landlord.run())
+        await eventually(lambda: estate.landlord.verdict().at)
+        assert looking()
+        task.cancel()
+        await asyncio.wait([task])
+        await eventually(lambda: not looking(), 5)
+
+    asyncio.run(story())
+
+
 def test_energy_of_cards_that_runs_have_is_counted_and_of_others_not(
     an_estate: Callable[..., Estate],
 ) -> None:

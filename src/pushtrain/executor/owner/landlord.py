@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Final, Protocol
 
 from pushtrain.core.owner.lending import OwnerRules
@@ -173,8 +172,8 @@ class Landlord:
         self._late: set[tuple[str, int]] = set()
         self._broken = ""
         self._paused: float | None = None
-        self._wake: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = threading.Event()
+        self._ended = threading.Event()
 
     @classmethod
     def of(
@@ -275,47 +274,47 @@ class Landlord:
 
     def look_again(self) -> None:
         """Look now: something has changed hands."""
-        if self._loop is not None and self._wake is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and we with it
-                self._loop.call_soon_threadsafe(self._wake.set)
+        self._wake.set()
 
     # --- the loop -----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Look until cancelled, in threads of our own: who waits for a network must not delay the owner."""
-        self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
         threads = ThreadPoolExecutor(2, thread_name_prefix="pushtrain-owner")
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._sense(threads))
-                while True:
-                    self._wake.clear()
-                    pause = await self._loop.run_in_executor(threads, self._step)
-                    await self._rest(self._wake, pause)
+            loop = asyncio.get_running_loop()
+            both = (self._watch, self._sense)
+            await asyncio.gather(*(loop.run_in_executor(threads, each) for each in both))
         finally:
+            self._ended.set()
+            self._wake.set()
             threads.shutdown(wait=False)
             self._presence.close()
             with contextlib.suppress(TimeoutError), self._alone():
                 self._cards.close()
 
-    async def _rest(self, wake: asyncio.Event, seconds: float) -> None:
+    def _watch(self) -> None:
+        """Look at the GPUs until the end. This thread wakes itself: a loop's timer costs half of a look again."""
+        while True:
+            self._wake.clear()
+            if self._ended.is_set():
+                return
+            self._rest(self._step())
+
+    def _rest(self, seconds: float) -> None:
         """Wait so long, or until somebody wakes us, the owner says otherwise, or a run holds something."""
-        while seconds > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(seconds, BRISK)):
-                    await wake.wait()
-                    return
+        while seconds > 0 and not self._wake.wait(min(seconds, BRISK)):
             seconds -= BRISK
             if self._pause.until() != self._paused or (self._holders() and not self._held):
                 return
 
-    async def _sense(self, threads: ThreadPoolExecutor) -> None:
+    def _sense(self) -> None:
         """Look at the machine apart from its GPUs: a program that hangs must not delay those."""
         while True:
             calm = self._calm(self._held)
-            look = partial(self._presence.look, calm=calm)
-            await asyncio.get_running_loop().run_in_executor(threads, look)
-            await asyncio.sleep(CALM if calm else _SENSES)
+            self._presence.look(calm=calm)
+            if self._ended.wait(CALM if calm else _SENSES):
+                return
 
     def _step(self) -> float:
         """One look; seconds until the next."""

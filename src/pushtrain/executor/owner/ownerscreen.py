@@ -10,6 +10,7 @@ from pushtrain.core.values.card import Gpu
 from pushtrain.executor.owner.cardwatch import Cards
 from pushtrain.executor.owner.lending import Holder
 from pushtrain.plumbing.owner.standing import CardStands, Program, Standing, write
+from pushtrain.plumbing.programs.proc import glance
 
 _STEP: Final = 10**8
 """Bytes to which a program's memory is rounded, so that not each look is news."""
@@ -74,7 +75,7 @@ class OwnerScreen:
 
 def _name(pid: int) -> str:
     try:
-        return clean(Path(f"/proc/{pid}/comm").read_text().strip())
+        return clean(glance(f"/proc/{pid}/comm").decode(errors="replace").strip())
     except OSError:
         return "?"
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Final
 
+from pushtrain.plumbing.programs.proc import glance
+
 PCI: Final = Path("/sys/bus/pci/devices")  # Linux only, like the driver's own power management
 _NVIDIA: Final = "0x10de"
 _DISPLAYS: Final = ("0x0300", "0x0302")
@@ -29,7 +31,7 @@ def on_bus(pci: Path = PCI) -> Bus:
 def power(pci: Path, bus: str, file: str) -> str:
     """What the kernel says of a card's power; empty where it says nothing."""
     try:
-        return (pci / address(bus) / "power" / file).read_text().strip()
+        return glance(f"{pci}/{address(bus)}/power/{file}").decode().strip()
     except OSError:
         return ""
 

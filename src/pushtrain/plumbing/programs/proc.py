@@ -33,10 +33,26 @@ class Stat:
     """The number of its controlling terminal; 0: it has none."""
 
 
+def glance(path: str) -> bytes:
+    """What one of the kernel's small files says, as cheaply as can be: the owner's are looked at each second.
+
+    Args:
+        path: A file below `/proc` or `/sys`; 4 KiB of it at most.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
 def stat(pid: int) -> Stat | None:
     """What the kernel says of a process; None: there is none."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
+        text = glance(f"/proc/{pid}/stat")
     except OSError:
         return None
     fields = text[text.rindex(b")") + 2 :].split()
