@@ -294,7 +294,7 @@ class Landlord:
                 self._cards.close()
 
     def _watch(self) -> None:
-        """Look at the GPUs until the end. This thread wakes itself: a loop's timer costs half of a look again."""
+        """Look at the GPUs until the end, woken by no loop: its timer costs as much again as half a look."""
         while True:
             self._wake.clear()
             if self._ended.is_set():
