@@ -10,6 +10,7 @@ from publishing_line import KEY, RESULTS, Line, one, published
 
 from pushtrain.core.errors import UsageError
 from pushtrain.core.values.jobspec import ResultsTarget
+from pushtrain.core.values.run import Artifact
 from pushtrain.executor.results import artifacts
 from pushtrain.executor.results.publish import Publishable
 from pushtrain.plumbing.git import lfs
@@ -119,3 +120,20 @@ def test_a_store_that_refuses_is_tried_again_and_then_does_without(
     tired = Publishable(item.run.model_copy(update={"publish_tries": 3}), item.attempts, item.folder)
     done = one(publisher, tired)
     assert done.artifacts[0].where == "executor"
+
+
+def test_what_comes_from_a_store_is_paced_in_pieces_small_enough_to_be_stopped_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stores give ten megabytes at once: at the least bandwidth a cancel was heard of after minutes."""
+    import obstore
+    from obstore.store import MemoryStore
+
+    store, content, pieces = MemoryStore(), os.urandom(3_000_000), list[int]()
+    obstore.put(store, "x", content)
+    monkeypatch.setattr(artifacts, "_store", lambda _: (store, "x"))
+    file = Artifact(path="x", size=len(content), sha256="0" * 64, where="url", url="s3://models/x")
+    artifacts.from_url(file, tmp_path / "x", pace=pieces.append)
+    assert (tmp_path / "x").read_bytes() == content
+    assert sum(pieces) == len(content)
+    assert max(pieces) <= 256 * 1024

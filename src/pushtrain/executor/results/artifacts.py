@@ -163,8 +163,10 @@ def from_url(file: Artifact, target: Path, *, pace: Spend = at_once, resume: boo
                 left -= len(chunk)
                 if left < 0:
                     raise ValueError(f"it has more than the {file.size} bytes that were published")  # noqa: TRY301
-                pace(len(chunk))
-                writing.write(chunk)
+                whole = memoryview(chunk)
+                for at in range(0, len(whole), _PIECE):
+                    pace(len(whole[at : at + _PIECE]))
+                    writing.write(whole[at : at + _PIECE])
         partial.replace(target)
     except (Cancelled, Exhausted):
         if not resume:
