@@ -67,12 +67,27 @@ def test_a_persons_use_is_summed_over_executors(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.usefixtures("told")
+def test_what_was_lent_and_what_was_borrowed_is_told_in_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lab-1 is one's own: its owner alone is told how it stood. One's own use of it is neither."""
+    monkeypatch.setattr(usage, "own_id", lambda _: "SHA256:aa")
+    usage.usage()
+    said = capsys.readouterr().out
+    assert "You lent 30 m 00 s of GPU time to others, and borrowed 2 h 00 m of GPU time from them." in said
+    assert next(line for line in said.splitlines() if "4 h 00 m" in line).startswith("you ")
+    monkeypatch.setattr(usage, "own_id", lambda _: "SHA256:cc")
+    usage.usage()
+    assert "to others, and borrowed nothing from them." in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("told")
 @pytest.mark.parametrize(("by", "first"), [("repository", "h/b"), ("executor", "lab-1")])
 def test_it_is_summed_by_what_was_asked_the_largest_first(
     capsys: pytest.CaptureFixture[str], by: str, first: str
 ) -> None:
     usage.usage(by=by)  # type: ignore[arg-type]
-    header, _, row, *_ = capsys.readouterr().out.splitlines()[1:]
+    header, _, row, *_ = capsys.readouterr().out.splitlines()[2:]
     assert header.startswith(by)
     assert row.startswith(first)
 

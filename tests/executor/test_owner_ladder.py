@@ -5,6 +5,7 @@ out as always.
 """
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from pushtrain.testing import eventually
 from pushtrain.testing.nvml import FakeCard, FakeNvml
 
 GB = 10**9
+SECRET = "secret-game"
+"""What the owner's program is called."""
 SAVES = """
 import os, signal, sys
 at = os.path.join(os.environ["PUSHTRAIN_CHECKPOINT_DIR"], "step")
@@ -92,8 +95,9 @@ class Lab:
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     library = FakeNvml([FakeCard(memory=24 * GB)])
     monkeypatch.setattr(gpu, "pynvml", library)
-    argv = ("sleep", "600")
-    owner = subprocess.Popen(argv, env={"PATH": os.environ["PATH"]})
+    program = tmp_path / SECRET
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    owner = subprocess.Popen((program, "600"), env={"PATH": os.environ["PATH"]})
     yield Lab(tmp_path, library, owner.pid)
     owner.kill()
     owner.wait()
@@ -120,6 +124,14 @@ async def test_the_owner_has_the_card_within_two_seconds_and_the_run_goes_on_aft
         words = "executor waits: the owner is using GPU 0 (9 GB)"
         assert service.shown.view(run.id).run.waiting_for == words
         assert service.shown.runs()[0].waiting_for == words
+        screen = lab.house.state.standing.read_text()
+        left = [
+            service.shown.view(run.id),
+            service.machine_gpus(),
+            service.card(),
+            service.usage(9),
+            *service.shown.runs(),
+        ]
         free = service.capacity()
         assert (free.free_gpus, free.waits) == (0, "the owner is using GPU 0 (9 GB)")
         del lab.card.processes[lab.owner]
@@ -128,6 +140,11 @@ async def test_the_owner_has_the_card_within_two_seconds_and_the_run_goes_on_aft
         assert lab.house.result(run, "log.txt").startswith("resumed at 7 on GPU-")
         first, _ = service.store.attempts(run.id)
         assert first.detail == "The owner is using GPU 0 (9 GB)."
+        told = [*left, free, service.usage(9), service.shown.view(run.id), *service.store.events(run.id)]
+        published = lab.house.work.git("log", "-p", "--all", "--text")
+    assert SECRET in screen
+    assert "resumed at 7" in published
+    assert not any(SECRET in words for words in (*map(repr, told), published)), "its name stays on the screen"
 
 
 @pytest.mark.usefixtures("brisk")

@@ -49,10 +49,11 @@ def usage(
 ) -> None:
     """Tell who used how much: GPU time, processor time, energy, and how long runs waited.
 
-    Every executor that you may ask is asked; each tells of the repositories whose runs you may read. The
-    owner of an executor is told, too, what its GPUs did in that time: lent, free, or kept, and for what.
-    GPU time is what runs held, whether they computed or not. Energy is the GPUs' alone; `~` marks it where it
-    is not the cards' own counter but power times time.
+    Every executor that you may ask is asked; each tells of the repositories whose runs you may read. What
+    others used of your machine you lent, what you used of theirs you borrowed. The owner of an executor is
+    told, too, what its GPUs did in that time: lent, free, or kept, and for what. GPU time is what runs held,
+    whether they computed or not. Energy is the GPUs' alone; `~` marks it where it is not the cards' own
+    counter but power times time.
 
     Args:
         days: How many, to today; days are those of UTC.
@@ -66,7 +67,10 @@ def usage(
         return
     several = "executors" if len(told) > 1 else "executor"
     render.say(f"[bold]{len(told)} {several}, the last {days} days[/]")
-    _table(told, by)
+    own = own_id(open_state(state))
+    if balance := _balance(told, own):
+        render.say(balance)
+    _table(told, by, own)
     for one in told:
         if one.stood:
             _stood(one)
@@ -104,9 +108,28 @@ def _told(state: Path | None, days: int) -> tuple[list[Usage], list[str]]:
     return list(told.values()), silent
 
 
-def _table(told: Sequence[Usage], by: str) -> None:
+def _balance(told: Sequence[Usage], own: str) -> str:
+    """What was lent and borrowed; of one's own machine only its owner is told how it stood."""
+    lent = summed(each.used for one in told if one.stood for each in one.entries if each.sender != own)
+    back = summed(each.used for one in told if not one.stood for each in one.entries if each.sender == own)
+    if not (lent.attempts or back.attempts):
+        return ""
+    return f"You lent {_time(lent)} to others, and borrowed {_time(back)} from them."
+
+
+def _time(used: Used) -> str:
+    if not used.attempts:
+        return "nothing"
+    if used.gpu_seconds:
+        return f"{render.seconds(used.gpu_seconds)} of GPU time"
+    return f"{render.seconds(used.seconds)} of run time"
+
+
+def _table(told: Sequence[Usage], by: str, own: str) -> None:
     names: dict[str, Callable[[Usage, Entry], str]] = {
-        "person": lambda one, entry: one.names.get(entry.sender) or entry.sender[:19],
+        "person": lambda one, entry: (
+            "you" if entry.sender == own else one.names.get(entry.sender) or entry.sender[:19]
+        ),
         "repository": lambda _, entry: entry.repository,
         "executor": lambda one, _: one.executor,
     }
