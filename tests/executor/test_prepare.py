@@ -7,7 +7,7 @@ import threading
 import time
 import venv
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,18 @@ def test_a_mirror_that_proves_damaged_at_the_checkout_is_made_anew(tmp_path: Pat
     spoil(mirror, f"{commit}:train.py")
     _, _, folder = bench.prepare()
     assert (folder.tree / "train.py").read_text() == "print()"
+
+
+@pytest.mark.parametrize("what", ["^{commit}", ":pushtrain.toml"])
+def test_a_mirror_that_proves_damaged_when_the_rules_look_at_the_commit_is_made_anew(
+    tmp_path: Path, what: str
+) -> None:
+    bench = Bench(tmp_path)
+    commit = bench.house.commit({"pushtrain.toml": '[job.train]\ncommand = "python train.py"\n'})
+    bench.shop = replace(bench.shop, rulebook=Rulebook(Rules(committed_jobs=True)))
+    bench.prepare()
+    spoil(bench.shop.mirrors(REPOSITORY), f"{commit}{what}")
+    bench.prepare()
 
 
 def test_a_list_is_executed_as_it_is(tmp_path: Path) -> None:

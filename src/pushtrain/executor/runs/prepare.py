@@ -23,6 +23,7 @@ from pushtrain.core.errors import (
     PushtrainError,
 )
 from pushtrain.core.owner.rules import Limits
+from pushtrain.core.owner.ruling import Allowed
 from pushtrain.core.text import queries
 from pushtrain.core.values.isolation import JobNetwork
 from pushtrain.core.values.jobspec import DataSource, JobSpec, PreemptSignal
@@ -267,7 +268,7 @@ class Preparation:
             first = mirror.birth()
             if not mirror.fetch(command.ref, command.commit, stop=self._stop):
                 notes.append("cached")
-            rulebook.prove(self._run, allowed, mirror, stop=self._stop)
+            self._prove(allowed, mirror, old=mirror.birth() == first)
             rulebook.ask_hooks(self._run, isolation=self._shop.sandbox.level, stop=self._stop)
         with self._stage(Stage.CHECKOUT) as notes:
             born = mirror.birth()
@@ -286,6 +287,17 @@ class Preparation:
 
     def _let_in(self) -> bool:
         return self._shop.mirrors(self._run.command.repository).let_in()
+
+    def _prove(self, allowed: Allowed, mirror: Mirror, *, old: bool) -> None:
+        """See that the commit is what the rules allow; in another mirror where this one proves damaged."""
+        command, prove, born = self._run.command, self._shop.rulebook.prove, mirror.birth()
+        try:
+            prove(self._run, allowed, mirror, stop=self._stop)
+        except GitError as error:
+            if not mirror.renewed(born, error, stop=self._stop, old=old):
+                raise
+            mirror.fetch(command.ref, command.commit, stop=self._stop)
+            prove(self._run, allowed, mirror, stop=self._stop)
 
     def _copy(self, mirror: Mirror) -> Checkout:
         return mirror.checkout(
