@@ -21,15 +21,18 @@ from pushtrain.core.errors import (
     StorageError,
     UsageError,
 )
+from pushtrain.core.runs.precedence import Order
 from pushtrain.core.settings import Repository
 from pushtrain.core.values.push import NO_COMMIT
 from pushtrain.demo.host import Host
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone
 from pushtrain.plumbing.git.complaint import BrokenRepository
+from pushtrain.plumbing.git.lineage import order
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.git.submodules import resolve
 from pushtrain.testing import WorkRepository
+from spoilt import spoil
 
 Make = Callable[..., WorkRepository]
 KEY = "github.com/octo/hello"
@@ -233,6 +236,16 @@ class Elsewhere:
             self.born = self.mirror.birth() or "-"
             raise self.error
         return self.real(short, commit)
+
+
+def test_which_push_is_newer_is_told_also_when_the_mirror_proves_damaged(
+    mirror: Mirror, work: WorkRepository
+) -> None:
+    """A history that cannot be read was taken for one that the older commit is not in."""
+    first, second, third = (pushed(work, {"a": text}) for text in "123")
+    mirror.fetch("refs/heads/main", third)
+    spoil(mirror, f"{second}^{{commit}}")
+    assert order(mirror, "refs/heads/main", third, first) is Order.NEWER
 
 
 def test_who_waits_for_anothers_checkout_hears_a_wish_to_stop(

@@ -14,7 +14,7 @@ from typing import Final
 from pushtrain.core.errors import ConfigError, NotFound
 from pushtrain.core.values.push import NO_COMMIT
 from pushtrain.plumbing.git.command import Git
-from pushtrain.plumbing.git.complaint import PrintedTooMuch
+from pushtrain.plumbing.git.complaint import BrokenRepository, PrintedTooMuch, explain
 from pushtrain.plumbing.git.remotes import check_commit
 
 _LARGEST_READ: Final = 8 * 1024 * 1024
@@ -155,11 +155,19 @@ class Commits:
         return [os.fsdecode(path) for path in out.split(b"\0") if path]
 
     def is_ancestor(self, older: str, newer: str) -> bool:
-        """Whether `older` is in the history of `newer` (or the same); False when one is not known here."""
+        """Whether `older` is in the history of `newer` (or the same); False when one is not known here.
+
+        Raises:
+            BrokenRepository: What lies between them cannot be read.
+        """
         if not self._folder.is_dir():
             return False
         args = ("merge-base", "--is-ancestor", check_commit(older), check_commit(newer))
-        return self._git.run(*args, ok=(0, 1, 128)).code == 0
+        done = self._git.run(*args, ok=(0, 1, 128))
+        error = explain(done, "read the history") if done.code > 1 else None
+        if isinstance(error, BrokenRepository):
+            raise error
+        return done.code == 0
 
     def list(self, commit: str, below: str = "") -> list[str]:
         """The paths of all files at a commit, or of those below a folder."""

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from pushtrain.core.errors import NotFound
+from pushtrain.core.errors import GitError, NotFound
 from pushtrain.core.runs.precedence import Order
 from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.ports import Stop
@@ -16,6 +16,16 @@ def order(mirror: Mirror, ref: str, this: str, that: str, *, stop: Stop | None =
     """
     if this == that:
         return Order.UNKNOWN
+    born = mirror.birth()
+    try:
+        return _order(mirror, ref, this, that, stop)
+    except GitError as error:
+        if not mirror.renewed(born, error, old=True, stop=stop):
+            raise
+    return _order(mirror, ref, this, that, stop)
+
+
+def _order(mirror: Mirror, ref: str, this: str, that: str, stop: Stop | None) -> Order:
     for commit in (this, that):
         if not mirror.commits.has(commit):
             with contextlib.suppress(NotFound):  # rewritten, and let go by the host
