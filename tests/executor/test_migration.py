@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -750,6 +751,29 @@ def test_a_run_that_its_machine_was_not_ready_for_leaves_with_what_was_tried(
     released = waiting.store.release(run.id, **given | {"nonce": "t", "seen": 2})
     waiting.store.close()
     assert (released.outcome, released.checkpoint and len(released.checkpoint.segments)) == (Outcome.MOVED, 2)
+
+
+def test_a_run_that_the_owners_rules_put_off_for_long_may_leave_and_one_that_goes_on_soon_stays(
+    tmp_path: Path,
+) -> None:
+    """The day's downloads are used up: it waited for midnight, whoever else was free."""
+    waiting = Waiting(tmp_path, a_command(), reason=Reason.DEFERRED)
+    store, run_id = waiting.store, waiting.run.id
+    assert store.unbegun_of([SENDER], limit=9) == ([], []), "nobody knows for how long"
+    for seconds, may_leave in ((60, False), (7200, True)):
+        claimed = store.claim(slots=1, gpus=(), executor="lab-2")
+        assert claimed is not None
+        attempt = claimed[1].model_copy(update={"reason": Reason.DEFERRED})
+        later = Requeued(Reason.DEFERRED, "rules.limits.downloads", time.time() + seconds)
+        store.advance(run_id, later, token=claimed[0].token, attempt=attempt)
+        assert store.unbegun_of([SENDER], limit=9) == ([run_id] if may_leave else [], [])
+        if not may_leave:
+            assert store.clock_set_back(3600)  # its time has come
+    waiting.migration.may_leave(store.run(run_id))
+    checkpoint = store.run(run_id).checkpoint
+    store.close()
+    assert checkpoint is not None
+    assert {one.reason for one in checkpoint.segments} == {Reason.DEFERRED}
 
 
 def test_what_was_trained_here_is_not_offered_to_others_when_the_machine_is_not_ready_for_more(

@@ -315,8 +315,11 @@ def test_a_run_does_not_come_back_at_once_to_an_executor_that_was_not_ready_for_
     other = seen("other", room(1))
     assert [where for _, where in planned(unready("free"), at=(free, other)).deliver] == ["other"]
     assert [where for _, where in planned(out(), at=(free, other)).deliver] == ["free"]
+    put_off = unready("free", ago=3600, reason=Reason.DEFERRED)
+    assert [where for _, where in planned(put_off, at=(free, other)).deliver] == ["other"]
     for again in (
         unready("free", ago=601),
+        unready("free", ago=10_801, reason=Reason.DEFERRED),
         unready("free", reason=Reason.PREEMPTED),
         unready("free", "other"),  # nobody is ready: anybody may be so again
     ):

@@ -31,6 +31,10 @@ LONGEST_PAUSE: Final = 600.0
 """Seconds between two tries, at most."""
 UNREADY: Final = frozenset({Reason.UNREACHABLE, Reason.STORAGE})
 """Why a preparation failed that the run is not to blame for, and that may be over at any moment."""
+SOON: Final = 600.0
+"""Seconds for which a run that an owner's rule puts off waits where it is; beyond them it may leave."""
+_PUT_OFF: Final = 10_800.0
+"""Seconds for which an executor counts as one that has put a run off."""
 MOST_UNREADY: Final = 150
 """Such preparations in a row: with their pauses about a day."""
 MOST_ALIKE: Final = 3
@@ -98,14 +102,15 @@ def worth_telling(attempts: Iterable[T]) -> list[tuple[int, T]]:
 
 
 def unready_at(told: Sequence[Segment], now: float) -> frozenset[str]:
-    """Names of the executors that lately were not ready for a run, in its last attempts in a row.
+    """Names of the executors that lately were not ready for a run, or put it off, in its last attempts.
 
     Args:
         told: What was done of it so far.
         now: Seconds since the epoch; the others' clocks are not far from it.
     """
-    row = takewhile(lambda one: one.reason in UNREADY, reversed(told))
-    return frozenset(one.executor for one in row if abs(now - one.began_at) < LONGEST_PAUSE)
+    lasts = dict.fromkeys(UNREADY, LONGEST_PAUSE) | {Reason.DEFERRED: _PUT_OFF}
+    row = takewhile(lambda one: one.reason in lasts, reversed(told))
+    return frozenset(one.executor for one in row if abs(now - one.began_at) < lasts[one.reason])
 
 
 def goes_on(ended: Attempt) -> bool:

@@ -10,11 +10,12 @@ from typing import Final
 
 import apsw
 
-from pushtrain.core.runs.retry import UNREADY
+from pushtrain.core.lifecycle import NEVER
+from pushtrain.core.runs.retry import SOON, UNREADY
 from pushtrain.core.runs.usage import DAY
 from pushtrain.core.values.jobspec import Concurrency
 from pushtrain.core.values.run import Artifact, Attempt, Run, RunEvent
-from pushtrain.core.values.states import State
+from pushtrain.core.values.states import Reason, State
 from pushtrain.plumbing.sqlite import rows
 from pushtrain.plumbing.sqlite.database import Database
 
@@ -171,7 +172,8 @@ class Runs:
         """Ids of the runs that these keys sent and may take back now, and of those that are being prepared.
 
         The last first, so many of both together. What was begun here stays, unless its job names a place for
-        checkpoints; or the machine was not ready, and nothing of it was trained here.
+        checkpoints; or the machine was not ready, or its owner's rules put it off for long, and nothing of it
+        was trained here.
         """
         marks, unready = ", ".join("?" * len(senders)), ", ".join("?" * len(UNREADY))
         query = (
@@ -179,10 +181,12 @@ class Runs:
             f"AND json_extract(value, '$.sender') IN ({marks}) AND (state = 'preparing' "
             "OR json_extract(value, '$.attempt') <= json_extract(command, '$.attempt') "
             "OR json_extract(command, '$.job.checkpoint_to') <> '' "
-            f"OR (json_extract(value, '$.reason') IN ({unready}) AND NOT EXISTS ({_TRAINED}))) "
-            "ORDER BY seq DESC LIMIT ?"
+            f"OR ((json_extract(value, '$.reason') IN ({unready}) "
+            "OR (json_extract(value, '$.reason') = ? AND not_before BETWEEN ? AND ?)) "
+            f"AND NOT EXISTS ({_TRAINED}))) ORDER BY seq DESC LIMIT ?"
         )
-        given = (*senders, *UNREADY, limit)
+        put_off = (Reason.DEFERRED.value, self._clock() + SOON, NEVER - 1)
+        given = (*senders, *UNREADY, *put_off, limit)
         found = self._database.read(lambda db: db.execute(query, given).fetchall())
         waiting, preparing = (
             [str(run_id) for run_id, known in found if known == state] for state in ("queued", "preparing")
