@@ -13,6 +13,7 @@ with a disk that fails once at the n-th flush, rename or removal: the executor i
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -57,7 +58,7 @@ if test -n "$PUSHTRAIN_RESUME"; then
   exit 0
 fi
 echo $PUSHTRAIN_ATTEMPT began >> {journal}
-until test -e $PUSHTRAIN_STOP_FILE; do sleep 0.01; done
+until test -e $PUSHTRAIN_STOP_FILE; do test -e {journal}; sleep 0.01; done
 echo half > $PUSHTRAIN_CHECKPOINT_DIR/at
 exit 85
 """
@@ -381,6 +382,7 @@ def _after(world: World) -> list[str]:
 
 def main() -> int:
     """Kill at every step of every way, and let the disk fail there; 1 where something was lost."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever ends us leaves nothing of ours
     wrong = total = 0
     with tempfile.TemporaryDirectory(prefix="pushtrain-crash-") as name, executors() as nurse:
         for number, (way, disk) in enumerate((way, disk) for disk in (False, True) for way in WAYS):
