@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import urllib3
@@ -39,6 +39,7 @@ from pushtrain.plumbing.attempts.rundir import RunDir
 from pushtrain.plumbing.data.ledger import Exhausted, Ledger, Quiet
 from pushtrain.plumbing.disk.trees import remove_tree
 from pushtrain.plumbing.git import lfs
+from pushtrain.plumbing.git.mirror import Mirror
 from pushtrain.plumbing.http.client import ExecutorClient
 from pushtrain.plumbing.http.serve import serving
 from pushtrain.plumbing.keys.authorized import Authorized
@@ -492,6 +493,24 @@ async def test_an_executor_without_git_lfs_loses_no_run_whose_checkpoint_comes_b
         waits = service.store.run(run.id)
     assert waits.state is State.QUEUED
     assert "git-lfs is not installed" in waits.waiting_for
+
+
+@pytest.mark.parametrize("where", ["lfs", "url"])
+def test_a_checkpoint_larger_than_a_day_may_bring_waits_for_another_executor(
+    tmp_path: Path, where: Literal["lfs", "url"]
+) -> None:
+    """No other day makes it fit here, and nothing is wrong with the run."""
+    house = House(tmp_path)
+    mirror = Mirror(house.state.repositories, house.settings.repositories[0])
+    came = Checkpoint(attempt=1, where=where, url="s3://models/x", sha256="0" * 64, size=100)
+    folder = RunDir.of(tmp_path, "run", 2).create()
+    toll = Ledger(tmp_path / "downloads.json", 99)
+    with pytest.raises(luggage.Withheld, match=r"100 bytes.*99"):
+        luggage.fetch(came, folder, mirror, limit=0, stop=lambda: None, toll=toll)
+    toll = Ledger(tmp_path / "downloads.json", 101)
+    toll.add(100)
+    with pytest.raises(Exhausted):
+        luggage.fetch(came, folder, mirror, limit=0, stop=lambda: None, toll=toll)
 
 
 def test_a_checkpoint_is_received_again_by_whoever_was_killed_while_it_was_received(

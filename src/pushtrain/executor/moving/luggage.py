@@ -24,7 +24,7 @@ from pushtrain.executor.results.hardlinks import Links
 from pushtrain.executor.results.left import opened, regular
 from pushtrain.plumbing.attempts.records import write_bytes
 from pushtrain.plumbing.attempts.rundir import RunDir
-from pushtrain.plumbing.data.ledger import Ledger
+from pushtrain.plumbing.data.ledger import Exhausted, Ledger
 from pushtrain.plumbing.data.unpack import Limits, member_path, spelling, unpack
 from pushtrain.plumbing.disk.files import THE_DISKS
 from pushtrain.plumbing.disk.trees import remove_tree
@@ -272,7 +272,19 @@ def fetch(
             mend="Ask the executor's owner for a higher `rules.limits.disk`.",
         )
     try:
-        _fetch(checkpoint, folder, mirror, limit=limit, stop=stop, toll=toll)
+        with _told_apart(checkpoint):
+            _fetch(checkpoint, folder, mirror, limit=limit, stop=stop, toll=toll)
+    finally:
+        (folder.root.parent / NAME).unlink(missing_ok=True)
+        remove_tree(folder.root.parent / _FRESH)
+    return True
+
+
+@contextmanager
+def _told_apart(checkpoint: Checkpoint) -> Iterator[None]:
+    """Say what is wrong with a checkpoint, and what only with this executor."""
+    try:
+        yield
     except artifacts.UploadError as error:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in THE_DISKS:
@@ -280,12 +292,15 @@ def fetch(
         if isinstance(cause, FileNotFoundError | ValueError):
             raise  # it is gone, or is not what was brought there
         raise Withheld(error.message, mend=error.mend) from error
+    except Exhausted as error:
+        if error.needed is None:
+            raise  # tomorrow it may come
+        raise Withheld(
+            f"The run's checkpoint has {checkpoint.size:,} bytes; {error.limit:,} may come in a day here.",
+            mend="Ask the executor's owner for a higher `rules.limits.downloads_per_day`.",
+        ) from error
     except OSError as error:
         raise _unwritten(error) from error
-    finally:
-        (folder.root.parent / NAME).unlink(missing_ok=True)
-        remove_tree(folder.root.parent / _FRESH)
-    return True
 
 
 def _unwritten(error: OSError) -> StorageError:
