@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from moody_host import (
     GONE,
     GOOD,
     LIMITED,
+    LIMITED_SILENTLY,
     NAME,
     TOKEN,
     UNAUTHORIZED,
@@ -98,9 +100,7 @@ async def fails(service: ExecutorService, run: Run) -> Run:
     return await eventually(there, 20, what=f"the end of {run.short}")
 
 
-@pytest.mark.parametrize(
-    "mood", [UNICORN, BROKEN_GATEWAY, LIMITED, A_PAGE], ids=["503", "502", "429", "page"]
-)
+@pytest.mark.parametrize("mood", [UNICORN, BROKEN_GATEWAY, A_PAGE], ids=["503", "502", "page"])
 @story
 async def test_a_run_whose_host_does_not_answer_waits_says_so_and_trains_when_it_does(
     house: House, host: MoodyHost, mood: Mood
@@ -115,6 +115,20 @@ async def test_a_run_whose_host_does_not_answer_waits_says_so_and_trains_when_it
         assert ended.outcome is Outcome.SUCCEEDED
         first, *_, last = service.store.attempts(run.id)
         assert (first.reason, last.exit_code) == (Reason.UNREACHABLE, 0)
+
+
+@pytest.mark.parametrize(
+    ("mood", "least"), [(LIMITED, 90), (LIMITED_SILENTLY, 60)], ids=["retry-after", "silently"]
+)
+@story
+async def test_a_host_that_asks_for_fewer_requests_is_left_alone_by_preparations_too(
+    house: House, host: MoodyHost, mood: Mood, least: float
+) -> None:
+    host.mood = mood
+    async with house.running() as service:
+        begin = time.time()
+        waiting = await waits(service, house.send(service, "true"))
+    assert begin + least < waiting.not_before < begin + least + 30
 
 
 @story

@@ -36,6 +36,8 @@ class PrepareFailed:
 
     reason: Reason
     detail: str
+    least: float = 0
+    """Seconds that pass at least before it is tried again, if it is."""
 
 
 @dataclass(frozen=True, slots=True)

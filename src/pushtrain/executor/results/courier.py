@@ -33,8 +33,6 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 600.0
-_LIMITED_PAUSE: Final = 60.0
-"""Seconds to leave a host alone at least that asks for fewer requests and does not say for how long."""
 _LONGEST_WISH: Final = 3600.0
 """Seconds that a host may ask for."""
 _AT_ONCE: Final = 4
@@ -62,7 +60,7 @@ def pause_after(tries: int, error: PushtrainError | None = None) -> float:
     """Seconds until the next try, after so many that failed, the last one with this error."""
     pause = float(min(_FIRST_PAUSE * 2 ** min(tries, 20), _LONGEST_PAUSE))
     if isinstance(error, RateLimited):
-        return max(pause, min(error.after, _LONGEST_WISH) or _LIMITED_PAUSE)
+        return max(pause, error.patience)
     return pause
 
 

@@ -35,13 +35,17 @@ class PreparationError(Exception):
         reason: The stage that failed.
         detail: What went wrong and the mend, for people.
         again_at: When it is tried again by itself; None: never.
+        least: Seconds that pass at least before it is tried again because it counts as nobody's fault.
     """
 
-    def __init__(self, reason: Reason, detail: str, again_at: float | None = None) -> None:
+    def __init__(
+        self, reason: Reason, detail: str, again_at: float | None = None, *, least: float = 0
+    ) -> None:
         super().__init__(fit(detail))
         self.reason = reason
         self.detail = fit(detail)
         self.again_at = again_at
+        self.least = least
 
 
 def blamed(error: PushtrainError, usual: Reason, mirror: Mirror | None, *, stop: Stop) -> PreparationError:
@@ -58,7 +62,8 @@ def blamed(error: PushtrainError, usual: Reason, mirror: Mirror | None, *, stop:
     if isinstance(error, ShutOut):
         return PreparationError(Reason.UNREACHABLE, f"{error} {_SHUT_OUT}")
     if isinstance(error, _AWAY):
-        return PreparationError(Reason.UNREACHABLE, str(error))
+        least = error.patience if isinstance(error, RateLimited) else 0
+        return PreparationError(Reason.UNREACHABLE, str(error), least=least)
     if isinstance(error, StorageError):
         return PreparationError(Reason.STORAGE, str(error))
     refused = isinstance(error, CredentialError | NotFound)

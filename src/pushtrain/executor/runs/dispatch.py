@@ -337,7 +337,7 @@ class Dispatch:
             return self._given_up(active, str(error))
         except PreparationError as error:
             if error.again_at is None:
-                return PrepareFailed(error.reason, error.detail)
+                return PrepareFailed(error.reason, error.detail, error.least)
             return Requeued(error.reason, error.detail, error.again_at)
         except StorageError as error:
             return PrepareFailed(Reason.STORAGE, str(error))

@@ -77,10 +77,11 @@ def tried_again(
         return PrepareFailed(reason, f"{event.detail} {_IN_VAIN}")
     if again is None:
         return event
+    pause = max(again.pause, event.least if isinstance(event, PrepareFailed) else 0)
     return Requeued(
         reason,
         f"{event.detail} It is tried again ({again.note})." if again.note else event.detail,
-        now + again.pause if again.pause else 0,
+        now + pause if pause else 0,
         exit_code=ended.exit_code,
         at=ended.ended_at,
     )

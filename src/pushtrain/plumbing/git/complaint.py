@@ -81,6 +81,10 @@ _NO_PACK: Final = "invalid index-pack output"
 _KILLED: Final = re.compile(r"died of signal (9|15)")
 
 
+_LIMITED_PAUSE: Final = 60.0
+_LONGEST_WISH: Final = 3600.0
+
+
 class PrintedTooMuch(GitError):
     """Git had more to say than we are willing to hold."""
 
@@ -121,6 +125,11 @@ class RateLimited(GitError):
     def __init__(self, message: str, *, mend: str = "", after: float = 0) -> None:
         super().__init__(message, mend=mend)
         self.after = after
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which to leave it alone: as it asks, an hour at most; a minute if it does not say."""
+        return min(self.after, _LONGEST_WISH) or _LIMITED_PAUSE
 
 
 class Killed(GitError):
