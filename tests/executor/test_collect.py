@@ -456,6 +456,23 @@ def test_a_file_that_grows_while_it_is_copied_ends_where_it_did_when_it_was_look
     assert (tmp_path / "ours" / "a").read_text() == "0123456789"
 
 
+def test_what_a_collection_that_was_killed_had_just_taken_is_made_ours(
+    results: Path, tmp_path: Path, take: Take
+) -> None:
+    """It had its new name, and still its job's owner and mode."""
+    file, ours = results / "model.bin", tmp_path / "ours" / "model.bin"
+    file.write_bytes(b"weights")
+    file.chmod(0o666)
+    if not os.getuid():
+        os.chown(file, 34567, 34567)
+    ours.parent.mkdir()
+    ours.hardlink_to(file)
+    taken, refused = take()
+    assert (list(taken), refused) == (["model.bin"], {})
+    found = ours.stat()
+    assert (found.st_uid, found.st_mode & 0o777, found.st_nlink) == (os.geteuid(), 0o600, 1)
+
+
 def test_a_collection_that_was_cut_short_goes_on(results: Path, work: Path, tmp_path: Path) -> None:
     put(results, "a", "b", "c")
     collect(results, work, (), tmp_path / "ours")

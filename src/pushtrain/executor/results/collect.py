@@ -324,9 +324,7 @@ class _Sweep:
             if found.st_nlink > 1 and not self._links.all_ours(found):
                 raise _Unwanted("it is a hard link to a file outside the run's folders")
             if found.st_nlink == 1 and _linked(source, target):
-                if found.st_uid != os.geteuid():  # root's jobs are somebody else
-                    os.fchown(source, os.geteuid(), os.getegid())
-                os.fchmod(source, 0o600)
+                _make_ours(source)
             else:
                 if found.st_size > shutil.disk_usage(self._half.parent).free - _ROOM:
                     raise _Unwanted("there is no room for a copy of it")
@@ -423,9 +421,18 @@ def _taken_before(at: int, name: str, target: Path) -> bool:
     """Whether a call that was cut short has given this file its new name already; the old one goes."""
     with suppress(OSError):
         if os.path.samestat(os.stat(name, dir_fd=at, follow_symlinks=False), target.lstat()):
+            with target.open("rb") as ours:
+                _make_ours(ours.fileno())
             os.unlink(name, dir_fd=at)
             return True
     return False
+
+
+def _make_ours(descriptor: int) -> None:
+    """Let nobody else read or change a file that was taken; root's jobs are somebody else."""
+    if os.fstat(descriptor).st_uid != os.geteuid():
+        os.fchown(descriptor, os.geteuid(), os.getegid())
+    os.fchmod(descriptor, 0o600)
 
 
 def _files_below(folder: Path) -> Iterator[str]:
