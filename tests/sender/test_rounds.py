@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from pushtrain.core.errors import Busy, Conflict, Draining, Forbidden, StorageError, Unreachable
+from pushtrain.core.errors import Busy, ConfigError, Conflict, Draining, Forbidden, StorageError, Unreachable
 from pushtrain.core.values.card import FreeGpu
 from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.jobspec import Resources
+from pushtrain.core.values.run import Run
 from pushtrain.core.wire.frames import CapacityFrame
 from pushtrain.plumbing.sqlite.outbox import Outgoing
 from pushtrain.plumbing.sqlite.store import Store
@@ -434,6 +435,33 @@ def test_a_run_that_waits_at_a_busy_executor_is_recalled_for_an_idle_one(
     assert busy.released == [run_id]
     assert idle.accepted[run_id].attempt == 1
     assert not idle.accepted[run_id].possible_duplicate
+
+
+def test_a_run_is_not_recalled_again_and_again_for_one_that_refuses_it(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went to and fro every five seconds, as an attempt each time, for as long as the busy one was."""
+    busy, idle, run_id = ahead(sender, monkeypatch)
+    idle.refusal = ConfigError("It has 2 processor cores; the job asks for 64.")
+    send = busy.send
+
+    def waits_again(command: TrainCommand) -> Run:
+        run = send(command)
+        busy.waiting.append(command.run_id)
+        return run
+
+    monkeypatch.setattr(busy, "send", waits_again)
+
+    async def story() -> None:
+        await counted(lambda: len(busy.received), 2)
+        await quiet(busy, idle)
+        assert busy.released == [run_id]
+        idle.refusal = None
+        sender.clock.advance(3601)
+        sender.rounds.wake()
+        await eventually(lambda: run_id in idle.received)
+
+    sender.play(story)
 
 
 def test_a_recall_whose_answer_is_lost_is_repeated_before_anything_is_sent(

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 60.0
+_REFUSED_FOR: Final = 3600.0
+"""Seconds after which an executor is offered again what it has refused: its owner may have thought better."""
 
 
 class Errands:
@@ -49,15 +51,26 @@ class Errands:
         self._kept = kept
         self._clock = clock
         self._jitter = jitter
-        self._refused: dict[str, dict[str, PushtrainError]] = {}
+        self._refused: dict[str, dict[str, tuple[str, float]]] = {}
 
     def refused(self) -> dict[str, frozenset[str]]:
-        """By run: the executors that refused it for good."""
-        return {run_id: frozenset(by) for run_id, by in self._refused.copy().items()}
+        """By run: the executors that refused it for good, within the last hour.
+
+        Also while another one has it: who has refused a run that waits there would be taken for one that is
+        free for it, and it would be recalled for ever.
+        """
+        now, found = self._clock(), dict[str, frozenset[str]]()
+        for run_id, by in self._refused.copy().items():
+            still = frozenset(name for name, (_, at) in by.copy().items() if 0 <= now - at < _REFUSED_FOR)
+            if still:
+                found[run_id] = still
+            else:
+                self._refused.pop(run_id, None)
+        return found
 
     def refusal(self, run_id: str) -> str:
         """Why a run was refused by whoever refused it first; from now on nobody has."""
-        return str(next(iter(self._refused.pop(run_id).values())))
+        return next(iter(self._refused.pop(run_id).values()))[0]
 
     def deliver(self, out: Outgoing, name: str) -> None:
         """Hand a command over, and note what came of it."""
@@ -76,7 +89,7 @@ class Errands:
         self._store.outbox_delivered(out.run_id, accepted_at=run.updated_at)
         if run.state not in {State.QUEUED, State.PREPARING}:  # what is prepared may yet wait again
             self._store.outbox_started(out.run_id)
-        self._refused.pop(out.run_id, None)
+            self._refused.pop(out.run_id, None)
         log.info("run %s (%s) is with %s", out.run_id[:8], out.command.job.title, executor.url)
 
     def _place(self, out: Outgoing, name: str) -> bool:
@@ -98,7 +111,7 @@ class Errands:
         elif isinstance(error, Unreachable):
             self._board.failed(name, error.message)
         elif for_good(error):
-            self._refused.setdefault(out.run_id, {})[name] = error
+            self._refused.setdefault(out.run_id, {})[name] = str(error), self._clock()
         if never_sent or for_good(error):
             self._board.not_sent(name, out.run_id)
             self._store.outbox_retry(out.run_id, str(error), 0.0, executor="")
