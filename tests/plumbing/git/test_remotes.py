@@ -176,6 +176,8 @@ _SSH_SAYS = (
         ("remote: fatal: bad object 1234\nfatal: protocol error: bad pack header", GitError),
         ("remote: error: missing blob 1234\nfatal: the remote end aborted", GitError),
         ("error: index-pack died of signal 9\nfatal: fetch-pack: invalid index-pack output", Killed),
+        ("remote: error: pack-objects died of signal 9\nfatal: early EOF", Unanswered),
+        ("error: pack-objects died of signal 9\nfatal: early EOF", Unanswered),
         ("error: index-pack died of signal 25\nfatal: fetch-pack: invalid index-pack output", UnsafeContent),
         ("fatal: early EOF\nfatal: fetch-pack: invalid index-pack output", Unanswered),
         ("error: 60 bytes of body are still expected\nfatal: protocol error: bad pack header", Unanswered),

@@ -78,7 +78,10 @@ _UNSAFE: Final = re.compile(
 _TOO_LARGE: Final = re.compile(r"out of memory|died of signal (25|11)|file too large|memory exhausted")
 _NO_PACK: Final = "invalid index-pack output"
 """What git says last of a pack that it could not take in, cut off by the network or not."""
-_KILLED: Final = re.compile(r"died of signal (9|15)")
+_KILLED: Final = re.compile(
+    r"^(?!remote:|[^\n]*(pack-objects|upload-pack|receive-pack))[^\n]*died of signal (9|15)", re.MULTILINE
+)
+"""Of our own programs: the host's are no sign of want of memory here, and by SSH it says of them as we do."""
 
 
 _LIMITED_PAUSE: Final = 60.0
