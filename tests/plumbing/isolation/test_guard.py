@@ -1,10 +1,12 @@
 """The guard, where there are no control groups: what no process calls its own, or is hidden, counts, too."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,6 +115,27 @@ def test_a_look_at_many_files_is_done_piece_by_piece_so_that_the_shim_hears_the_
     *before, last = looks(limited)
     assert before == [None] * 4
     assert last == ("disk", "It had written 1.05 MB when it was looked at; 524 kB are allowed.")
+
+
+def test_a_look_at_many_open_files_is_done_piece_by_piece_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited, held = a_guard(tmp_path, MIB // 2), (tmp_path / "gone").open("wb")
+    monkeypatch.setattr(guard, "SLICE", 0.0)
+    monkeypatch.setattr(guard, "STEP", 50)
+    with held, contextlib.ExitStack() as many:
+        held.write(bytes(MIB))
+        held.flush()
+        (tmp_path / "gone").unlink()
+        for _ in range(100):
+            many.enter_context(Path(os.devnull).open("rb"))
+        for verdict in (None, "disk"):
+            said: list[Any] = []
+            while not said or limited.weighing is not None:
+                limited.next = 0
+                said.append(limited.look(lambda: [os.getpid()]))
+            assert len(said) > 2
+            assert (said[-1] and said[-1][0]) == verdict
 
 
 def test_what_is_moved_during_a_long_look_is_not_counted_twice(

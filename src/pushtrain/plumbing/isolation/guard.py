@@ -426,11 +426,14 @@ def opened(name: str, above: "int | None") -> "tuple[int, int | None]":
 def held_open(
     pids: "Iterable[int]", folders: "Iterable[str]"
 ) -> "Iterable[tuple[tuple[int, int], int, int]]":
-    """Every file without a name that these processes have open, on the disks that the folders are on."""
+    """Every file that these processes have open; of those without a name on the folders' disks, its bytes.
+
+    The others come to nothing, and are told so that who sums up may stop between.
+    """
     devices = {os.stat(folder).st_dev for folder in folders if os.path.isdir(folder)}
-    for one in nameless(pids):
-        if one.st_dev in devices:
-            yield (one.st_dev, one.st_ino), one.st_blocks * 512, 0
+    for one in opened_files(pids):
+        size = 0 if one.st_nlink or one.st_dev not in devices else one.st_blocks * 512
+        yield (one.st_dev, one.st_ino), size, 0 if size else 1
 
 
 def in_memory(pids: "Iterable[int]") -> "Iterable[tuple[tuple[int, int], int, int]]":
@@ -438,13 +441,13 @@ def in_memory(pids: "Iterable[int]") -> "Iterable[tuple[tuple[int, int], int, in
     mine = os.memfd_create("which device")
     device = os.fstat(mine).st_dev
     os.close(mine)
-    for one in nameless(pids):
-        if one.st_dev == device:
+    for one in opened_files(pids):
+        if one.st_dev == device and not one.st_nlink:
             yield (one.st_dev, one.st_ino), one.st_blocks * 512, 0
 
 
-def nameless(pids: "Iterable[int]") -> "Iterable[os.stat_result]":
-    """Every open file without a name of these processes."""
+def opened_files(pids: "Iterable[int]") -> "Iterable[os.stat_result]":
+    """Every file that these processes have open."""
     for pid in pids:
         try:
             descriptors = os.listdir(f"/proc/{pid}/fd")
@@ -452,8 +455,6 @@ def nameless(pids: "Iterable[int]") -> "Iterable[os.stat_result]":
             continue
         for name in descriptors:
             try:
-                one = os.stat(f"/proc/{pid}/fd/{name}")
+                yield os.stat(f"/proc/{pid}/fd/{name}")
             except OSError:
                 continue
-            if not one.st_nlink:
-                yield one
