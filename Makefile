@@ -43,7 +43,7 @@ format: .venv/ready
 	@.venv/bin/ruff check --fix
 	@.venv/bin/ruff format
 
-chaos: .venv/ready  ## every crash point, a thousand random kills, ten thousand odd requests; about 30 minutes
+chaos: .venv/ready  ## every crash point, a thousand random kills, ten thousand odd requests; about 40 minutes
 	@scripts/bootstrap.sh test
 	@$(PY) tests/chaos/crashpoints.py
 	@$(PY) tests/chaos/senderpoints.py

@@ -7,12 +7,14 @@ A step is a flush, a rename, a removal; a transaction of the store, a program th
 the Git host (killed before each of them and after it). An executor in a process of its own goes a `Way` with
 a run and is killed at the n-th step; the next one has to bring it to its end, once. The owner of the machine
 and the sender are beside it: they want it back, and take the run elsewhere, until it is so. Then the same
-with a disk that fails once at the n-th flush, rename or removal: the executor itself has to go on.
+with a disk that fails once at the n-th flush, rename or removal, and with a shim that is killed at the n-th
+step of its first attempt: the executor itself has to go on.
 """
 
 import asyncio
 import contextlib
 import json
+import py_compile
 import signal
 import sys
 import tempfile
@@ -20,6 +22,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,14 +36,16 @@ from nursery import NEVER, Child, Nursery, Steps, nursery, passed, settled
 from pushtrain.core.errors import Busy, Conflict, StorageError
 from pushtrain.core.lifecycle import next_attempt
 from pushtrain.core.runs import retry
-from pushtrain.core.values.jobspec import PreemptSignal
+from pushtrain.core.values.jobspec import PreemptSignal, Retry
 from pushtrain.core.values.run import Run
 from pushtrain.core.values.states import Outcome, State
 from pushtrain.core.wire.status import CommitStatus, Told, Verdict
 from pushtrain.executor.moving import backlog
 from pushtrain.executor.owner import landlord
 from pushtrain.executor.results.herald import Herald
+from pushtrain.executor.runs import launch
 from pushtrain.executor.service import ExecutorService
+from pushtrain.plumbing.attempts import terse
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.owner.pause import PauseFile
 from pushtrain.sender.errands import again
@@ -79,7 +85,11 @@ class Way:
     def job(self) -> dict[str, Any]:
         """Of its job, what is not as usual."""
         moves = self.leaves or self.arrives
-        return {"preempt_signal": PreemptSignal.NONE, "checkpoint_to": "lfs" if moves else ""}
+        return {
+            "preempt_signal": PreemptSignal.NONE,
+            "checkpoint_to": "lfs" if moves else "",
+            "retry": Retry(backoff=1),
+        }
 
     @property
     def says(self) -> str:
@@ -98,6 +108,45 @@ WAYS: Final = (
 )
 
 
+class Fault(StrEnum):
+    """What happens at a step."""
+
+    KILLED = "the executor is killed"
+    DISK = "its disk fails"
+    SHIM = "the shim is killed"
+
+    @property
+    def role(self) -> str:
+        """The function below that is an executor to which this happens."""
+        return {"KILLED": "be_executor", "DISK": "be_failed", "SHIM": "be_bereft"}[self.name]
+
+
+SHIM_STEPS: Final = """
+import sys as _sys
+_me, _count = os.getpid(), [0]
+def _step(name):
+    if os.getpid() == _me and "/{first}/" in _sys.argv[1]:
+        _count[0] += 1
+        told = os.open({told!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        _write(told, (name + chr(10)).encode())
+        os.close(told)
+        if _count[0] == {at}:
+            os.kill(_me, 9)
+def _made_a_step(name):
+    real = getattr(os, name)
+    def call(*args, **more):
+        _step("before " + name)
+        result = real(*args, **more)
+        _step("after " + name)
+        return result
+    setattr(os, name, call)
+_write = os.write
+for _name in ("fork", "fsync", "ftruncate", "replace", "rename", "unlink"):
+    _made_a_step(_name)
+"""
+"""Goes into a compiled half of the shim, where it is imported: each step of the first attempt's here."""
+
+
 # --- in the process that is killed ------------------------------------------------------------------------
 
 
@@ -111,6 +160,22 @@ def be_failed(way: str, folder: str, run: str, at: str, told: str) -> None:
     """Be an executor that its disk fails at a step; what it tries again it tries again soon."""
     backlog._PAUSE = retry.FIRST_UNREADY = 0.2  # type: ignore[misc]
     Steps(int(at), Path(told), disk=True).durable()
+    asyncio.run(_serve(WAYS[int(way)], Path(folder), run, lambda _: None))
+
+
+def be_bereft(way: str, folder: str, run: str, at: str, told: str) -> None:
+    """Be an executor whose first attempt's shim is killed at a step."""
+    real, arrives = launch.compile_shim, WAYS[int(way)].arrives
+    steps = SHIM_STEPS.format(told=told, at=int(at), first=2 if arrives else 1)
+
+    def compiled(into: Path) -> Path:
+        found = real(into)
+        source = into / "terse.py"
+        source.write_text(Path(terse.__file__).read_text() + steps)
+        py_compile.compile(str(source), str(found.with_name("terse.pyc")), doraise=True)
+        return found
+
+    launch.compile_shim = compiled
     asyncio.run(_serve(WAYS[int(way)], Path(folder), run, lambda _: None))
 
 
@@ -133,8 +198,7 @@ def second(folder: Path) -> House:
 @asynccontextmanager
 async def people(way: Way, house: House, service: ExecutorService, run: str) -> AsyncIterator[None]:
     """The owner, who wants the machine back, and the sender, who takes the run elsewhere then."""
-    wants = _owner(way, house, service, run) if way.saves and not house.folder.match("second") else None
-    task = asyncio.create_task(wants) if wants else None
+    task = asyncio.create_task(_owner(way, house, service, run)) if way.saves else None
     try:
         yield
     finally:
@@ -146,7 +210,8 @@ async def people(way: Way, house: House, service: ExecutorService, run: str) -> 
 
 async def _owner(way: Way, house: House, service: ExecutorService, run_id: str) -> None:
     """Come whenever an attempt has begun that has saved nothing, and go when it has ended."""
-    pause, journal = PauseFile(house.state.pause), house.folder / "journal"
+    pause, first = PauseFile(house.state.pause), not house.folder.match("second")
+    journal = (house.folder if first else house.folder.parent) / "journal"
 
     def trains() -> bool:
         run = service.store.run(run_id)
@@ -155,10 +220,10 @@ async def _owner(way: Way, house: House, service: ExecutorService, run_id: str) 
     while True:
         here = service.store.run(run_id)
         if not (pause.until() and here.state in {State.QUEUED, State.DONE}):
-            await eventually(trains, 60, what="a training")
+            await eventually(trains, 600, what="a training")
             await eventually(lambda: _said(lambda: pause.pause(None)), what="a pause")
             await eventually(lambda: service.store.run(run_id).state is not State.RUNNING, 60, what="a yield")
-        if way.leaves or way.arrives:
+        if first and (way.leaves or way.arrives):
             await _takes_away(house, service, run_id)
             return
         await eventually(lambda: _said(pause.resume), what="the end of a pause")
@@ -257,10 +322,10 @@ class World:
             self._arrives(service)
             service.store.close()
 
-    def executor(self, at: int, *, disk: bool = False) -> Child:
-        """An executor that is killed at a step, or failed by its disk there."""
+    def executor(self, at: int, fault: Fault) -> Child:
+        """An executor to which this happens at a step."""
         words = (str(WAYS.index(self.way)), self.folder, self.sent.id, str(at), self.told)
-        role = "crashpoints:be_failed" if disk else "crashpoints:be_executor"
+        role = f"crashpoints:{fault.role}"
         return self.nurse.start(role, *words, said=self.folder / "said", cwd=self.folder)
 
     @property
@@ -275,14 +340,11 @@ class World:
         if self.way.leaves:
             await self._left()
             self.house = second(self.folder)
-        async with (
-            self.house.running() as service,
-            telling(service, self.folder),
-            people(self.way, self.house, service, self.sent.id),
-        ):
+        async with self.house.running() as service, telling(service, self.folder):
             if self.way.leaves:
                 self._arrives(service)
-            run = await done(service, self.sent, 60)
+            async with people(self.way, self.house, service, self.sent.id):
+                run = await done(service, self.sent, 60)
             await eventually(lambda: service.store.status_told(run.id)[1], 60, what="its status")
             return run
 
@@ -324,6 +386,8 @@ class World:
                 or self.house.work.show(tip, f"{where}/log.txt") != self.way.says
             ):
                 found.append("its results are not its own")
+            if not all(one["reason"] for one in record["attempts"]):
+                found.append("an attempt has ended, and nobody says why")
         return found
 
 
@@ -334,40 +398,28 @@ def executors() -> Iterator[Nursery]:
         yield nurse
 
 
-def count(way: Way, folder: Path, nurse: Nursery, *, disk: bool = False) -> list[str]:
+def count(way: Way, folder: Path, nurse: Nursery, fault: Fault = Fault.KILLED) -> list[str]:
     """The steps of a way that nobody disturbs."""
     world = World(way, folder, nurse)
-    executor = world.executor(NEVER, disk=disk)
+    executor = world.executor(NEVER, fault)
     try:
         return settled(world.told, lambda: world.over, what=way.name)
     finally:
         executor.kill()
 
 
-def killed_at(way: Way, folder: Path, at: int, nurse: Nursery) -> list[str]:
-    """Kill an executor at a step, start the next one; what is wrong afterwards."""
+def struck_at(way: Way, folder: Path, at: int, nurse: Nursery, fault: Fault = Fault.KILLED) -> list[str]:
+    """Let it happen at a step, and start the next executor; what is wrong when the run has ended."""
     world = World(way, folder, nurse)
-    executor = world.executor(at)
+    executor = world.executor(at, fault)
+    killed = fault is Fault.KILLED
     try:
-        wait_until(lambda: executor.dead, 60, what="its end")
-    except AssertionError:
-        if len(passed(world.told)) >= at:
-            return ["it was not killed"]
-    finally:
-        executor.kill()
-    return _after(world)
-
-
-def failed_at(way: Way, folder: Path, at: int, nurse: Nursery) -> list[str]:
-    """Let the disk fail an executor at a step; what is wrong when the run has ended."""
-    world = World(way, folder, nurse)
-    executor = world.executor(at, disk=True)
-    try:
-        wait_until(lambda: executor.dead or world.over, 60, what="the run's end")
-        if executor.dead:
+        wait_until(lambda: executor.dead or (world.over and not killed), 60, what="the end")
+        if executor.dead and not killed:
             return ["the executor ended"]
     except AssertionError as error:
-        return [str(error)]
+        if not killed or len(passed(world.told)) >= at:
+            return [str(error)]
     finally:
         executor.kill()
     return _after(world)
@@ -381,19 +433,17 @@ def _after(world: World) -> list[str]:
 
 
 def main() -> int:
-    """Kill at every step of every way, and let the disk fail there; 1 where something was lost."""
+    """Let each fault happen at every step of every way; 1 where something was lost."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever ends us leaves nothing of ours
     wrong = total = 0
     with tempfile.TemporaryDirectory(prefix="pushtrain-crash-") as name, executors() as nurse:
-        for number, (way, disk) in enumerate((way, disk) for disk in (False, True) for way in WAYS):
-            if sys.argv[1:] and not any(word in way.name for word in sys.argv[1:]):
+        for number, (fault, way) in enumerate(product(Fault, WAYS)):
+            if sys.argv[1:] and not any(word in f"{way.name}, {fault}" for word in sys.argv[1:]):
                 continue
-            steps = count(way, Path(name) / f"w{number}", nurse, disk=disk)
-            what = "the disk fails at one" if disk else "killed at one"
-            print(f"{way.name}: {len(steps)} steps, {what}", flush=True)  # noqa: T201
+            steps = count(way, Path(name) / f"w{number}", nurse, fault)
+            print(f"{way.name}: {len(steps)} steps, {fault} at one", flush=True)  # noqa: T201
             for at, step in enumerate(steps, 1):
-                folder = Path(name) / f"w{number}-{at}"
-                faults = (failed_at if disk else killed_at)(way, folder, at, nurse)
+                faults = struck_at(way, Path(name) / f"w{number}-{at}", at, nurse, fault)
                 wrong += bool(faults)
                 total += 1
                 print(f"{at:4} {step}: {'; '.join(faults) or 'recovered'}", flush=True)  # noqa: T201

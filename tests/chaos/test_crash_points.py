@@ -11,7 +11,7 @@ import senderworld
 SOME = 4
 """Steps of an executor at which it is killed."""
 FAILING = 2
-"""... at which its disk fails."""
+"""... at which its disk fails, and of a shim at which that is killed."""
 WAYS = 3
 """Ways of a sender."""
 
@@ -26,20 +26,23 @@ def test_wherever_the_executor_is_killed_the_run_ends_once(tmp_path: Path) -> No
         assert {"fsync", "replace", "write", "run"} <= kinds
         assert len(steps) > 40
         for at in sorted(random.sample(range(1, len(steps) + 1), SOME)):
-            faults = crashpoints.killed_at(way, tmp_path / str(at), at, nurse)
+            faults = crashpoints.struck_at(way, tmp_path / str(at), at, nurse)
             assert not faults, f"{way.name}, killed at step {at}, {steps[at - 1]}: {faults}"
 
 
 @pytest.mark.slow
-def test_wherever_the_disk_fails_an_executor_once_its_run_ends_well(tmp_path: Path) -> None:
-    """An I/O error at a flush, rename or removal; others each time, as above."""
+@pytest.mark.parametrize("fault", [crashpoints.Fault.DISK, crashpoints.Fault.SHIM], ids=["disk", "shim"])
+def test_wherever_the_disk_or_its_shim_fails_an_executor_the_run_ends_well(
+    tmp_path: Path, fault: crashpoints.Fault
+) -> None:
+    """An I/O error at a flush, rename or removal, or a shim that is killed there; others each time."""
     (way,) = random.sample(crashpoints.WAYS, 1)
     with crashpoints.executors() as nurse:
-        steps = crashpoints.count(way, tmp_path / "whole", nurse, disk=True)
-        assert len(steps) > 20
+        steps = crashpoints.count(way, tmp_path / "whole", nurse, fault)
+        assert len(steps) > 15
         for at in sorted(random.sample(range(1, len(steps) + 1), FAILING)):
-            faults = crashpoints.failed_at(way, tmp_path / str(at), at, nurse)
-            assert not faults, f"{way.name}, the disk failed at step {at}, {steps[at - 1]}: {faults}"
+            faults = crashpoints.struck_at(way, tmp_path / str(at), at, nurse, fault)
+            assert not faults, f"{way.name}, {fault} at step {at}, {steps[at - 1]}: {faults}"
 
 
 @pytest.mark.slow

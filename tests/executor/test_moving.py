@@ -67,6 +67,15 @@ def test_a_second_release_is_the_first_one(executor: Served) -> None:
     assert len(executor.store.events(run.id)) == 2
 
 
+def test_a_run_is_given_away_though_the_disk_does_not_let_its_folder_go(
+    executor: Served, tmp_path: Path
+) -> None:
+    """It was given away in the store, and answered 500, as often as its sender asked."""
+    run = client(executor).send(a_command())
+    (tmp_path / "state" / "runs" / run.id / "received" / "held").mkdir(parents=True)
+    assert client(executor).release(run.id, 0).outcome is Outcome.MOVED
+
+
 def test_a_run_that_has_started_or_ended_is_not_released(executor: Served) -> None:
     sender = client(executor)
     run = sender.send(a_command())

@@ -444,7 +444,10 @@ class ExecutorService:
             nonce_expires=nonce_expires,
             may=self._may_start,
         )
-        clear(self._state.runs / run.id)
+        try:
+            clear(self._state.runs / run.id)
+        except OSError as error:  # it is given away all the same; the next start removes what is left
+            _log.warning("what run %s has left cannot be removed yet: %s", run.short, error)
         self._changed(run_id)
         self._giveway.ended()
         self._dispatch.wake()
