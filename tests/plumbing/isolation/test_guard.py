@@ -83,7 +83,7 @@ def test_looking_costs_the_same_for_each_folder_however_deep_it_lies(tmp_path: P
         at = below
     os.close(at)
     begin = time.thread_time()
-    assert sum(1 for _ in guard.files_below([str(tmp_path)])) == deepest
+    assert sum(one != guard.NOTHING for one in guard.files_below([str(tmp_path)])) == deepest
     assert time.thread_time() - begin < 2
     remove_tree(tmp_path)
 
@@ -115,6 +115,18 @@ def test_a_look_at_many_files_is_done_piece_by_piece_so_that_the_shim_hears_the_
     *before, last = looks(limited)
     assert before == [None] * 4
     assert last == ("disk", "It had written 1.05 MB when it was looked at; 524 kB are allowed.")
+
+
+def test_a_look_at_many_empty_folders_is_done_piece_by_piece_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To enter a folder and to leave it costs more than a file; a hundred thousand took two seconds."""
+    for number in range(100):
+        (tmp_path / str(number)).mkdir()
+    limited = a_guard(tmp_path, MIB)
+    monkeypatch.setattr(guard, "SLICE", 0.0)
+    monkeypatch.setattr(guard, "STEP", 50)
+    assert len(looks(limited)) > 300 / 50, "each is listed, entered and left"
 
 
 def test_a_look_at_many_open_files_is_done_piece_by_piece_too(
@@ -162,7 +174,7 @@ def test_a_job_that_makes_files_quicker_than_they_are_looked_at_is_looked_at_all
     limited = a_guard(tmp_path, MIB)
     monkeypatch.setattr(guard, "SLICE", 0.0)
     monkeypatch.setattr(guard, "STEP", 1)
-    assert len(looks(limited)) == 51
+    assert len(looks(limited)) == 52
     monkeypatch.setattr(guard, "LONGEST", 0.0)
     assert len(looks(limited)) == 1
 

@@ -25,6 +25,7 @@ SHARED = "/dev/shm"  # noqa: S108  shared memory is there
 SETTLED = "cgroup.procs"
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 RIGHTS = 0o700
+NOTHING = ((0, 0), 0, 1)  # a file of no bytes: a folder was entered or left
 
 
 def read(path: str) -> str:
@@ -299,7 +300,8 @@ def files_below(folders: "Iterable[str]") -> "Iterable[tuple[tuple[int, int], in
 
     A job hides nothing by nesting folders deeper than a path can be long, nor by shutting a folder: it is
     opened to us, looked into, and shut again. Each folder costs the same, however deep it lies: one is open
-    at a time, and the way back up is by `..`, which must lead to where we came from.
+    at a time, and the way back up is by `..`, which must lead to where we came from. Between two steps comes
+    `NOTHING`: empty folders have no files, and who sums up may stop there, too.
     """
     for folder in folders:
         levels: list[Level] = []
@@ -308,6 +310,7 @@ def files_below(folders: "Iterable[str]") -> "Iterable[tuple[tuple[int, int], in
             if levels:
                 yield from listed(at, levels[-1])
             while levels:
+                yield NOTHING
                 if not levels[-1].names:
                     at = left(at, levels)
                     continue
