@@ -339,6 +339,22 @@ def test_a_run_is_not_called_back_for_an_executor_that_was_not_ready_for_it() ->
     assert planned(at=(here, free), queued=[later]).recall == [(later.out.run_id, "here")]
 
 
+def test_a_run_that_waits_is_looked_at_again_when_those_that_are_passed_over_are_not_so_any_more() -> None:
+    """Nothing happens then that would wake anybody: it waited where it was, whoever else was free."""
+    here, free = seen("here", room()), seen("free", room(1))
+    put_off = Queued(unready("free", state="delivered", executor="here"), 60)
+    plan = planned(at=(here, free), queued=[put_off])
+    assert plan.recall == []
+    assert plan.watch == {"here"}
+    assert plan.again_in is not None
+    assert plan.again_in <= 540
+    waits = queued("r", "here", 60)
+    plan = planned(at=(here, free), queued=[waits], refused={waits.out.run_id: frozenset({"free"})})
+    assert plan.again_in is not None
+    assert plan.again_in <= 3600
+    assert planned(at=(here,), queued=[waits]).again_in is None
+
+
 def test_an_executor_whose_runs_may_have_begun_is_listened_to_where_there_is_a_choice() -> None:
     labs = (seen("busy", room()), seen("other", room(1)))
     assert planned(at=labs, unsettled=frozenset({"busy"})).watch == {"busy"}

@@ -31,6 +31,8 @@ PATIENCE: Final = 0.5
 """Seconds for which an answer is waited for before others are taken instead."""
 FIRST_ASKED: Final = 3
 """Executors that are asked at first where many fit; each further time about as many as have been asked."""
+_ANEW: Final = 60.0
+"""Seconds after which it is looked whether executors that are passed over for a while will do again."""
 _HEARING: Final = 300.0
 """Seconds in which a silent executor is asked again and again by a sender that just began, or was asleep."""
 _SHOWN: Final = 4
@@ -361,8 +363,13 @@ class _Decision:
         out = queued.out
         here = self._by_id.get(out.executor)
         kind = self._kind(out.command, out.run_id)
-        others = [seen for seen in kind.could if seen is not here and seen.name not in kind.unready]
-        if here is None or not others or out.command.job.max_parallel is not None:
+        fit = [seen for seen in (*kind.could, *kind.passed) if seen is not here]
+        others = [seen for seen in fit if seen.name not in kind.unready]
+        if here is None or out.command.job.max_parallel is not None:
+            return
+        if len(others) < len(fit) or self._given.refused.get(out.run_id):  # they will do again
+            self._plan.look_again(_ANEW)
+        elif not others:
             return
         self._watch(here)
         if queued.for_ < RECALL_AFTER:
