@@ -60,7 +60,7 @@ class CapacityFrame(Value):
     waiting: tuple[RunId, ...] = ()
     """Runs that the reader sent and may take back, the last first."""
     preparing: tuple[RunId, ...] = ()
-    """Those that are being prepared, and may yet wait again."""
+    """Those that are being prepared, or go on soon, and may yet wait again."""
     whole: bool = True
     """Whether `waiting` and `preparing` name all of them."""
 

@@ -96,7 +96,7 @@ class Service(Protocol):
         """What the ledger tells of the last days, today among them."""
 
     def unbegun_of(self, keys: Collection[str], limit: int) -> tuple[list[str], list[str]]:
-        """Ids of the runs that keys sent and may take back now, and of those that are being prepared."""
+        """Ids of the runs that keys sent and may take back now, and of those that may yet be so."""
 
     def challenge(self, nonce: str) -> Challenge:
         """Who this is and what it has free."""

@@ -42,7 +42,7 @@ class Source(Protocol):
         """What is free now."""
 
     def unbegun_of(self, keys: Collection[str], limit: int) -> tuple[list[str], list[str]]:
-        """Ids of the runs that keys sent and may take back now, and of those that are being prepared."""
+        """Ids of the runs that keys sent and may take back now, and of those that may yet be so."""
 
     def subscribe(self, changed: Callable[[str], None]) -> Callable[[], None]:
         """Call `changed(run_id)` whenever a run changes; returns how to stop it."""

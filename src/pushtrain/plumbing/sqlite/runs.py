@@ -169,29 +169,28 @@ class Runs:
         return self._database.read(lambda db: [(a, b, float(c)) for a, b, c in db.execute(query, (limit,))])
 
     def unbegun_of(self, senders: Collection[str], *, limit: int) -> tuple[list[str], list[str]]:
-        """Ids of the runs that these keys sent and may take back now, and of those that are being prepared.
+        """Ids of the runs that these keys sent and may take back now, and of those that may yet be so.
 
         The last first, so many of both together. What was begun here stays, unless its job names a place for
         checkpoints; or the machine was not ready, or its owner's rules put it off for long, and nothing of it
-        was trained here.
+        was trained here. Until something is, whatever is prepared, or goes on soon, may come to that.
         """
         marks, unready = ", ".join("?" * len(senders)), ", ".join("?" * len(UNREADY))
         query = (
-            "SELECT id, state FROM runs WHERE state IN ('queued', 'preparing') "
-            f"AND json_extract(value, '$.sender') IN ({marks}) AND (state = 'preparing' "
-            "OR json_extract(value, '$.attempt') <= json_extract(command, '$.attempt') "
-            "OR json_extract(command, '$.job.checkpoint_to') <> '' "
-            f"OR ((json_extract(value, '$.reason') IN ({unready}) "
-            "OR (json_extract(value, '$.reason') = ? AND not_before BETWEEN ? AND ?)) "
-            f"AND NOT EXISTS ({_TRAINED}))) ORDER BY seq DESC LIMIT ?"
+            "SELECT id, state = 'queued' AND (travels OR (untrained AND "
+            f"(reason IN ({unready}) OR (reason = ? AND not_before BETWEEN ? AND ?)))) FROM ("
+            "SELECT id, seq, state, not_before, json_extract(value, '$.reason') AS reason, "
+            "json_extract(value, '$.attempt') <= json_extract(command, '$.attempt') "
+            "OR json_extract(command, '$.job.checkpoint_to') <> '' AS travels, "
+            f"NOT EXISTS ({_TRAINED}) AS untrained FROM runs WHERE state IN ('queued', 'preparing') "
+            f"AND json_extract(value, '$.sender') IN ({marks})) "
+            "WHERE state = 'preparing' OR travels OR untrained ORDER BY seq DESC LIMIT ?"
         )
         put_off = (Reason.DEFERRED.value, self._clock() + SOON, NEVER - 1)
-        given = (*senders, *UNREADY, *put_off, limit)
+        given = (*UNREADY, *put_off, *senders, limit)
         found = self._database.read(lambda db: db.execute(query, given).fetchall())
-        waiting, preparing = (
-            [str(run_id) for run_id, known in found if known == state] for state in ("queued", "preparing")
-        )
-        return waiting, preparing
+        now, yet = ([str(run_id) for run_id, may in found if bool(may) is wanted] for wanted in (True, False))
+        return now, yet
 
     def attempts(self, run_id: str) -> list[Attempt]:
         """A run's attempts, in order."""
