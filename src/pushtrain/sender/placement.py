@@ -369,7 +369,7 @@ class _Decision:
             return
         if len(others) < len(fit) or self._given.refused.get(out.run_id):  # they will do again
             self._plan.look_again(_ANEW)
-        elif not others:
+        if not others:
             return
         self._watch(here)
         if queued.for_ < RECALL_AFTER:
