@@ -47,7 +47,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Usage]:
         names={"SHA256:aa": "ada"},
     )
     answers = [one, two]
-    monkeypatch.setattr(usage, "_told", lambda *_: (answers, ["lab-3: it does not answer."]))
+    monkeypatch.setattr(
+        usage, "_told", lambda *_: ({one.executor: one for one in answers}, ["lab-3: it does not answer."])
+    )
     return answers
 
 
@@ -133,7 +135,12 @@ def test_a_folder_whose_executor_does_not_run_tells_its_own(
 
     monkeypatch.setattr(usage, "everyone", nobody)
     usage.usage(state=tmp_path / "state")
-    assert "2 m 00 s" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 m 00 s" in said
+    assert "You lent 2 m 00 s of GPU time to others, and borrowed nothing from them." in said
+    monkeypatch.setattr(usage, "own_id", lambda _: SENDER)
+    usage.usage(state=tmp_path / "state")
+    assert "borrowed" not in capsys.readouterr().out, "one's own, of a machine that tells of no cards"
 
 
 def test_where_nobody_tells_anything_it_is_an_error_not_an_empty_table(

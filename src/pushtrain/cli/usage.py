@@ -1,7 +1,7 @@
 """`pushtrain usage`: who used how much of which machine, and what its GPUs did meanwhile."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -59,7 +59,8 @@ def usage(
         days: How many, to today; days are those of UTC.
         by: What to sum by.
     """
-    told, silent = _told(state, days)
+    by_key, silent = _told(state, days)
+    told = list(by_key.values())
     for sentence in silent:
         render.note(f"pushtrain: {sentence.rstrip('.')}.")
     if json:
@@ -68,7 +69,7 @@ def usage(
     several = "executors" if len(told) > 1 else "executor"
     render.say(f"[bold]{len(told)} {several}, the last {days} days[/]")
     own = own_id(open_state(state))
-    if balance := _balance(told, own):
+    if balance := _balance(by_key, own):
         render.say(balance)
     _table(told, by, own)
     for one in told:
@@ -76,8 +77,8 @@ def usage(
             _stood(one)
 
 
-def _told(state: Path | None, days: int) -> tuple[list[Usage], list[str]]:
-    """What each executor tells, and a sentence for each that tells nothing."""
+def _told(state: Path | None, days: int) -> tuple[dict[str, Usage], list[str]]:
+    """What each executor tells, by its key, and a sentence for each that tells nothing."""
     folder = open_state(state)
     told: dict[str, Usage] = {}
     silent: list[str] = []
@@ -93,10 +94,10 @@ def _told(state: Path | None, days: int) -> tuple[list[Usage], list[str]]:
     except (Nobody, Unreachable) as error:
         trouble = error
     history, damage = open_history(folder)
-    if history is not None and own_id(folder) not in told:
+    if history is not None and (key := own_id(folder)) not in told:
         own = history.usage(days, executor=load_settings(folder).executor.name)
         if own is not None and (own.entries or own.stood):  # a sender's folder has a store, too
-            told["own"] = own
+            told[key] = own
     if damage:
         silent.append(damage)
     if not told and trouble is not None:
@@ -105,13 +106,14 @@ def _told(state: Path | None, days: int) -> tuple[list[Usage], list[str]]:
         raise Unreachable(
             f"No executor tells anything. {' '.join(silent)}", mend="`pushtrain doctor` looks closer."
         )
-    return list(told.values()), silent
+    return told, silent
 
 
-def _balance(told: Sequence[Usage], own: str) -> str:
-    """What was lent and borrowed; of one's own machine only its owner is told how it stood."""
-    lent = summed(each.used for one in told if one.stood for each in one.entries if each.sender != own)
-    back = summed(each.used for one in told if not one.stood for each in one.entries if each.sender == own)
+def _balance(told: Mapping[str, Usage], own: str) -> str:
+    """What was lent and borrowed; only its owner is told how the cards of a machine stood, if it has any."""
+    mine = {key for key, one in told.items() if key == own or one.stood}
+    lent = summed(each.used for key in mine for each in told[key].entries if each.sender != own)
+    back = summed(each.used for key in told.keys() - mine for each in told[key].entries if each.sender == own)
     if not (lent.attempts or back.attempts):
         return ""
     return f"You lent {_time(lent)} to others, and borrowed {_time(back)} from them."
