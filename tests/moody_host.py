@@ -51,6 +51,9 @@ _LESS: Final = (
     b"Reduce the frequency of your requests or try again later.\n"
 )
 LIMITED: Final = Mood(429, _LESS, headers={"retry-after": "90"})
+LIMITED_WITHOUT_SENSE: Final = Mood(
+    429, _LESS, headers={"retry-after": "Mon, 01 Jan 2030 00:00:00 +9999999999999"}
+)
 LIMITED_WHILE_PUSHING: Final = Mood(429, _LESS, headers={"retry-after": "90"}, only="/git-receive-pack")
 LIMITED_SILENTLY: Final = Mood(429, _LESS)
 BROKEN_GATEWAY: Final = Mood(502, b"<html><body><h1>502 Bad Gateway</h1></body></html>", kind="text/html")

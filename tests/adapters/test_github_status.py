@@ -77,6 +77,7 @@ REPLIES: list[tuple[int, dict[str, str], str, Answer]] = [
     (500, {}, "", Later("HTTP 500")),
     (503, {"retry-after": "7"}, "", Later("HTTP 503", wait=7)),
     (503, {"retry-after": "tomorrow"}, "", Later("HTTP 503")),
+    (503, {"retry-after": "Mon, 01 Jan 2030 00:00:00 +9999999999999"}, "", Later("HTTP 503")),
     (503, {"retry-after": "Mon, 21 Sep 2026 14:14:10 GMT"}, "", Later("HTTP 503", wait=50)),
     (429, {}, "slow down", Later("slow down", wait=60)),
     (403, {"retry-after": "30"}, "abuse", Later("abuse", wait=30)),

@@ -113,7 +113,7 @@ def _wait(reply: Reply, now: float) -> float | None:
     if after:
         try:
             return min(max(0.0, parsedate_to_datetime(after).timestamp() - now), _HOUR)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     reset = reply.headers.get("x-ratelimit-reset", "")
     if reset.isdecimal() and reply.headers.get("x-ratelimit-remaining") == "0":

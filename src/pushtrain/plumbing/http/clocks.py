@@ -37,6 +37,6 @@ def ahead(url: str, *, clock: Callable[[], float] = time.time) -> float | None:
             )
             after = clock()
         there = parsedate_to_datetime(response.headers.get("date", "")).timestamp() + _HALF
-    except (HTTPError, ValueError):
+    except (HTTPError, ValueError, OverflowError):
         return None
     return (before + after) / 2 - there
