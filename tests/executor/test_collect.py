@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from pushtrain.core.errors import Cancelled, StorageError
 from pushtrain.core.values.run import Artifact
 from pushtrain.executor.results import collect as collecting
-from pushtrain.executor.results.collect import collect, place, unfit
+from pushtrain.executor.results import taking
+from pushtrain.executor.results.collect import collect, place
+from pushtrain.executor.results.names import unfit
 
 T = TypeVar("T")
 Collected = tuple[dict[str, Artifact], dict[str, str]]
@@ -385,17 +387,17 @@ def test_a_file_that_is_swapped_in_the_very_moment_of_its_move_is_taken_as_it_wa
     take: Take, results: Path, secret: Path, monkeypatch: pytest.MonkeyPatch, *, kind: str, aside: bool
 ) -> None:
     put(results, "a")
-    real = collecting._linked
+    real = taking.linked
 
     def swapped(source: int, target: Path) -> bool:
-        with collecting._opened(results) as at:
+        with taking.folder_opened(results) as at:
             assert at is not None
             if aside:
                 (secret.parent / "aside").hardlink_to(results / "a")
             become(kind, at, "a", secret)
         return real(source, target)
 
-    monkeypatch.setattr(collecting, "_linked", swapped)
+    monkeypatch.setattr(collecting, "linked", swapped)
     taken, refused = take()
     assert ([*taken], refused) == (["a"], {})
     assert (secret.parent / "ours" / "a").read_text() == "x"
@@ -431,7 +433,7 @@ def test_a_file_on_another_disk_is_copied(
     put(results, "a", content="over there")
 
     # Two file systems need rights that a test may not have: the move's refusal is what they amount to.
-    monkeypatch.setattr(collecting, "_linked", lambda *_: False)
+    monkeypatch.setattr(collecting, "linked", lambda *_: False)
     taken, _ = take()
     assert taken["a"].size == 10
     assert (tmp_path / "ours" / "a").read_text() == "over there"
@@ -449,7 +451,7 @@ def test_a_file_that_grows_while_it_is_copied_ends_where_it_did_when_it_was_look
                 file.write("more")
         return bytes(real(source, size))
 
-    monkeypatch.setattr(collecting, "_linked", lambda *_: False)
+    monkeypatch.setattr(collecting, "linked", lambda *_: False)
     monkeypatch.setattr(collecting.os, "read", growing)  # type: ignore[attr-defined]
     taken, _ = take()
     assert taken["a"].size == 10
@@ -488,7 +490,7 @@ def test_a_result_that_looks_half_written_is_a_result_like_any_other(
     take: Take, results: Path, copied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if copied:
-        monkeypatch.setattr(collecting, "_linked", lambda *_: False)
+        monkeypatch.setattr(collecting, "linked", lambda *_: False)
     put(results, ".x.partial", "d/.y.partial")
     taken, refused = take()
     assert (list(taken), refused) == ([".x.partial", "d/.y.partial"], {})

@@ -21,7 +21,7 @@ from pushtrain.cli.screen.terminal import clean
 from pushtrain.core.errors import NotFound, PushtrainError
 from pushtrain.core.values.run import Artifact
 from pushtrain.executor.results import artifacts
-from pushtrain.executor.results.collect import unfit
+from pushtrain.executor.results.names import unfit
 from pushtrain.plumbing.git import lfs
 from pushtrain.plumbing.git.checkout import clone as copy_file
 

@@ -14,7 +14,6 @@ Rules:
   are reached; the rest goes where the job's `artifacts` says, else stays with the executor until a date.
 """
 
-import errno
 import hashlib
 import os
 import re
@@ -22,7 +21,7 @@ import shutil
 import stat
 import unicodedata
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -32,6 +31,17 @@ from pushtrain.core.errors import StorageError
 from pushtrain.core.values.run import Artifact
 from pushtrain.executor.results.censor import Censor
 from pushtrain.executor.results.hardlinks import Links
+from pushtrain.executor.results.names import LONGEST, unfit
+from pushtrain.executor.results.taking import (
+    CHANGED,
+    Unwanted,
+    file_opened,
+    folder_opened,
+    linked,
+    make_ours,
+    shut,
+    taken_before,
+)
 from pushtrain.ports import Stop
 
 MOST_FILES: Final = 10_000
@@ -45,13 +55,7 @@ _ROOM: Final = 1024**3
 _MOST_LOOKED_AT: Final = 500_000
 _MOST_REFUSED: Final = 100
 _DEEPEST: Final = 50
-_LONGEST: Final = 700
-"""Bytes of a path."""
-_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAGIC: Final = re.compile(r"[*?\[]")
-_GIT_NAMES: Final = re.compile(r"\.git(?!ignore$|keep$).*|git~\d+|gi[0-9a-f]{4}~\d+|\.lfsconfig|\.mailmap")
-"""What Git acts on, also by the short names of Windows; `.gitignore` and `.gitkeep` do nothing here."""
-_HOST_NAMES: Final = re.compile(r"\.(forgejo|circleci|woodpecker.*|travis.*|drone.*|buildkite|azuredevops)")
 
 
 def collect(
@@ -128,27 +132,6 @@ def place(
     return tuple(placed)
 
 
-def unfit(path: str) -> str:
-    """Why a result cannot have this name; empty when it can."""
-    try:
-        size = len(path.encode())
-    except UnicodeEncodeError:
-        return "its name is not UTF-8"
-    if size > _LONGEST:
-        return "its path is too long"
-    for part in path.split("/"):
-        if any(unicodedata.category(character) in {"Cc", "Cf", "Zl", "Zp", "Co", "Cn"} for character in part):
-            return "its name has characters that cannot be shown"
-        plain = part.casefold().partition(":")[0].rstrip(". ")
-        if _GIT_NAMES.fullmatch(plain):
-            return "its name is one of Git's own"
-        if _HOST_NAMES.fullmatch(plain):
-            return "its name means something to Git hosts"
-        if part in {"", ".", ".."} or "\\" in part:
-            return "its name is not safe everywhere"
-    return ""
-
-
 class _Sweep:
     """One collection in progress."""
 
@@ -186,19 +169,19 @@ class _Sweep:
 
     def all_of(self, folder: Path) -> None:
         """Take everything below a folder."""
-        with _opened(folder) as at:
+        with folder_opened(folder) as at:
             if at is not None:
                 self._below(at, "", 0)
-            elif why := _shut(folder):
+            elif why := shut(folder):
                 self._refuse(f"{folder.name}/", f"the folder for results {why}")
 
     def matching(self, folder: Path, glob: str) -> None:
         """Take what a glob matches."""
         parts = [part for part in glob.split("/") if part not in {"", "."}]
-        with _opened(folder) as at:
+        with folder_opened(folder) as at:
             if at is not None and parts and ".." not in parts:
                 self._match(at, "", parts, 0)
-            elif at is None and (why := _shut(folder)):
+            elif at is None and (why := shut(folder)):
                 self._refuse(glob, f"the work folder {why}")
 
     def _match(self, at: int, prefix: str, parts: Sequence[str], depth: int) -> None:
@@ -223,10 +206,10 @@ class _Sweep:
         if depth >= _DEEPEST:
             self._refuse(f"{prefix}{name}", "it lies too deep")
             return
-        with _opened(name, at) as below:
+        with folder_opened(name, at) as below:
             if below is not None:
                 self._match(below, f"{prefix}{name}/", parts, depth + 1)
-            elif why := _shut(name, at):
+            elif why := shut(name, at):
                 self._refuse(f"{prefix}{name}/", f"it {why}")
 
     def _below(self, at: int, prefix: str, depth: int) -> None:
@@ -245,9 +228,9 @@ class _Sweep:
             if depth >= _DEEPEST:
                 self._refuse(path, "it lies too deep")
                 return
-            with _opened(name, at) as below:
+            with folder_opened(name, at) as below:
                 if below is None:
-                    self._refuse(path, f"it {_shut(name, at) or 'is gone'}")
+                    self._refuse(path, f"it {shut(name, at) or 'is gone'}")
                 else:
                     self._below(below, f"{path}/", depth + 1)
         else:
@@ -286,7 +269,7 @@ class _Sweep:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
-                if _taken_before(at, name, target):
+                if taken_before(at, name, target):
                     return
                 self._refuse(path, "another result has the same name")
                 return
@@ -295,7 +278,7 @@ class _Sweep:
             return
         try:
             self._bytes += self._move(at, name, target)
-        except _Unwanted as why:
+        except Unwanted as why:
             self._refuse(path, str(why))
             return
         except (PermissionError, FileNotFoundError):
@@ -315,19 +298,19 @@ class _Sweep:
 
     def _move(self, at: int, name: str, target: Path) -> int:
         """Make a job's file ours: moved when this is its only name, else copied; its size."""
-        with _descriptor(at, name) as source:
+        with file_opened(at, name) as source:
             found = os.fstat(source)
             if not stat.S_ISREG(found.st_mode):
-                raise _Unwanted(_CHANGED)
+                raise Unwanted(CHANGED)
             if self._bytes + found.st_size > MOST_BYTES:
-                raise _Unwanted(f"a run may leave {MOST_BYTES} bytes")
+                raise Unwanted(f"a run may leave {MOST_BYTES} bytes")
             if found.st_nlink > 1 and not self._links.all_ours(found):
-                raise _Unwanted("it is a hard link to a file outside the run's folders")
-            if found.st_nlink == 1 and _linked(source, target):
-                _make_ours(source)
+                raise Unwanted("it is a hard link to a file outside the run's folders")
+            if found.st_nlink == 1 and linked(source, target):
+                make_ours(source)
             else:
                 if found.st_size > shutil.disk_usage(self._half.parent).free - _ROOM:
-                    raise _Unwanted("there is no room for a copy of it")
+                    raise Unwanted("there is no room for a copy of it")
                 self._copy(source, found.st_size)
                 self._half.rename(target)
                 target.chmod(0o600)
@@ -343,96 +326,15 @@ class _Sweep:
                 size -= len(part)
 
     def _refuse(self, path: str, why: str) -> None:
-        shown = path.encode("utf-8", "replace").decode()[:_LONGEST]
+        shown = path.encode("utf-8", "replace").decode()[:LONGEST]
         if len(self._refused) < _MOST_REFUSED:
             self._refused.setdefault(shown, why)
         elif shown not in self._refused:
             self._more += 1
 
 
-class _Unwanted(Exception):
-    """A file is not taken; the text says why."""
-
-
-_CHANGED: Final = "it changed while it was collected"
-
-
 def _fits(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) and (not name.startswith(".") or pattern.startswith("."))
-
-
-@contextmanager
-def _opened(folder: Path | str, at: int | None = None) -> Iterator[int | None]:
-    """A folder's descriptor, or None when it is not there, not a folder, or a symlink."""
-    try:
-        descriptor = os.open(folder, _FOLDER_FLAGS, dir_fd=at)
-    except OSError:
-        yield None
-        return
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _shut(folder: Path | str, at: int | None = None) -> str:
-    """Why a folder could not be opened, as the end of a sentence; empty: it is not there."""
-    try:
-        mode = os.stat(folder, dir_fd=at, follow_symlinks=False).st_mode
-    except OSError as error:
-        return "" if isinstance(error, FileNotFoundError) else f"cannot be looked at: {error.strerror}"
-    if stat.S_ISDIR(mode):
-        return f"cannot be read: its mode is {stat.S_IMODE(mode):03o}"
-    return "is a symbolic link" if stat.S_ISLNK(mode) else "is no folder any more"
-
-
-@contextmanager
-def _descriptor(at: int, name: str) -> Iterator[int]:
-    """A job's file, open; what has come into its place since it was looked at is no error of ours."""
-    try:
-        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    except OSError as error:
-        if error.errno in {
-            errno.ELOOP,
-            errno.ENXIO,
-            errno.ENODEV,
-            errno.ENOTDIR,
-        }:  # a link, a socket, a device
-            raise _Unwanted(_CHANGED) from None
-        raise
-    try:
-        yield source
-    finally:
-        os.close(source)
-
-
-def _linked(source: int, target: Path) -> bool:
-    """Give the very file that was looked at a name of ours, whatever has its old name by now."""
-    try:
-        # Linux: linkat(2) with AT_SYMLINK_FOLLOW. An absolute path makes no use of a folder's descriptor, but
-        # without one Python calls link(2), which does not follow.
-        os.link(f"/proc/self/fd/{source}", target, src_dir_fd=source, follow_symlinks=True)
-    except OSError:
-        return False
-    return True
-
-
-def _taken_before(at: int, name: str, target: Path) -> bool:
-    """Whether a call that was cut short has given this file its new name already; the old one goes."""
-    with suppress(OSError):
-        if os.path.samestat(os.stat(name, dir_fd=at, follow_symlinks=False), target.lstat()):
-            with target.open("rb") as ours:
-                _make_ours(ours.fileno())
-            os.unlink(name, dir_fd=at)
-            return True
-    return False
-
-
-def _make_ours(descriptor: int) -> None:
-    """Let nobody else read or change a file that was taken; root's jobs are somebody else."""
-    if os.fstat(descriptor).st_uid != os.geteuid():
-        os.fchown(descriptor, os.geteuid(), os.getegid())
-    os.fchmod(descriptor, 0o600)
 
 
 def _files_below(folder: Path) -> Iterator[str]:
