@@ -150,6 +150,25 @@ def test_a_look_at_many_open_files_is_done_piece_by_piece_too(
             assert (said[-1] and said[-1][0]) == verdict
 
 
+def test_a_look_at_the_memory_that_many_open_files_hold_is_done_piece_by_piece_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no control group keeps it; a million of them took four seconds at once."""
+    limited, pids = a_guard(tmp_path, 0), [os.getpid()]
+    with os.fdopen(os.memfd_create("x"), "wb") as held, contextlib.ExitStack() as many:
+        held.write(bytes(MIB))
+        held.flush()
+        for _ in range(100):
+            many.enter_context(Path(os.devnull).open("rb"))
+        assert limited.files_in_memory(pids) == MIB, "few are counted at once"
+        monkeypatch.setattr(guard, "SLICE", 0.0)
+        monkeypatch.setattr(guard, "STEP", 50)
+        limited = a_guard(tmp_path, 0)
+        counts = [limited.files_in_memory(pids) for _ in range(8)]
+    assert counts[:3] == [0, 0, 0]
+    assert counts[-1] == MIB
+
+
 def test_what_is_moved_during_a_long_look_is_not_counted_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

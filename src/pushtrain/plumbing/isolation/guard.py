@@ -83,6 +83,9 @@ class Guard:
         self.weighing: Generator[int | None] | None = None
         self.since = 0.0
         self.over = False
+        self.counting: Generator[tuple[tuple[int, int], int, int]] | None = None
+        self.counted = Total()
+        self.held: tuple[int, int] = 0, 0
 
     # --- control groups -----------------------------------------------------------------------------------
 
@@ -191,7 +194,7 @@ class Guard:
         for pid in pids:
             words = read(f"/proc/{pid}/statm").split()
             resident += int(words[1]) * PAGE if words else 0
-        files = self.shared(pids) + total(in_memory(pids))
+        files = self.shared(pids) + self.files_in_memory(pids)
         if resident + files <= self.memory:
             return None
         used, mapped = 0, 0
@@ -206,6 +209,22 @@ class Guard:
             "oom",
             f"It used {size(used)} of memory when it was looked at; {size(self.memory)} are allowed.",
         )
+
+    def files_in_memory(self, pids: "list[int]") -> int:
+        """Bytes of files in memory that it holds open, counted a moment at a time: until then what was known.
+
+        What was closed and opened anew during a long count may be in it twice, so the smaller of two counts.
+        """
+        begin, at_once = time.monotonic(), self.counting is None
+        if self.counting is None:
+            self.counting, self.counted = in_memory(pids), Total()
+        for step, (number, blocks, links) in enumerate(self.counting, 1):
+            self.counted.add(number, blocks, links)
+            if not step % STEP and begin + SLICE <= time.monotonic():
+                return min(self.held)
+        self.counting, used = None, self.counted.used
+        self.held = used, used if at_once else self.held[0]
+        return min(self.held)
 
     @staticmethod
     def shared(pids: "Iterable[int]") -> int:
@@ -439,14 +458,14 @@ def held_open(
         yield (one.st_dev, one.st_ino), size, 0 if size else 1
 
 
-def in_memory(pids: "Iterable[int]") -> "Iterable[tuple[tuple[int, int], int, int]]":
+def in_memory(pids: "Iterable[int]") -> "Generator[tuple[tuple[int, int], int, int]]":
     """Every file of memory alone (`memfd_create`) that these processes have open."""
     mine = os.memfd_create("which device")
     device = os.fstat(mine).st_dev
     os.close(mine)
     for one in opened_files(pids):
-        if one.st_dev == device and not one.st_nlink:
-            yield (one.st_dev, one.st_ino), one.st_blocks * 512, 0
+        ours = one.st_dev == device and not one.st_nlink
+        yield ((one.st_dev, one.st_ino), one.st_blocks * 512, 0) if ours else NOTHING
 
 
 def opened_files(pids: "Iterable[int]") -> "Iterable[os.stat_result]":
