@@ -196,6 +196,8 @@ def test_a_job_that_makes_files_quicker_than_they_are_looked_at_is_looked_at_all
     assert len(looks(limited)) == 52
     monkeypatch.setattr(guard, "LONGEST", 0.0)
     assert len(looks(limited)) == 1
+    monkeypatch.setattr(guard, "LONGER", 0.0)
+    assert len(looks(limited)) == 52, "one that makes them without end keeps the shim from nothing"
 
 
 def test_what_a_job_moves_away_while_it_is_looked_at_takes_nothing_else_along(tmp_path: Path) -> None:

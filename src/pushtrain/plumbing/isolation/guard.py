@@ -3,8 +3,8 @@
 Where the executor may make control groups, the kernel keeps memory and processes within bounds: a fork fails,
 what needs more memory is killed. Where it may not, the guard looks once a second, and says by how much a job
 was over when it was seen. Disk is always looked at: what lies in the job's folders, and what it has deleted
-and still holds open. Looking takes at most a twentieth of the time, and a moment at once, however many files
-there are.
+and still holds open. Looking takes at most a twentieth of the time (half of it, where a look at the disk has
+gone on for ten minutes), and a moment at once, however many files there are.
 """
 
 import os
@@ -19,7 +19,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 EVERY = 1.0
 SHARE = 20  # one part in so many of the time is spent looking
 SLICE = 0.1  # seconds after which a look at the disk goes on another time: the shim must hear the owner
-LONGEST = 600.0  # seconds after which it goes on to its end: a job must not make files quicker than we look
+LONGEST = 600.0  # seconds after which it takes half of the time: a job may make files as quickly as we look
+LONGER = 1.0  # seconds after which it goes on another time even then
 STEP = 500  # files between two looks at the clock
 SHARED = "/dev/shm"  # noqa: S108  shared memory is there
 SETTLED = "cgroup.procs"
@@ -174,7 +175,7 @@ class Guard:
         self.pids = pids = tree()
         found = self.processes_over(pids) or self.memory_over(pids) or self.disk_over()
         took = time.monotonic() - begin
-        self.next = time.monotonic() + max(EVERY, SHARE * took)
+        self.next = time.monotonic() + (EVERY if self.late else max(EVERY, SHARE * took))
         return found
 
     def processes_over(self, pids: "list[int]") -> "tuple[str, str] | None":
@@ -253,9 +254,14 @@ class Guard:
         for used in self.weighing:
             if used is not None:
                 return self.judged(used, at_once=self.since == begin)
-            if begin + SLICE <= time.monotonic() < self.since + LONGEST:
+            if begin + (LONGER if self.late else SLICE) <= time.monotonic():
                 break
         return None
+
+    @property
+    def late(self) -> bool:
+        """Whether a look at the disk has been going on for long."""
+        return self.weighing is not None and time.monotonic() >= self.since + LONGEST
 
     def judged(self, used: int, *, at_once: bool) -> "tuple[str, str] | None":
         """What follows from what it has written; what it moved during a long look may have counted twice."""
