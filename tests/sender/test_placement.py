@@ -327,6 +327,14 @@ def test_a_run_does_not_come_back_at_once_to_an_executor_that_was_not_ready_for_
     assert [where for _, where in planned(unready("free"), at=(free,)).deliver] == ["free"]
 
 
+@pytest.mark.parametrize("reason", [Reason.UNREACHABLE, Reason.DEFERRED])
+def test_who_was_not_ready_is_not_passed_over_for_those_that_do_not_answer(reason: Reason) -> None:
+    """A laptop that is at home for a week fits, too: the run waited for it, for three hours at a time."""
+    free, away = seen("free", room(1)), seen("away", trouble="away does not answer.", ask_in=20)
+    plan = planned(unready("free", reason=reason), at=(free, away))
+    assert [where for _, where in plan.deliver] == ["free"]
+
+
 def test_a_run_is_not_called_back_for_an_executor_that_was_not_ready_for_it() -> None:
     here, free = seen("here", room(1)), seen("free", room(1))
     waits = Queued(unready("free", state="delivered", executor="here"), 60)

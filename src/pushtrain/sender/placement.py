@@ -7,7 +7,7 @@
   not answer are asked again with back-off.
 - Where only one executor can take a run, there is nothing to choose: it goes there at once and waits there.
 - A run that waits at an executor while another one could start it is recalled. Where it found the machine not
-  ready for it, it does not come back for ten minutes, as long as others fit.
+  ready for it, it does not come back for ten minutes, as long as others fit and answer.
 - A run that an executor may have, its answer lost, goes to nobody else; after `lost_after` without a word it
   may, marked as a possible duplicate.
 """
@@ -339,7 +339,7 @@ class _Decision:
             kind = self._kinds[key] = self._new_kind(command, refused)
             kind.unready = unready
             others = [seen for seen in kind.could if seen.name not in unready]
-            if others:
+            if not all(seen.trouble for seen in others):
                 kind.passed = [seen for seen in kind.could if seen.name in unready]
                 kind.could = others
         return kind
