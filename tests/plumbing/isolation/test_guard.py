@@ -103,6 +103,24 @@ def a_guard(folder: Path, disk: int) -> Guard:
     )
 
 
+def test_what_lies_in_the_caches_is_counted_before_the_job_begins_and_what_it_adds_is_its_own(
+    tmp_path: Path,
+) -> None:
+    """At the first look it was counted at once, and for a cache of millions the shim heard nobody."""
+    limits = {"memory": 0, "processes": 0, "disk": MIB // 2, "folders": (), "cgroups": {}}
+    limited = Guard({**limits, "growing": (str(tmp_path),)})
+    (tmp_path / "old").write_bytes(bytes(MIB))
+    limited.open()
+    assert limited.look(list) is None
+    limited.close()
+    limited = Guard({**limits, "growing": (str(tmp_path),)})
+    limited.open()
+    (tmp_path / "new").write_bytes(bytes(MIB))
+    found = limited.look(list)
+    assert found is not None
+    assert found[0] == "disk"
+
+
 def test_a_look_at_many_files_is_done_piece_by_piece_so_that_the_shim_hears_the_owner_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

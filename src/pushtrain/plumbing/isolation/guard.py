@@ -76,7 +76,7 @@ class Guard:
         self.disk: int = limits["disk"]
         self.folders: list[str] = limits["folders"]
         self.growing: list[str] = limits["growing"]
-        self.before: int | None = None
+        self.before = 0
         self.wanted: dict[str, str] = limits["cgroups"]
         self.groups: dict[str, str] = {}
         self.next = 0.0
@@ -91,7 +91,9 @@ class Guard:
     # --- control groups -----------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Make the control groups; what cannot be had is looked at instead."""
+        """Before a job begins: make the control groups; what cannot be had is looked at instead."""
+        if self.disk:  # now, and at once: nothing of it holds what an owner could want back
+            self.before = total(files_below(self.growing))
         for name, folder in self.wanted.items():
             try:
                 os.makedirs(folder, exist_ok=True)
@@ -246,8 +248,6 @@ class Guard:
         """Whether it has written too much; None, too, while that is still being found out."""
         if not self.disk:
             return None
-        if self.before is None:
-            self.before = total(files_below(self.growing))
         begin = time.monotonic()
         if self.weighing is None:
             self.weighing, self.since = self.weighed(self.before), begin
