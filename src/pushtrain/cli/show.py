@@ -7,10 +7,10 @@ from pushtrain.cli.find import find_anywhere
 from pushtrain.cli.options import Json, State
 from pushtrain.cli.ps import not_sent, standing
 from pushtrain.cli.screen import render
-from pushtrain.core.lifecycle import NEVER
 from pushtrain.core.runs.retry import worth_telling
 from pushtrain.core.text.queries import shown_view
 from pushtrain.core.values.run import Attempt, Run, RunView
+from pushtrain.core.values.states import NEVER
 from pushtrain.core.values.states import State as RunState
 from pushtrain.wiring.history import Unsent
 

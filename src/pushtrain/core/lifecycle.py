@@ -11,7 +11,7 @@ from typing import Final
 from pushtrain.core.errors import IllegalTransition
 from pushtrain.core.values.command import TrainCommand
 from pushtrain.core.values.run import Run
-from pushtrain.core.values.states import Outcome, Reason, State
+from pushtrain.core.values.states import NEVER, Outcome, Reason, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,6 @@ class Cancelled:
     """Somebody's wish to cancel took effect."""
 
     detail: str = ""
-
-
-TAKEN_BACK: Final = frozenset({Reason.PREEMPTED, Reason.INTERRUPTED})
-"""Why an attempt may be ended that did nothing wrong: the run starts anew, and no retry is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +135,6 @@ Event = (
     | Returned
 )
 
-NEVER: Final = 1e11
-"""The `not_before` of a run that waits for another one, not for a time."""
 GOES_FIRST: Final = "the run of a newer push goes first"
 
 TABLE: Final[dict[tuple[State, type[Event]], State]] = {

@@ -3,7 +3,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushtrain.core.lifecycle import TAKEN_BACK
 from pushtrain.core.runs import retry
 from pushtrain.core.runs.retry import (
     LONGEST_PAUSE,
@@ -16,7 +15,7 @@ from pushtrain.core.runs.retry import (
 )
 from pushtrain.core.values.jobspec import Retry
 from pushtrain.core.values.run import Attempt
-from pushtrain.core.values.states import RETRIED, Reason
+from pushtrain.core.values.states import RETRIED, TAKEN_BACK, Reason
 
 
 def ended(reason: Reason, code: int | None = None, trained: float = 3600) -> Attempt:

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from itertools import groupby, takewhile
 from typing import Final, TypeVar
 
-from pushtrain.core.lifecycle import TAKEN_BACK
 from pushtrain.core.values.command import Segment
 from pushtrain.core.values.jobspec import Retry
 from pushtrain.core.values.run import Attempt
-from pushtrain.core.values.states import CHECKPOINTED, RETRIED, Reason
+from pushtrain.core.values.states import CHECKPOINTED, RETRIED, TAKEN_BACK, Reason
 
 Tried = Attempt | Segment
 """An attempt, here or as another executor tells of it."""

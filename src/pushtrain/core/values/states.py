@@ -63,6 +63,10 @@ RETRIED: Final = frozenset(
     }
 )
 """Reasons that a job may have tried again beside a command that failed by itself."""
+TAKEN_BACK: Final = frozenset({Reason.PREEMPTED, Reason.INTERRUPTED})
+"""Why an attempt may be ended that did nothing wrong: the run starts anew, and no retry is counted."""
+NEVER: Final = 1e11
+"""The `not_before` of a run that waits for another one, not for a time."""
 
 
 class State(StrEnum):

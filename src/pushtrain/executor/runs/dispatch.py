@@ -141,7 +141,7 @@ class Dispatch:
 
         Args:
             run_id: Which run.
-            reason: One of `lifecycle.TAKEN_BACK`.
+            reason: One of `core.values.states.TAKEN_BACK`.
             detail: Why, for the borrower.
             grace: Seconds.
         """

@@ -5,11 +5,11 @@ import signal
 from collections.abc import Sequence
 from typing import Final
 
-from pushtrain.core.lifecycle import TAKEN_BACK, Event, Exited, Lost, PrepareFailed, Requeued
+from pushtrain.core.lifecycle import Event, Exited, Lost, PrepareFailed, Requeued
 from pushtrain.core.owner.ruling import TIME, spoken
 from pushtrain.core.runs import retry
 from pushtrain.core.values.run import Attempt, Run
-from pushtrain.core.values.states import CHECKPOINTED, Reason, State
+from pushtrain.core.values.states import CHECKPOINTED, TAKEN_BACK, Reason, State
 from pushtrain.plumbing.attempts.records import StopOrder, Verdict
 
 _LIMITS: Final = {

@@ -10,12 +10,11 @@ from typing import Final
 
 import apsw
 
-from pushtrain.core.lifecycle import NEVER
 from pushtrain.core.runs.retry import SOON, UNREADY
 from pushtrain.core.runs.usage import DAY
 from pushtrain.core.values.jobspec import Concurrency
 from pushtrain.core.values.run import Artifact, Attempt, Run, RunEvent
-from pushtrain.core.values.states import Reason, State
+from pushtrain.core.values.states import NEVER, Reason, State
 from pushtrain.plumbing.sqlite import rows
 from pushtrain.plumbing.sqlite.database import Database
 

@@ -18,7 +18,6 @@ import apsw
 from pushtrain.core.errors import Busy, Conflict, Forbidden
 from pushtrain.core.lifecycle import (
     GOES_FIRST,
-    NEVER,
     Cancelled,
     Claimed,
     Event,
@@ -35,7 +34,7 @@ from pushtrain.core.values.card import Gpu
 from pushtrain.core.values.command import Checkpoint, TrainCommand
 from pushtrain.core.values.jobspec import MOST_PRIORITY
 from pushtrain.core.values.run import Artifact, Attempt, Run
-from pushtrain.core.values.states import Outcome, State
+from pushtrain.core.values.states import NEVER, Outcome, State
 from pushtrain.plumbing.sqlite import rows, turns
 from pushtrain.plumbing.sqlite.accounts import charge
 from pushtrain.plumbing.sqlite.cards import Cards
