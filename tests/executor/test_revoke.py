@@ -249,6 +249,41 @@ def watched(executor: Served) -> Watched:
     return Watched(executor)
 
 
+def test_no_thread_is_woken_while_no_key_changes_and_a_change_is_seen_at_once(
+    executor: Served, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushtrain.executor.warden._LOOK", 0.002)
+    real, woken = asyncio.to_thread, 0
+
+    async def counted(work: Any) -> Any:
+        nonlocal woken
+        woken += 1
+        return await real(work)
+
+    async def story() -> None:
+        task = asyncio.create_task(watched.warden.run())
+        await eventually(lambda: watched.looks)
+        watched.ticks.advance(11)
+        await eventually(lambda: not watched.warden._due())
+        before, glances = woken, 0
+
+        def glanced() -> bool:
+            nonlocal glances
+            glances += 1
+            return glances > 20
+
+        await eventually(glanced)
+        assert woken - before <= 1, "one may have been on its way"
+        looks = watched.looks
+        executor.state.authorized.unlink()
+        await eventually(lambda: watched.looks > looks)
+        task.cancel()
+        await asyncio.wait([task])
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    asyncio.run(story())
+
+
 def test_a_line_that_an_editor_is_just_writing_costs_nobody_his_runs(
     executor: Served, watched: Watched
 ) -> None:

@@ -18,7 +18,7 @@ from pushtrain.plumbing.sqlite.store import Store
 
 _log = logging.getLogger(__name__)
 
-_GLANCE: Final = 0.5
+_GLANCE: Final = 1.0
 """Seconds between glances at the order; each costs one look at a file that is usually not there."""
 
 

@@ -88,7 +88,8 @@ class Warden:
         trouble = ""
         while True:
             try:
-                await asyncio.to_thread(self.look)
+                if self._due():  # nearly never: a thread would cost more than the look
+                    await asyncio.to_thread(self.look)
                 trouble = ""
             except Exception as error:  # noqa: BLE001  who guards the door does not leave
                 if trouble != str(error):
@@ -103,20 +104,25 @@ class Warden:
 
     def look(self) -> None:
         """Cancel what must not start any more, if there may be something."""
+        if not self._due():
+            return
         now, stamp = self._ticks(), self._authorized.stamp
         if stamp != self._seen:
             self._seen, self._changed_at = stamp, now
             self._changed()
-        due = (
-            self._missing
+        ends_at = self._authorized.next_end()  # before the look: some end meanwhile
+        self._look(now)
+        self._looked_at, self._ends_at = now, ends_at
+
+    def _due(self) -> bool:
+        now = self._ticks()
+        return (
+            bool(self._missing)
+            or self._authorized.stamp != self._seen
             or now - self._changed_at < _AFTER
             or now - self._looked_at >= _ANYWAY
             or self._clock() >= self._ends_at
         )
-        if due:
-            ends_at = self._authorized.next_end()  # before the look: some end meanwhile
-            self._look(now)
-            self._looked_at, self._ends_at = now, ends_at
 
     def _look(self, now: float) -> None:
         found = self._runs.unended()
