@@ -34,6 +34,7 @@ library = gpu.pynvml = FakeNvml([FakeCard(), FakeCard()])
 job = subprocess.Popen(("sleep", "600"), env={**os.environ, "PUSHTRAIN_ATTEMPT_ID": "run-1"})
 desktop = subprocess.Popen(("sleep", "600"))
 asked = []
+home = tempfile.TemporaryDirectory()
 
 class Runs:
     def holders(self):
@@ -42,7 +43,7 @@ class Runs:
         asked.append(time.monotonic())
 
 async def main():
-    state = StateFolder(Path(tempfile.mkdtemp())).create()
+    state = StateFolder(Path(home.name)).create()
     settings = Settings(rules=Rules(owner=OwnerRules(**rules)))
     landlord = Landlord.of(settings, state, gpu.inventory(), samples=gpu.Sampler(), dispatch=Runs,
         meter=Meter(state.runs, EnergyDay(state.energy)), watchers=(), waiting=lambda: 0, changed=lambda: None)

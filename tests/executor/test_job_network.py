@@ -60,6 +60,7 @@ class Executor:
 
 @contextlib.contextmanager
 def executor(network: OwnersNetwork, rule: str, folder: Path, **env: str) -> Iterator[Executor]:
+    House(folder)  # makes its repository: a process that is killed would leave what it made it from
     variables = (f"{name}={value}" for name, value in env.items())
     words: tuple[str | Path, ...] = (
         "env",
